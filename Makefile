@@ -1,4 +1,4 @@
-# make study | test | lab | report | lint: each makes the environment that it needs first.
+# make study | ship | test | lab | report | lint: each makes the environment that it needs first.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -17,13 +17,20 @@ STUDY = --profile $(PROFILE) --ratios $(RATIOS) --seeds $(SEEDS) --settings '$(S
 	$(if $(NAME),--name '$(NAME)') $(if $(DATA),--data '$(DATA)') $(if $(MODEL),--model '$(MODEL)') \
 	$(if $(KERNEL),--kernel '$(KERNEL)') $(if $(ALLOW_CPU),--allow-cpu)
 
-.PHONY: study test lab report lint lock clean
+.PHONY: study ship test lab report lint lock clean
 
 study: $(VENV)/installed
 	$(BIN)/python -m docfloqa study $(STUDY)
 
 report: $(VENV)/installed
 	$(BIN)/python -m docfloqa report --name '$(or $(NAME),$(PROFILE))'
+
+# The studies whose results are in the repository: the default shift with three seeds, the others with one.
+ship: $(VENV)/installed
+	$(BIN)/python -m docfloqa study --name shipped --seeds 0 1 2
+	for shift in layout content; do \
+		$(BIN)/python -m docfloqa study --name shipped-$$shift --settings "{\"synth_shift\": \"$$shift\"}" || exit 1; \
+	done
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest

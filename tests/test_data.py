@@ -8,8 +8,9 @@ from PIL import Image
 
 from docfloqa.data import LARGEST_IMAGE, DataError, load_checked, load_docvqa
 from docfloqa.fields import accepted_answers
+from docfloqa.pages import LAYOUTS
 from docfloqa.schema import COLUMNS, FEATURES
-from docfloqa.settings import Settings
+from docfloqa.settings import SHIFTS, Settings
 from docfloqa.synth import synth_folder, write_split
 
 
@@ -198,15 +199,15 @@ def test_a_limit_takes_whole_documents_in_an_order_of_its_own(folder):
 
 
 def test_the_same_seed_gives_the_same_bytes(tmp_path):
-    def checksum(name: str, seed: int, scale: str) -> str:
+    def checksum(name: str, seed: int, drawing: str) -> str:
         target = tmp_path / name
         target.mkdir()
-        write_split(target, "train", scale, seed, documents=3)
+        write_split(target, "train", drawing, seed, documents=3)
         [file] = target.iterdir()
         return hashlib.sha256(file.read_bytes()).hexdigest()
 
-    for scale in ("small", "full"):
-        first, again, other = (checksum(f"{scale}{n}", seed, scale) for n, seed in enumerate((7, 7, 8)))
+    for drawing in (*SHIFTS, "full"):
+        first, again, other = (checksum(f"{drawing}{n}", seed, drawing) for n, seed in enumerate((7, 7, 8)))
         assert first == again != other
 
 
@@ -216,10 +217,25 @@ def test_drawn_documents_have_three_to_six_questions_with_their_answers(output):
     rows = load_docvqa(wanted)["train"].remove_columns("image").to_pandas()
     per_document = rows.groupby("document_id").size()
     assert per_document.between(3, 6).all() and per_document.nunique() == 4
-    assert set(rows.question_types.str[0]) == {"form", "table/list", "layout"}
-    assert {name.split("-")[0] for name in rows.document_id} == {"form", "receipt", "stack"}
+    assert set(rows.question_types.str[0]) == {"form", "table/list", "layout", "free_text"}
+    assert {name.split("-")[0] for name in rows.document_id} == set(LAYOUTS)
     assert rows.question.str.split().str[0].nunique() >= 3, "several phrasings"
     assert rows.questionId.is_unique
+
+
+ASKED = (
+    r"(?:What is the|Which|What|Please give the) "
+    r"(.*?)(?: mentioned in the document| given| is shown| does the document state)?[?.]$"
+)
+
+
+def test_no_question_of_a_page_has_two_answers(output):
+    for shift in SHIFTS:
+        rows = load_docvqa(Settings.profile("smoke", synth_documents=150, synth_shift=shift))["train"]
+        asked = rows.remove_columns("image").to_pandas()
+        subject = asked.question.str.extract(ASKED)[0]
+        assert subject.notna().all()
+        assert not asked.assign(subject=subject).duplicated(["page", "subject"]).any(), shift
 
 
 @pytest.mark.parametrize(
@@ -232,6 +248,8 @@ def test_drawn_documents_have_three_to_six_questions_with_their_answers(output):
         ("3 Mar 2020", ["3 Mar 2020", "Mar 3, 2020"]),
         ("3 Mar", ["3 Mar"]),
         ("15 kg", ["15 kg", "15"]),
+        ("4,564 EUR", ["4,564 EUR", "4,564", "4564 EUR", "4564"]),
+        ("2024-03-05", ["2024-03-05"]),
         ("Paris", ["Paris"]),
     ],
 )

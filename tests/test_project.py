@@ -18,9 +18,9 @@ from docfloqa.paths import NOTEBOOKS, PROJECT
 LIBRARY = PROJECT / "lib" / "docfloqa"
 # From the ground up: a module imports only from those before it.
 LAYERS = (
-    "settings paths schema fields pages phrases full_pages synth data florence freezing device batches metrics "
-    "evaluation runs training stats results markup tables findings style pipeline figures exploration monitor sweep "
-    "document_tree typst_export report study tiny reading pretraining __main__"
+    "settings paths schema fields pages phrases full_pages synth data florence freezing device batches vision_cache "
+    "metrics evaluation runs training stats comparisons results markup tables findings style pipeline figures "
+    "exploration monitor sweep document_tree typst_export report study tiny grid_pages reading pretraining __main__"
 ).split()
 PYPROJECT = tomllib.loads((PROJECT / "pyproject.toml").read_text())
 README = (PROJECT / "README.md").read_text()

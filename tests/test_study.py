@@ -9,15 +9,16 @@ import nbformat
 import pandas as pd
 import papermill
 import pytest
+import torch
 
 from docfloqa.__main__ import main, parser, settings_of
-from docfloqa.paths import NOTEBOOKS, figures_folder, reports_folder, runs_folder
+from docfloqa.paths import NOTEBOOKS, PROJECT, figures_folder, output_folder, reports_folder, runs_folder
 from docfloqa.report import ReportError, export_study
 from docfloqa.results import ResultsError, Study
 from docfloqa.runs import read_record
 from docfloqa.settings import Settings
 from docfloqa.study import make_study
-from docfloqa.sweep import Slot, SweepError, available_slots, sweep
+from docfloqa.sweep import Slot, SweepError, available_slots, plan, sweep
 
 FIGURES = (
     "ablation_metrics compare_finetune data_distributions data_samples epoch_progress model_pipeline model_view "
@@ -70,6 +71,19 @@ def test_nothing_half_written_is_left(made):
     assert not left
 
 
+def test_no_path_of_the_machine_is_written(made):
+    settings, _ = made
+    texts = [
+        path
+        for path in reports_folder(settings.study).rglob("*")
+        if path.suffix in {".ipynb", ".json", ".csv", ".md", ".tex", ".html"}
+    ]
+    assert len(texts) > 20
+    for path in texts:
+        content = path.read_text()
+        assert str(PROJECT) not in content and str(output_folder()) not in content, path
+
+
 def test_results_are_tidy_and_of_the_present_code(made):
     settings, _ = made
     study = Study.load(settings.study)
@@ -93,8 +107,6 @@ def test_a_finished_study_is_not_made_again(made, capsys):
 
 def test_a_changed_setting_makes_new_runs_beside_the_old_ones(made):
     settings, outcome = made
-    from docfloqa.sweep import plan
-
     changed = plan(settings.replace(epochs=3), [0, 1], [0])
     assert not {run.id for run in changed} & set(outcome.runs["run"])
 
@@ -143,10 +155,11 @@ def test_papermill_alone_makes_a_run(output):
 def test_the_pretraining_notebook_writes_a_model_that_loads(output):
     from docfloqa.florence import load_florence
 
+    steps = {f"{phase}_steps": 6 for phase in ("blind", "strip", "grid", "at_once", "character", "page")}
     papermill.execute_notebook(
         NOTEBOOKS / "00_pretrain_tiny.ipynb",
         output / "pretrain.ipynb",
-        {"folder": "tiny", "strip_steps": 4, "page_steps": 4, "threads": 1},
+        {"folder": "tiny", "held_out_pages": 50, "threads": 1, **steps},
         kernel_name="python3",
         progress_bar=False,
         cwd=NOTEBOOKS,
@@ -154,11 +167,12 @@ def test_the_pretraining_notebook_writes_a_model_that_loads(output):
     model, _ = load_florence(output / "tiny")
     assert 2e6 < model.num_parameters() < 3e6
     curve = pd.read_csv(output / "tiny" / "pretraining.csv")
-    assert set(curve["phase"]) == {"strips", "pages"} and curve["loss"].notna().all()
+    assert curve["phase"].nunique() == len(steps) and curve["loss"].notna().all()
+    assert set(pd.read_csv(output / "tiny" / "reading.csv")["by"]) == {"kind", "font", "all"}
 
 
 def test_the_paper_profile_stops_on_a_cpu_with_an_estimate(output):
-    if __import__("torch").cuda.is_available():
+    if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     with pytest.raises(
         SweepError, match=r"NoGPUError: this run wants a GPU.*at least [\d,.]+ (hours|days).*ALLOW_CPU=1"

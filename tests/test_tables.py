@@ -138,6 +138,21 @@ def test_seed_spread(study, alone):
     assert tables.seed_spread(alone).empty
 
 
+def test_every_two_ratios_are_compared_on_the_same_questions(study):
+    frame = tables.comparisons(study)
+    assert len(frame) == 6 and frame.index[0] == "33 % less 0 %"
+    last = study.predictions.query("epoch == 3").groupby("vision_trainable")["anls"].mean()
+    assert frame.loc["100 % less 0 %"].iloc[0].startswith(f"{100 * (last[1.0] - last[0.0]):.1f} [")
+    assert (frame["added by seeds"] != "–").all()
+
+
+def test_with_one_seed_nothing_is_added_by_seeds(alone):
+    one = write_study("tables-one-seed", (0.0, 1.0), (3,))
+    assert tables.comparisons(one)["p (Holm)"].tolist() == ["< 0.001"]
+    assert tables.comparisons(one)["added by seeds"].tolist() == ["–"]
+    assert tables.comparisons(alone).empty
+
+
 def test_by_question_type_counts_a_question_in_each_of_its_types(study):
     frame = tables.by_question_type(study)
     # Of four questions a document has, the first and the last are of the first type; the third has two types.
@@ -211,21 +226,18 @@ def test_the_conclusion_gives_the_highest_score_and_its_gain_with_intervals(stud
     assert "cannot be told from none" not in text
 
 
-def test_ratios_are_told_apart_only_where_intervals_do_not_overlap():
+def test_ratios_are_told_apart_only_where_their_paired_difference_is_significant():
     far = findings.conclusion(write_study("tables-far", (0.0, 1.0), (0,), ability=(0.2, 0.7)))
-    assert "do not overlap: 100 % above 0 %." in far and "annot be distinguished" not in far
+    assert re.search(r"Holm's correction\): 100 % above 0 % by \d\d\.\d points\.", far)
+    assert "annot be distinguished" not in far and "could have been missed" in far
     near = findings.conclusion(write_study("tables-near", (0.0, 1.0), (0,), ability=(0.6, 0.0)))
-    assert (
-        "Cannot be distinguished by their intervals: 0 % and 100 %." in near and "do not overlap" not in near
-    )
+    assert "Cannot be distinguished: 0 % and 100 %." in near and "points." in near and "above" not in near
 
 
 def test_one_document_shows_no_difference():
     text = findings.conclusion(write_study("tables-one", (0.0, 1.0), (0,), documents=1, ability=(0.5, 0.5)))
     assert (
-        "Cannot be distinguished" in text
-        and "cannot be told from none" in text
-        and "1 drawn document;" in text
+        "nothing is compared" in text and "cannot be told from none" in text and "1 drawn document;" in text
     )
 
 
@@ -275,7 +287,7 @@ def test_latex_cells_are_plain_text():
 def test_all_tables_are_written_whole(study):
     paths = findings.write_tables(study)
     folder = reports_folder("tables") / "tables"
-    names = "finetuning_curve freezing_ablation page_use costs seed_spread by_question_type claims".split()
+    names = "finetuning_curve freezing_ablation page_use costs seed_spread by_question_type comparisons claims".split()
     expected = {f"{name}.{suffix}" for name in names for suffix in ("csv", "md", "tex")} | {"scores.csv"}
     assert {path.name for path in paths} == {path.name for path in folder.iterdir()} == expected
     with (folder / "by_question_type.csv").open(newline="") as file:

@@ -95,6 +95,8 @@ def test_an_interrupted_run_goes_on_from_its_last_epoch(undisturbed, dataset, ou
     run = resumed.fit()
     assert len(steps) == len(dataset["train"]) / settings.batch_size, "only the last epoch was trained"
     assert len(evaluated) == 2, "and only the last epoch and the control were evaluated"
+    legs = run.epochs()[["train_seconds", "evaluation_seconds"]].sum().sum()
+    assert run.record["seconds"] >= legs, "the time of both legs"
     pd.testing.assert_frame_equal(run.epochs()[SCORES], undisturbed[1][SCORES], check_exact=True)
     pd.testing.assert_frame_equal(run.predictions(), undisturbed[2], check_exact=True)
 
@@ -148,7 +150,7 @@ def test_wrong_pages_are_those_of_another_document(tiny, dataset):
         assert document_of[own.pages[place]] == document != document_of[wrong.pages[place]]
     assert sorted(set(own.pages)) == sorted(set(wrong.pages))
     given = {name: tensor for name, tensor in wrong([0]).items()}
-    other = own.place_of_page[wrong.pages[0]]
+    other = own.states.first_place[wrong.pages[0]]
     assert torch.equal(given["pixel_values"], own([other])["pixel_values"])
     assert torch.equal(given["input_ids"], own([0])["input_ids"])
     with pytest.raises(ValueError, match="one document only"):

@@ -18,12 +18,42 @@ from docfloqa.florence import Florence2ForDocVQA, encode_prompts, encode_text
 PAGES_IN_MEMORY = 2**30  # bytes of processed pages kept by one process
 
 
+class Pages:
+    """The vision encoder's input for every distinct page of a split: its image, (3, height, width) processed.
+
+    An image is decoded and processed when it is first asked for, and kept while there is room.
+    """
+
+    def __init__(self, rows: Dataset, processor: Florence2Processor):
+        self.rows, self.processor = rows, processor
+        self.of_question: list[str] = list(rows["page"])
+        self.first_place: dict[str, int] = {}
+        for place, page in enumerate(self.of_question):
+            self.first_place.setdefault(page, place)
+        self._kept: OrderedDict[str, Tensor] = OrderedDict()
+
+    def __getitem__(self, page: str) -> Tensor:
+        if page in self._kept:
+            self._kept.move_to_end(page)
+        else:
+            tensor = self.load(page)
+            self._kept[page] = tensor
+            if len(self._kept) * tensor.nbytes > PAGES_IN_MEMORY:
+                self._kept.popitem(last=False)
+        return self._kept[page]
+
+    def load(self, page: str) -> Tensor:
+        """The processed image of a page, made anew."""
+        image = self.rows[self.first_place[page]]["image"].convert("RGB")
+        return self.processor.image_processor(image, return_tensors="pt").pixel_values[0]
+
+
 class QuestionCollator:
     """Places of questions in a split to a batch of the model, each page of the batch once.
 
     The label is the first accepted answer, as in the published study. A batch has `pixel_values`
-    (pages, 3, height, width), `page_index`, `input_ids`, `attention_mask`, `labels` padded with -100,
-    and `places`. Texts are tokenised once, pages are kept processed while there is room.
+    (one entry of `pages` for each distinct page), `page_index`, `input_ids`, `attention_mask`, `labels`
+    padded with -100, and `places`. Texts are tokenised once.
 
     With `wrong_pages`, a control, every question comes with a page of the next document instead of its
     own: what is right then was not read. Raises `ValueError` if there is no other document.
@@ -35,11 +65,12 @@ class QuestionCollator:
         model: Florence2ForDocVQA,
         processor: Florence2Processor,
         prefix: str,
+        pages: Pages | None = None,
         wrong_pages: bool = False,
     ):
         self.rows, self.processor = rows, processor
-        self.pages: list[str] = list(rows["page"])
-        self.place_of_page = {page: place for place, page in enumerate(self.pages)}
+        self.states = pages or Pages(rows, processor)
+        self.pages = self.states.of_question
         if wrong_pages:
             self.pages = _pages_of_the_next_document(self.pages, rows["document_id"])
         text = model.config.text_config
@@ -49,29 +80,12 @@ class QuestionCollator:
         end = [text.eos_token_id]
         first_answers = [answers[0] for answers in rows["answers"]]
         self.labels = [ids[: longest - 1] + end for ids in encode_text(processor, first_answers)]
-        self._processed: OrderedDict[str, Tensor] = OrderedDict()
-
-    def pixels(self, place: int) -> Tensor:
-        """The processed page of a question, (3, height, width)."""
-        page = self.pages[place]
-        if page in self._processed:
-            self._processed.move_to_end(page)
-        else:
-            image = self.rows[self.place_of_page[page]]["image"].convert("RGB")
-            pixels = self.processor.image_processor(image, return_tensors="pt").pixel_values[0]
-            self._processed[page] = pixels
-            if len(self._processed) * pixels.nbytes > PAGES_IN_MEMORY:
-                self._processed.popitem(last=False)
-        return self._processed[page]
 
     def __call__(self, places: Sequence[int]) -> dict[str, Tensor]:
-        first: dict[str, int] = {}
-        for place in places:
-            first.setdefault(self.pages[place], place)
-        position = {page: index for index, page in enumerate(first)}
+        position = {page: index for index, page in enumerate(dict.fromkeys(self.pages[at] for at in places))}
         input_ids = self._pad([self.prompts[place] for place in places], self.pad_token_id)
         return {
-            "pixel_values": torch.stack([self.pixels(place) for place in first.values()]),
+            "pixel_values": torch.stack([self.states[page] for page in position]),
             "page_index": torch.tensor([position[self.pages[place]] for place in places]),
             "input_ids": input_ids,
             "attention_mask": self._pad([[1] * len(self.prompts[place]) for place in places], 0),

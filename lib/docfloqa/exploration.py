@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from random import Random
 from textwrap import fill
 
 import matplotlib.pyplot as plt
@@ -13,10 +14,25 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from transformers import Florence2Processor
 
+from docfloqa.data import SPLITS
 from docfloqa.florence import encode_text
-from docfloqa.style import use_style
+from docfloqa.pages import LAYOUTS, small_page
+from docfloqa.settings import SHIFTS
+from docfloqa.style import show, use_style
+from docfloqa.synth import draw_page
 
-SPLITS = ("train", "validation")
+# Tanaka et al., VisualMRC (AAAI 2021), table 1: measured on all splits; lengths in NLTK tokens, unique answers
+# among the majority answers of training and validation. Pages and questions: Mathew et al. (WACV 2021).
+DOCVQA_STATISTICS = {
+    "pages": 12_767,
+    "questions": 50_000,
+    "questions per page": 50_000 / 12_767,
+    "words per page": 182.75,
+    "words per question": 9.49,
+    "words per answer": 2.43,
+    "unique questions (%)": 100 * 36_170 / 50_000,
+    "unique answers (%)": 64.29,
+}
 SPLIT_COLOURS = {"train": "#004488", "validation": "#DDAA33"}
 
 
@@ -49,6 +65,26 @@ def counts(asked: pd.DataFrame) -> pd.DataFrame:
     )
     table.insert(3, "questions per document", table["questions"] / table["documents"])
     return table.T.map(lambda value: f"{value:,.2f}".rstrip("0").rstrip("."))
+
+
+def beside_docvqa(asked: pd.DataFrame, words_per_page: float | None) -> pd.DataFrame:
+    """Statistics of all questions of both splits beside DocVQA's published ones (see `DOCVQA_STATISTICS`).
+
+    `words_per_page` is None where nobody has counted the words of the pages.
+    """
+    first_answers = asked["answers"].str[0]
+    ours = {
+        "pages": asked["page"].nunique(),
+        "questions": len(asked),
+        "questions per page": len(asked) / asked["page"].nunique(),
+        "words per page": words_per_page,
+        "words per question": asked["question_words"].mean(),
+        "words per answer": asked["answer_words"].mean(),
+        "unique questions (%)": 100 * asked["question"].nunique() / len(asked),
+        "unique answers (%)": 100 * first_answers.nunique() / len(asked),
+    }
+    table = pd.DataFrame({"here": ours, "DocVQA": DOCVQA_STATISTICS}, dtype=float)
+    return table.map(lambda value: "–" if np.isnan(value) else f"{value:,.2f}".rstrip("0").rstrip("."))
 
 
 def question_types(asked: pd.DataFrame) -> pd.DataFrame:
@@ -119,6 +155,38 @@ def plot_samples(rows: Dataset, count: int = 4) -> Figure:
                 axis.set_axis_off()
         figure.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=0.99, wspace=0.08, hspace=0.04)
     return figure
+
+
+def plot_drawings(what: str, columns: int = 6, seed: int = 0) -> None:
+    """Show small drawn pages: each kind as printed in "pretraining", or a row of pages for each of the "shifts".
+
+    Raises `ValueError` for anything else.
+    """
+    if what not in ("pretraining", "shifts"):
+        raise ValueError(f"{what!r} is not drawn; allowed are 'pretraining' and 'shifts'")
+    if what == "pretraining":
+        rows = {"": [small_page(Random(f"{seed}-{kind}"), layouts={kind: LAYOUTS[kind]}) for kind in LAYOUTS]}
+    else:
+        rows = {
+            shift: [draw_page(Random(f"{seed}-{shift}-{place}"), shift) for place in range(columns)]
+            for shift in SHIFTS
+        }
+    with use_style():
+        figure, axes = plt.subplots(len(rows), columns, figsize=(7, 1.25 * len(rows)), squeeze=False)
+        for line, (name, pages) in zip(axes, rows.items(), strict=True):
+            line[0].set_ylabel(name)
+            for axis, page in zip(line, pages, strict=True):
+                axis.imshow(page.image, cmap="gray", vmin=0, vmax=255)
+                axis.set(xticks=[], yticks=[])
+                axis.set_title(page.kind, fontsize=6, pad=2)
+        figure.subplots_adjust(left=0.05, right=0.99, bottom=0.01, top=0.92, wspace=0.05, hspace=0.2)
+    show(
+        figure,
+        caption="Small drawn pages"
+        + (", as pretraining prints them." if len(rows) == 1 else " under each shift."),
+        alt="Drawn document pages with their kinds: "
+        + ", ".join(page.kind for line in rows.values() for page in line),
+    )
 
 
 def plot_model_view(rows: Dataset, processor: Florence2Processor, place: int = 0) -> Figure:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -18,6 +18,8 @@ STATUSES = "Paid Open Closed Urgent Draft Final Sent Late".split()
 ITEMS = "Apples Bread Milk Rice Tea Coffee Paper Pens Soap Sugar Lamp Chair Desk Ink Rope Salt".split()
 TITLES = "ORDER INVOICE REPORT MEMO RECEIPT NOTICE CLAIM PERMIT".split()
 MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
+
+UNITS = "kg mg cm EUR %".split()
 
 QUESTION_TEMPLATES = (
     "What is the {}?",
@@ -49,19 +51,19 @@ def date(rng: Random) -> str:
 def accepted_answers(value: str) -> list[str]:
     """Every answer that counts for a printed value, the printed one first.
 
-    An amount counts with and without its currency sign and its thousands separators, a full date with the
-    month first as well, and a weight with and without its unit.
+    An amount counts with and without its currency and its thousands separators, a full date with the
+    month first as well, and a measure with and without its unit.
     """
     answers = [value]
     words = value.split()
     if value.startswith("$"):
         answers.append(value[1:])
+    if len(words) == 2 and words[1] in UNITS:
+        answers.append(words[0])
     if len(words) == 3 and words[1] in MONTHS:
         answers.append(f"{words[1]} {words[0]}, {words[2]}")
-    if re.fullmatch(r"\$?\d{1,3}(,\d{3})+(\.\d+)?", value):
+    if re.search(r"\d,\d{3}\b", value):
         answers += [answer.replace(",", "") for answer in answers]
-    if value.endswith(" kg"):
-        answers.append(value.removesuffix(" kg"))
     return answers
 
 
@@ -97,14 +99,134 @@ KEYS = (
     Key("Age", lambda rng: number(rng, 2, 2), "age"),
     Key("Buyer", lambda rng: rng.choice(FIRST_NAMES), "name of the buyer"),
 )
-TITLE_KEY = Key("Title", lambda rng: rng.choice(TITLES), "title", "layout")
+TITLE_KEY_TYPE = "layout"
+TITLE_KEY = Key("Title", lambda rng: rng.choice(TITLES), "title", TITLE_KEY_TYPE)
 
 
-def item_key(item: str) -> Key:
-    """The key of one line of a receipt or table: its value is the amount printed beside the item."""
-    return Key(item, money, f"price of {item}", "table/list")
+def item_key(item: str, amount: Callable[[Random], str] = money) -> Key:
+    """The key of one line of a receipt: its value is the amount printed beside the item."""
+    return Key(item, amount, f"price of {item}", "table/list")
 
 
 def question(rng: Random, subject: str) -> str:
     """One of the phrasings in which a document is asked for `subject`."""
     return rng.choice(QUESTION_TEMPLATES).format(subject)
+
+
+STATEMENTS = (
+    "The {} is [].",
+    "Our {} is [].",
+    "Please note the {}: [].",
+    "We have [] as the {}.",
+    "As agreed, the {} is [].",
+)
+FILLERS = (
+    "Thank you for your letter.",
+    "Please call me soon.",
+    "All is well here.",
+    "We met on Monday.",
+    "It was good to see you.",
+)
+CLOSINGS = ("Yours,", "Regards,", "Best wishes,")
+STAMPS = ("PAID", "COPY", "RECEIVED", "DRAFT")
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What the small pages speak of: what the tiny model is pretrained on, or what it has never read.
+
+    `columns` are those of tables, `bill_columns` those of invoices, `identifiers` the numbers in their heads.
+    """
+
+    keys: tuple[Key, ...]
+    titles: Sequence[str]
+    items: Sequence[str]
+    people: Sequence[str]
+    cities: Sequence[str]
+    companies: Sequence[str]
+    date: Key
+    total: Key
+    identifiers: tuple[Key, ...]
+    columns: tuple[Key, ...]
+    bill_columns: tuple[Key, ...]
+
+
+def labelled(label: str) -> Key:
+    """The key of `KEYS` with a label."""
+    return next(key for key in KEYS if key.label == label)
+
+
+KNOWN = Vocabulary(
+    keys=KEYS,
+    titles=TITLES,
+    items=ITEMS,
+    people=FIRST_NAMES,
+    cities=CITIES,
+    companies=[f"{name} & Co" for name in LAST_NAMES],
+    date=labelled("Date"),
+    total=labelled("Total"),
+    identifiers=(labelled("Order"), labelled("Account"), labelled("Code")),
+    columns=(
+        Key("Sold", number, "number sold"),
+        Key("Stock", lambda rng: number(rng, 1, 4), "stock"),
+        Key("Price", money, "price"),
+        Key("Weight", lambda rng: number(rng, 1, 3) + " kg", "weight"),
+    ),
+    bill_columns=(Key("Qty", lambda rng: number(rng, 1, 2), "quantity"), Key("Price", money, "price")),
+)
+
+
+def numeric_date(rng: Random) -> str:
+    """A date as year, month and day in digits (2024-03-05)."""
+    return f"{rng.randint(2018, 2026)}-{rng.randint(1, 12):02}-{rng.randint(1, 28):02}"
+
+
+def serial(rng: Random) -> str:
+    """Two capital letters, a hyphen and three or four digits."""
+    letters = "".join(rng.choice("ABCDEFGHIJKLMNOPQRSTUVWXYZ") for _ in range(2))
+    return f"{letters}-{number(rng, 3, 4)}"
+
+
+def euros(rng: Random) -> str:
+    """An amount of 10 to 9,999 euros."""
+    return f"{rng.randint(10, 9999):,} EUR"
+
+
+NEW_PEOPLE = "Amir Beth Chloe Dmitri Elsa Farid Gwen Hugo Ines Jonas Kira Luc Mona Nils Olga Pedro".split()
+NEW_CITIES = "Athens Bergen Cusco Dakar Geneva Havana Kyoto Lagos Milan Porto Quito Vienna".split()
+NEW_ITEMS = "Bolts Cables Drills Filters Gears Hoses Jacks Levers Motors Nails Pumps Valves".split()
+NEW_TITLES = "LICENCE SURVEY TICKET AUDIT WAIVER LEASE TARIFF LEDGER".split()
+NEW_KEYS = (
+    Key("Vessel", lambda rng: rng.choice(NEW_CITIES), "name of the vessel"),
+    Key("Serial", serial, "serial number"),
+    Key("Issued", numeric_date, "date of issue"),
+    Key("Expires", numeric_date, "date of expiry"),
+    Key("Patient", lambda rng: rng.choice(NEW_PEOPLE), "name of the patient"),
+    Key("Doctor", lambda rng: rng.choice(NEW_PEOPLE), "name of the doctor"),
+    Key("Fee", euros, "fee"),
+    Key("Deposit", euros, "deposit"),
+    Key("Batch", serial, "batch"),
+    Key("Port", lambda rng: rng.choice(NEW_CITIES), "port"),
+    Key("Dose", lambda rng: number(rng, 1, 3) + " mg", "dose"),
+    Key("Depth", lambda rng: number(rng, 1, 3) + " cm", "depth"),
+    Key("Rate", lambda rng: f"{rng.randint(1, 99)}.{rng.randint(0, 9)} %", "rate"),
+    Key("Gate", lambda rng: rng.choice("ABCDEFGH") + number(rng, 1, 2), "gate"),
+)
+NEW = Vocabulary(
+    keys=NEW_KEYS,
+    titles=NEW_TITLES,
+    items=NEW_ITEMS,
+    people=NEW_PEOPLE,
+    cities=NEW_CITIES,
+    companies=[f"{name} Ltd" for name in "Abbott Barker Cole Dunn Emery Frost Gibbs Hale Ivory Judd".split()],
+    date=NEW_KEYS[2],
+    total=Key("Sum", euros, "sum"),
+    identifiers=(NEW_KEYS[1], NEW_KEYS[8]),
+    columns=(
+        Key("Hours", lambda rng: number(rng, 1, 3), "hours"),
+        Key("Rate", NEW_KEYS[12].value, "rate"),
+        Key("Cost", euros, "cost"),
+        Key("Lost", lambda rng: number(rng, 1, 4), "number lost"),
+    ),
+    bill_columns=(Key("Pcs", lambda rng: number(rng, 1, 2), "pieces"), Key("Cost", euros, "cost")),
+)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from itertools import combinations
 from pathlib import Path
 
 import pandas as pd
@@ -19,13 +18,16 @@ from docfloqa.tables import (
     PUBLISHED,
     RATIO,
     by_question_type,
+    comparisons,
     costs,
     finetuning_curve,
     freezing_ablation,
+    holm,
     interval,
     last_epoch,
     page_use,
     page_use_scores,
+    paired_differences,
     percent,
     scores,
     seed_spread,
@@ -38,6 +40,7 @@ PUBLISHED_QUESTIONS = 500
 # How much better a model must answer with a question's own page than with another document's before ratios
 # are compared: dates and amounts look so much alike that guessing them blindly already scores.
 FLOOR = 0.05
+SIGNIFICANT = 0.05
 
 
 def at_floor(study: Study) -> bool:
@@ -120,6 +123,7 @@ def write_tables(study: Study) -> list[Path]:
     for table in (
         finetuning_curve,
         freezing_ablation,
+        comparisons,
         page_use,
         costs,
         seed_spread,
@@ -152,17 +156,26 @@ def _comparison(study: Study) -> str:
         )
     if len(anls) == 1:
         return "There is one ratio only, so nothing is compared."
+    pairs = list(paired_differences(study))
+    if not pairs:
+        return "Two ratios with a seed in common and two documents are lacking, so nothing is compared."
     clear, together = [], []
-    for pair in combinations(anls, 2):
-        low, high = sorted(pair, key=lambda ratio: anls[ratio].estimate)
-        if anls[low].high < anls[high].low:
-            clear.append(f"{percent(high)} above {percent(low)}")
+    for (low, high, difference), p_value in zip(pairs, holm(pairs), strict=True):
+        if p_value < SIGNIFICANT:
+            above, below = (high, low) if difference.estimate > 0 else (low, high)
+            size = abs(difference.estimate)
+            clear.append(f"{percent(above)} above {percent(below)} by {100 * size:.1f} points")
         else:
-            together.append(" and ".join(map(percent, pair)))
+            together.append(" and ".join(map(percent, (low, high))))
+    smallest = max(difference.smallest_detectable() for *_, difference in pairs)
     return (
-        (f"Intervals of ANLS that do not overlap: {', '.join(clear)}. " if clear else "")
-        + (f"Cannot be distinguished by their intervals: {', '.join(together)}. " if together else "")
-        + "Whether intervals overlap is a weak criterion; paired tests are not yet part of this comparison."
+        (
+            f"Distinguished (paired, p < {SIGNIFICANT} after Holm's correction): {', '.join(clear)}. "
+            if clear
+            else ""
+        )
+        + (f"Cannot be distinguished: {', '.join(together)}. " if together else "")
+        + f"Differences below {100 * smallest:.1f} points could have been missed in at least one pair."
     )
 
 

@@ -46,12 +46,16 @@ def vision_sub_blocks(model: nn.Module) -> list[tuple[str, nn.Module]]:
 
 
 class Florence2ForDocVQA(Florence2ForConditionalGeneration):
-    """The native Florence-2 with three additions; it is saved as, and loads as, the native class.
+    """The native Florence-2 with four additions; it is saved as, and loads as, the native class.
 
     Questions can share pages: with `page_index`, `pixel_values` holds each page of the batch once.
-    Sub-blocks of the vision tower without a trainable tensor stay in eval mode, so that stochastic
-    depth never perturbs frozen weights. `encode` gives the encoder's output for both loss and answers.
+    The vision tower can be entered half-way: with `vision_start` above 0, what is given as `pixel_values`
+    are the states after so many sub-blocks (see `vision_sub_blocks`), computed before. Sub-blocks of the
+    vision tower without a trainable tensor stay in eval mode, so that stochastic depth never perturbs
+    frozen weights. `encode` gives the encoder's output for both loss and answers.
     """
+
+    vision_start = 0
 
     def train(self, mode: bool = True) -> Florence2ForDocVQA:
         """Set train or eval mode, except that frozen sub-blocks of the vision tower stay in eval mode."""
@@ -61,15 +65,28 @@ class Florence2ForDocVQA(Florence2ForConditionalGeneration):
                 sub_block.eval()
         return self
 
+    def vision_states(self, states: Tensor, start: int, stop: int | None = None) -> Tensor:
+        """The vision tower's states (pages, channels, rows, columns) after sub-block `stop` (None: the last).
+
+        `states` are those after `start` sub-blocks; with `start` 0 they are the pixels.
+        """
+        if start == 0 and stop is None:
+            return self.model.vision_tower(states).last_hidden_state
+        for _, sub_block in vision_sub_blocks(self)[start:stop]:
+            states = sub_block(states)
+        return states
+
     def encode(
         self, input_ids: Tensor, attention_mask: Tensor, pixel_values: Tensor, page_index: Tensor
     ) -> BaseModelOutput:
         """Encoder output of a batch of questions, each page passed through the vision tower once.
 
         `input_ids` and `attention_mask` are (questions, length), `pixel_values` is (pages, 3, height,
-        width) and `page_index` is (questions,), the place in `pixel_values` of each question's page.
+        width), or states if `vision_start` is above 0, and `page_index` is (questions,), the place in
+        `pixel_values` of each question's page.
         """
-        pages = self.get_image_features(pixel_values).pooler_output
+        states = self.vision_states(pixel_values, self.vision_start)
+        pages = self.model.multi_modal_projector(states)
         text = self.get_input_embeddings()(input_ids)
         features = pages[page_index].to(text.dtype)
         placeholders = self.get_placeholder_mask(input_ids, inputs_embeds=text, image_features=features)

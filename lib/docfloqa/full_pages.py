@@ -53,6 +53,7 @@ class Sheet:
         """Print `text` from, around or up to `x` (anchor l, m or r) and return the box of its ink."""
         style = {"font": self.face(weight, scale), "anchor": f"{anchor}s"}
         self.pen.text((x, self.y), text, fill=self.ink, **style)
+        self.page.words += len(text.split())
         self.printed.append(self.pen.textbbox((x, self.y), text, **style))
         return self.printed[-1]
 
@@ -107,6 +108,7 @@ class Sheet:
         x, style = self.left, {"font": self.face(), "anchor": "ls"}
         spare = self.right - self.left - sum(width for _, width, _ in words)
         gap = spare / max(1, len(words) - 1) if justified else self.face().getlength(" ")
+        self.page.words += len(words)
         for word, width, subject in words:
             self.pen.text((x, self.y), re.sub(r"[][]", "", word), fill=self.ink, **style)
             if word[0] == "[":

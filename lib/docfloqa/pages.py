@@ -1,7 +1,8 @@
-"""Small pages, drawn on a grid of characters that a tiny vision encoder can resolve."""
+"""Small pages: forms, receipts, invoices, tables, letters and memos of 192 x 192 pixels, freely placed."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -9,38 +10,61 @@ from random import Random
 
 import matplotlib
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 
-from docfloqa.fields import ITEMS, KEYS, TITLE_KEY, Key, item_key
+from docfloqa.fields import (
+    CLOSINGS,
+    FILLERS,
+    KNOWN,
+    STAMPS,
+    STATEMENTS,
+    TITLE_KEY_TYPE,
+    Key,
+    Vocabulary,
+    item_key,
+)
 
 FONT_FOLDER = Path(matplotlib.get_data_path(), "fonts", "ttf")
-
-# DejaVu Sans Mono advances 0.602 em a character: at this size a character is exactly one column wide.
-COLUMN, ROW = 8, 16
-FONT_SIZE = COLUMN / 0.60205
-SMALL_PAGE_SIZE = 160
-KINDS = ("form", "receipt", "stack")
+SMALL_PAGE_SIZE = 192
+Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
 class Print:
-    """How a page is printed and scanned; the tiny model is pretrained on `CLEAN`, the study uses `WORN`.
+    """How a page is printed and scanned; the tiny model is pretrained on `CLEAN`, `WORN` is the input-side shift.
 
-    Offsets are in pixels, ink and paper in grey levels (0 black, 255 white), noise is the largest
-    standard deviation of Gaussian noise in grey levels; shading and rules are probabilities a line.
+    fonts: files that matplotlib ships, without their ending
+    digit_width: range of the width of a digit in pixels, which sets the size whatever the font
+    paper, ink: ranges of grey levels (0 black, 255 white)
+    noise, blur: the largest standard deviation of Gaussian noise (grey levels) and of blur (pixels)
+    shading, rules, stamp: probabilities of a grey band behind a line, a rule under it, a stamp on the page
     """
 
     fonts: tuple[str, ...]
-    largest_offset: int
+    digit_width: tuple[float, float]
     paper: tuple[int, int]
     ink: tuple[int, int]
-    noise: float
-    shading: float
-    rules: float
+    noise: float = 0.0
+    blur: float = 0.0
+    shading: float = 0.0
+    rules: float = 0.0
+    stamp: float = 0.0
 
 
-CLEAN = Print(("DejaVuSansMono",), 1, (225, 255), (0, 50), 5.0, 0.0, 0.0)
-WORN = Print(("DejaVuSansMono-Bold", "DejaVuSansMono"), 3, (190, 255), (0, 90), 14.0, 0.25, 0.2)
+CLEAN = Print(
+    ("DejaVuSans", "DejaVuSansMono", "DejaVuSerif", "STIXGeneral"), (6.8, 8.4), (225, 255), (0, 50), noise=5.0
+)
+WORN = Print(
+    ("DejaVuSans-Bold", "DejaVuSansMono-BoldOblique", "DejaVuSerif-BoldItalic", "cmtt10"),
+    (6.8, 8.4),
+    (180, 250),
+    (0, 90),
+    noise=16.0,
+    blur=0.6,
+    shading=0.25,
+    rules=0.2,
+    stamp=0.25,
+)
 
 
 @dataclass(frozen=True)
@@ -49,21 +73,23 @@ class Field:
 
     key: Key
     value: str
-    key_box: tuple[float, float, float, float]
-    value_box: tuple[float, float, float, float]
+    key_box: Box
+    value_box: Box
 
 
 @dataclass
 class Page:
-    """A drawn page: its kind, its grey image, its fields, and every printed character with its centre."""
+    """A drawn page: its kind, font and grey image, its fields, every character with its centre, its words."""
 
     kind: str
     image: Image.Image
+    font: str = ""
     fields: list[Field] = field(default_factory=list)
     characters: list[tuple[float, float, str]] = field(default_factory=list)
+    words: int = 0
 
 
-@lru_cache
+@lru_cache(maxsize=512)
 def font(name: str, size: float) -> ImageFont.FreeTypeFont:
     """A font that matplotlib ships, by file name without its ending, at a size in pixels."""
     return ImageFont.truetype(FONT_FOLDER / f"{name}.ttf", size)
@@ -76,106 +102,353 @@ def add_noise(image: Image.Image, rng: Random, largest: float) -> Image.Image:
     return Image.fromarray((grey + noise).clip(0, 255).astype(np.uint8))
 
 
-class Grid:
-    """A page of character cells in one font, on which text is put by column and row."""
+class SmallSheet:
+    """A small page in the making: text goes on the baseline `y`, from line to line, in one font."""
 
-    def __init__(self, rng: Random, look: Print, kind: str, size: tuple[int, int]):
-        self.rng, self.look, self.width = rng, look, size[0]
+    def __init__(self, rng: Random, look: Print, words: Vocabulary, kind: str):
+        self.rng, self.look, self.words = rng, look, words
+        size = (SMALL_PAGE_SIZE, SMALL_PAGE_SIZE)
         self.paper, self.ink = rng.randint(*look.paper), rng.randint(*look.ink)
-        self.font = font(rng.choice(look.fonts), FONT_SIZE)
-        self.left, self.top = (rng.randint(0, look.largest_offset) for _ in range(2))
-        self.columns, self.rows = (size[0] - look.largest_offset) // COLUMN, size[1] // ROW
-        self.page = Page(kind, Image.new("L", size, self.paper))
+        name = rng.choice(look.fonts)
+        em = rng.uniform(*look.digit_width) / (font(name, 1000).getlength("0") / 1000)
+        # Sizes in fifths of a pixel, so that few fonts are loaded.
+        self.em = round(5 * em) / 5
+        self.font = font(name, self.em)
+        self.page = Page(kind, Image.new("L", size, self.paper), name)
         self.pen = ImageDraw.Draw(self.page.image)
+        self.line = self.em * rng.uniform(1.15, 1.4)
+        self.left = rng.uniform(2, 10)
+        self.right = SMALL_PAGE_SIZE - rng.uniform(2, 10)
+        self.y = self.em + rng.uniform(0, 6)
 
-    def shade(self, row: int) -> None:
-        """Print a grey band behind a row, as often as the look asks."""
-        if self.rng.random() < self.look.shading:
-            top = self.top + ROW * row
-            self.pen.rectangle([0, top, self.width, top + ROW - 1], fill=max(0, self.paper - 35))
+    @property
+    def room(self) -> int:
+        """How many more lines fit on the page."""
+        return max(0, int((SMALL_PAGE_SIZE - 0.3 * self.em - self.y) / self.line) + 1)
 
-    def rule(self, row: int) -> None:
-        """Print a line under a row, as often as the look asks."""
-        if self.rng.random() < self.look.rules:
-            bottom = self.top + ROW * row + ROW - 1
-            self.pen.line([0, bottom, self.width, bottom], fill=self.ink)
+    def width(self, text: str) -> float:
+        """The width of `text` in pixels."""
+        return self.font.getlength(text)
 
-    def put(self, column: int, row: int, text: str) -> tuple[float, float, float, float]:
-        """Print `text` from a cell on and return the box that it fills."""
-        left, top = self.left + COLUMN * column, self.top + ROW * row
-        self.pen.text((left, top), text, font=self.font, fill=self.ink)
-        for position, character in enumerate(text):
+    def put(self, x: float, text: str, anchor: str = "l") -> Box:
+        """Print `text` from, around or up to `x` (anchor l, m or r) on the baseline; return its box."""
+        left = x - self.width(text) * {"l": 0, "m": 0.5, "r": 1}[anchor]
+        self.page.words += len(text.split())
+        self.pen.text((left, self.y), text, font=self.font, fill=self.ink, anchor="ls")
+        for place, character in enumerate(text):
             if character != " ":
-                centre = left + COLUMN * (position + 0.5), top + ROW / 2
-                self.page.characters.append((*centre, character))
-        return left, top, left + COLUMN * len(text) - 1, top + ROW - 1
+                before = self.width(text[:place])
+                middle = left + (before + self.width(text[: place + 1])) / 2
+                self.page.characters.append((middle, self.y - 0.35 * self.em, character))
+        return left, self.y - 0.8 * self.em, left + self.width(text), self.y + 0.25 * self.em
 
-    def finish(self) -> Page:
-        """The page as the scanner sees it."""
+    def shade(self) -> None:
+        """Print a grey band behind the line, as often as the look asks."""
+        if self.rng.random() < self.look.shading:
+            top = self.y - 0.85 * self.em
+            self.pen.rectangle([0, top, SMALL_PAGE_SIZE, top + 1.1 * self.em], fill=max(0, self.paper - 35))
+
+    def rule(self, always: bool = False) -> None:
+        """Print a rule under the line, always or as often as the look asks."""
+        if always or self.rng.random() < self.look.rules:
+            y = self.y + 0.28 * self.em
+            self.pen.line([self.left, y, self.right, y], fill=self.ink)
+
+    def feed(self, lines: float = 1.0) -> None:
+        """Go on to the next line."""
+        self.y += self.line * lines
+
+    def note(self, key: Key, value: str, key_box: Box, value_box: Box) -> None:
+        """Note a fact that the page states."""
+        self.page.fields.append(Field(key, value, key_box, value_box))
+
+    def title(self, text: str) -> None:
+        """Print a title in the middle or on the left, and go on."""
+        x, anchor = self.rng.choice((((self.left + self.right) / 2, "m"), (self.left, "l")))
+        box = self.put(x, text, anchor)
+        self.note(Key("Title", lambda rng: text, "title", TITLE_KEY_TYPE), text, box, box)
+        self.feed(self.rng.uniform(1, 1.3))
+
+    def value_that_fits(self, key: Key, free: float) -> str | None:
+        """A value of `key` at most `free` pixels wide, or None if twelve draws give none."""
+        values = (key.value(self.rng) for _ in range(12))
+        return next((value for value in values if self.width(value) <= free), None)
+
+    def entry(self, key: Key, label: str, x: float, column: float | None = None, end: float = 0.0) -> None:
+        """Print a label at `x` and its value behind it, in a column, or up to `end`."""
+        start = max(x + self.width(label) + 0.6 * self.em, column or 0.0)
+        value = self.value_that_fits(key, (end or self.right) - start)
+        if value is not None:
+            key_box = self.put(x, label)
+            self.note(key, value, key_box, self.put(end, value, "r") if end else self.put(start, value))
+
+    def grid(self, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[list[Box]]:
+        """Print headings and rows of text in columns, all but the first flush right; return the rows' boxes."""
+        columns = list(zip(heads, *rows, strict=True))
+        widths = [max(map(self.width, column)) for column in columns]
+        spare = (self.right - self.left - sum(widths)) / max(1, len(widths) - 1)
+        edges = [self.left, *(self.left + sum(widths[: n + 1]) + spare * n for n in range(1, len(widths)))]
+        ruled = self.rng.choice(("head", "all", "none"))
+        boxes = []
+        for place, row in enumerate([heads, *rows]):
+            self.shade()
+            boxes.append(
+                [
+                    self.put(x, text, "r" if n else "l")
+                    for n, (x, text) in enumerate(zip(edges, row, strict=True))
+                ]
+            )
+            self.rule(always=ruled == "all" or (ruled == "head" and place == 0))
+            self.feed()
+        return boxes
+
+    def paragraph(self, pieces: Sequence[tuple[str, Key | None]]) -> None:
+        """Print running text as long as there is room; a piece with a key is the value of a fact."""
+        x, space = self.left, self.width(" ")
+        for text, key in pieces:
+            for word in [text] if key else text.split():
+                if x > self.left and x + self.width(word) > self.right:
+                    self.feed()
+                    x = self.left
+                if not self.room:
+                    return
+                box = self.put(x, word)
+                x += self.width(word) + space
+                if key:
+                    value = text.rstrip(".")
+                    box = (*box[:2], box[0] + self.width(value), box[3])
+                    self.note(key, value, box, box)
+        self.feed()
+
+    def scan(self) -> Page:
+        """The page as the scanner sees it: perhaps stamped, blurred, always noisy."""
+        if self.rng.random() < self.look.stamp:
+            self._stamp()
+        if self.look.blur:
+            blur = ImageFilter.GaussianBlur(self.rng.uniform(0, self.look.blur))
+            self.page.image = self.page.image.filter(blur)
         self.page.image = add_noise(self.page.image, self.rng, self.look.noise)
         return self.page
 
-
-def strip(rng: Random, look: Print, spread: float) -> tuple[Page, str]:
-    """A strip of two rows with one line of text, and that text.
-
-    `spread` in [0, 1] is how far from the top left corner the line may begin: 0 is easiest.
-    """
-    grid = Grid(rng, look, "strip", (SMALL_PAGE_SIZE, 2 * ROW))
-    key = rng.choice(KEYS)
-    choice = rng.random()
-    text = (
-        key.value(rng) if choice < 0.65 else key.label if choice < 0.85 else f"{key.label} {key.value(rng)}"
-    )
-    text = text[: grid.columns]
-    grid.put(rng.randint(0, int((grid.columns - len(text)) * spread)), rng.randint(0, 1), text)
-    return grid.finish(), text
+    def _stamp(self) -> None:
+        word, face = self.rng.choice(STAMPS), font("DejaVuSans-Bold", 14)
+        stamp = Image.new("L", (round(face.getlength(word)) + 12, 24), 255)
+        pen = ImageDraw.Draw(stamp)
+        pen.rectangle([1, 1, stamp.width - 2, 22], outline=150, width=2)
+        pen.text((stamp.width / 2, 12), word, fill=150, font=face, anchor="mm")
+        stamp = stamp.rotate(self.rng.uniform(-20, 20), Image.Resampling.BILINEAR, expand=True, fillcolor=255)
+        layer = Image.new("L", self.page.image.size, 255)
+        across, down = (SMALL_PAGE_SIZE - side for side in stamp.size)
+        layer.paste(stamp, (round(self.rng.uniform(0.2, 1) * across), round(self.rng.uniform(0.3, 1) * down)))
+        # The darker of both: print under a stamp stays readable.
+        self.page.image = ImageChops.darker(self.page.image, layer)
 
 
-def small_page(rng: Random, look: Print, most_fields: int = 6) -> Page:
-    """A form, a receipt or a stack of fields of 160 x 160 pixels, with 3 to `most_fields` fields.
+def statement(rng: Random, key: Key) -> list[tuple[str, Key | None]]:
+    """A sentence that states a value of `key`, as pieces of text of which one is the value."""
+    before, after = rng.choice(STATEMENTS).format(key.subject).split("[]")
+    fact = Key(key.label, key.value, key.subject, "free_text")
+    stop = "." if after.startswith(".") else ""
+    return [(before, None), (key.value(rng) + stop, fact), (after.removeprefix("."), None)]
 
-    In a form the value follows its key or stands in a second column, in a receipt it ends at the
-    right margin, in a stack it stands below. A third of the forms and stacks begin with a title.
-    """
-    kind = rng.choice(KINDS)
-    grid = Grid(rng, look, kind, (SMALL_PAGE_SIZE, SMALL_PAGE_SIZE))
-    first_row = 0
-    if kind != "receipt" and rng.random() < 1 / 3:
-        title = TITLE_KEY.value(rng)
-        box = grid.put((grid.columns - len(title)) // 2, 0, title)
-        grid.page.fields.append(Field(TITLE_KEY, title, box, box))
-        first_row = 1
-    # The last row is left free: an offset may push it over the edge.
-    rows = range(first_row, grid.rows - 1)
-    if kind == "stack":
-        count = rng.randint(3, min(most_fields, len(rows) // 2))
-        key_rows = [first_row + 2 * place for place in range(count)]
-    else:
-        count = rng.randint(3, min(most_fields, len(rows)))
-        key_rows = sorted(rng.sample(rows, count))
-    if kind == "receipt":
-        total = next(key for key in KEYS if key.label == "Total")
-        keys = [*(item_key(item) for item in rng.sample(ITEMS, count - 1)), total]
-    else:
-        keys = rng.sample(KEYS, count)
-    colon, value_column = rng.choice(("", ":")), rng.choice((None, 9))
-    for key, row in zip(keys, key_rows, strict=True):
-        value, value_row = key.value(rng), row
-        label = key.label + colon
-        beside = len(label) + 1
-        if kind == "stack":
-            column, value_row = rng.randint(0, 3), row + 1
-        elif kind == "receipt":
-            column = grid.columns - len(value)
-        else:
-            column = max(beside, min(value_column or beside, grid.columns - len(value)))
-        while value_row == row and column + len(value) > grid.columns:
+
+def running_text(sheet: SmallSheet, facts: int) -> None:
+    """Print a paragraph of `facts` statements, of what the page has not stated, among other sentences."""
+    rng, stated = sheet.rng, {field.key.subject for field in sheet.page.fields}
+    keys = [key for key in sheet.words.keys if key.subject not in stated]
+    sentences = [statement(rng, key) for key in rng.sample(keys, facts)]
+    sentences += [[(text, None)] for text in rng.sample(FILLERS, rng.randint(0, 2))]
+    rng.shuffle(sentences)
+    sheet.paragraph([piece for sentence in sentences for piece in sentence])
+
+
+def form(sheet: SmallSheet, most: int) -> None:
+    """Keys on the left; a value follows its key, stands in a second column, or below."""
+    rng, words = sheet.rng, sheet.words
+    if rng.random() < 0.5:
+        sheet.title(rng.choice(words.titles))
+    colon, place = rng.choice(("", ":")), rng.choice(("behind", "column", "below"))
+    apart = rng.uniform(1, 1.25)
+    count = min(most, int(sheet.room / apart) // (2 if place == "below" else 1))
+    keys = rng.sample(words.keys, rng.randint(min(3, count), count))
+    column = sheet.left + max(sheet.width(key.label + colon) for key in keys) + 0.6 * sheet.em
+    for key in keys:
+        sheet.shade()
+        if place == "below":
+            key_box = sheet.put(sheet.left, key.label + colon)
+            sheet.feed()
             value = key.value(rng)
-            column = max(beside, grid.columns - len(value))
-        grid.shade(row)
-        key_box = grid.put(0, row, label)
-        value_box = grid.put(column, value_row, value)
-        grid.rule(value_row)
-        grid.page.fields.append(Field(key, value, key_box, value_box))
-    return grid.finish()
+            sheet.note(key, value, key_box, sheet.put(sheet.left + rng.uniform(0, 20), value))
+        else:
+            sheet.entry(key, key.label + colon, sheet.left, column if place == "column" else None)
+        sheet.rule()
+        sheet.feed(apart)
+
+
+def receipt(sheet: SmallSheet, most: int) -> None:
+    """The shop and its city, items with prices at the right margin, a total under a rule."""
+    rng, words = sheet.rng, sheet.words
+    middle = (sheet.left + sheet.right) / 2
+    shop = rng.choice(words.companies)
+    box = sheet.put(middle, shop, "m")
+    sheet.note(Key("Shop", lambda rng: shop, "name of the shop", TITLE_KEY_TYPE), shop, box, box)
+    sheet.feed()
+    if rng.random() < 0.5:
+        sheet.entry(words.date, words.date.label, sheet.left)
+        sheet.feed(1.2)
+    for item in rng.sample(words.items, max(2, min(most, sheet.room - 1) - 1)):
+        sheet.shade()
+        sheet.entry(item_key(item, words.total.value), item, sheet.left, end=sheet.right)
+        sheet.feed()
+    sheet.y -= sheet.line
+    sheet.rule(always=True)
+    sheet.feed(1.15)
+    sheet.entry(words.total, words.total.label, sheet.left, end=sheet.right)
+
+
+def invoice(sheet: SmallSheet, most: int) -> None:
+    """A title, number and date, a table of items with quantities and prices, a total."""
+    rng, words = sheet.rng, sheet.words
+    sheet.title(rng.choice(words.titles))
+    for key in rng.sample((words.date, *words.identifiers), 2):
+        sheet.entry(key, key.label + ":", sheet.left)
+        sheet.feed()
+    sheet.feed(0.2)
+    rows = max(2, min(most - 3, sheet.room - 2))
+    item_table(sheet, rng.sample(words.items, rng.randint(2, rows)), list(words.bill_columns))
+    sheet.feed(0.1)
+    sheet.entry(words.total, words.total.label, sheet.left, end=sheet.right)
+
+
+def item_table(sheet: SmallSheet, names: Sequence[str], columns: Sequence[Key]) -> None:
+    """A table of a row for each name and a column for each key."""
+    rows = [[name, *(column.value(sheet.rng) for column in columns)] for name in names]
+    heads = ["", *(column.label for column in columns)]
+    boxes = sheet.grid(heads, rows)
+    for row, row_boxes in zip(rows, boxes[1:], strict=True):
+        for place, column in enumerate(columns, 1):
+            note_cell(sheet, column, row[0], row[place], row_boxes[0], row_boxes[place])
+
+
+def note_cell(sheet: SmallSheet, column: Key, name: str, value: str, key_box: Box, value_box: Box) -> None:
+    """Note the cell of a table that `column` and the row's name lead to."""
+    key = Key(f"{name} {column.label}", column.value, f"{column.subject} of {name}", "table/list")
+    sheet.note(key, value, key_box, value_box)
+
+
+def table(sheet: SmallSheet, most: int) -> None:
+    """A titled table of two or three columns of numbers."""
+    rng, words = sheet.rng, sheet.words
+    if rng.random() < 0.7:
+        sheet.title(rng.choice(words.titles))
+    names = rng.choice((words.items, words.cities, words.people))
+    rows = rng.randint(2, max(2, min(most, sheet.room - 1)))
+    item_table(sheet, rng.sample(names, min(rows, len(names))), rng.sample(words.columns, rng.randint(1, 2)))
+
+
+def letter(sheet: SmallSheet, most: int) -> None:
+    """City and date on the right, a salutation, a paragraph that states facts, a signature."""
+    rng, words = sheet.rng, sheet.words
+    day = words.date.value(rng)
+    box = sheet.put(sheet.right, day, "r")
+    sheet.note(words.date, day, box, box)
+    sheet.feed(1.2)
+    reader, writer = rng.sample(words.people, 2)
+    key_box = sheet.put(sheet.left, "Dear")
+    box = sheet.put(sheet.left + sheet.width("Dear "), reader)
+    sheet.put(box[2], ",")
+    sheet.note(Key("Dear", lambda rng: reader, "name of the addressee"), reader, key_box, box)
+    sheet.feed(1.2)
+    running_text(sheet, facts=rng.randint(1, max(1, min(3, most - 3))))
+    if sheet.room >= 2:
+        closing = rng.choice(CLOSINGS)
+        key_box = sheet.put(sheet.left, closing)
+        sheet.feed()
+        box = sheet.put(sheet.left, writer)
+        sheet.note(Key(closing, lambda rng: writer, "name of the writer"), writer, key_box, box)
+
+
+def memo(sheet: SmallSheet, most: int) -> None:
+    """To, from, date under a heading, and a paragraph that states facts."""
+    rng, words = sheet.rng, sheet.words
+    sheet.title("MEMO")
+    keys = [
+        Key("To", lambda rng: rng.choice(words.people), "name of the addressee"),
+        Key("From", lambda rng: rng.choice(words.people), "name of the writer"),
+        words.date,
+    ]
+    column = sheet.left + max(sheet.width(key.label + ":") for key in keys) + 0.6 * sheet.em
+    for key in keys:
+        sheet.entry(key, key.label + ":", sheet.left, column)
+        sheet.feed()
+    sheet.y -= sheet.line
+    sheet.rule(always=True)
+    sheet.feed(1.3)
+    running_text(sheet, facts=rng.randint(1, max(1, min(3, most - 3))))
+
+
+def cards(sheet: SmallSheet, most: int) -> None:
+    """Two columns of boxes; in each box the value stands above its key."""
+    rng, words = sheet.rng, sheet.words
+    middle, height = (sheet.left + sheet.right) / 2, 2.6 * sheet.line
+    count = max(2, min(most, 2 * int((SMALL_PAGE_SIZE - sheet.y) / height + 0.4)))
+    top = sheet.y
+    for place, key in enumerate(rng.sample(words.keys, count)):
+        sheet.y = top + height * (place // 2)
+        x = middle + 3 if place % 2 else sheet.left + 3
+        value = sheet.value_that_fits(key, middle - sheet.left - 6)
+        if value is not None:
+            frame = [x - 3, sheet.y - 0.95 * sheet.em, x + middle - sheet.left - 6, sheet.y + 1.75 * sheet.em]
+            sheet.pen.rectangle(frame, outline=sheet.ink)
+            value_box = sheet.put(x, value)
+            sheet.feed()
+            sheet.note(key, value, sheet.put(x, key.label), value_box)
+
+
+def ledger(sheet: SmallSheet, most: int) -> None:
+    """A table turned on its side: names across the top, one row for each kind of number."""
+    rng, words = sheet.rng, sheet.words
+    names = rng.sample(rng.choice((words.items, words.cities, words.people)), 2)
+    columns = rng.sample(words.columns, min(len(words.columns), max(2, min(most, 6))))
+    values = [[column.value(rng) for _ in names] for column in columns]
+    boxes = sheet.grid(["", *names], [[c.label, *row] for c, row in zip(columns, values, strict=True)])
+    for column, row, row_boxes in zip(columns, values, boxes[1:], strict=True):
+        for place, name in enumerate(names):
+            note_cell(sheet, column, name, row[place], row_boxes[0], row_boxes[place + 1])
+
+
+def flush_right(sheet: SmallSheet, most: int) -> None:
+    """Values on the left, their keys at the right margin."""
+    rng = sheet.rng
+    for key in rng.sample(sheet.words.keys, max(3, min(most, sheet.room))):
+        value = sheet.value_that_fits(key, sheet.right - sheet.left - sheet.width(key.label) - sheet.em)
+        if value is not None:
+            value_box = sheet.put(sheet.left, value)
+            sheet.note(key, value, sheet.put(sheet.right, key.label, "r"), value_box)
+        sheet.feed()
+
+
+Layout = Callable[[SmallSheet, int], None]
+LAYOUTS: dict[str, Layout] = {
+    "form": form,
+    "receipt": receipt,
+    "invoice": invoice,
+    "table": table,
+    "letter": letter,
+    "memo": memo,
+}
+NEW_LAYOUTS: dict[str, Layout] = {"cards": cards, "ledger": ledger, "flush right": flush_right}
+
+
+def small_page(
+    rng: Random,
+    look: Print = CLEAN,
+    words: Vocabulary = KNOWN,
+    layouts: dict[str, Layout] = LAYOUTS,
+    most_fields: int = 12,
+) -> Page:
+    """A page of 192 x 192 pixels with about `most_fields` fields at most, at least two."""
+    kind = rng.choice(list(layouts))
+    sheet = SmallSheet(rng, look, words, kind)
+    layouts[kind](sheet, most_fields)
+    return sheet.scan()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
 
-import numpy as np
 import pandas as pd
 import seaborn as sns
 import torch
@@ -31,10 +31,13 @@ from docfloqa.reading import (
     DrawnReading,
     Phase,
     ReadingCollator,
+    Sample,
     draw_sample,
 )
 from docfloqa.style import show, use_style
 from docfloqa.tiny import FIELD_TASK, OCR_PROMPT, PIXELS_PER_CELL
+
+PAGES_AT_ONCE = 50
 
 
 def character_loss(head: nn.Conv2d, tower_output: Tensor, characters: Tensor) -> tuple[Tensor, Tensor]:
@@ -68,8 +71,11 @@ class ReadingTrainer(Trainer):
         return SequentialSampler(train_dataset or self.train_dataset)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Sum of both losses on a batch of `ReadingCollator`."""
+        """Sum of both losses on a batch of `ReadingCollator`; the characters' alone where nothing is asked."""
         characters = inputs.pop("characters")
+        if "input_ids" not in inputs:
+            states = model.model.vision_tower(inputs["pixel_values"]).last_hidden_state
+            return character_loss(model.character_head, states, characters)[0]
         seen = []
         hook = model.model.vision_tower.register_forward_hook(
             lambda _, __, output: seen.append(output.last_hidden_state)
@@ -79,37 +85,86 @@ class ReadingTrainer(Trainer):
         finally:
             hook.remove()
         dense, _ = character_loss(model.character_head, seen[0], characters)
-        loss = outputs.loss + dense
+        loss = outputs.loss + self.train_dataset.phase.character_weight * dense
         return (loss, outputs) if return_outputs else loss
+
+
+@torch.no_grad()
+def read_samples(
+    model: Florence2ForDocVQA, tokenizer: PreTrainedTokenizerFast, samples: Sequence[Sample]
+) -> pd.DataFrame:
+    """A row for every prompt of the samples: kind, font, task, text, what the model read, and whether it is right.
+
+    Answers are greedy; `task` is "line", "region" or "field".
+    """
+    batch = {name: tensor.to(model.device) for name, tensor in ReadingCollator(tokenizer)(samples).items()}
+    encoded = model.encode(
+        batch["input_ids"], batch["attention_mask"], batch["pixel_values"], batch["page_index"]
+    )
+    answers = model.generate(encoder_outputs=encoded, attention_mask=batch["attention_mask"])
+    rows = [
+        {
+            "kind": sample.page.kind,
+            "font": sample.page.font,
+            "task": "field"
+            if prompt.startswith(FIELD_TASK)
+            else "line"
+            if prompt == OCR_PROMPT
+            else "region",
+            "text": text,
+        }
+        for sample in samples
+        for prompt, text in zip(sample.prompts, sample.texts, strict=True)
+    ]
+    frame = pd.DataFrame(rows).assign(read=tokenizer.batch_decode(answers, skip_special_tokens=True))
+    return frame.assign(exact_match=frame["read"] == frame["text"])
 
 
 @torch.no_grad()
 def reading_scores(
     model: Florence2ForDocVQA, tokenizer: PreTrainedTokenizerFast, phase: Phase, images: int = 128
 ) -> dict[str, float]:
-    """Exact match in [0, 1] of greedy answers on held-out drawings as hard as the phase's last, by task."""
-    rng = Random(f"held-out-{phase.name}-{phase.seed}")
+    """What is read of held-out drawings as hard as the phase's last, in [0, 1].
+
+    `character` is the share of printed characters that the throw-away head reads right, the others are
+    the exact match of greedy answers by task.
+    """
+    rng = Random(f"held-out-{phase.draws}-{phase.seed}")
     samples = [draw_sample(rng, phase, progress=1.0) for _ in range(images)]
-    batch = {name: tensor.to(model.device) for name, tensor in ReadingCollator(tokenizer)(samples).items()}
+    batch = ReadingCollator(tokenizer)(samples)
     was_training = model.training
     model.eval()
-    encoded = model.encode(
-        batch["input_ids"], batch["attention_mask"], batch["pixel_values"], batch["page_index"]
-    )
-    answers = model.generate(encoder_outputs=encoded, attention_mask=batch["attention_mask"])
+    states = model.model.vision_tower(batch["pixel_values"].to(model.device)).last_hidden_state
+    characters = batch["characters"].to(model.device)
+    scores = {"character": character_loss(model.character_head, states, characters)[1].item()}
+    if phase.prompts_per_image:
+        read = read_samples(model, tokenizer, samples)
+        scores |= read.groupby("task")["exact_match"].mean().to_dict()
     model.train(was_training)
-    read = pd.DataFrame(
-        {
-            "task": [
-                "field" if prompt.startswith(FIELD_TASK) else "line" if prompt == OCR_PROMPT else "region"
-                for sample in samples
-                for prompt in sample.prompts
-            ],
-            "exact_match": np.array(tokenizer.batch_decode(answers, skip_special_tokens=True))
-            == np.array([text for sample in samples for text in sample.texts]),
-        }
-    )
-    return read.groupby("task").exact_match.mean().to_dict()
+    return scores
+
+
+def reading_by_kind_and_font(
+    model: Florence2ForDocVQA, tokenizer: PreTrainedTokenizerFast, pages: int = 600, seed: int = 1000
+) -> pd.DataFrame:
+    """Exact match of regions and fields on clean pages that were never trained on, by kind and by font.
+
+    The index is ("kind" or "font", which one), with a last row for all; columns are the tasks and the
+    number of prompts.
+    """
+    phase = Phase("held out", "pages", 1, 1, prompts_per_image=6, learning_rate=0.0, seed=seed)
+    rng = Random(f"by-kind-and-font-{seed}")
+    model.eval()
+    parts = []
+    for _ in tqdm(range(0, pages, PAGES_AT_ONCE), desc="reading held-out pages", unit="batch", leave=False):
+        samples = [draw_sample(rng, phase, progress=1.0) for _ in range(PAGES_AT_ONCE)]
+        parts.append(read_samples(model, tokenizer, samples))
+    read = pd.concat(parts, ignore_index=True).assign(all="pages")
+    tables = {
+        by: read.pivot_table("exact_match", by, "task", "mean").assign(prompts=read.groupby(by).size())
+        for by in ("kind", "font", "all")
+    }
+    return pd.concat(tables).rename_axis([None, None], axis=0).rename_axis(None, axis=1)
 
 
 class ReadingProgress(TrainerCallback):
@@ -176,7 +231,7 @@ def pretrain(
 
 def plot_reading(curve: pd.DataFrame) -> None:
     """Show exact match on held-out drawings over the steps of each phase, one line per task."""
-    tasks = [column for column in ("line", "field", "region") if column in curve]
+    tasks = [column for column in ("character", "line", "region", "field") if column in curve]
     long = curve.melt(["phase", "step"], tasks, "task", "exact match").dropna()
     with use_style():
         grid = sns.relplot(
@@ -186,32 +241,42 @@ def plot_reading(curve: pd.DataFrame) -> None:
             hue="task",
             style="task",
             col="phase",
+            col_wrap=3,
             kind="line",
             markers=True,
-            height=2.2,
-            aspect=1.4,
+            height=2,
+            aspect=1.1,
             facet_kws={"sharex": False},
         )
-        grid.set(ylim=(0, 1))
+        grid.set(ylim=(0, 1), ylabel="read right")
+        grid.set_titles("{col_name}")
     show(
         grid.figure,
-        caption="Exact match on held-out drawings during pretraining.",
-        alt="Exact match rising with training steps, for lines on strips and for fields and regions on pages.",
+        caption="What is read of held-out drawings during pretraining: characters, and exact match of texts.",
+        alt="Small panels, one per phase: shares read right over training steps, one line per task.",
     )
 
 
 def sample_prompts(phase: Phase) -> pd.DataFrame:
     """The prompts of the first image of a phase and the texts that answer them."""
-    sample = draw_sample(Random(f"{phase.name}-{phase.seed}-0"), phase, progress=1.0)
+    sample = draw_sample(Random(f"{phase.draws}-{phase.seed}-0"), phase, progress=1.0)
     return pd.DataFrame({"prompt": sample.prompts, "text": sample.texts})
 
 
 def save_tiny(
-    model: Florence2ForDocVQA, processor: Florence2Processor, folder: Path, curve: pd.DataFrame
+    model: Florence2ForDocVQA,
+    processor: Florence2Processor,
+    folder: Path,
+    curve: pd.DataFrame,
+    reading: pd.DataFrame,
 ) -> None:
-    """Save the pretrained model (fp16, without the character head), its processor and its learning curve."""
+    """Save the pretrained model (fp16, without the character head), its processor, and what it reads.
+
+    `pretraining.csv` is its learning curve, `reading.csv` the table of `reading_by_kind_and_font`.
+    """
     if hasattr(model, "character_head"):
         del model.character_head
     model.half().save_pretrained(folder)
     processor.save_pretrained(folder)
     curve.to_csv(folder / "pretraining.csv", index=False, float_format="%.4f")
+    reading.rename_axis(["by", "which"]).to_csv(folder / "reading.csv", float_format="%.4f")

@@ -25,13 +25,13 @@ from docfloqa.settings import Settings
 # What a run's results depend on; a test compares this with what the training code really imports.
 RUN_MODULES = (
     "batches data device evaluation fields florence freezing full_pages metrics pages paths phrases runs schema "
-    "settings synth training"
+    "settings synth training vision_cache"
 ).split()
 RUN_NOTEBOOK = "02_finetune.ipynb"
 VERSIONED = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "numpy", "pillow")
 IDENTIFYING_VERSIONS = ("torch", "transformers")
 # These say where and whether a run is made, not what it computes.
-SETTINGS_WITHOUT_EFFECT = ("study", "allow_cpu")
+SETTINGS_WITHOUT_EFFECT = ("study", "cache_gib", "allow_cpu")
 RECORD, EPOCHS, PREDICTIONS, CONTROL = "run.json", "epochs.csv", "predictions.parquet", "wrong_pages.parquet"
 COMPLETE, RUNNING, FAILED = "complete", "running", "failed"
 

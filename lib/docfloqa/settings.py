@@ -16,6 +16,7 @@ PREFIXES = ("token", "text", "none")
 PRECISIONS = ("auto", "fp32", "bf16")
 BATCHINGS = ("uniform", "by_image")
 SYNTH_SCALES = ("small", "full")
+SHIFTS = ("input", "layout", "content")
 
 
 class SettingsError(ValueError):
@@ -34,8 +35,12 @@ class Settings:
     data, validation_data: "synth", a folder of parquet files, or a hub id; None validates on `data`
     train_questions, validation_questions: how many at most, drawn by document; None takes all
     synth_*: the documents that are drawn when data is "synth"
+    synth_shift: how small drawn pages differ from those of the tiny model's pretraining: on the "input"
+        side (fonts, contrast, noise, shading, stamps), in "layout", or in "content" (words and formats)
     batching: "uniform" shuffles questions; "by_image" keeps the questions of a page in one step
     num_beams, max_new_tokens: how answers are decoded
+    vision_cache, cache_gib: whether the outputs of the frozen beginning of the vision encoder are computed
+        once and kept on disk, and how much they may take there in GiB
     allow_cpu: whether the run may go on where there is no GPU
     """
 
@@ -51,6 +56,7 @@ class Settings:
     train_questions: int | None = None
     validation_questions: int | None = None
     synth_scale: str = "small"
+    synth_shift: str = "input"
     synth_documents: int = 400
     synth_validation_documents: int = 120
     synth_seed: int = 1
@@ -65,6 +71,8 @@ class Settings:
     num_beams: int = 1
     max_new_tokens: int = 24
     eval_batch_size: int = 64
+    vision_cache: bool = True
+    cache_gib: float = 20.0
     allow_cpu: bool = True
 
     def __post_init__(self) -> None:
@@ -90,7 +98,7 @@ class Settings:
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
                 raise SettingsError(f"{name} is {value!r}; allowed is a number from {low} to {high}")
-        for name in ("learning_rate", "max_grad_norm"):
+        for name in ("learning_rate", "max_grad_norm", "cache_gib"):
             if not 0 < getattr(self, name) < math.inf:
                 raise SettingsError(f"{name} is {getattr(self, name)!r}; allowed is a positive finite number")
         for name, allowed in (
@@ -100,6 +108,7 @@ class Settings:
             ("precision", PRECISIONS),
             ("batching", BATCHINGS),
             ("synth_scale", SYNTH_SCALES),
+            ("synth_shift", SHIFTS),
         ):
             if getattr(self, name) not in allowed:
                 raise SettingsError(f"{name} is {getattr(self, name)!r}; allowed are {', '.join(allowed)}")

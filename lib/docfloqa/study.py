@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import pandas as pd
 import papermill
 from papermill.exceptions import PapermillExecutionError
@@ -19,7 +18,7 @@ from docfloqa.report import export_study
 from docfloqa.results import Study
 from docfloqa.runs import COMPLETE, git_commit, now
 from docfloqa.settings import Settings
-from docfloqa.sweep import DEFAULT_KERNEL, sweep
+from docfloqa.sweep import DEFAULT_KERNEL, settle, sweep
 
 
 class StudyError(RuntimeError):
@@ -93,10 +92,9 @@ def run_notebook(name: str, settings: Settings, parameters: dict[str, Any]) -> P
             cwd=NOTEBOOKS,
         )
     except PapermillExecutionError as error:
-        failed = part.replace(folder / f"failed-{name}.ipynb")
+        failed = settle(part, folder / f"failed-{name}.ipynb")
         raise StudyError(f"{name} stopped with {error.ename}: {error.evalue}; see {failed}") from None
-    notebook = nbformat.read(part, as_version=4)
-    notebook.metadata["docfloqa"] = {
+    about = {
         "study": settings.study,
         "date": now()[:10],
         "commit": git_commit(),
@@ -106,7 +104,6 @@ def run_notebook(name: str, settings: Settings, parameters: dict[str, Any]) -> P
             if name not in ("vision_trainable", "seed")
         },
     }
-    nbformat.write(notebook, part)
     (folder / f"failed-{name}.ipynb").unlink(missing_ok=True)
     tqdm.write(f"{name} done in {time.monotonic() - started:.0f} s")
-    return part.replace(folder / f"{name}.ipynb")
+    return settle(part, folder / f"{name}.ipynb", docfloqa=about)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
@@ -163,11 +164,22 @@ def execute_run(run: Run, slot: Slot, kernel: str | None) -> None:
         # Whatever else papermill meets, the other runs go on and the sweep tells.
         error = f"{type(failure).__name__}: {failure}"
     if part.is_file():
-        part.replace(notebook)
+        settle(part, notebook)
     after = Run(run.id, settings)
     if not after.complete:
         after.record = {**run.record, **read_record(after.folder)}
         after.fail(error)
+
+
+def settle(part: Path, place: Path, **metadata: Any) -> Path:
+    """Move an executed notebook to its place, with further metadata and without this machine's paths."""
+    notebook = nbformat.read(part, as_version=4)
+    for name in ("input_path", "output_path"):
+        if name in notebook.metadata.get("papermill", {}):
+            notebook.metadata.papermill[name] = Path(notebook.metadata.papermill[name]).name
+    notebook.metadata.update(metadata)
+    nbformat.write(notebook, part)
+    return part.replace(place)
 
 
 def check_kernel(kernel: str | None) -> str:

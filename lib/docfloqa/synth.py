@@ -14,14 +14,18 @@ from datasets import Dataset
 from tqdm.auto import tqdm
 
 from docfloqa import fields, full_pages, pages, phrases
-from docfloqa.fields import accepted_answers, question
+from docfloqa.fields import KNOWN, NEW, accepted_answers, question
 from docfloqa.full_pages import full_page
-from docfloqa.pages import WORN, Page, small_page
+from docfloqa.pages import CLEAN, LAYOUTS, NEW_LAYOUTS, WORN, Page, small_page
 from docfloqa.paths import data_folder
 from docfloqa.schema import FEATURES
 from docfloqa.settings import Settings
 
 FEWEST_QUESTIONS, MOST_QUESTIONS = 3, 6
+# What small pages are drawn with under each shift; pretraining knows CLEAN, KNOWN and LAYOUTS only.
+LOOKS = {"input": WORN, "layout": CLEAN, "content": CLEAN}
+WORDS = {"input": KNOWN, "layout": KNOWN, "content": NEW}
+KINDS = {"input": LAYOUTS, "layout": NEW_LAYOUTS, "content": LAYOUTS}
 
 
 def synth_folder(settings: Settings) -> Path:
@@ -32,19 +36,21 @@ def synth_folder(settings: Settings) -> Path:
     """
     key = {
         "scale": settings.synth_scale,
+        "shift": settings.synth_shift,
         "seed": settings.synth_seed,
         "train": settings.synth_documents,
         "validation": settings.synth_validation_documents,
     }
     code = "".join(Path(module.__file__).read_text() for module in (fields, pages, phrases, full_pages))
     code += Path(__file__).read_text()
+    drawing = drawing_of(settings)
     checksum = hashlib.sha256((json.dumps(key) + code).encode()).hexdigest()[:12]
-    folder = data_folder() / "synthdocvqa" / f"{settings.synth_scale}-{settings.synth_seed}-{checksum}"
+    folder = data_folder() / "synthdocvqa" / f"{drawing}-{settings.synth_seed}-{checksum}"
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
         part = Path(mkdtemp(prefix=".part-", dir=folder.parent))
         for split in ("train", "validation"):
-            write_split(part, split, settings.synth_scale, settings.synth_seed, key[split])
+            write_split(part, split, drawing, settings.synth_seed, key[split])
         try:
             part.rename(folder)
         except OSError:
@@ -53,16 +59,42 @@ def synth_folder(settings: Settings) -> Path:
     return folder
 
 
-def write_split(folder: Path, split: str, scale: str, seed: int, documents: int) -> None:
-    """Draw the documents of a split and write them as `<split>-00000-of-00001.parquet`.
+def drawing_of(settings: Settings) -> str:
+    """What is drawn: "full" for full-size pages, else the shift of the small ones."""
+    return "full" if settings.synth_scale == "full" else settings.synth_shift
+
+
+def page_seed(drawing: str, seed: int, split: str, document: int) -> Random:
+    """The random numbers that a document is drawn from."""
+    return Random(f"{drawing}-{seed}-{split}-{document}")
+
+
+def draw_page(rng: Random, drawing: str) -> Page:
+    """A full-size page for "full", else a small page under one of the shifts."""
+    if drawing == "full":
+        return full_page(rng)
+    return small_page(rng, LOOKS[drawing], WORDS[drawing], KINDS[drawing])
+
+
+def words_per_page(settings: Settings, pages: int = 200) -> float | None:
+    """Mean number of printed words on the first training pages; None where the data is not drawn."""
+    if settings.data != "synth":
+        return None
+    drawing = drawing_of(settings)
+    places = range(min(pages, settings.synth_documents))
+    counts = [draw_page(page_seed(drawing, settings.synth_seed, "train", n), drawing).words for n in places]
+    return sum(counts) / len(counts)
+
+
+def write_split(folder: Path, split: str, drawing: str, seed: int, documents: int) -> None:
+    """Draw the documents of a split (see `draw_page`) and write them as `<split>-00000-of-00001.parquet`.
 
     The same arguments give the same bytes; documents of different splits are drawn independently.
     """
     rows = []
     for document in tqdm(range(documents), desc=f"drawing {split}", unit="page", leave=False):
-        rng = Random(f"{scale}-{seed}-{split}-{document}")
-        page = full_page(rng) if scale == "full" else small_page(rng, WORN)
-        rows += document_rows(rng, page, split, document)
+        rng = page_seed(drawing, seed, split, document)
+        rows += document_rows(rng, draw_page(rng, drawing), split, document)
     Dataset.from_list(rows, features=FEATURES).to_parquet(folder / f"{split}-00000-of-00001.parquet")
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from importlib.resources import files
+from itertools import combinations
 from typing import Any
 
 import pandas as pd
+from statsmodels.stats.multitest import multipletests
 
+from docfloqa.comparisons import KEYS, PairedDifference, paired_difference
 from docfloqa.markup import NO_BREAK, flat
 from docfloqa.metrics import METRICS
 from docfloqa.results import Study
@@ -123,6 +127,47 @@ def seed_spread(study: Study) -> pd.DataFrame:
     frame.index = pd.Index(frame.index.map(percent), name="ratio")
     frame.columns = ["seeds", "mean ANLS (%)", "standard deviation"]
     return frame if frame["seeds"].max() > 1 else frame.iloc[:0]
+
+
+def paired_differences(study: Study, metric: str = "anls") -> Iterator[tuple[float, float, PairedDifference]]:
+    """Every two ratios, the lower one first, and what the higher one has more after the last epoch.
+
+    Only seeds that both have are compared; two ratios without a common seed are left out. On a single
+    document nothing is compared.
+    """
+    answers = last_epoch(study.predictions)[[RATIO, *KEYS, metric]]
+    if answers["document_id"].nunique() < 2:
+        return
+    for low, high in combinations(sorted(answers[RATIO].unique()), 2):
+        pair = [answers[answers[RATIO] == ratio] for ratio in (low, high)]
+        common = set(pair[0]["seed"]) & set(pair[1]["seed"])
+        if common:
+            yield low, high, paired_difference(*(side[side["seed"].isin(common)] for side in pair), metric)
+
+
+def holm(pairs: Sequence[tuple[float, float, PairedDifference]]) -> list[float]:
+    """The p-values of `paired_differences` after Holm's correction for as many comparisons as there are."""
+    p_values = [difference.p_value() for *_, difference in pairs]
+    return multipletests(p_values, method="holm")[1].tolist() if p_values else []
+
+
+def comparisons(study: Study) -> pd.DataFrame:
+    """Paired differences in ANLS after the last epoch between every two ratios, in points, as text.
+
+    Interval and p-value (Holm's correction over the pairs) are over documents and, with several seeds,
+    over seeds; the smallest difference is what would be found with probability 0.8 at the same spread.
+    """
+    pairs = list(paired_differences(study))
+    rows = {}
+    for (low, high, difference), p_value in zip(pairs, holm(pairs), strict=True):
+        rows[f"{percent(high)} less {percent(low)}"] = {
+            "difference [95 %]": difference.interval().format(100),
+            "p (Holm)": "< 0.001" if p_value < 0.001 else f"{p_value:.3f}",
+            "standard error, documents": number(100 * difference.over_documents, 2),
+            "added by seeds": number(100 * difference.over_seeds, 2) if difference.seeds > 1 else NONE,
+            "smallest difference that can be shown": number(100 * difference.smallest_detectable(), 1),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("ANLS, points")
 
 
 def by_question_type(study: Study) -> pd.DataFrame:

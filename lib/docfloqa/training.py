@@ -17,13 +17,14 @@ from transformers import (
 )
 from transformers.trainer_utils import get_last_checkpoint
 
-from docfloqa.batches import EpochSampler, QuestionCollator
+from docfloqa.batches import EpochSampler, Pages, QuestionCollator
 from docfloqa.device import compute_device, describe_device, peak_memory, uses_bf16
 from docfloqa.evaluation import evaluate
 from docfloqa.florence import Florence2ForDocVQA
 from docfloqa.freezing import Freezing
 from docfloqa.runs import Run
 from docfloqa.settings import Settings
+from docfloqa.vision_cache import cache_states
 
 
 class DivergedError(RuntimeError):
@@ -86,14 +87,16 @@ class DocVQATrainer(Seq2SeqTrainer):
     ):
         settings = run.settings
         self.run, self.settings, self.freezing, self.checks = run, settings, freezing, checks
-        self.training_collator, self.validation_collator = (
-            QuestionCollator(dataset[split], model, processor, settings.prefix)
-            for split in ("train", "validation")
-        )
-        self.control_collator = QuestionCollator(
-            dataset["validation"], model, processor, settings.prefix, wrong_pages=True
+        model.to(compute_device())
+        images = {split: Pages(dataset[split], processor) for split in dataset}
+        pages = cache_states(images, model, freezing.frozen_prefix, settings)
+        self.training_collator, self.validation_collator, self.control_collator = (
+            QuestionCollator(dataset[split], model, processor, settings.prefix, pages[split], wrong_pages)
+            for split, wrong_pages in (("train", False), ("validation", False), ("validation", True))
         )
         self.loss_sum, self.loss_tokens, self.epoch_started = 0.0, 0, 0.0
+        # As if begun earlier by what the legs before an interruption took.
+        self.started = time.perf_counter() - run.record.get("seconds", 0.0)
         self.progress = RunProgress(self)
         super().__init__(
             model=model,
@@ -115,7 +118,6 @@ class DocVQATrainer(Seq2SeqTrainer):
         run = self.run
         if run.complete:
             return run
-        started = time.perf_counter()
         run.start(device=describe_device(), freezing=vars(self.freezing), data_checks=self.checks)
         if not run.has_epoch(0):
             self.evaluate()
@@ -125,9 +127,13 @@ class DocVQATrainer(Seq2SeqTrainer):
         run.save_control(evaluate(self.model, self.control_collator, self.settings))
         self.model.save_pretrained(run.folder / "model")
         self.processing_class.save_pretrained(run.folder / "model")
-        seconds = run.record.get("seconds", 0.0) + time.perf_counter() - started
-        run.finish(seconds=round(seconds, 1), peak_memory=peak_memory())
+        self.model.vision_start = 0
+        run.finish(seconds=self.seconds(), peak_memory=peak_memory())
         return run
+
+    def seconds(self) -> float:
+        """How long the run has taken so far, whatever was lost to an interruption left out."""
+        return round(time.perf_counter() - self.started, 1)
 
     def evaluate(self, *args, **kwargs) -> dict[str, float]:
         """Answer every validation question, keep the epoch in the run, and return its figures."""
@@ -146,6 +152,7 @@ class DocVQATrainer(Seq2SeqTrainer):
         evaluation_seconds = round(time.perf_counter() - started, 3)
         row = self.run.save_epoch(epoch, predictions, **training, evaluation_seconds=evaluation_seconds)
         metrics = {f"eval_{name}": value for name, value in row.items() if name != "epoch"}
+        self.run.update(seconds=self.seconds())
         self.log(metrics)
         self.progress.show(row)
         return metrics
