@@ -31,6 +31,7 @@ ship: $(VENV)/installed
 	for shift in layout content; do \
 		$(BIN)/python -m docfloqa study --name shipped-$$shift --settings "{\"synth_shift\": \"$$shift\"}" || exit 1; \
 	done
+	$(BIN)/python -m docfloqa report --name shipped --beside shipped-layout shipped-content
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest

@@ -21,8 +21,8 @@ from docfloqa.study import make_study
 from docfloqa.sweep import Slot, SweepError, available_slots, plan, sweep
 
 FIGURES = (
-    "ablation_metrics compare_finetune data_distributions data_samples epoch_progress model_pipeline model_view "
-    "qualitative_examples training_validation_metrics val_loss_curve"
+    "ablation_metrics across_studies compare_finetune data_distributions data_samples epoch_progress "
+    "model_pipeline model_view qualitative_examples training_validation_metrics val_loss_curve"
 ).split()
 
 

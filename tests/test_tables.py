@@ -153,6 +153,28 @@ def test_with_one_seed_nothing_is_added_by_seeds(alone):
     assert tables.comparisons(alone).empty
 
 
+def test_the_summary_holds_what_the_other_tables_say(study):
+    frame = tables.summary(study)
+    assert frame.index.tolist() == ["before training", "0 %", "33 %", "66 %", "100 %"]
+    ablation = tables.freezing_ablation(study)["ANLS (%)", "ours"].tolist()
+    assert frame["ANLS (%)"].tolist()[1:] == ablation
+    assert frame.iloc[1:, 3].tolist() == tables.page_use(study).iloc[:, 1].tolist()
+    assert frame["share of parameters"].tolist() == ["–", "0 %", "51.2 %", "79.2 %", "100 %"]
+
+
+def test_studies_stand_side_by_side_whatever_their_ratios(study, alone):
+    frame = tables.across([study, alone])
+    assert list(frame) == [study.name, alone.name]
+    assert frame[study.name].tolist() == tables.summary(study)["ANLS (%)"].tolist()
+    only = tables.summary(alone).index.tolist()
+    assert (frame[alone.name] != "–").tolist() == [row in only for row in frame.index]
+    names = {path.name for path in findings.write_tables(study, [alone])}
+    assert {"across.csv", "across.md", "across.tex"} <= names
+    reports_folder(study.name).joinpath("tables", "across.csv").unlink()
+    for suffix in ("md", "tex"):
+        reports_folder(study.name).joinpath("tables", f"across.{suffix}").unlink()
+
+
 def test_by_question_type_counts_a_question_in_each_of_its_types(study):
     frame = tables.by_question_type(study)
     # Of four questions a document has, the first and the last are of the first type; the third has two types.
@@ -287,7 +309,9 @@ def test_latex_cells_are_plain_text():
 def test_all_tables_are_written_whole(study):
     paths = findings.write_tables(study)
     folder = reports_folder("tables") / "tables"
-    names = "finetuning_curve freezing_ablation page_use costs seed_spread by_question_type comparisons claims".split()
+    names = (
+        "finetuning_curve freezing_ablation summary comparisons page_use costs seed_spread by_question_type claims"
+    ).split()
     expected = {f"{name}.{suffix}" for name in names for suffix in ("csv", "md", "tex")} | {"scores.csv"}
     assert {path.name for path in paths} == {path.name for path in folder.iterdir()} == expected
     with (folder / "by_question_type.csv").open(newline="") as file:

@@ -39,6 +39,7 @@ def parser() -> argparse.ArgumentParser:
         "report", help="analyse and export again", epilog="example: docfloqa report --name embedded"
     )
     command.add_argument("--name", default="embedded", help="name of the study")
+    command.add_argument("--beside", nargs="*", default=[], help="studies whose scores are set beside it")
     return top
 
 
@@ -84,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     try:
         if settings is None:
-            for path in report_study(arguments.name):
+            for path in report_study(arguments.name, arguments.beside):
                 print(path)
             return 0
         if arguments.verb == "sweep":

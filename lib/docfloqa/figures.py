@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,25 @@ def ablation_metrics(study: Study) -> Figure:
     _percent_axis(axes.flat[:-1])
     axes.flat[-1].margins(y=0.15)
     figure.supxlabel(f"vision encoder trained (%): above in {study.settings.unit}s, below in parameters")
+    return figure
+
+
+@styled
+def across_studies(studies: Sequence[Study]) -> Figure:
+    """ANLS after the last epoch by ratio, a panel for every study, with 95 % intervals; dashed: before training."""
+    figure, axes = _figure(TWO_COLUMNS, 2.1, 1, len(studies), sharey=True)
+    for ax, study in zip(axes.flat, studies, strict=True):
+        table = scores(study).query("metric == 'anls'")
+        last = last_epoch(table)
+        for place, row in enumerate(last.itertuples()):
+            _point(ax, place, row, vertical=True, **mark(row.vision_trainable))
+        ax.axhline(100 * table["estimate"].iloc[0], color=GREY, linestyle="--", linewidth=0.8)
+        ax.set_title(study.name)
+        ax.set_xlim(-0.5, len(last) - 0.5)
+        ax.set_xticks(range(len(last)), [percent(ratio) for ratio in last[RATIO]])
+    _percent_axis(axes)
+    axes[0, 0].set_ylabel("ANLS (%)")
+    figure.supxlabel("vision encoder trained")
     return figure
 
 

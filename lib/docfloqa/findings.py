@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -17,6 +18,7 @@ from docfloqa.stats import Interval, interval_table, share_interval
 from docfloqa.tables import (
     PUBLISHED,
     RATIO,
+    across,
     by_question_type,
     comparisons,
     costs,
@@ -31,6 +33,7 @@ from docfloqa.tables import (
     percent,
     scores,
     seed_spread,
+    summary,
     texts,
     vision_shares,
 )
@@ -114,29 +117,36 @@ def claims(study: Study) -> pd.DataFrame:
     return pd.DataFrame(evidence.items(), columns=["claim", "what the evidence says"])
 
 
-def write_tables(study: Study) -> list[Path]:
+def write_tables(study: Study, beside: Sequence[Study] = ()) -> list[Path]:
     """Write the tables to `reports/<study>/tables/` as CSV, Markdown and LaTeX (booktabs); returns the files.
 
-    `scores`, whose numbers are not rounded, is written as CSV only; a table without rows is not written.
+    `scores`, whose numbers are not rounded, is written as CSV only; `across` where other studies are set
+    beside this one; a table without rows is not written.
     """
+    frames = {
+        table.__name__: table(study)
+        for table in (
+            finetuning_curve,
+            freezing_ablation,
+            summary,
+            comparisons,
+            page_use,
+            costs,
+            seed_spread,
+            by_question_type,
+            claims,
+            scores,
+        )
+    }
+    if beside:
+        frames["across"] = across([study, *beside])
     written = []
-    for table in (
-        finetuning_curve,
-        freezing_ablation,
-        comparisons,
-        page_use,
-        costs,
-        seed_spread,
-        by_question_type,
-        claims,
-        scores,
-    ):
-        frame = table(study)
+    for name, frame in frames.items():
         contents = {"csv": frame.to_csv(index=frame.index.name is not None).replace(NO_BREAK, " ")}
-        if table is not scores:
+        if name != "scores":
             contents |= {"md": to_markdown(frame), "tex": to_latex(frame)}
         for suffix, content in contents.items() if len(frame) else ():
-            written.append(reports_folder(study.name) / "tables" / f"{table.__name__}.{suffix}")
+            written.append(reports_folder(study.name) / "tables" / f"{name}.{suffix}")
             write_whole(written[-1], content)
     return written
 

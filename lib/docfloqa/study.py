@@ -61,13 +61,14 @@ def make_study(
     return Outcome(runs, report_study(settings.study))
 
 
-def report_study(name: str) -> list[Path]:
+def report_study(name: str, beside: Sequence[str] = ()) -> list[Path]:
     """Analyse a study's complete runs and export its executed notebooks as HTML and PDF; returns the files.
 
-    Raises `ResultsError` when the study has no complete run.
+    The scores of the studies named in `beside` are set beside it. Raises `ResultsError` when one of these
+    studies has no complete run.
     """
-    study = Study.load(name)
-    run_notebook("04_analyze", study.settings, {"study": name})
+    study, *_ = (Study.load(each) for each in (name, *beside))
+    run_notebook("04_analyze", study.settings, {"study": name, "beside": " ".join(beside)})
     return export_study(reports_folder(name))
 
 

@@ -170,6 +170,34 @@ def comparisons(study: Study) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("ANLS, points")
 
 
+def summary(study: Study) -> pd.DataFrame:
+    """ANLS and exact match in percent before and after training, by ratio, as text; intervals over documents."""
+    table = scores(study).query("metric in ['anls', 'exact_match']")
+    table = table.assign(text=texts(table)).pivot(index=[RATIO, "epoch"], columns="metric", values="text")
+    last = table.index.get_level_values("epoch").max()
+    frame = table.xs(last, level="epoch")
+    frame = frame.rename(columns={"anls": "ANLS (%)", "exact_match": "exact match (%)"}).rename_axis(
+        columns=None
+    )
+    frame["ANLS, another document's page (%)"] = page_use(study)[PAGE_USE["wrong"]].to_numpy()
+    spread = seed_spread(study)
+    if len(spread):
+        frame["ANLS, standard deviation over seeds"] = spread["standard deviation"].to_numpy()
+    frame.insert(0, "share of parameters", vision_shares(study).map(percent))
+    frame.index = pd.Index(frame.index.map(percent), name=f"vision {study.settings.unit}s trained")
+    before = dict.fromkeys(frame.columns, NONE)
+    before |= {frame.columns[1]: table["anls"].iloc[0], frame.columns[2]: table["exact_match"].iloc[0]}
+    return pd.concat([pd.DataFrame(before, index=["before training"]), frame]).rename_axis(frame.index.name)
+
+
+def across(studies: Sequence[Study]) -> pd.DataFrame:
+    """ANLS in percent before training and after the last epoch by ratio, a column for every study, as text."""
+    columns = {study.name: summary(study)["ANLS (%)"] for study in studies}
+    # Unlike sets of ratios would otherwise be sorted as text.
+    order = dict.fromkeys(row for column in columns.values() for row in column.index)
+    return pd.DataFrame(columns).reindex(order).fillna(NONE).rename_axis("vision encoder trained")
+
+
 def by_question_type(study: Study) -> pd.DataFrame:
     """ANLS in percent after the last epoch by question type and ratio, with the questions of each type.
 

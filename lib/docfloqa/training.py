@@ -54,6 +54,7 @@ def training_arguments(settings: Settings, run: Run) -> Seq2SeqTrainingArguments
         learning_rate=settings.learning_rate,
         lr_scheduler_type="linear",
         warmup_steps=settings.warmup_steps,
+        optim="adamw_torch_fused",
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm,
         seed=settings.seed,
