@@ -9,6 +9,7 @@ import torch
 from docfloqa import vision_cache
 from docfloqa.batches import Pages, QuestionCollator
 from docfloqa.data import data_checksum
+from docfloqa.device import autocast
 from docfloqa.florence import load_florence, vision_sub_blocks
 from docfloqa.freezing import freeze
 from docfloqa.runs import Run, weights_checksum
@@ -17,8 +18,15 @@ from docfloqa.training import DocVQATrainer
 from docfloqa.vision_cache import CachedPages, cache_folder, cache_states
 
 
-def losses_and_answers(settings: Settings, dataset, monkeypatch) -> tuple[list[float], list[str]]:
-    """The loss of every step and the last epoch's answers of a run."""
+def filled(*args) -> CachedPages:
+    """Cached pages whose states are all on the disk."""
+    states = CachedPages(*args)
+    states.fill()
+    return states
+
+
+def losses_and_answers(settings: Settings, dataset, monkeypatch) -> tuple[list[float], list[str], int]:
+    """The loss of every step and all answers of a run, and how many sub-blocks it had cached."""
     model, processor = load_florence(settings.model)
     weights = weights_checksum(model)
     freezing = freeze(model, settings.vision_trainable, settings.unit)
@@ -34,18 +42,22 @@ def losses_and_answers(settings: Settings, dataset, monkeypatch) -> tuple[list[f
         return loss
 
     monkeypatch.setattr(trainer, "compute_loss", recorded)
-    return losses, trainer.fit().predictions()["prediction"].tolist()
+    run = trainer.fit()
+    assert (
+        trainer.model.vision_start == 0 and trainer.validation_collator.states is trainer.images["validation"]
+    )
+    return losses, run.predictions()["prediction"].tolist(), run.record["cached_sub_blocks"]
 
 
 @pytest.mark.parametrize("unit", UNITS)
 @pytest.mark.parametrize("ratio", [0.0, 0.33, 0.66, 1.0])
 def test_fifty_steps_with_and_without_the_cache_agree(ratio, unit, dataset, output, monkeypatch):
     settings = Settings.profile("smoke", vision_trainable=ratio, unit=unit, batch_size=5, epochs=8)
-    cached, answers = losses_and_answers(settings, dataset, monkeypatch)
-    plain, same = losses_and_answers(settings.replace(vision_cache=False), dataset, monkeypatch)
+    cached, answers, sub_blocks = losses_and_answers(settings, dataset, monkeypatch)
+    plain, same, none = losses_and_answers(settings.replace(vision_cache=False), dataset, monkeypatch)
     assert len(cached) >= 50 and cached == pytest.approx(plain, rel=1e-5)
     assert answers == same
-    assert cache_folder().is_dir() == (ratio < 1)
+    assert none == 0 and (sub_blocks > 0) == (ratio < 1)
 
 
 @pytest.fixture
@@ -67,22 +79,25 @@ def test_the_model_goes_on_from_the_states(tiny, pages, dataset, smoke, output):
             states = cache_states({"train": pages}, model, boundary, smoke)["train"]
             batch = QuestionCollator(dataset["train"], model, processor, "token", states)(places.tolist())
             batch.pop("places")
-            assert model.vision_start == boundary and batch["pixel_values"].shape[1] > 3
+            assert batch["pixel_values"].shape[1] > 3
+            model.vision_start = boundary
             assert torch.allclose(model(**batch).logits, expected, atol=1e-4)
             model.vision_start = 0
 
 
 def test_runs_with_the_same_prefix_share_it(tiny, pages, smoke, output):
-    CachedPages(pages, tiny[0], 3, smoke)
+    filled(pages, tiny[0], 3, smoke)
     before = files()
     with torch.no_grad():
         tiny[0].lm_head.weight.add_(1)
-    CachedPages(pages, tiny[0], 3, smoke)
+    filled(pages, tiny[0], 3, smoke)
     assert files() == before
 
 
-@pytest.mark.parametrize("changed", ["a frozen weight", "the boundary", "the precision", "the image size"])
-def test_a_stale_entry_is_never_read(tiny, pages, smoke, output, changed):
+@pytest.mark.parametrize(
+    "changed", ["a frozen weight", "the boundary", "the precision", "the image size", "a library", "the code"]
+)
+def test_a_stale_entry_is_never_read(tiny, pages, smoke, output, changed, monkeypatch):
     model = tiny[0]
     first = CachedPages(pages, model, 2, smoke)
     boundary, settings = 2, smoke
@@ -93,35 +108,68 @@ def test_a_stale_entry_is_never_read(tiny, pages, smoke, output, changed):
         boundary = 1
     elif changed == "the precision":
         settings = smoke.replace(precision="bf16")
+    elif changed == "a library":
+        monkeypatch.setattr(vision_cache, "version", lambda package: "0")
+    elif changed == "the code":
+        other = output / "code.py"
+        other.write_text("")
+        monkeypatch.setattr(vision_cache.batches, "__file__", str(other))
     else:
         pages.processor.image_processor.size = {"height": 96, "width": 96}
     second = CachedPages(pages, model, boundary, settings)
-    assert not {path for path, _ in first.files.values()} & {path for path, _ in second.files.values()}
+    assert not set(first.chunks) & set(second.chunks)
 
 
 def test_a_broken_file_is_named_and_made_again(tiny, pages, smoke, output):
-    states = CachedPages(pages, tiny[0], 2, smoke)
+    states = filled(pages, tiny[0], 2, smoke)
     page, (path, _) = next(iter(states.files.items()))
     good = states[page]
     for content in (b"", path.read_bytes()[:200], b"not an array"):
         path.write_bytes(content)
         with pytest.warns(UserWarning, match=f"{path.name} cannot be read .* it is made again"):
-            again = CachedPages(pages, tiny[0], 2, smoke)
+            again = filled(pages, tiny[0], 2, smoke)
         assert torch.equal(again[page], good)
 
 
 def test_states_that_do_not_fit_are_not_cached(tiny, pages, smoke, output, monkeypatch):
-    with pytest.warns(UserWarning, match=r"limit \(cache_gib\) is 0.0001 GiB .* going on without a cache"):
-        splits = cache_states({"train": pages}, tiny[0], 3, smoke.replace(cache_gib=1e-4))
-    assert splits["train"] is pages and tiny[0].vision_start == 0
+    splits = {"train": pages}
+    with pytest.warns(UserWarning, match=r"of at most 0.0001 \(cache_gib\) .* going on without a cache"):
+        assert cache_states(splits, tiny[0], 3, smoke.replace(cache_gib=1e-4)) is splits
     usage = namedtuple("usage", "free")(vision_cache.SPARE_BYTES + 10)
     monkeypatch.setattr(vision_cache.shutil, "disk_usage", lambda path: usage)
     with pytest.warns(UserWarning, match="0.00 GiB are free"):
-        assert cache_states({"train": pages}, tiny[0], 3, smoke)["train"] is pages
+        assert cache_states(splits, tiny[0], 3, smoke) is splits
     assert not list(cache_folder().iterdir())
 
 
+def test_a_full_disk_still_reads_what_is_there(tiny, pages, smoke, output, monkeypatch):
+    splits = {"train": pages}
+    assert cache_states(splits, tiny[0], 3, smoke) is not splits
+    monkeypatch.setattr(vision_cache.shutil, "disk_usage", lambda path: namedtuple("usage", "free")(0))
+    assert cache_states(splits, tiny[0], 3, smoke.replace(cache_gib=1e-4)) is not splits
+
+
+def test_a_disk_that_fills_up_meanwhile_costs_the_cache_only(tiny, pages, smoke, output, monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(vision_cache, "write_whole", full)
+    splits = {"train": pages}
+    with pytest.warns(UserWarning, match="cannot be written: .*No space left on device"):
+        assert cache_states(splits, tiny[0], 3, smoke) is splits
+
+
+def test_bf16_states_are_kept_as_they_are(tiny, pages, smoke, output):
+    model, settings = tiny[0], smoke.replace(precision="bf16")
+    states = filled(pages, model, 4, settings)
+    page = pages.of_question[0]
+    with torch.no_grad(), autocast(settings):
+        chunk = torch.stack([pages[name] for name in next(iter(states.chunks.values()))])
+        expected = model.vision_states(chunk, 0, 4)[0]
+    assert states[page].dtype == expected.dtype and torch.equal(states[page], expected)
+
+
 def test_states_are_as_many_as_distinct_pages(tiny, pages, smoke, output):
-    states = CachedPages(pages, tiny[0], 2, smoke)
-    stored = sum(len(np.load(path)) for path in {path for path, _ in states.files.values()})
+    states = filled(pages, tiny[0], 2, smoke)
+    stored = sum(len(np.load(path)) for path in states.chunks)
     assert stored == len(set(pages.of_question)) < len(pages.of_question)

@@ -21,8 +21,7 @@ from docfloqa.settings import SHIFTS
 from docfloqa.style import show, use_style
 from docfloqa.synth import draw_page
 
-# Tanaka et al., VisualMRC (AAAI 2021), table 1: measured on all splits; lengths in NLTK tokens, unique answers
-# among the majority answers of training and validation. Pages and questions: Mathew et al. (WACV 2021).
+# Tanaka et al., VisualMRC (AAAI 2021), table 1; lengths in NLTK tokens. Pages and questions: Mathew et al. (WACV 2021).
 DOCVQA_STATISTICS = {
     "pages": 12_767,
     "questions": 50_000,
@@ -30,8 +29,6 @@ DOCVQA_STATISTICS = {
     "words per page": 182.75,
     "words per question": 9.49,
     "words per answer": 2.43,
-    "unique questions (%)": 100 * 36_170 / 50_000,
-    "unique answers (%)": 64.29,
 }
 SPLIT_COLOURS = {"train": "#004488", "validation": "#DDAA33"}
 
@@ -72,7 +69,6 @@ def beside_docvqa(asked: pd.DataFrame, words_per_page: float | None) -> pd.DataF
 
     `words_per_page` is None where nobody has counted the words of the pages.
     """
-    first_answers = asked["answers"].str[0]
     ours = {
         "pages": asked["page"].nunique(),
         "questions": len(asked),
@@ -80,8 +76,6 @@ def beside_docvqa(asked: pd.DataFrame, words_per_page: float | None) -> pd.DataF
         "words per page": words_per_page,
         "words per question": asked["question_words"].mean(),
         "words per answer": asked["answer_words"].mean(),
-        "unique questions (%)": 100 * asked["question"].nunique() / len(asked),
-        "unique answers (%)": 100 * first_answers.nunique() / len(asked),
     }
     table = pd.DataFrame({"here": ours, "DocVQA": DOCVQA_STATISTICS}, dtype=float)
     return table.map(lambda value: "–" if np.isnan(value) else f"{value:,.2f}".rstrip("0").rstrip("."))
@@ -157,7 +151,7 @@ def plot_samples(rows: Dataset, count: int = 4) -> Figure:
     return figure
 
 
-def plot_drawings(what: str, columns: int = 6, seed: int = 0) -> None:
+def plot_drawings(what: str, seed: int = 0) -> None:
     """Show small drawn pages: each kind as printed in "pretraining", or a row of pages for each of the "shifts".
 
     Raises `ValueError` for anything else.
@@ -168,11 +162,11 @@ def plot_drawings(what: str, columns: int = 6, seed: int = 0) -> None:
         rows = {"": [small_page(Random(f"{seed}-{kind}"), layouts={kind: LAYOUTS[kind]}) for kind in LAYOUTS]}
     else:
         rows = {
-            shift: [draw_page(Random(f"{seed}-{shift}-{place}"), shift) for place in range(columns)]
+            shift: [draw_page(Random(f"{seed}-{shift}-{place}"), shift) for place in range(len(LAYOUTS))]
             for shift in SHIFTS
         }
     with use_style():
-        figure, axes = plt.subplots(len(rows), columns, figsize=(7, 1.25 * len(rows)), squeeze=False)
+        figure, axes = plt.subplots(len(rows), len(LAYOUTS), figsize=(7, 1.25 * len(rows)), squeeze=False)
         for line, (name, pages) in zip(axes, rows.items(), strict=True):
             line[0].set_ylabel(name)
             for axis, page in zip(line, pages, strict=True):

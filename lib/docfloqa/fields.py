@@ -99,8 +99,19 @@ KEYS = (
     Key("Age", lambda rng: number(rng, 2, 2), "age"),
     Key("Buyer", lambda rng: rng.choice(FIRST_NAMES), "name of the buyer"),
 )
-TITLE_KEY_TYPE = "layout"
-TITLE_KEY = Key("Title", lambda rng: rng.choice(TITLES), "title", TITLE_KEY_TYPE)
+LAYOUT = "layout"
+TITLE_KEY = Key("Title", lambda rng: rng.choice(TITLES), "title", LAYOUT)
+
+
+@dataclass(frozen=True)
+class Printed:
+    """The `value` of a key that one page alone has: whatever the draw, it is what is printed there."""
+
+    text: str
+
+    def __call__(self, rng: Random) -> str:
+        """The printed text; nothing is drawn."""
+        return self.text
 
 
 def item_key(item: str, amount: Callable[[Random], str] = money) -> Key:
@@ -151,9 +162,9 @@ class Vocabulary:
     bill_columns: tuple[Key, ...]
 
 
-def labelled(label: str) -> Key:
-    """The key of `KEYS` with a label."""
-    return next(key for key in KEYS if key.label == label)
+def labelled(label: str, keys: Sequence[Key] = KEYS) -> Key:
+    """The key with a label."""
+    return next(key for key in keys if key.label == label)
 
 
 KNOWN = Vocabulary(
@@ -219,12 +230,12 @@ NEW = Vocabulary(
     people=NEW_PEOPLE,
     cities=NEW_CITIES,
     companies=[f"{name} Ltd" for name in "Abbott Barker Cole Dunn Emery Frost Gibbs Hale Ivory Judd".split()],
-    date=NEW_KEYS[2],
+    date=labelled("Issued", NEW_KEYS),
     total=Key("Sum", euros, "sum"),
-    identifiers=(NEW_KEYS[1], NEW_KEYS[8]),
+    identifiers=(labelled("Serial", NEW_KEYS), labelled("Batch", NEW_KEYS)),
     columns=(
         Key("Hours", lambda rng: number(rng, 1, 3), "hours"),
-        Key("Rate", NEW_KEYS[12].value, "rate"),
+        Key("Rate", labelled("Rate", NEW_KEYS).value, "rate"),
         Key("Cost", euros, "cost"),
         Key("Lost", lambda rng: number(rng, 1, 4), "number lost"),
     ),

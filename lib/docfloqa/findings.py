@@ -33,6 +33,7 @@ from docfloqa.tables import (
     percent,
     scores,
     seed_spread,
+    smallest_of_all,
     summary,
     texts,
     vision_shares,
@@ -177,7 +178,7 @@ def _comparison(study: Study) -> str:
             clear.append(f"{percent(above)} above {percent(below)} by {100 * size:.1f} points")
         else:
             together.append(" and ".join(map(percent, (low, high))))
-    smallest = max(difference.smallest_detectable() for *_, difference in pairs)
+    smallest = max(smallest_of_all(difference, len(pairs)) for *_, difference in pairs)
     return (
         (
             f"Distinguished (paired, p < {SIGNIFICANT} after Holm's correction): {', '.join(clear)}. "
@@ -185,7 +186,7 @@ def _comparison(study: Study) -> str:
             else ""
         )
         + (f"Cannot be distinguished: {', '.join(together)}. " if together else "")
-        + f"Differences below {100 * smallest:.1f} points could have been missed in at least one pair."
+        + f"True differences below {100 * smallest:.1f} points would often be missed in at least one pair."
     )
 
 
@@ -198,8 +199,10 @@ def _scope(study: Study) -> str:
     return (
         f"This is about {model} with {study.runs['parameters'].iloc[0]:,} parameters, trained with "
         f"{_counted(counts['seed'], 'seed')}, and {_counted(counts['question_id'], 'question')} on "
-        f"{_counted(counts['document_id'], drawn + 'document')}; the intervals (95 %) are over documents and "
-        "say nothing about other seeds."
+        f"{_counted(counts['document_id'], drawn + 'document')}; the interval of one ratio (95 %) is "
+        "over documents and says nothing about other seeds, comparisons "
+        + ("are over both." if counts["seed"] > 1 else "neither.")
+        + " A seed is an order of the training questions: starting weights and documents are the same for all."
         + (f" Planned runs that are missing: {len(study.missing)}." if study.missing else "")
     )
 

@@ -10,9 +10,9 @@ from random import Random
 from PIL import Image, ImageChops, ImageDraw, ImageFont
 
 from docfloqa import phrases
-from docfloqa.fields import Key
+from docfloqa.fields import Key, Printed
 from docfloqa.pages import Field, Page, add_noise, font
-from docfloqa.phrases import Printed, expand
+from docfloqa.phrases import expand
 
 FULL_KINDS = ("letter", "table", "invoice")
 # Regular and bold, and the size that makes the families about equally wide.

@@ -6,7 +6,7 @@ from random import Random
 
 from PIL import Image, ImageDraw
 
-from docfloqa.fields import ITEMS, KEYS, TITLE_KEY, item_key
+from docfloqa.fields import ITEMS, KEYS, TITLE_KEY, item_key, labelled
 from docfloqa.pages import Box, Field, Page, add_noise, font
 
 # DejaVu Sans Mono advances 0.602 em a character: at this size a character is exactly one column wide.
@@ -85,7 +85,7 @@ def grid_page(rng: Random, most_fields: int = 6) -> Page:
         count = rng.randint(3, min(most_fields, len(rows)))
         key_rows = sorted(rng.sample(rows, count))
     if kind == "receipt":
-        total = next(key for key in KEYS if key.label == "Total")
+        total = labelled("Total")
         keys = [*(item_key(item) for item in rng.sample(ITEMS, count - 1)), total]
     else:
         keys = rng.sample(KEYS, count)

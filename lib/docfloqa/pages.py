@@ -1,4 +1,4 @@
-"""Small pages: forms, receipts, invoices, tables, letters and memos of 192 x 192 pixels, freely placed."""
+"""Small pages: forms, receipts, invoices, tables, letters and memos of 160 x 160 pixels."""
 
 from __future__ import annotations
 
@@ -16,16 +16,19 @@ from docfloqa.fields import (
     CLOSINGS,
     FILLERS,
     KNOWN,
+    LAYOUT,
     STAMPS,
     STATEMENTS,
-    TITLE_KEY_TYPE,
     Key,
+    Printed,
     Vocabulary,
     item_key,
 )
 
 FONT_FOLDER = Path(matplotlib.get_data_path(), "fonts", "ttf")
-SMALL_PAGE_SIZE = 192
+SMALL_PAGE_SIZE = 160
+# A line of print lies in one row of the tiny model's image tokens, or nearly so: its print may be offset.
+ROW = 16
 Box = tuple[float, float, float, float]
 
 
@@ -35,6 +38,7 @@ class Print:
 
     fonts: files that matplotlib ships, without their ending
     digit_width: range of the width of a digit in pixels, which sets the size whatever the font
+    offset: by how many pixels at most the lines of a page lie above or below their rows
     paper, ink: ranges of grey levels (0 black, 255 white)
     noise, blur: the largest standard deviation of Gaussian noise (grey levels) and of blur (pixels)
     shading, rules, stamp: probabilities of a grey band behind a line, a rule under it, a stamp on the page
@@ -42,6 +46,7 @@ class Print:
 
     fonts: tuple[str, ...]
     digit_width: tuple[float, float]
+    offset: int
     paper: tuple[int, int]
     ink: tuple[int, int]
     noise: float = 0.0
@@ -52,11 +57,17 @@ class Print:
 
 
 CLEAN = Print(
-    ("DejaVuSans", "DejaVuSansMono", "DejaVuSerif", "STIXGeneral"), (6.8, 8.4), (225, 255), (0, 50), noise=5.0
+    ("DejaVuSansMono", "DejaVuSans", "STIXGeneral", "DejaVuSerif"),
+    (6.8, 8.0),
+    1,
+    (225, 255),
+    (0, 50),
+    noise=5.0,
 )
 WORN = Print(
     ("DejaVuSans-Bold", "DejaVuSansMono-BoldOblique", "DejaVuSerif-BoldItalic", "cmtt10"),
-    (6.8, 8.4),
+    (6.8, 8.0),
+    2,
     (180, 250),
     (0, 90),
     noise=16.0,
@@ -69,12 +80,16 @@ WORN = Print(
 
 @dataclass(frozen=True)
 class Field:
-    """A key and its value as printed; boxes are (left, top, right, bottom) in pixels."""
+    """A key and its value as printed; boxes are (left, top, right, bottom) in pixels.
+
+    `key_text` is what stands in `key_box`, but for a colon; where it is None, the key's label.
+    """
 
     key: Key
     value: str
     key_box: Box
     value_box: Box
+    key_text: str | None = None
 
 
 @dataclass
@@ -103,7 +118,7 @@ def add_noise(image: Image.Image, rng: Random, largest: float) -> Image.Image:
 
 
 class SmallSheet:
-    """A small page in the making: text goes on the baseline `y`, from line to line, in one font."""
+    """A small page in the making: text goes on the baseline `y`, from row to row, in one font."""
 
     def __init__(self, rng: Random, look: Print, words: Vocabulary, kind: str):
         self.rng, self.look, self.words = rng, look, words
@@ -116,15 +131,14 @@ class SmallSheet:
         self.font = font(name, self.em)
         self.page = Page(kind, Image.new("L", size, self.paper), name)
         self.pen = ImageDraw.Draw(self.page.image)
-        self.line = self.em * rng.uniform(1.15, 1.4)
-        self.left = rng.uniform(2, 10)
-        self.right = SMALL_PAGE_SIZE - rng.uniform(2, 10)
-        self.y = self.em + rng.uniform(0, 6)
+        self.left = rng.uniform(1, 8)
+        self.right = SMALL_PAGE_SIZE - rng.uniform(1, 8)
+        self.y = ROW - 4 + rng.randint(-look.offset, look.offset)
 
     @property
     def room(self) -> int:
         """How many more lines fit on the page."""
-        return max(0, int((SMALL_PAGE_SIZE - 0.3 * self.em - self.y) / self.line) + 1)
+        return max(0, int((SMALL_PAGE_SIZE - self.y) // ROW) + 1)
 
     def width(self, text: str) -> float:
         """The width of `text` in pixels."""
@@ -140,7 +154,7 @@ class SmallSheet:
                 before = self.width(text[:place])
                 middle = left + (before + self.width(text[: place + 1])) / 2
                 self.page.characters.append((middle, self.y - 0.35 * self.em, character))
-        return left, self.y - 0.8 * self.em, left + self.width(text), self.y + 0.25 * self.em
+        return left, self.y - 0.8 * self.em, left + self.width(text), self.y + 0.22 * self.em
 
     def shade(self) -> None:
         """Print a grey band behind the line, as often as the look asks."""
@@ -154,20 +168,21 @@ class SmallSheet:
             y = self.y + 0.28 * self.em
             self.pen.line([self.left, y, self.right, y], fill=self.ink)
 
-    def feed(self, lines: float = 1.0) -> None:
-        """Go on to the next line."""
-        self.y += self.line * lines
+    def feed(self, rows: int = 1) -> None:
+        """Go on by so many rows."""
+        self.y += ROW * rows
 
     def note(self, key: Key, value: str, key_box: Box, value_box: Box) -> None:
         """Note a fact that the page states."""
         self.page.fields.append(Field(key, value, key_box, value_box))
 
-    def title(self, text: str) -> None:
-        """Print a title in the middle or on the left, and go on."""
+    def title(self, text: str, told: bool = True) -> None:
+        """Print a title in the middle or on the left, a fact unless every such page has it, and go on."""
         x, anchor = self.rng.choice((((self.left + self.right) / 2, "m"), (self.left, "l")))
         box = self.put(x, text, anchor)
-        self.note(Key("Title", lambda rng: text, "title", TITLE_KEY_TYPE), text, box, box)
-        self.feed(self.rng.uniform(1, 1.3))
+        if told:
+            self.note(Key("Title", Printed(text), "title", LAYOUT), text, box, box)
+        self.feed()
 
     def value_that_fits(self, key: Key, free: float) -> str | None:
         """A value of `key` at most `free` pixels wide, or None if twelve draws give none."""
@@ -202,20 +217,26 @@ class SmallSheet:
             self.feed()
         return boxes
 
-    def paragraph(self, pieces: Sequence[tuple[str, Key | None]]) -> None:
-        """Print running text as long as there is room; a piece with a key is the value of a fact."""
+    def paragraph(self, sentences: Sequence[Sequence[tuple[str, Key | None]]]) -> None:
+        """Print running text, of its sentences those that fit whole; a piece with a key is the value of a fact."""
         x, space = self.left, self.width(" ")
-        for text, key in pieces:
-            for word in [text] if key else text.split():
+        for sentence in sentences:
+            words = [(word, key) for text, key in sentence for word in ([text] if key else text.split())]
+            lines, end = 0, x
+            for word, _ in words:
+                if end > self.left and end + self.width(word) > self.right:
+                    lines, end = lines + 1, self.left
+                end += self.width(word) + space
+            if lines >= self.room:
+                continue
+            for word, key in words:
                 if x > self.left and x + self.width(word) > self.right:
                     self.feed()
                     x = self.left
-                if not self.room:
-                    return
                 box = self.put(x, word)
                 x += self.width(word) + space
                 if key:
-                    value = text.rstrip(".")
+                    value = word.rstrip(".")
                     box = (*box[:2], box[0] + self.width(value), box[3])
                     self.note(key, value, box, box)
         self.feed()
@@ -259,7 +280,7 @@ def running_text(sheet: SmallSheet, facts: int) -> None:
     sentences = [statement(rng, key) for key in rng.sample(keys, facts)]
     sentences += [[(text, None)] for text in rng.sample(FILLERS, rng.randint(0, 2))]
     rng.shuffle(sentences)
-    sheet.paragraph([piece for sentence in sentences for piece in sentence])
+    sheet.paragraph(sentences)
 
 
 def form(sheet: SmallSheet, most: int) -> None:
@@ -268,9 +289,10 @@ def form(sheet: SmallSheet, most: int) -> None:
     if rng.random() < 0.5:
         sheet.title(rng.choice(words.titles))
     colon, place = rng.choice(("", ":")), rng.choice(("behind", "column", "below"))
-    apart = rng.uniform(1, 1.25)
-    count = min(most, int(sheet.room / apart) // (2 if place == "below" else 1))
+    rows = 2 if place == "below" else 1
+    count = min(most, sheet.room // rows)
     keys = rng.sample(words.keys, rng.randint(min(3, count), count))
+    apart = rng.randint(1, max(1, sheet.room // (rows * len(keys))))
     column = sheet.left + max(sheet.width(key.label + colon) for key in keys) + 0.6 * sheet.em
     for key in keys:
         sheet.shade()
@@ -282,7 +304,7 @@ def form(sheet: SmallSheet, most: int) -> None:
         else:
             sheet.entry(key, key.label + colon, sheet.left, column if place == "column" else None)
         sheet.rule()
-        sheet.feed(apart)
+        sheet.feed(min(2, apart))
 
 
 def receipt(sheet: SmallSheet, most: int) -> None:
@@ -291,18 +313,18 @@ def receipt(sheet: SmallSheet, most: int) -> None:
     middle = (sheet.left + sheet.right) / 2
     shop = rng.choice(words.companies)
     box = sheet.put(middle, shop, "m")
-    sheet.note(Key("Shop", lambda rng: shop, "name of the shop", TITLE_KEY_TYPE), shop, box, box)
+    sheet.note(Key("Shop", Printed(shop), "name of the shop", LAYOUT), shop, box, box)
     sheet.feed()
     if rng.random() < 0.5:
         sheet.entry(words.date, words.date.label, sheet.left)
-        sheet.feed(1.2)
+        sheet.feed()
     for item in rng.sample(words.items, max(2, min(most, sheet.room - 1) - 1)):
         sheet.shade()
         sheet.entry(item_key(item, words.total.value), item, sheet.left, end=sheet.right)
         sheet.feed()
-    sheet.y -= sheet.line
+    sheet.feed(-1)
     sheet.rule(always=True)
-    sheet.feed(1.15)
+    sheet.feed()
     sheet.entry(words.total, words.total.label, sheet.left, end=sheet.right)
 
 
@@ -313,10 +335,8 @@ def invoice(sheet: SmallSheet, most: int) -> None:
     for key in rng.sample((words.date, *words.identifiers), 2):
         sheet.entry(key, key.label + ":", sheet.left)
         sheet.feed()
-    sheet.feed(0.2)
     rows = max(2, min(most - 3, sheet.room - 2))
     item_table(sheet, rng.sample(words.items, rng.randint(2, rows)), list(words.bill_columns))
-    sheet.feed(0.1)
     sheet.entry(words.total, words.total.label, sheet.left, end=sheet.right)
 
 
@@ -327,17 +347,19 @@ def item_table(sheet: SmallSheet, names: Sequence[str], columns: Sequence[Key]) 
     boxes = sheet.grid(heads, rows)
     for row, row_boxes in zip(rows, boxes[1:], strict=True):
         for place, column in enumerate(columns, 1):
-            note_cell(sheet, column, row[0], row[place], row_boxes[0], row_boxes[place])
+            note_cell(sheet, column, row[0], row[place], row_boxes[0], row_boxes[place], row[0])
 
 
-def note_cell(sheet: SmallSheet, column: Key, name: str, value: str, key_box: Box, value_box: Box) -> None:
-    """Note the cell of a table that `column` and the row's name lead to."""
+def note_cell(
+    sheet: SmallSheet, column: Key, name: str, value: str, key_box: Box, value_box: Box, key_text: str
+) -> None:
+    """Note the cell of a table that `column` and `name` lead to; `key_text` is what its row begins with."""
     key = Key(f"{name} {column.label}", column.value, f"{column.subject} of {name}", "table/list")
-    sheet.note(key, value, key_box, value_box)
+    sheet.page.fields.append(Field(key, value, key_box, value_box, key_text))
 
 
 def table(sheet: SmallSheet, most: int) -> None:
-    """A titled table of two or three columns of numbers."""
+    """A table of one or two columns of numbers, mostly with a title."""
     rng, words = sheet.rng, sheet.words
     if rng.random() < 0.7:
         sheet.title(rng.choice(words.titles))
@@ -352,26 +374,26 @@ def letter(sheet: SmallSheet, most: int) -> None:
     day = words.date.value(rng)
     box = sheet.put(sheet.right, day, "r")
     sheet.note(words.date, day, box, box)
-    sheet.feed(1.2)
+    sheet.feed()
     reader, writer = rng.sample(words.people, 2)
     key_box = sheet.put(sheet.left, "Dear")
     box = sheet.put(sheet.left + sheet.width("Dear "), reader)
     sheet.put(box[2], ",")
-    sheet.note(Key("Dear", lambda rng: reader, "name of the addressee"), reader, key_box, box)
-    sheet.feed(1.2)
+    sheet.note(Key("Dear", Printed(reader), "name of the addressee"), reader, key_box, box)
+    sheet.feed()
     running_text(sheet, facts=rng.randint(1, max(1, min(3, most - 3))))
     if sheet.room >= 2:
         closing = rng.choice(CLOSINGS)
         key_box = sheet.put(sheet.left, closing)
         sheet.feed()
         box = sheet.put(sheet.left, writer)
-        sheet.note(Key(closing, lambda rng: writer, "name of the writer"), writer, key_box, box)
+        sheet.note(Key(closing, Printed(writer), "name of the writer"), writer, key_box, box)
 
 
 def memo(sheet: SmallSheet, most: int) -> None:
     """To, from, date under a heading, and a paragraph that states facts."""
     rng, words = sheet.rng, sheet.words
-    sheet.title("MEMO")
+    sheet.title("MEMO", told=False)
     keys = [
         Key("To", lambda rng: rng.choice(words.people), "name of the addressee"),
         Key("From", lambda rng: rng.choice(words.people), "name of the writer"),
@@ -381,24 +403,24 @@ def memo(sheet: SmallSheet, most: int) -> None:
     for key in keys:
         sheet.entry(key, key.label + ":", sheet.left, column)
         sheet.feed()
-    sheet.y -= sheet.line
+    sheet.feed(-1)
     sheet.rule(always=True)
-    sheet.feed(1.3)
+    sheet.feed()
     running_text(sheet, facts=rng.randint(1, max(1, min(3, most - 3))))
 
 
 def cards(sheet: SmallSheet, most: int) -> None:
     """Two columns of boxes; in each box the value stands above its key."""
     rng, words = sheet.rng, sheet.words
-    middle, height = (sheet.left + sheet.right) / 2, 2.6 * sheet.line
-    count = max(2, min(most, 2 * int((SMALL_PAGE_SIZE - sheet.y) / height + 0.4)))
+    middle = (sheet.left + sheet.right) / 2
+    count = max(2, min(most, 2 * (sheet.room // 2)))
     top = sheet.y
     for place, key in enumerate(rng.sample(words.keys, count)):
-        sheet.y = top + height * (place // 2)
+        sheet.y = top + 2 * ROW * (place // 2)
         x = middle + 3 if place % 2 else sheet.left + 3
         value = sheet.value_that_fits(key, middle - sheet.left - 6)
         if value is not None:
-            frame = [x - 3, sheet.y - 0.95 * sheet.em, x + middle - sheet.left - 6, sheet.y + 1.75 * sheet.em]
+            frame = [x - 3, sheet.y - 12, x + middle - sheet.left - 7, sheet.y + ROW + 3]
             sheet.pen.rectangle(frame, outline=sheet.ink)
             value_box = sheet.put(x, value)
             sheet.feed()
@@ -414,7 +436,7 @@ def ledger(sheet: SmallSheet, most: int) -> None:
     boxes = sheet.grid(["", *names], [[c.label, *row] for c, row in zip(columns, values, strict=True)])
     for column, row, row_boxes in zip(columns, values, boxes[1:], strict=True):
         for place, name in enumerate(names):
-            note_cell(sheet, column, name, row[place], row_boxes[0], row_boxes[place + 1])
+            note_cell(sheet, column, name, row[place], row_boxes[0], row_boxes[place + 1], column.label)
 
 
 def flush_right(sheet: SmallSheet, most: int) -> None:
@@ -447,7 +469,7 @@ def small_page(
     layouts: dict[str, Layout] = LAYOUTS,
     most_fields: int = 12,
 ) -> Page:
-    """A page of 192 x 192 pixels with about `most_fields` fields at most, at least two."""
+    """A page of 160 x 160 pixels with about `most_fields` fields at most, at least two."""
     kind = rng.choice(list(layouts))
     sheet = SmallSheet(rng, look, words, kind)
     layouts[kind](sheet, most_fields)

@@ -3,21 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from random import Random
 
 from docfloqa.fields import CITIES, FIRST_NAMES, LAST_NAMES, MONTHS
-
-
-@dataclass(frozen=True)
-class Printed:
-    """The `value` of a key that one page alone has: whatever the draw, it is what is printed there."""
-
-    text: str
-
-    def __call__(self, rng: Random) -> str:
-        """The printed text; nothing is drawn."""
-        return self.text
 
 
 def listed(text: str) -> list[str]:

@@ -126,8 +126,8 @@ def reading_scores(
 ) -> dict[str, float]:
     """What is read of held-out drawings as hard as the phase's last, in [0, 1].
 
-    `character` is the share of printed characters that the throw-away head reads right, the others are
-    the exact match of greedy answers by task.
+    `character` is the share of printed characters, alone in their slots, that the throw-away head reads
+    right; the others are the exact match of greedy answers by task.
     """
     rng = Random(f"held-out-{phase.draws}-{phase.seed}")
     samples = [draw_sample(rng, phase, progress=1.0) for _ in range(images)]
@@ -199,6 +199,8 @@ def pretrain(
         channels = model.config.vision_config.embed_dim[-1]
         slots_per_cell = (PIXELS_PER_CELL // SLOT_HEIGHT) * (PIXELS_PER_CELL // SLOT_WIDTH)
         model.character_head = nn.Conv2d(channels, slots_per_cell * len(CHARACTERS), 1)
+        # A random head would push what the tower knows already out of it.
+        nn.init.zeros_(model.character_head.weight)
     progress = ReadingProgress(tokenizer, phase)
     with TemporaryDirectory() as folder:
         arguments = TrainingArguments(
@@ -258,7 +260,7 @@ def plot_reading(curve: pd.DataFrame) -> None:
 
 
 def sample_prompts(phase: Phase) -> pd.DataFrame:
-    """The prompts of the first image of a phase and the texts that answer them."""
+    """The prompts of an image as hard as a phase's last, and the texts that answer them."""
     sample = draw_sample(Random(f"{phase.draws}-{phase.seed}-0"), phase, progress=1.0)
     return pd.DataFrame({"prompt": sample.prompts, "text": sample.texts})
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerFast
 
 from docfloqa.grid_pages import COLUMN, ROW, grid_page, strip
-from docfloqa.pages import Page, small_page
+from docfloqa.pages import CLEAN, Page, small_page
 from docfloqa.tiny import (
     FIELD_TASK,
     LOCATION_TOKENS,
@@ -37,8 +37,8 @@ class Phase:
     """One phase of pretraining: what is drawn, for how many steps, how fast.
 
     `draws` is "strips" (one line of text on the grid), "grid" (pages on the grid) or "pages" (small pages,
-    freely placed, as the study asks about, but printed cleanly). A phase begins with drawings of few
-    fields. Without prompts only the vision tower is trained, on the characters alone; with
+    as the study asks about, but printed cleanly). A phase begins with drawings of few fields and fonts.
+    Without prompts only the vision tower is trained, on the characters alone; with
     `character_weight` 0 the characters teach nothing.
     """
 
@@ -90,7 +90,9 @@ def draw_sample(rng: Random, phase: Phase, progress: float) -> Sample:
     if phase.draws == "grid":
         page = grid_page(rng, most_fields=4 if progress < 0.3 else 8)
     else:
-        page = small_page(rng, most_fields=5 if progress < 0.15 else 12)
+        # One font more with every tenth of the phase.
+        look = replace(CLEAN, fonts=CLEAN.fonts[: 1 + int(10 * progress)])
+        page = small_page(rng, look, most_fields=5 if progress < 0.1 else 12)
     prompts, texts = [], []
     for field in (rng.choice(page.fields) for _ in range(phase.prompts_per_image)):
         choice = rng.random()
@@ -101,7 +103,7 @@ def draw_sample(rng: Random, phase: Phase, progress: float) -> Sample:
             prompt = REGION_PROMPT.format(region(field.value_box, page.image.width))
         else:
             prompt = REGION_PROMPT.format(region(field.key_box, page.image.width))
-            text = field.value if field.key_box == field.value_box else field.key.label
+            text = field.value if field.key_box == field.value_box else field.key_text or field.key.label
         prompts.append(prompt)
         texts.append(text)
     return Sample(page, prompts, texts, slots(page))

@@ -37,10 +37,10 @@ class Settings:
     synth_*: the documents that are drawn when data is "synth"
     synth_shift: how small drawn pages differ from those of the tiny model's pretraining: on the "input"
         side (fonts, contrast, noise, shading, stamps), in "layout", or in "content" (words and formats)
-    batching: "uniform" shuffles questions; "by_image" keeps the questions of a page in one step
+    batching: "uniform" shuffles questions; "by_image" keeps the questions of a page together
     num_beams, max_new_tokens: how answers are decoded
     vision_cache, cache_gib: whether the outputs of the frozen beginning of the vision encoder are computed
-        once and kept on disk, and how much they may take there in GiB
+        once and kept on disk, and how much all of them may take there in GiB
     allow_cpu: whether the run may go on where there is no GPU
     """
 
@@ -208,6 +208,7 @@ PROFILES: dict[str, dict[str, Any]] = {
         "num_beams": 3,
         "max_new_tokens": 128,
         "eval_batch_size": 16,
+        "cache_gib": 64.0,
         "allow_cpu": False,
     },
 }

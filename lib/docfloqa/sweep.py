@@ -30,6 +30,7 @@ from docfloqa.runs import COMPLETE, RUN_NOTEBOOK, Run, now, read_record, weights
 from docfloqa.settings import Settings, SettingsError
 
 DEFAULT_KERNEL = "python3"
+RETRIES = 1  # of a run whose kernel died
 
 
 class SweepError(RuntimeError):
@@ -134,7 +135,10 @@ def execute(run: Run, slots: SimpleQueue[Slot], kernel: str | None, watcher: Wat
 
 
 def execute_run(run: Run, slot: Slot, kernel: str | None) -> None:
-    """One papermill execution; whether it succeeded is read from `run.json`, not from papermill."""
+    """One papermill execution; whether it succeeded is read from `run.json`, not from papermill.
+
+    A kernel that dies gets a second chance; an error in the notebook does not, it would come again.
+    """
     settings = run.settings
     parameters = {
         "vision_trainable": settings.vision_trainable,
@@ -144,27 +148,31 @@ def execute_run(run: Run, slot: Slot, kernel: str | None) -> None:
         "threads": slot.threads,
     }
     run.folder.mkdir(parents=True, exist_ok=True)
-    notebook = run.folder / "finetune.ipynb"
     part = run.folder / ".finetune.part.ipynb"
     error = "the notebook ended without completing this run (did code, data or model change meanwhile?)"
-    try:
-        papermill.execute_notebook(
-            NOTEBOOKS / RUN_NOTEBOOK,
-            part,
-            parameters,
-            kernel_name=kernel or DEFAULT_KERNEL,
-            progress_bar=False,
-            cwd=NOTEBOOKS,
-        )
-    except PapermillExecutionError as failure:
-        error = f"{failure.ename}: {failure.evalue}"
-    except DeadKernelError:
-        error = "the kernel died (out of memory, or killed from outside)"
-    except Exception as failure:
-        # Whatever else papermill meets, the other runs go on and the sweep tells.
-        error = f"{type(failure).__name__}: {failure}"
+    for attempt in range(1 + RETRIES):
+        try:
+            papermill.execute_notebook(
+                NOTEBOOKS / RUN_NOTEBOOK,
+                part,
+                parameters,
+                kernel_name=kernel or DEFAULT_KERNEL,
+                progress_bar=False,
+                cwd=NOTEBOOKS,
+            )
+        except PapermillExecutionError as failure:
+            error = f"{failure.ename}: {failure.evalue}"
+        except DeadKernelError:
+            error = "the kernel died (out of memory, or killed from outside)"
+            if attempt < RETRIES:
+                tqdm.write(f"{run.id}: {error}; once more, from its last epoch")
+                continue
+        except Exception as failure:
+            # Whatever else papermill meets, the other runs go on and the sweep tells.
+            error = f"{type(failure).__name__}: {failure}"
+        break
     if part.is_file():
-        settle(part, notebook)
+        settle(part, run.folder / "finetune.ipynb")
     after = Run(run.id, settings)
     if not after.complete:
         after.record = {**run.record, **read_record(after.folder)}

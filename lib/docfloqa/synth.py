@@ -99,7 +99,7 @@ def write_split(folder: Path, split: str, drawing: str, seed: int, documents: in
 
 
 def document_rows(rng: Random, page: Page, split: str, document: int) -> list[dict]:
-    """The questions of one drawn page, 3 to 6 of them, as rows of the schema."""
+    """The questions of one drawn page, 3 to 6 of them where it has so many facts, as rows of the schema."""
     png = BytesIO()
     page.image.save(png, "png")
     name = f"{page.kind}-{split}-{document:05d}"

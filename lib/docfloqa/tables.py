@@ -60,12 +60,14 @@ def vision_shares(study: Study) -> pd.Series:
     return runs["trainable_vision_parameters"] / runs["vision_parameters"]
 
 
-def reservations(study: Study) -> pd.DataFrame:
+def reservations(studies: Sequence[Study]) -> pd.DataFrame:
     """Planned runs that are missing, and runs that other code than the present one has made; may be empty."""
-    missing = study.missing.items()
-    rows = [(run, record.get("error") or record.get("status", "not begun")) for run, record in missing]
-    rows += [(run, "made by other code than the present one") for run in study.outdated]
-    return pd.DataFrame(rows, columns=["run", "reservation"])
+    rows = []
+    for study in studies:
+        for run, record in study.missing.items():
+            rows.append((study.name, run, record.get("error") or record.get("status", "not begun")))
+        rows += [(study.name, run, "made by other code than the present one") for run in study.outdated]
+    return pd.DataFrame(rows, columns=["study", "run", "reservation"])
 
 
 def finetuning_curve(study: Study) -> pd.DataFrame:
@@ -154,20 +156,34 @@ def holm(pairs: Sequence[tuple[float, float, PairedDifference]]) -> list[float]:
 def comparisons(study: Study) -> pd.DataFrame:
     """Paired differences in ANLS after the last epoch between every two ratios, in points, as text.
 
-    Interval and p-value (Holm's correction over the pairs) are over documents and, with several seeds,
-    over seeds; the smallest difference is what would be found with probability 0.8 at the same spread.
+    All figures are over documents and, with several seeds, over seeds. Intervals are of one pair alone,
+    p-values have Holm's correction. The smallest difference is the true one that would be found with
+    probability 0.8 at the same spread, by a test of one pair alone or of all pairs (Bonferroni's bound).
     """
     pairs = list(paired_differences(study))
     rows = {}
     for (low, high, difference), p_value in zip(pairs, holm(pairs), strict=True):
         rows[f"{percent(high)} less {percent(low)}"] = {
-            "difference [95 %]": difference.interval().format(100),
+            "difference [95 %, one pair]": difference.interval().format(100),
             "p (Holm)": "< 0.001" if p_value < 0.001 else f"{p_value:.3f}",
             "standard error, documents": number(100 * difference.over_documents, 2),
-            "added by seeds": number(100 * difference.over_seeds, 2) if difference.seeds > 1 else NONE,
-            "smallest difference that can be shown": number(100 * difference.smallest_detectable(), 1),
+            "added by seeds": _added_by_seeds(difference),
+            "seeds": difference.seeds,
+            "smallest shown, one pair": number(100 * difference.smallest_detectable(), 1),
+            "smallest shown, all pairs": number(100 * smallest_of_all(difference, len(pairs)), 1),
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("ANLS, points")
+
+
+def smallest_of_all(difference: PairedDifference, pairs: int) -> float:
+    """The smallest difference that a test of so many pairs at once would find with probability 0.8."""
+    return difference.smallest_detectable(confidence=1 - 0.05 / pairs)
+
+
+def _added_by_seeds(difference: PairedDifference) -> str:
+    if difference.seeds == 1:
+        return NONE
+    return number(100 * difference.over_seeds, 2) if difference.over_seeds else "≤ 0"
 
 
 def summary(study: Study) -> pd.DataFrame:
@@ -192,9 +208,12 @@ def summary(study: Study) -> pd.DataFrame:
 
 def across(studies: Sequence[Study]) -> pd.DataFrame:
     """ANLS in percent before training and after the last epoch by ratio, a column for every study, as text."""
-    columns = {study.name: summary(study)["ANLS (%)"] for study in studies}
-    # Unlike sets of ratios would otherwise be sorted as text.
-    order = dict.fromkeys(row for column in columns.values() for row in column.index)
+    columns = {}
+    for study in studies:
+        seeds = study.runs["seed"].nunique()
+        columns[f"{study.name} ({seeds} seed{'' if seeds == 1 else 's'})"] = summary(study)["ANLS (%)"]
+    ratios = sorted({ratio for study in studies for ratio in study.runs[RATIO]})
+    order = ["before training", *map(percent, ratios)]
     return pd.DataFrame(columns).reindex(order).fillna(NONE).rename_axis("vision encoder trained")
 
 

@@ -71,7 +71,7 @@ def train_tokenizer(seed: int = 0, texts: int = 6000) -> PreTrainedTokenizerFast
 
 
 def build_processor(tokenizer: PreTrainedTokenizerFast) -> Florence2Processor:
-    """Florence-2's own processor at 192 x 192 pixels, 144 image tokens and one for the whole page."""
+    """Florence-2's own processor at 160 x 160 pixels, 100 image tokens and one for the whole page."""
     images = CLIPImageProcessorPil(
         size={"height": SMALL_PAGE_SIZE, "width": SMALL_PAGE_SIZE},
         do_center_crop=False,
@@ -133,18 +133,6 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> Florence2F
     _initialise(model)
     model.generation_config = generation_config(model, max_new_tokens=32)
     return model
-
-
-def set_window(model: Florence2ForDocVQA, size: int) -> None:
-    """Make windowed attention look at `size` x `size` places; no weight depends on it.
-
-    Stages of 20 and 10 places a side (160 pixels) are cut into windows of 5, those of 24 and 12 (192
-    pixels) into windows of 6; any other size would pad.
-    """
-    model.config.vision_config.window_size = size
-    for module in model.modules():
-        if hasattr(module, "window_size"):
-            module.window_size = size
 
 
 @torch.no_grad()

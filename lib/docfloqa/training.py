@@ -47,7 +47,7 @@ class Places(Dataset):
 def training_arguments(settings: Settings, run: Run) -> Seq2SeqTrainingArguments:
     """The trainer's arguments for a run: AdamW, linear schedule, one checkpoint and evaluation an epoch."""
     on_gpu = compute_device().type == "cuda"
-    return Seq2SeqTrainingArguments(
+    arguments = Seq2SeqTrainingArguments(
         output_dir=str(run.checkpoints),
         num_train_epochs=settings.epochs,
         per_device_train_batch_size=settings.batch_size,
@@ -72,6 +72,9 @@ def training_arguments(settings: Settings, run: Run) -> Seq2SeqTrainingArguments
         report_to=[],
         disable_tqdm=True,
     )
+    # On several GPUs the trainer would split a batch's pages and questions apart.
+    arguments._n_gpu = min(1, arguments.n_gpu)
+    return arguments
 
 
 class DocVQATrainer(Seq2SeqTrainer):
@@ -88,16 +91,14 @@ class DocVQATrainer(Seq2SeqTrainer):
     ):
         settings = run.settings
         self.run, self.settings, self.freezing, self.checks = run, settings, freezing, checks
-        model.to(compute_device())
-        images = {split: Pages(dataset[split], processor) for split in dataset}
-        pages = cache_states(images, model, freezing.frozen_prefix, settings)
-        self.training_collator, self.validation_collator, self.control_collator = (
-            QuestionCollator(dataset[split], model, processor, settings.prefix, pages[split], wrong_pages)
-            for split, wrong_pages in (("train", False), ("validation", False), ("validation", True))
-        )
-        self.loss_sum, self.loss_tokens, self.epoch_started = 0.0, 0, 0.0
         # As if begun earlier by what the legs before an interruption took.
         self.started = time.perf_counter() - run.record.get("seconds", 0.0)
+        self.images = {split: Pages(dataset[split], processor) for split in dataset}
+        self.training_collator, self.validation_collator, self.control_collator = (
+            QuestionCollator(dataset[split], model, processor, settings.prefix, self.images[split], wrong)
+            for split, wrong in (("train", False), ("validation", False), ("validation", True))
+        )
+        self.loss_sum, self.loss_tokens, self.epoch_started = 0.0, 0, 0.0
         self.progress = RunProgress(self)
         super().__init__(
             model=model,
@@ -120,17 +121,36 @@ class DocVQATrainer(Seq2SeqTrainer):
         if run.complete:
             return run
         run.start(device=describe_device(), freezing=vars(self.freezing), data_checks=self.checks)
-        if not run.has_epoch(0):
-            self.evaluate()
-        last = get_last_checkpoint(run.checkpoints) if run.checkpoints.is_dir() else None
-        self.train(resume_from_checkpoint=last)
-        run.report_progress(self.settings.epochs, "evaluating on wrong pages")
-        run.save_control(evaluate(self.model, self.control_collator, self.settings))
+        try:
+            self._use_states()
+            if not run.has_epoch(0):
+                self.evaluate()
+            last = get_last_checkpoint(run.checkpoints) if run.checkpoints.is_dir() else None
+            self.train(resume_from_checkpoint=last)
+            run.report_progress(self.settings.epochs, "evaluating on wrong pages")
+            run.save_control(evaluate(self.model, self.control_collator, self.settings))
+        finally:
+            self._use(self.images, vision_start=0)
         self.model.save_pretrained(run.folder / "model")
         self.processing_class.save_pretrained(run.folder / "model")
-        self.model.vision_start = 0
         run.finish(seconds=self.seconds(), peak_memory=peak_memory())
         return run
+
+    def _use_states(self) -> None:
+        boundary = self.freezing.frozen_prefix
+        states = cache_states(self.images, self.model, boundary, self.settings)
+        cached = states is not self.images
+        self._use(states, boundary if cached else 0)
+        self.run.update(cached_sub_blocks=self.model.vision_start)
+
+    def _use(self, pages: dict[str, Pages], vision_start: int) -> None:
+        self.model.vision_start = vision_start
+        for collator, split in (
+            (self.training_collator, "train"),
+            (self.validation_collator, "validation"),
+            (self.control_collator, "validation"),
+        ):
+            collator.states = pages[split]
 
     def seconds(self) -> float:
         """How long the run has taken so far, whatever was lost to an interruption left out."""

@@ -7,6 +7,7 @@ import json
 import shutil
 import warnings
 from collections.abc import Sequence
+from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
 
@@ -15,8 +16,9 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from docfloqa import batches, florence
 from docfloqa.batches import Pages
-from docfloqa.device import autocast
+from docfloqa.device import autocast, describe_device, uses_bf16
 from docfloqa.florence import Florence2ForDocVQA, vision_sub_blocks
 from docfloqa.paths import data_folder, write_whole
 from docfloqa.settings import Settings
@@ -24,34 +26,44 @@ from docfloqa.settings import Settings
 # Always the same pages go through together, whoever asks first: rounding may depend on a batch's size.
 PAGES_PER_FILE = 16
 SPARE_BYTES = 2**30  # left free on the disk
-BYTES_PER_NUMBER = 4
 
 
 class CachedPages(Pages):
     """States after the frozen beginning of the vision tower instead of images, memory-mapped from the disk.
 
-    `pages` are the images. Whatever is not on the disk yet is computed with `model`, in batches, and
-    written, each file whole or not at all. A file's name covers the frozen weights, the processor, the
-    boundary, the precision, the versions and the images themselves, so a stale one is never read.
+    `pages` are the images. A file holds the states of a few pages; its name covers the frozen weights, the
+    processor, the boundary, the precision, the device, the code, the versions and the images themselves,
+    so a stale one is never read. `fill` computes what is not on the disk yet.
     """
 
     def __init__(self, pages: Pages, model: Florence2ForDocVQA, boundary: int, settings: Settings):
         super().__init__(pages.rows, pages.processor)
-        self.files: dict[str, tuple[Path, int]] = {}
+        self.images, self.model, self.boundary, self.settings = pages, model, boundary, settings
         key = prefix_checksum(model, boundary, pages, settings)
         names = list(self.first_place)
-        chunks = [names[start : start + PAGES_PER_FILE] for start in range(0, len(names), PAGES_PER_FILE)]
-        for chunk in tqdm(chunks, desc="caching vision states", unit="batch", leave=False):
+        self.chunks: dict[Path, list[str]] = {}
+        for start in range(0, len(names), PAGES_PER_FILE):
+            chunk = names[start : start + PAGES_PER_FILE]
             name = hashlib.sha256("".join((key, *chunk)).encode()).hexdigest()[:32]
-            path = cache_folder() / f"{name}.npy"
-            if not is_whole(path, len(chunk)):
-                write_whole(path, states_of(chunk, pages, model, boundary, settings))
-            self.files.update({page: (path, place) for place, page in enumerate(chunk)})
+            self.chunks[cache_folder() / f"{name}.npy"] = chunk
+        self.files = {
+            page: (path, place) for path, chunk in self.chunks.items() for place, page in enumerate(chunk)
+        }
+
+    def missing(self) -> dict[Path, list[str]]:
+        """The files that are not there, or cannot be read, and the pages that they are of."""
+        return {path: chunk for path, chunk in self.chunks.items() if not is_whole(path, len(chunk))}
+
+    def fill(self) -> None:
+        """Compute the missing states in batches and write them, each file whole or not at all."""
+        for path, chunk in tqdm(self.missing().items(), desc="caching", unit="batch", leave=False):
+            write_whole(path, states_of(chunk, self.images, self.model, self.boundary, self.settings))
 
     def load(self, page: str) -> Tensor:
         """The states of a page, (channels, rows, columns)."""
         path, place = self.files[page]
-        return torch.from_numpy(np.load(path, mmap_mode="r")[place].copy())
+        states = torch.from_numpy(np.load(path, mmap_mode="r")[place].copy())
+        return states.view(torch.bfloat16) if states.dtype == torch.int16 else states
 
 
 def cache_folder() -> Path:
@@ -70,9 +82,10 @@ def prefix_checksum(model: Florence2ForDocVQA, boundary: int, pages: Pages, sett
     about = {
         "processor": pages.processor.image_processor.to_dict(),
         "vision": model.config.vision_config.to_dict(),
-        "precision": settings.precision,
-        "device": model.device.type,
-        "torch": torch.__version__,
+        "bf16": uses_bf16(settings),
+        "device": describe_device()["name"],
+        "versions": {package: version(package) for package in ("torch", "transformers", "pillow")},
+        "code": [Path(file).read_text() for file in (batches.__file__, florence.__file__, __file__)],
     }
     digest.update(json.dumps(about, sort_keys=True, default=str).encode())
     return digest.hexdigest()
@@ -82,20 +95,23 @@ def prefix_checksum(model: Florence2ForDocVQA, boundary: int, pages: Pages, sett
 def states_of(
     chunk: Sequence[str], pages: Pages, model: Florence2ForDocVQA, boundary: int, settings: Settings
 ) -> bytes:
-    """The states of some pages after `boundary` sub-blocks, fp32, as the bytes of a .npy file."""
+    """The states of some pages after `boundary` sub-blocks, as the bytes of a .npy file.
+
+    They keep the type in which the vision tower would pass them on; bf16, which numpy lacks, as int16.
+    """
     pixels = torch.stack([pages.load(page) for page in chunk]).to(model.device)
     was_training = model.training
     model.eval()
     with autocast(settings):
-        states = model.vision_states(pixels, 0, boundary).float()
+        states = model.vision_states(pixels, 0, boundary).cpu()
     model.train(was_training)
     content = BytesIO()
-    np.save(content, states.cpu().numpy())
+    np.save(content, (states.view(torch.int16) if states.dtype == torch.bfloat16 else states).numpy())
     return content.getvalue()
 
 
 def is_whole(path: Path, pages: int) -> bool:
-    """Whether a file holds the states of so many pages."""
+    """Whether a file holds the states of so many pages; warns where it is there and cannot be read."""
     if not path.is_file():
         return False
     try:
@@ -108,29 +124,36 @@ def is_whole(path: Path, pages: int) -> bool:
 def cache_states(
     splits: dict[str, Pages], model: Florence2ForDocVQA, boundary: int, settings: Settings
 ) -> dict[str, Pages]:
-    """The splits' pages as states after `boundary` sub-blocks, and `model` set to go on from there.
+    """The splits' pages as states after `boundary` sub-blocks; the caller sets `model.vision_start`.
 
-    Where the settings want no cache, nothing is frozen, or the states fit neither within the limit nor on
-    the disk, which is warned of, pages stay images and the model goes through its whole vision tower.
+    Gives the images back where the settings want no cache, nothing is frozen, or the states fit neither
+    within the limit for the whole cache nor on the disk, which is warned of.
     """
     if boundary == 0 or not settings.vision_cache:
         return splits
-    some = next(iter(splits.values()))
-    image = some.load(next(iter(some.first_place)))[None].to(model.device)
-    with torch.no_grad():
-        state = model.vision_states(image, 0, boundary)
-    count = sum(len(pages.first_place) for pages in splits.values())
-    wanted = count * state.numel() * BYTES_PER_NUMBER
     cache_folder().mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(cache_folder()).free - SPARE_BYTES
-    if wanted > min(settings.cache_gib * 2**30, free):
-        warnings.warn(
-            f"vision states of {count:,} pages would take {wanted / 2**30:.2f} GiB; the limit (cache_gib) is "
-            f"{settings.cache_gib:g} GiB and {max(0, free) / 2**30:.2f} GiB are free in {cache_folder()}: going "
-            "on without a cache",
-            stacklevel=2,
-        )
-        return splits
     states = {split: CachedPages(pages, model, boundary, settings) for split, pages in splits.items()}
-    model.vision_start = boundary
+    lacking = [chunk for pages in states.values() for chunk in pages.missing().values()]
+    if lacking:
+        images = next(iter(splits.values()))
+        one = len(states_of([next(iter(images.first_place))], images, model, boundary, settings))
+        wanted = one * sum(map(len, lacking))
+        kept = sum(file.stat().st_size for file in cache_folder().iterdir())
+        free = shutil.disk_usage(cache_folder()).free - SPARE_BYTES
+        if kept + wanted > settings.cache_gib * 2**30 or wanted > free:
+            return _without(
+                splits,
+                f"vision states would take {wanted / 2**30:.2f} GiB more; {kept / 2**30:.2f} GiB of at most "
+                f"{settings.cache_gib:g} (cache_gib) are in use, and {max(0, free) / 2**30:.2f} GiB are free",
+            )
+        try:
+            for pages in states.values():
+                pages.fill()
+        except OSError as error:
+            return _without(splits, f"vision states cannot be written: {error}")
     return states
+
+
+def _without(splits: dict[str, Pages], reason: str) -> dict[str, Pages]:
+    warnings.warn(f"{reason} in {cache_folder()}: going on without a cache, more slowly", stacklevel=3)
+    return splits
