@@ -33,6 +33,8 @@ IDENTIFYING_VERSIONS = ("torch", "transformers")
 # These say where and whether a run is made, not what it computes.
 SETTINGS_WITHOUT_EFFECT = ("study", "cache_gib", "allow_cpu")
 RECORD, EPOCHS, PREDICTIONS, CONTROL = "run.json", "epochs.csv", "predictions.parquet", "wrong_pages.parquet"
+# Of what a study writes itself no commit can know.
+RESULTS = (":!/reports", ":!/figures")
 COMPLETE, RUNNING, FAILED = "complete", "running", "failed"
 
 
@@ -213,7 +215,9 @@ def git_commit() -> str | None:
     git = ["git", "-C", str(PROJECT)]
     try:
         commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
-        status = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True)
+        status = subprocess.run(
+            [*git, "status", "--porcelain", "--", ":/", *RESULTS], capture_output=True, text=True, check=True
+        )
     except (OSError, subprocess.CalledProcessError):
         return None
     return commit.stdout.strip() + ("+changes" if status.stdout.strip() else "")

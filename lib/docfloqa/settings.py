@@ -58,7 +58,7 @@ class Settings:
     synth_scale: str = "small"
     synth_shift: str = "input"
     synth_documents: int = 400
-    synth_validation_documents: int = 120
+    synth_validation_documents: int = 140
     synth_seed: int = 1
     epochs: int = 8
     batch_size: int = 24

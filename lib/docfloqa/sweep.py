@@ -86,7 +86,9 @@ def sweep(
     device = None if settings.allow_cpu else kernel_device(cheapest, kernel)
     runs = plan(settings, ratios, seeds)
     write_plan(settings, runs)
+    # The longest first, so that no slot is idle while the last one ends.
     pending = [run for run in runs if not run.complete]
+    pending.sort(key=lambda run: run.settings.vision_trainable, reverse=True)
     if pending:
         device = device or kernel_device(settings, kernel)
         slots: SimpleQueue[Slot] = SimpleQueue()
