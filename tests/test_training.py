@@ -1,4 +1,5 @@
 import json
+import math
 import subprocess
 import sys
 
@@ -93,7 +94,9 @@ def test_an_interrupted_run_goes_on_from_its_last_epoch(undisturbed, dataset, ou
     step = resumed.training_step
     monkeypatch.setattr(resumed, "training_step", lambda *args: steps.append(1) or step(*args))
     run = resumed.fit()
-    assert len(steps) == len(dataset["train"]) / settings.batch_size, "only the last epoch was trained"
+    assert len(steps) == math.ceil(len(dataset["train"]) / settings.batch_size), (
+        "only the last epoch was trained"
+    )
     assert len(evaluated) == 2, "and only the last epoch and the control were evaluated"
     legs = run.epochs()[["train_seconds", "evaluation_seconds"]].sum().sum()
     assert run.record["seconds"] >= legs, "the time of both legs"
