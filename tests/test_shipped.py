@@ -54,7 +54,7 @@ def test_what_ships_is_small_and_holds_no_trained_weights():
     if not files:
         pytest.skip("not a git checkout")
     assert not [path for path in files if re.search(r"safetensors|optimizer|checkpoint", path)]
-    assert sum((PROJECT / path).stat().st_size for path in files) <= 40 * 2**20
+    assert sum((PROJECT / path).stat().st_size for path in files) <= 40e6
 
 
 def test_the_tables_follow_from_the_predictions(studies):
