@@ -152,6 +152,14 @@ def test_a_full_disk_still_reads_what_is_there(tiny, pages, smoke, output, monke
     assert cache_states(splits, tiny[0], 3, smoke.replace(cache_gib=1e-4)) is not splits
 
 
+def test_a_part_that_another_run_renames_meanwhile_does_no_harm(tiny, pages, smoke, output):
+    splits = {"train": pages}
+    cache_folder().mkdir(parents=True)
+    # A link to nothing is listed and has no size, as a part that is gone by then.
+    (cache_folder() / ".state.npy.1.part").symlink_to(output / "gone")
+    assert cache_states(splits, tiny[0], 3, smoke) is not splits
+
+
 def test_a_disk_that_fills_up_meanwhile_costs_the_cache_only(tiny, pages, smoke, output, monkeypatch):
     def full(*args):
         raise OSError(28, "No space left on device")

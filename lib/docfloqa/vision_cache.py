@@ -138,7 +138,8 @@ def cache_states(
         images = next(iter(splits.values()))
         one = len(states_of([next(iter(images.first_place))], images, model, boundary, settings))
         wanted = one * sum(map(len, lacking))
-        kept = sum(file.stat().st_size for file in cache_folder().iterdir())
+        # Not the parts of files, which other runs rename while they are counted.
+        kept = sum(file.stat().st_size for file in cache_folder().glob("[!.]*.npy"))
         free = shutil.disk_usage(cache_folder()).free - SPARE_BYTES
         if kept + wanted > settings.cache_gib * 2**30 or wanted > free:
             return _without(
