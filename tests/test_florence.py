@@ -29,11 +29,12 @@ def batch(tiny, dataset):
     return batch
 
 
-def repeated(batch: dict) -> dict:
-    """The batch with one copy of the page per question, as the native model wants it."""
-    batch = dict(batch)
-    batch["pixel_values"] = batch["pixel_values"][batch.pop("page_index")]
-    return batch
+@pytest.fixture
+def repeated(tiny, dataset, batch) -> dict:
+    """The batch with one copy of the page per question, as the processor gives it and the native model wants it."""
+    images = [dataset["train"][place]["image"].convert("RGB") for place in PLACES]
+    pixels = tiny[1].image_processor(images, return_tensors="pt").pixel_values
+    return {name: tensor for name, tensor in batch.items() if name != "page_index"} | {"pixel_values": pixels}
 
 
 def native(model: Florence2ForDocVQA) -> Florence2ForConditionalGeneration:
@@ -42,11 +43,11 @@ def native(model: Florence2ForDocVQA) -> Florence2ForConditionalGeneration:
     return twin.eval()
 
 
-def test_shared_pages_give_the_native_loss_and_gradients(tiny, batch):
+def test_shared_pages_give_the_native_loss_and_gradients(tiny, batch, repeated):
     model, _ = tiny
     assert len(batch["pixel_values"]) < len(PLACES)
     twin = native(model)
-    loss, expected = model(**batch).loss, twin(**repeated(batch)).loss
+    loss, expected = model(**batch).loss, twin(**repeated).loss
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
     loss.backward()
     expected.backward()
@@ -83,21 +84,19 @@ def test_the_loss_does_not_depend_on_padding(tiny, batch):
         assert model(**padded).loss.item() == pytest.approx(model(**batch).loss.item(), rel=1e-5)
 
 
-def test_one_encoder_pass_gives_the_native_answers(tiny, batch):
+def test_one_encoder_pass_gives_the_native_answers(tiny, batch, repeated):
     model, _ = tiny
     decoding = generation_config(model, max_new_tokens=12)
-    encoded = model.encode(
-        *(batch[name] for name in ("input_ids", "attention_mask", "pixel_values", "page_index"))
-    )
+    features = model.page_features(batch["pixel_values"])[batch["page_index"]]
+    encoded = model.encode(batch["input_ids"], batch["attention_mask"], features)
     ours = model.generate(
         encoder_outputs=encoded, attention_mask=batch["attention_mask"], generation_config=decoding
     )
-    inputs = repeated(batch)
-    inputs.pop("labels")
+    inputs = {name: tensor for name, tensor in repeated.items() if name != "labels"}
     assert torch.equal(ours, native(model).generate(**inputs, generation_config=decoding))
 
 
-def test_a_saved_model_loads_with_plain_transformers(tiny, batch, tmp_path):
+def test_a_saved_model_loads_with_plain_transformers(tiny, batch, repeated, tmp_path):
     model, processor = tiny
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
@@ -108,9 +107,7 @@ def test_a_saved_model_loads_with_plain_transformers(tiny, batch, tmp_path):
     plain = Florence2ForConditionalGeneration.from_pretrained(tmp_path)
     AutoProcessor.from_pretrained(tmp_path)
     with torch.no_grad():
-        torch.testing.assert_close(
-            plain(**repeated(batch)).logits, model(**batch).logits, rtol=1e-4, atol=1e-5
-        )
+        torch.testing.assert_close(plain(**repeated).logits, model(**batch).logits, rtol=1e-4, atol=1e-5)
     again, _ = load_florence(tmp_path)
     assert again.get_input_embeddings().num_embeddings == model.get_input_embeddings().num_embeddings
 
@@ -196,3 +193,10 @@ def test_labels_end_with_the_end_token_and_padding_is_ignored(tiny, dataset):
         kept = row[row != -100].tolist()
         assert kept[-1] == processor.tokenizer.eos_token_id
         assert processor.tokenizer.decode(kept[:-1]) == dataset["train"][place]["answers"][0]
+
+
+def test_a_prompt_that_does_not_fit_its_page_is_refused(tiny, batch):
+    model, _ = tiny
+    features = model.page_features(batch["pixel_values"])[batch["page_index"]]
+    with pytest.raises(ValueError, match="a page has 100 tokens and the first prompt 101 image placeholders"):
+        model.encode(batch["input_ids"], batch["attention_mask"], features[:, 1:])

@@ -6,8 +6,10 @@ import sys
 import pandas as pd
 import pytest
 import torch
+from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.functional import cross_entropy
 
+import docfloqa.evaluation
 import docfloqa.training
 from docfloqa import runs as runs_module
 from docfloqa.batches import EpochSampler, QuestionCollator
@@ -240,3 +242,38 @@ def test_the_identity_covers_every_module_that_a_run_imports():
     ).stdout
     imported = {name.removeprefix("docfloqa.") for name in json.loads(printed.replace("'", '"'))}
     assert imported == set(RUN_MODULES)
+
+
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")
+def test_gradient_checkpointing_learns_the_same_from_fewer_activations(dataset, smoke, output):
+    kept, weights = [], []
+    for checkpointing in (False, True):
+        trainer = trainer_of(smoke.replace(gradient_checkpointing=checkpointing), dataset)
+        sizes = []
+
+        def keep(tensor, sizes=sizes):
+            sizes.append(tensor.nbytes)
+            return tensor
+
+        trainer.args.max_steps, trainer.args.eval_strategy, trainer.args.save_strategy = 2, "no", "no"
+        with saved_tensors_hooks(keep, lambda tensor: tensor):
+            trainer.train()
+        kept.append(sum(sizes))
+        weights.append(trainer.model.state_dict())
+    assert kept[1] < kept[0] / 3
+    torch.testing.assert_close(weights[1], weights[0])
+
+
+def test_questions_sorted_by_length_get_the_same_answers(tiny, dataset, smoke, monkeypatch):
+    model, processor = tiny
+    collator = QuestionCollator(dataset["train"], model, processor, "token")
+    passes = []
+    tower = model.page_features
+    monkeypatch.setattr(model, "page_features", lambda pixels: passes.append(len(pixels)) or tower(pixels))
+    settings = smoke.replace(eval_batch_size=5)
+    together = evaluate(model, collator, settings)
+    assert sum(passes) == len(set(collator.pages)), "every page is encoded once"
+    monkeypatch.setattr(docfloqa.evaluation, "BATCHES_PER_WINDOW", 1)
+    apart = evaluate(model, collator, settings)
+    assert together["prediction"].equals(apart["prediction"])
+    assert together["loss_sum"].to_numpy() == pytest.approx(apart["loss_sum"].to_numpy(), rel=1e-4)

@@ -1,6 +1,7 @@
 """Cached states give what the whole vision tower gives, and a stale or broken one is never read."""
 
-from collections import namedtuple
+from collections import Counter, namedtuple
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -79,7 +80,7 @@ def test_the_model_goes_on_from_the_states(tiny, pages, dataset, smoke, output):
     with torch.no_grad():
         expected = model(**plain).logits
         for boundary in range(1, len(vision_sub_blocks(model)) + 1):
-            states = cache_states({"train": pages}, model, boundary, smoke)["train"]
+            states = cache_states({"train": pages}, model, boundary, smoke)[0]["train"]
             batch = QuestionCollator(dataset["train"], model, processor, "token", states)(places.tolist())
             batch.pop("places")
             assert batch["pixel_values"].shape[1] > 3
@@ -136,20 +137,20 @@ def test_a_broken_file_is_named_and_made_again(tiny, pages, smoke, output):
 
 def test_states_that_do_not_fit_are_not_cached(tiny, pages, smoke, output, monkeypatch):
     splits = {"train": pages}
-    with pytest.warns(UserWarning, match=r"of at most 0.0001 \(cache_gib\) .* going on without a cache"):
-        assert cache_states(splits, tiny[0], 3, smoke.replace(cache_gib=1e-4)) is splits
+    with pytest.warns(UserWarning, match=r"of at most 0.0001 \(cache_gib\) .* going on without them"):
+        assert cache_states(splits, tiny[0], 3, smoke.replace(cache_gib=1e-4)) == (splits, 0)
     usage = namedtuple("usage", "free")(vision_cache.SPARE_BYTES + 10)
     monkeypatch.setattr(vision_cache.shutil, "disk_usage", lambda path: usage)
     with pytest.warns(UserWarning, match="0.00 GiB are free"):
-        assert cache_states(splits, tiny[0], 3, smoke) is splits
+        assert cache_states(splits, tiny[0], 3, smoke) == (splits, 0)
     assert not list(cache_folder().iterdir())
 
 
 def test_a_full_disk_still_reads_what_is_there(tiny, pages, smoke, output, monkeypatch):
     splits = {"train": pages}
-    assert cache_states(splits, tiny[0], 3, smoke) is not splits
+    assert cache_states(splits, tiny[0], 3, smoke)[1] == 3
     monkeypatch.setattr(vision_cache.shutil, "disk_usage", lambda path: namedtuple("usage", "free")(0))
-    assert cache_states(splits, tiny[0], 3, smoke.replace(cache_gib=1e-4)) is not splits
+    assert cache_states(splits, tiny[0], 3, smoke.replace(cache_gib=1e-4))[1] == 3
 
 
 def test_a_part_that_another_run_renames_meanwhile_does_no_harm(tiny, pages, smoke, output):
@@ -157,7 +158,7 @@ def test_a_part_that_another_run_renames_meanwhile_does_no_harm(tiny, pages, smo
     cache_folder().mkdir(parents=True)
     # A link to nothing is listed and has no size, as a part that is gone by then.
     (cache_folder() / ".state.npy.1.part").symlink_to(output / "gone")
-    assert cache_states(splits, tiny[0], 3, smoke) is not splits
+    assert cache_states(splits, tiny[0], 3, smoke)[1] == 3
 
 
 def test_a_disk_that_fills_up_meanwhile_costs_the_cache_only(tiny, pages, smoke, output, monkeypatch):
@@ -167,7 +168,7 @@ def test_a_disk_that_fills_up_meanwhile_costs_the_cache_only(tiny, pages, smoke,
     monkeypatch.setattr(vision_cache, "write_whole", full)
     splits = {"train": pages}
     with pytest.warns(UserWarning, match="cannot be written: .*No space left on device"):
-        assert cache_states(splits, tiny[0], 3, smoke) is splits
+        assert cache_states(splits, tiny[0], 3, smoke) == (splits, 0)
 
 
 def test_bf16_states_are_kept_as_they_are(tiny, pages, smoke, output):
@@ -178,6 +179,48 @@ def test_bf16_states_are_kept_as_they_are(tiny, pages, smoke, output):
         chunk = torch.stack([pages[name] for name in next(iter(states.chunks.values()))])
         expected = model.vision_states(chunk, 0, 4)[0]
     assert states[page].dtype == expected.dtype and torch.equal(states[page], expected)
+
+
+@pytest.mark.parametrize("ratio", [0.0, 1.0])
+def test_states_in_the_memory_of_the_device_give_the_same(ratio, dataset, output, monkeypatch):
+    settings = Settings.profile("smoke", vision_trainable=ratio)
+    plain, answers, _ = losses_and_answers(settings, dataset, monkeypatch)
+    loads = []
+    load = CachedPages.load
+    monkeypatch.setattr(CachedPages, "load", lambda pages, page: loads.append(page) or load(pages, page))
+    monkeypatch.setattr(vision_cache, "free_device_memory", lambda device: 2**30)
+    resident, same, _ = losses_and_answers(settings.replace(study="resident"), dataset, monkeypatch)
+    assert (resident, same) == (plain, answers)
+    counts = Counter(loads)
+    assert len(counts) == len({*dataset["train"]["page"], *dataset["validation"]["page"]})
+    assert max(counts.values()) <= 3, (
+        "a page leaves the disk when its size is asked and when it moves, not at steps"
+    )
+
+
+def test_every_image_is_decoded_once_in_a_study(dataset, output, monkeypatch):
+    decoded = []
+    load = Pages.load
+    monkeypatch.setattr(Pages, "load", lambda pages, page: decoded.append(page) or load(pages, page))
+    for ratio in (0.0, 0.66, 1.0):
+        losses_and_answers(Settings.profile("smoke", vision_trainable=ratio, epochs=2), dataset, monkeypatch)
+    distinct = {*dataset["train"]["page"], *dataset["validation"]["page"]}
+    # One page is decoded beforehand, to learn how large it is.
+    assert set(decoded) == distinct and len(decoded) == len(distinct) + 1
+
+
+def test_runs_that_fill_the_cache_together_share_the_work(tiny, pages, smoke, output, monkeypatch):
+    monkeypatch.setattr(vision_cache, "PAGES_PER_FILE", 2)
+    computed = []
+
+    class Counted(CachedPages):
+        def content(self, chunk):
+            computed.append(chunk[0])
+            return super().content(chunk)
+
+    with ThreadPoolExecutor(3) as runs:
+        list(runs.map(lambda _: Counted(pages, tiny[0], 3, smoke).fill(), range(3)))
+    assert len(computed) == len(set(computed)) == 4
 
 
 def test_states_are_as_many_as_distinct_pages(tiny, pages, smoke, output):

@@ -15,13 +15,14 @@ from transformers import Florence2Processor
 
 from docfloqa.florence import Florence2ForDocVQA, encode_prompts, encode_text
 
-PAGES_IN_MEMORY = 2**30  # bytes of processed pages kept by one process
+PAGES_IN_MEMORY = 2**30  # bytes of pages kept by one process
 
 
 class Pages:
-    """The vision encoder's input for every distinct page of a split: its image, (3, height, width) processed.
+    """Every distinct page of a split: its image, resized, (3, height, width) of bytes.
 
-    An image is decoded and processed when it is first asked for, and kept while there is room.
+    An image is decoded and resized when it is first asked for, and kept while there is room. The model
+    normalises bytes itself.
     """
 
     def __init__(self, rows: Dataset, processor: Florence2Processor):
@@ -42,10 +43,17 @@ class Pages:
                 self._kept.popitem(last=False)
         return self._kept[page]
 
+    def stack(self, pages: Sequence[str]) -> Tensor:
+        """Some pages, (pages, channels, rows, columns)."""
+        return torch.stack([self[page] for page in pages])
+
     def load(self, page: str) -> Tensor:
-        """The processed image of a page, made anew."""
+        """The resized image of a page, made anew."""
         image = self.rows[self.first_place[page]]["image"].convert("RGB")
-        return self.processor.image_processor(image, return_tensors="pt").pixel_values[0]
+        resized = self.processor.image_processor(
+            image, do_rescale=False, do_normalize=False, return_tensors="pt"
+        )
+        return resized.pixel_values[0]
 
 
 class QuestionCollator:
@@ -53,7 +61,8 @@ class QuestionCollator:
 
     The label is the first accepted answer, as in the published study. A batch has `pixel_values`
     (one entry of `pages` for each distinct page), `page_index`, `input_ids`, `attention_mask`, `labels`
-    padded with -100, and `places`. Texts are tokenised once.
+    padded with -100, and `places`. Texts are tokenised once. `pages` are images, or what else of the vision
+    encoder stands for them (see `docfloqa.vision_cache`).
 
     With `wrong_pages`, a control, every question comes with a page of the next document instead of its
     own: what is right then was not read. Raises `ValueError` if there is no other document.
@@ -82,12 +91,15 @@ class QuestionCollator:
         self.labels = [ids[: longest - 1] + end for ids in encode_text(processor, first_answers)]
 
     def __call__(self, places: Sequence[int]) -> dict[str, Tensor]:
-        position = {page: index for index, page in enumerate(dict.fromkeys(self.pages[at] for at in places))}
-        input_ids = self._pad([self.prompts[place] for place in places], self.pad_token_id)
+        pages = list(dict.fromkeys(self.pages[place] for place in places))
+        position = {page: index for index, page in enumerate(pages)}
+        page_index = torch.tensor([position[self.pages[place]] for place in places])
+        return {"pixel_values": self.states.stack(pages), "page_index": page_index, **self.texts(places)}
+
+    def texts(self, places: Sequence[int]) -> dict[str, Tensor]:
+        """A batch without its pages."""
         return {
-            "pixel_values": torch.stack([self.states[page] for page in position]),
-            "page_index": torch.tensor([position[self.pages[place]] for place in places]),
-            "input_ids": input_ids,
+            "input_ids": self._pad([self.prompts[place] for place in places], self.pad_token_id),
             "attention_mask": self._pad([[1] * len(self.prompts[place]) for place in places], 0),
             "labels": self._pad([self.labels[place] for place in places], -100),
             "places": torch.tensor(places),

@@ -13,10 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
-from transformers import Florence2Config
 
-from docfloqa.florence import Florence2ForDocVQA, base_config
 from docfloqa.paths import resolve
 from docfloqa.settings import Settings
 
@@ -117,6 +114,12 @@ def training_flops(settings: Settings) -> float:
     Counted on tensors without data by `torch.utils.flop_counter`; the backward pass costs two forward
     passes, of which frozen parts of the vision tower need none. A hub id counts as Florence-2-base.
     """
+    # Only now: a kernel that is asked for its device answers without what takes seconds to import.
+    from torch.utils.flop_counter import FlopCounterMode
+    from transformers import Florence2Config
+
+    from docfloqa.florence import Florence2ForDocVQA, base_config
+
     folder = Path(resolve(settings.model))
     config_file, processor_file = folder / "config.json", folder / "processor_config.json"
     config, side = base_config(), 768
@@ -135,15 +138,25 @@ def training_flops(settings: Settings) -> float:
     return vision.get_total_flops() + backward + 3 * language.get_total_flops()
 
 
-def matrix_product_rate(side: int = 1024, seconds: float = 0.3) -> float:
-    """Floating point operations a second of an fp32 matrix product on this CPU."""
-    matrix = torch.rand(side, side)
+def matrix_product_rate(precision: torch.dtype = torch.float32, seconds: float = 0.3) -> float:
+    """Floating point operations a second of a matrix product on this process's device: its limit."""
+    device = compute_device()
+    side = 8192 if device.type == "cuda" else 1024
+    matrix = torch.rand(side, side, device=device).to(precision)
     matrix @ matrix
+    finish_device()
     products, start = 0, time.perf_counter()
     while time.perf_counter() - start < seconds:
         matrix @ matrix
         products += 1
+        finish_device()
     return 2 * side**3 * products / (time.perf_counter() - start)
+
+
+def finish_device() -> None:
+    """Wait until a GPU has done what it was given; a CPU always has."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def _duration(seconds: float) -> str:

@@ -1,17 +1,26 @@
-"""Loss and answer of every question, from one pass through the encoder."""
+"""Loss and answer of every question; a page is encoded once for all of its questions."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pandas as pd
 import torch
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
+from transformers import GenerationConfig
 
 from docfloqa.batches import QuestionCollator
 from docfloqa.device import autocast
 from docfloqa.florence import Florence2ForDocVQA, generation_config
 from docfloqa.metrics import score
 from docfloqa.settings import Settings
+
+# Batches whose pages are encoded together: their questions are sorted by length without encoding a page twice,
+# and the features of no more pages are in memory.
+BATCHES_PER_WINDOW = 8
+PAGES_PER_PASS = 16
 
 
 @torch.no_grad()
@@ -23,31 +32,24 @@ def evaluate(model: Florence2ForDocVQA, collator: QuestionCollator, settings: Se
     `docfloqa.metrics`. Leaves the model in the mode in which it was.
     """
     rows = collator.rows
-    # Questions of a page stand together, so that a batch holds few pages.
-    order = sorted(range(len(rows)), key=lambda place: (collator.pages[place], place))
+    by_page = sorted(range(len(rows)), key=lambda place: (collator.pages[place], place))
     decoding = generation_config(model, settings.max_new_tokens, settings.num_beams)
     was_training = model.training
     model.eval()
-    losses, tokens, predictions = [0.0] * len(rows), [0] * len(rows), [""] * len(rows)
+    answered: dict[int, tuple[str, float, int]] = {}
     with tqdm(total=len(rows), desc="evaluating", unit="question", leave=False) as progress:
-        for start in range(0, len(order), settings.eval_batch_size):
-            places = order[start : start + settings.eval_batch_size]
-            batch = {name: tensor.to(model.device) for name, tensor in collator(places).items()}
-            mask, labels = batch["attention_mask"], batch["labels"]
-            with autocast(settings):
-                encoded = model.encode(batch["input_ids"], mask, batch["pixel_values"], batch["page_index"])
-                logits = model(encoder_outputs=encoded, attention_mask=mask, labels=labels).logits.float()
-                answers = model.generate(
-                    encoder_outputs=encoded, attention_mask=mask, generation_config=decoding
-                )
-            per_token = cross_entropy(logits.transpose(1, 2), labels, reduction="none", ignore_index=-100)
-            texts = collator.processor.tokenizer.batch_decode(answers, skip_special_tokens=True)
-            for place, loss, count, text in zip(
-                places, per_token.sum(1).tolist(), (labels != -100).sum(1).tolist(), texts, strict=True
-            ):
-                losses[place], tokens[place], predictions[place] = loss, count, text.strip()
-            progress.update(len(places))
+        for window in _split(by_page, BATCHES_PER_WINDOW * settings.eval_batch_size):
+            pages = list(dict.fromkeys(collator.pages[place] for place in window))
+            position = {page: index for index, page in enumerate(pages)}
+            features = _page_features(model, collator, pages, settings)
+            by_length = sorted(window, key=lambda place: (len(collator.prompts[place]), place))
+            for places in _split(by_length, settings.eval_batch_size):
+                chosen = features[[position[collator.pages[place]] for place in places]]
+                answers = _answer(model, collator, places, chosen, decoding, settings)
+                answered.update(zip(places, answers, strict=True))
+                progress.update(len(places))
     model.train(was_training)
+    predictions, losses, tokens = zip(*(answered[place] for place in range(len(rows))), strict=True)
     frame = pd.DataFrame(
         {
             "question_id": rows["questionId"],
@@ -61,3 +63,45 @@ def evaluate(model: Florence2ForDocVQA, collator: QuestionCollator, settings: Se
         }
     )
     return score(frame)
+
+
+def _split(items: Sequence, size: int) -> list[Sequence]:
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+def _page_features(
+    model: Florence2ForDocVQA, collator: QuestionCollator, pages: Sequence[str], settings: Settings
+) -> Tensor:
+    with autocast(settings):
+        passes = [
+            model.page_features(collator.states.stack(chunk).to(model.device))
+            for chunk in _split(pages, PAGES_PER_PASS)
+        ]
+    return torch.cat(passes)
+
+
+def _answer(
+    model: Florence2ForDocVQA,
+    collator: QuestionCollator,
+    places: Sequence[int],
+    features: Tensor,
+    decoding: GenerationConfig,
+    settings: Settings,
+) -> list[tuple[str, float, int]]:
+    """Answer, summed loss and label tokens of each question, from one pass through the encoder."""
+    batch = {name: tensor.to(model.device) for name, tensor in collator.texts(places).items()}
+    mask, labels = batch["attention_mask"], batch["labels"]
+    with autocast(settings):
+        encoded = model.encode(batch["input_ids"], mask, features)
+        logits = model(encoder_outputs=encoded, attention_mask=mask, labels=labels).logits.float()
+        answers = model.generate(encoder_outputs=encoded, attention_mask=mask, generation_config=decoding)
+    losses = cross_entropy(logits.transpose(1, 2), labels, reduction="none", ignore_index=-100).sum(1)
+    texts = collator.processor.tokenizer.batch_decode(answers, skip_special_tokens=True)
+    return list(
+        zip(
+            (text.strip() for text in texts),
+            losses.tolist(),
+            (labels != -100).sum(1).tolist(),
+            strict=True,
+        )
+    )

@@ -98,9 +98,8 @@ def read_samples(
     Answers are greedy; `task` is "line", "region" or "field".
     """
     batch = {name: tensor.to(model.device) for name, tensor in ReadingCollator(tokenizer)(samples).items()}
-    encoded = model.encode(
-        batch["input_ids"], batch["attention_mask"], batch["pixel_values"], batch["page_index"]
-    )
+    features = model.page_features(batch["pixel_values"])[batch["page_index"]]
+    encoded = model.encode(batch["input_ids"], batch["attention_mask"], features)
     answers = model.generate(encoder_outputs=encoded, attention_mask=batch["attention_mask"])
     rows = [
         {

@@ -38,6 +38,7 @@ class Settings:
     synth_shift: how small drawn pages differ from those of the tiny model's pretraining: on the "input"
         side (fonts, contrast, noise, shading, stamps), in "layout", or in "content" (words and formats)
     batching: "uniform" shuffles questions; "by_image" keeps the questions of a page together
+    gradient_checkpointing: whether activations are computed again in the backward pass, to save memory
     num_beams, max_new_tokens: how answers are decoded
     vision_cache, cache_gib: whether the outputs of the frozen beginning of the vision encoder are computed
         once and kept on disk, and how much all of them may take there in GiB
@@ -68,6 +69,7 @@ class Settings:
     warmup_steps: int = 20
     max_grad_norm: float = 1.0
     precision: str = "auto"
+    gradient_checkpointing: bool = False
     num_beams: int = 1
     max_new_tokens: int = 24
     eval_batch_size: int = 64
@@ -208,7 +210,7 @@ PROFILES: dict[str, dict[str, Any]] = {
         "num_beams": 3,
         "max_new_tokens": 128,
         "eval_batch_size": 16,
-        "cache_gib": 64.0,
+        "cache_gib": 128.0,
         "allow_cpu": False,
     },
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from papermill.exceptions import PapermillExecutionError
 from tqdm.auto import tqdm
 
 from docfloqa.paths import NOTEBOOKS, reports_folder
-from docfloqa.report import export_study
+from docfloqa.report import export, export_study
 from docfloqa.results import Study
 from docfloqa.runs import COMPLETE, git_commit, now
 from docfloqa.settings import Settings
@@ -51,14 +52,25 @@ def make_study(
     # First of all, since it tries kernel, data and model before any work.
     runs = sweep(settings, ratios, seeds, kernel)
     shared = {"settings_json": settings.to_json()}
-    run_notebook("01_explore_data", settings, shared)
     sweep_parameters = {
         "ratios": " ".join(f"{ratio:g}" for ratio in ratios),
         "seeds": " ".join(map(str, seeds)),
         "kernel": kernel,
     }
-    run_notebook("03_ablate", settings, shared | sweep_parameters)
-    return Outcome(runs, report_study(settings.study))
+    # None of them needs what another one writes.
+    notebooks = {
+        "01_explore_data": shared,
+        "03_ablate": shared | sweep_parameters,
+        "04_analyze": {"study": settings.study},
+    }
+    # Told before any of them begins: without a complete run there is nothing to report on.
+    Study.load(settings.study)
+    with ThreadPoolExecutor(len(notebooks)) as pool:
+        reports = [
+            pool.submit(lambda name, parameters: export(run_notebook(name, settings, parameters)), *notebook)
+            for notebook in notebooks.items()
+        ]
+    return Outcome(runs, [path for report in reports for path in report.result()])
 
 
 def report_study(name: str, beside: Sequence[str] = ()) -> list[Path]:

@@ -24,7 +24,7 @@ from docfloqa.florence import Florence2ForDocVQA
 from docfloqa.freezing import Freezing
 from docfloqa.runs import Run
 from docfloqa.settings import Settings
-from docfloqa.vision_cache import cache_states
+from docfloqa.vision_cache import ResidentPages, cache_states
 
 
 class DivergedError(RuntimeError):
@@ -59,6 +59,8 @@ def training_arguments(settings: Settings, run: Run) -> Seq2SeqTrainingArguments
         max_grad_norm=settings.max_grad_norm,
         seed=settings.seed,
         bf16=uses_bf16(settings),
+        # Named only where it is wanted: newer versions of transformers give it another name.
+        **({"gradient_checkpointing": True} if settings.gradient_checkpointing else {}),
         use_cpu=not on_gpu,
         dataloader_num_workers=4 if on_gpu else 0,
         dataloader_pin_memory=on_gpu,
@@ -98,6 +100,7 @@ class DocVQATrainer(Seq2SeqTrainer):
             QuestionCollator(dataset[split], model, processor, settings.prefix, self.images[split], wrong)
             for split, wrong in (("train", False), ("validation", False), ("validation", True))
         )
+        model.vision_checkpointing = settings.gradient_checkpointing
         self.loss_sum, self.loss_tokens, self.epoch_started = 0.0, 0, 0.0
         self.progress = RunProgress(self)
         super().__init__(
@@ -122,7 +125,7 @@ class DocVQATrainer(Seq2SeqTrainer):
             return run
         run.start(device=describe_device(), freezing=vars(self.freezing), data_checks=self.checks)
         try:
-            self._use_states()
+            self.use_states()
             if not run.has_epoch(0):
                 self.evaluate()
             last = get_last_checkpoint(run.checkpoints) if run.checkpoints.is_dir() else None
@@ -136,12 +139,16 @@ class DocVQATrainer(Seq2SeqTrainer):
         run.finish(seconds=self.seconds(), peak_memory=peak_memory())
         return run
 
-    def _use_states(self) -> None:
-        boundary = self.freezing.frozen_prefix
-        states = cache_states(self.images, self.model, boundary, self.settings)
-        cached = states is not self.images
-        self._use(states, boundary if cached else 0)
-        self.run.update(cached_sub_blocks=self.model.vision_start)
+    def use_states(self) -> None:
+        """Let cached states stand for the images from here on, where the settings allow it; fills the cache."""
+        started = time.perf_counter()
+        states, boundary = cache_states(self.images, self.model, self.freezing.frozen_prefix, self.settings)
+        self._use(states, boundary)
+        if any(isinstance(pages, ResidentPages) for pages in states.values()):
+            # Worker processes would have no access to them, and no work left.
+            self.args.dataloader_num_workers, self.args.dataloader_pin_memory = 0, False
+        seconds = round(time.perf_counter() - started, 3)
+        self.run.update(cached_sub_blocks=self.model.vision_start, caching_seconds=seconds)
 
     def _use(self, pages: dict[str, Pages], vision_start: int) -> None:
         self.model.vision_start = vision_start
@@ -194,6 +201,10 @@ class DocVQATrainer(Seq2SeqTrainer):
         self.loss_sum += loss.detach() * tokens
         self.loss_tokens += tokens
         return (loss, outputs) if return_outputs else loss
+
+    def floating_point_ops(self, inputs) -> int:
+        """None counted: the trainer would walk through every module of the model at every step to guess them."""
+        return 0
 
     def _get_train_sampler(self, train_dataset=None) -> EpochSampler:
         return EpochSampler(self.training_collator.pages, self.settings.batching, self.settings.seed)

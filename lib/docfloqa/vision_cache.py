@@ -1,4 +1,4 @@
-"""Outputs of the frozen beginning of the vision tower, once per page, on disk."""
+"""Resized pages, and outputs of the frozen beginning of the vision tower: once per page, on disk."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import json
 import shutil
 import warnings
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -26,22 +28,23 @@ from docfloqa.settings import Settings
 # Always the same pages go through together, whoever asks first: rounding may depend on a batch's size.
 PAGES_PER_FILE = 16
 SPARE_BYTES = 2**30  # left free on the disk
+SHARE_OF_DEVICE_MEMORY = 1 / 3  # of what is free before training, for states; the rest is for training
 
 
 class CachedPages(Pages):
-    """States after the frozen beginning of the vision tower instead of images, memory-mapped from the disk.
+    """States of pages after the frozen beginning of the vision tower, memory-mapped from the disk.
 
-    `pages` are the images. A file holds the states of a few pages; its name covers the frozen weights, the
-    processor, the boundary, the precision, the device, the code, the versions and the images themselves,
-    so a stale one is never read. `fill` computes what is not on the disk yet.
+    With `boundary` 0 they are the resized images themselves. A file holds a few pages; its name covers the
+    frozen weights, the processor, the boundary, the precision, the device, the code, the versions and the
+    images, so a stale one is never read. `fill` computes what is not on the disk yet.
     """
 
     def __init__(self, pages: Pages, model: Florence2ForDocVQA, boundary: int, settings: Settings):
         super().__init__(pages.rows, pages.processor)
         self.images, self.model, self.boundary, self.settings = pages, model, boundary, settings
         key = prefix_checksum(model, boundary, pages, settings)
-        names = list(self.first_place)
         self.chunks: dict[Path, list[str]] = {}
+        names = list(self.first_place)
         for start in range(0, len(names), PAGES_PER_FILE):
             chunk = names[start : start + PAGES_PER_FILE]
             name = hashlib.sha256("".join((key, *chunk)).encode()).hexdigest()[:32]
@@ -55,15 +58,48 @@ class CachedPages(Pages):
         return {path: chunk for path, chunk in self.chunks.items() if not is_whole(path, len(chunk))}
 
     def fill(self) -> None:
-        """Compute the missing states in batches and write them, each file whole or not at all."""
-        for path, chunk in tqdm(self.missing().items(), desc="caching", unit="batch", leave=False):
-            write_whole(path, states_of(chunk, self.images, self.model, self.boundary, self.settings))
+        """Compute the missing states in batches and write them, each file whole or not at all.
+
+        Runs that begin together share the work: what another one is computing is waited for last.
+        """
+        missing = self.missing()
+        with tqdm(total=len(missing), desc="caching", unit="batch", leave=False) as progress:
+            for wait in (False, True):
+                for path, chunk in list(missing.items()):
+                    try:
+                        with FileLock(cache_folder() / "locks" / path.stem, blocking=wait):
+                            if not is_whole(path, len(chunk)):
+                                write_whole(path, self.content(chunk))
+                    except Timeout:
+                        continue
+                    progress.update()
+                    del missing[path]
+
+    def content(self, chunk: Sequence[str]) -> bytes:
+        """The states of some pages, computed anew, as the bytes of a .npy file."""
+        return states_of(chunk, self.images, self.model, self.boundary, self.settings)
 
     def load(self, page: str) -> Tensor:
         """The states of a page, (channels, rows, columns)."""
         path, place = self.files[page]
         states = torch.from_numpy(np.load(path, mmap_mode="r")[place].copy())
         return states.view(torch.bfloat16) if states.dtype == torch.int16 else states
+
+
+class ResidentPages(Pages):
+    """The states of all pages in the memory of the device where the model is; a step copies nothing."""
+
+    def __init__(self, pages: Pages, device: torch.device):
+        super().__init__(pages.rows, pages.processor)
+        self.place = {page: place for place, page in enumerate(self.first_place)}
+        first = pages.load(next(iter(self.place)))
+        self.states = torch.empty((len(self.place), *first.shape), dtype=first.dtype, device=device)
+        for page, place in tqdm(self.place.items(), desc="to the device", unit="page", leave=False):
+            self.states[place] = pages.load(page)
+
+    def stack(self, pages: Sequence[str]) -> Tensor:
+        """Some pages, (pages, channels, rows, columns)."""
+        return self.states[[self.place[page] for page in pages]]
 
 
 def cache_folder() -> Path:
@@ -80,13 +116,17 @@ def prefix_checksum(model: Florence2ForDocVQA, boundary: int, pages: Pages, sett
             digest.update(f"{name}.{tensor_name}".encode())
             digest.update(tensor.cpu().contiguous().numpy().tobytes())
     about = {
+        "boundary": boundary,
         "processor": pages.processor.image_processor.to_dict(),
-        "vision": model.config.vision_config.to_dict(),
-        "bf16": uses_bf16(settings),
-        "device": describe_device()["name"],
         "versions": {package: version(package) for package in ("torch", "transformers", "pillow")},
         "code": [Path(file).read_text() for file in (batches.__file__, florence.__file__, __file__)],
     }
+    if boundary:
+        about |= {
+            "vision": model.config.vision_config.to_dict(),
+            "bf16": uses_bf16(settings),
+            "device": describe_device()["name"],
+        }
     digest.update(json.dumps(about, sort_keys=True, default=str).encode())
     return digest.hexdigest()
 
@@ -99,12 +139,14 @@ def states_of(
 
     They keep the type in which the vision tower would pass them on; bf16, which numpy lacks, as int16.
     """
-    pixels = torch.stack([pages.load(page) for page in chunk]).to(model.device)
-    was_training = model.training
-    model.eval()
-    with autocast(settings):
-        states = model.vision_states(pixels, 0, boundary).cpu()
-    model.train(was_training)
+    with ThreadPoolExecutor(torch.get_num_threads()) as decoders:
+        states = torch.stack(list(decoders.map(pages.load, chunk)))
+    if boundary:
+        was_training = model.training
+        model.eval()
+        with autocast(settings):
+            states = model.vision_states(states.to(model.device), 0, boundary).cpu()
+        model.train(was_training)
     content = BytesIO()
     np.save(content, (states.view(torch.int16) if states.dtype == torch.bfloat16 else states).numpy())
     return content.getvalue()
@@ -123,38 +165,64 @@ def is_whole(path: Path, pages: int) -> bool:
 
 def cache_states(
     splits: dict[str, Pages], model: Florence2ForDocVQA, boundary: int, settings: Settings
-) -> dict[str, Pages]:
-    """The splits' pages as states after `boundary` sub-blocks; the caller sets `model.vision_start`.
+) -> tuple[dict[str, Pages], int]:
+    """The splits' pages as states after `boundary` sub-blocks, and that boundary, for `model.vision_start`.
 
-    Gives the images back where the settings want no cache, nothing is frozen, or the states fit neither
-    within the limit for the whole cache nor on the disk, which is warned of.
+    The resized images are kept first, so that each is decoded once, whatever boundaries the runs of a
+    study have. States are in the memory of a GPU where they fit. Gives the images back, with 0, where
+    the settings want no cache, nothing is frozen, or the states fit neither within the limit for the
+    whole cache nor on the disk, which is warned of.
     """
-    if boundary == 0 or not settings.vision_cache:
-        return splits
+    if not settings.vision_cache:
+        return splits, 0
+    images = _on_disk(splits, model, 0, settings) or splits
+    states = _on_disk(images, model, boundary, settings) if boundary else None
+    pages, start = (states, boundary) if states else (images, 0)
+    return _on_device(pages, model.device), start
+
+
+def _on_disk(
+    splits: dict[str, Pages], model: Florence2ForDocVQA, boundary: int, settings: Settings
+) -> dict[str, CachedPages] | None:
     cache_folder().mkdir(parents=True, exist_ok=True)
     states = {split: CachedPages(pages, model, boundary, settings) for split, pages in splits.items()}
     lacking = [chunk for pages in states.values() for chunk in pages.missing().values()]
     if lacking:
-        images = next(iter(splits.values()))
-        one = len(states_of([next(iter(images.first_place))], images, model, boundary, settings))
+        what = "vision states" if boundary else "resized pages"
+        one = len(states_of(lacking[0][:1], _source_of(lacking[0], splits), model, boundary, settings))
         wanted = one * sum(map(len, lacking))
         # Not the parts of files, which other runs rename while they are counted.
         kept = sum(file.stat().st_size for file in cache_folder().glob("[!.]*.npy"))
         free = shutil.disk_usage(cache_folder()).free - SPARE_BYTES
         if kept + wanted > settings.cache_gib * 2**30 or wanted > free:
-            return _without(
-                splits,
-                f"vision states would take {wanted / 2**30:.2f} GiB more; {kept / 2**30:.2f} GiB of at most "
-                f"{settings.cache_gib:g} (cache_gib) are in use, and {max(0, free) / 2**30:.2f} GiB are free",
+            return _warn(
+                f"{what} would take {wanted / 2**30:.2f} GiB more; {kept / 2**30:.2f} GiB of at most "
+                f"{settings.cache_gib:g} (cache_gib) are in use, and {max(0, free) / 2**30:.2f} GiB are free"
             )
         try:
             for pages in states.values():
                 pages.fill()
         except OSError as error:
-            return _without(splits, f"vision states cannot be written: {error}")
+            return _warn(f"{what} cannot be written: {error}")
     return states
 
 
-def _without(splits: dict[str, Pages], reason: str) -> dict[str, Pages]:
-    warnings.warn(f"{reason} in {cache_folder()}: going on without a cache, more slowly", stacklevel=3)
-    return splits
+def _source_of(chunk: Sequence[str], splits: dict[str, Pages]) -> Pages:
+    return next(pages for pages in splits.values() if chunk[0] in pages.first_place)
+
+
+def _on_device(splits: dict[str, Pages], device: torch.device) -> dict[str, Pages]:
+    firsts = {split: pages.load(next(iter(pages.first_place))) for split, pages in splits.items()}
+    wanted = sum(first.nbytes * len(splits[split].first_place) for split, first in firsts.items())
+    if wanted > SHARE_OF_DEVICE_MEMORY * free_device_memory(device):
+        return splits
+    return {split: ResidentPages(pages, device) for split, pages in splits.items()}
+
+
+def free_device_memory(device: torch.device) -> int:
+    """Bytes that are free on a GPU; 0 on a CPU, whose memory holds the pages in use anyway."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
+
+
+def _warn(reason: str) -> None:
+    warnings.warn(f"{reason} in {cache_folder()}: going on without them, more slowly", stacklevel=4)
