@@ -1,4 +1,4 @@
-# make study | ship | test | lab | report | lint: each makes the environment that it needs first.
+# make study | estimate | ship | test | lab | report | bench | batching | lint: each makes the environment that it needs first.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -11,16 +11,21 @@ RATIOS ?= 0 0.33 0.66 1
 SEEDS ?= 0
 KERNEL ?=
 ALLOW_CPU ?=
+DEVICE ?=
 SETTINGS ?= {}
 
-STUDY = --profile $(PROFILE) --ratios $(RATIOS) --seeds $(SEEDS) --settings '$(SETTINGS)' \
-	$(if $(NAME),--name '$(NAME)') $(if $(DATA),--data '$(DATA)') $(if $(MODEL),--model '$(MODEL)') \
-	$(if $(KERNEL),--kernel '$(KERNEL)') $(if $(ALLOW_CPU),--allow-cpu)
+WHAT = --profile $(PROFILE) --ratios $(RATIOS) --seeds $(SEEDS) --settings '$(SETTINGS)' \
+	$(if $(NAME),--name '$(NAME)') $(if $(DATA),--data '$(DATA)') $(if $(MODEL),--model '$(MODEL)')
+WHERE = $(if $(KERNEL),--kernel '$(KERNEL)') $(if $(ALLOW_CPU),--allow-cpu)
 
-.PHONY: study ship test lab report lint lock clean
+.PHONY: study estimate ship test lab report bench batching lint lock clean
 
 study: $(VENV)/installed
-	$(BIN)/python -m docfloqa study $(STUDY)
+	$(BIN)/python -m docfloqa study $(WHAT) $(WHERE)
+
+# Time, memory and disk of the study that make study would make.
+estimate: $(VENV)/installed
+	$(BIN)/python -m docfloqa estimate $(WHAT)
 
 report: $(VENV)/installed
 	$(BIN)/python -m docfloqa report --name '$(or $(NAME),$(PROFILE))'
@@ -38,6 +43,15 @@ test: $(VENV)/installed
 
 lab: $(VENV)/installed
 	$(BIN)/jupyter lab notebooks
+
+# Against the published way; on a machine that does nothing else. DEVICE=cuda measures a GPU.
+bench: $(VENV)/installed
+	$(BIN)/python benchmarks/throughput.py --model $(or $(MODEL),tiny) --device $(or $(DEVICE),cpu)
+
+# Whether keeping the questions of a page together changes what is learnt; compares with the shipped runs.
+batching: $(VENV)/installed
+	$(BIN)/python -m docfloqa sweep --name uniform --seeds 0 1 2 --settings '{"batching": "uniform"}'
+	$(BIN)/python benchmarks/batching.py
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

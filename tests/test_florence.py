@@ -84,9 +84,10 @@ def test_the_loss_does_not_depend_on_padding(tiny, batch):
         assert model(**padded).loss.item() == pytest.approx(model(**batch).loss.item(), rel=1e-5)
 
 
-def test_one_encoder_pass_gives_the_native_answers(tiny, batch, repeated):
+@pytest.mark.parametrize("beams", [1, 3])
+def test_one_encoder_pass_gives_the_native_answers(tiny, batch, repeated, beams):
     model, _ = tiny
-    decoding = generation_config(model, max_new_tokens=12)
+    decoding = generation_config(model, max_new_tokens=12, num_beams=beams)
     features = model.page_features(batch["pixel_values"])[batch["page_index"]]
     encoded = model.encode(batch["input_ids"], batch["attention_mask"], features)
     ours = model.generate(

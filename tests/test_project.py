@@ -20,7 +20,8 @@ LIBRARY = PROJECT / "lib" / "docfloqa"
 LAYERS = (
     "settings paths schema fields pages phrases full_pages synth data florence freezing device batches vision_cache "
     "metrics evaluation runs training stats comparisons results markup tables findings style pipeline figures "
-    "exploration monitor sweep document_tree typst_export report study tiny grid_pages reading pretraining __main__"
+    "exploration monitor sweep document_tree typst_export report study stand_in estimate tiny grid_pages reading "
+    "pretraining __main__"
 ).split()
 PYPROJECT = tomllib.loads((PROJECT / "pyproject.toml").read_text())
 README = (PROJECT / "README.md").read_text()

@@ -271,9 +271,21 @@ def test_questions_sorted_by_length_get_the_same_answers(tiny, dataset, smoke, m
     tower = model.page_features
     monkeypatch.setattr(model, "page_features", lambda pixels: passes.append(len(pixels)) or tower(pixels))
     settings = smoke.replace(eval_batch_size=5)
+    monkeypatch.setattr(docfloqa.evaluation, "BATCHES_PER_WINDOW", 2)
     together = evaluate(model, collator, settings)
-    assert sum(passes) == len(set(collator.pages)), "every page is encoded once"
-    monkeypatch.setattr(docfloqa.evaluation, "BATCHES_PER_WINDOW", 1)
-    apart = evaluate(model, collator, settings)
+    assert len(passes) > 1 and sum(passes) == len(set(collator.pages)), "every page is encoded once"
+    apart = evaluate(model, collator, smoke.replace(eval_batch_size=1))
     assert together["prediction"].equals(apart["prediction"])
     assert together["loss_sum"].to_numpy() == pytest.approx(apart["loss_sum"].to_numpy(), rel=1e-4)
+
+
+def test_peak_memory_is_of_the_process_and_not_of_the_one_that_started_it():
+    asked = "from docfloqa.device import peak_memory; print(peak_memory()['resident_mib'])"
+    started = f"""
+import subprocess, sys
+ballast = bytearray(3 * 2**30)
+ballast[::4096] = b"x" * len(ballast[::4096])
+print(subprocess.run([sys.executable, "-c", {asked!r}], capture_output=True, text=True, check=True).stdout)
+"""
+    done = subprocess.run([sys.executable, "-c", started], capture_output=True, text=True, check=True)
+    assert 50 < float(done.stdout) < 2000

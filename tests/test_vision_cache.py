@@ -137,7 +137,9 @@ def test_a_broken_file_is_named_and_made_again(tiny, pages, smoke, output):
 
 def test_states_that_do_not_fit_are_not_cached(tiny, pages, smoke, output, monkeypatch):
     splits = {"train": pages}
-    with pytest.warns(UserWarning, match=r"of at most 0.0001 \(cache_gib\) .* going on without them"):
+    with pytest.warns(
+        UserWarning, match=r"of at most 0.0001 \(cache_gib\) .* may be emptied .* without them"
+    ):
         assert cache_states(splits, tiny[0], 3, smoke.replace(cache_gib=1e-4)) == (splits, 0)
     usage = namedtuple("usage", "free")(vision_cache.SPARE_BYTES + 10)
     monkeypatch.setattr(vision_cache.shutil, "disk_usage", lambda path: usage)

@@ -1,4 +1,4 @@
-"""The command line: `python -m docfloqa study | sweep | report`."""
+"""The command line: `python -m docfloqa study | sweep | estimate | report`."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ def parser() -> argparse.ArgumentParser:
     for verb, help_text in (
         ("study", "explore, fine-tune every ratio, analyse and export the report"),
         ("sweep", "only fine-tune every ratio and seed"),
+        ("estimate", "time, memory and disk of a study, from a minute of calibration here"),
     ):
         command = verbs.add_parser(
             verb, help=help_text, epilog=f"example: docfloqa {verb} --profile smoke --ratios 0 1 --seeds 0"
@@ -32,8 +33,9 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--model", help="a model folder or a hub id")
         command.add_argument("--ratios", nargs="+", type=float, default=[0, 0.33, 0.66, 1])
         command.add_argument("--seeds", nargs="+", type=int, default=[0])
-        command.add_argument("--kernel", help="the Jupyter kernel in which runs are made")
-        command.add_argument("--allow-cpu", action="store_true", help="go on where there is no GPU")
+        if verb != "estimate":
+            command.add_argument("--kernel", help="the Jupyter kernel in which runs are made")
+            command.add_argument("--allow-cpu", action="store_true", help="go on where there is no GPU")
         command.add_argument("--settings", default="{}", metavar="JSON", help="any other setting, by name")
     command = verbs.add_parser(
         "report", help="analyse and export again", epilog="example: docfloqa report --name embedded"
@@ -55,7 +57,7 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
         study=arguments.name,
         data=_found_from_here(arguments.data),
         model=_found_from_here(arguments.model),
-        allow_cpu=arguments.allow_cpu or None,
+        allow_cpu=getattr(arguments, "allow_cpu", False) or None,
     )
 
 
@@ -77,6 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return BAD_INPUT
     # Only now: torch and transformers take seconds to import, which help and a wrong argument need not wait for.
     from docfloqa.data import DataError
+    from docfloqa.estimate import CalibrationError, estimate
     from docfloqa.florence import ModelError
     from docfloqa.report import ReportError
     from docfloqa.results import ResultsError
@@ -92,13 +95,25 @@ def main(argv: Sequence[str] | None = None) -> int:
             runs = sweep(settings, arguments.ratios, arguments.seeds, arguments.kernel)
             print(runs.to_string(index=False))
             return 0 if (runs["status"] == "complete").all() else INCOMPLETE
+        if arguments.verb == "estimate":
+            print(estimate(settings, arguments.ratios, arguments.seeds))
+            return 0
         outcome = make_study(settings, arguments.ratios, arguments.seeds, arguments.kernel)
         print(outcome.runs.to_string(index=False))
         print(f"\nthe report is in {reports_folder(settings.study)}:")
         for path in outcome.files:
             print(f"  {path.name}")
         return 0 if outcome.complete else INCOMPLETE
-    except (DataError, ModelError, ReportError, ResultsError, SettingsError, StudyError, SweepError) as error:
+    except (
+        CalibrationError,
+        DataError,
+        ModelError,
+        ReportError,
+        ResultsError,
+        SettingsError,
+        StudyError,
+        SweepError,
+    ) as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:

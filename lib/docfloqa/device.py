@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import resource
 import sys
 import time
@@ -67,12 +68,19 @@ def _processor_name() -> str:
 
 def peak_memory() -> dict[str, float]:
     """Largest memory of this process so far in MiB: resident, and allocated on the GPU where there is one."""
-    # ru_maxrss is in KiB on Linux and in bytes on macOS.
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    peak = {"resident_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, 1)}
+    peak = {"resident_mib": round(_peak_resident_bytes() / 2**20, 1)}
     if torch.cuda.is_available():
         peak["gpu_mib"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)
     return peak
+
+
+def _peak_resident_bytes() -> int:
+    status = Path("/proc/self/status")
+    if status.is_file():
+        # What getrusage tells on Linux is at least what the process that started this one had.
+        return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) * 2**10
+    unit = 1 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def uses_bf16(settings: Settings) -> bool:
@@ -90,8 +98,8 @@ def autocast(settings: Settings) -> AbstractContextManager:
 def require_device(settings: Settings) -> dict[str, Any]:
     """`describe_device()`, unless the settings want a GPU and there is none.
 
-    Raises `NoGPUError` with an estimate of the run's time on this CPU: its floating point operations
-    over the rate of a matrix product measured here, so it takes at least as long.
+    Raises `NoGPUError` with the run's time on this CPU as the published loop would need it: its floating
+    point operations over the rate of a matrix product measured here.
     """
     device = describe_device()
     if device["kind"] == "cpu" and not settings.allow_cpu:
@@ -100,10 +108,11 @@ def require_device(settings: Settings) -> dict[str, Any]:
         rate = matrix_product_rate()
         raise NoGPUError(
             f"this run wants a GPU and the kernel has none ({device['name']}, {device['cores']} cores). "
-            f"{settings.epochs} epochs over {questions:,} questions are {flops:.1e} floating point operations; "
-            f"at the {rate / 1e9:,.0f} GFLOP/s of a matrix product here they take at least "
-            f"{_duration(flops / rate)} for one ratio and seed. Choose a kernel with a GPU (KERNEL=...), or go on "
-            "all the same with allow_cpu=True (ALLOW_CPU=1)"
+            f"{settings.epochs} epochs over {questions:,} questions, each with its page through the whole encoder, "
+            f"are {flops:.1e} floating point operations; at the {rate / 1e9:,.0f} GFLOP/s of a matrix product here "
+            f"that is {_duration(flops / rate)} for one ratio and seed; pages that are shared or kept make it less, "
+            "and make estimate tells how much. Choose a kernel with a GPU (KERNEL=...), or go on all the same "
+            "with allow_cpu=True (ALLOW_CPU=1)"
         )
     return device
 

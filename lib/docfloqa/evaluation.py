@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pandas as pd
 import torch
@@ -32,14 +32,12 @@ def evaluate(model: Florence2ForDocVQA, collator: QuestionCollator, settings: Se
     `docfloqa.metrics`. Leaves the model in the mode in which it was.
     """
     rows = collator.rows
-    by_page = sorted(range(len(rows)), key=lambda place: (collator.pages[place], place))
     decoding = generation_config(model, settings.max_new_tokens, settings.num_beams)
     was_training = model.training
     model.eval()
     answered: dict[int, tuple[str, float, int]] = {}
     with tqdm(total=len(rows), desc="evaluating", unit="question", leave=False) as progress:
-        for window in _split(by_page, BATCHES_PER_WINDOW * settings.eval_batch_size):
-            pages = list(dict.fromkeys(collator.pages[place] for place in window))
+        for pages, window in _windows(collator, BATCHES_PER_WINDOW * settings.eval_batch_size):
             position = {page: index for index, page in enumerate(pages)}
             features = _page_features(model, collator, pages, settings)
             by_length = sorted(window, key=lambda place: (len(collator.prompts[place]), place))
@@ -67,6 +65,23 @@ def evaluate(model: Florence2ForDocVQA, collator: QuestionCollator, settings: Se
 
 def _split(items: Sequence, size: int) -> list[Sequence]:
     return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+def _windows(collator: QuestionCollator, questions: int) -> Iterator[tuple[list[str], list[int]]]:
+    """Pages and the places of all of their questions, about so many at a time."""
+    places_of_page: dict[str, list[int]] = {}
+    for place, page in enumerate(collator.pages):
+        places_of_page.setdefault(page, []).append(place)
+    pages: list[str] = []
+    window: list[int] = []
+    for page in sorted(places_of_page):
+        pages.append(page)
+        window += places_of_page[page]
+        if len(window) >= questions:
+            yield pages, window
+            pages, window = [], []
+    if window:
+        yield pages, window
 
 
 def _page_features(

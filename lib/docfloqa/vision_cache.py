@@ -101,6 +101,10 @@ class ResidentPages(Pages):
         """Some pages, (pages, channels, rows, columns)."""
         return self.states[[self.place[page] for page in pages]]
 
+    def load(self, page: str) -> Tensor:
+        """The states of a page, (channels, rows, columns)."""
+        return self.states[self.place[page]]
+
 
 def cache_folder() -> Path:
     """Where states are kept; it may be deleted at any time between runs."""
@@ -225,4 +229,7 @@ def free_device_memory(device: torch.device) -> int:
 
 
 def _warn(reason: str) -> None:
-    warnings.warn(f"{reason} in {cache_folder()}: going on without them, more slowly", stacklevel=4)
+    warnings.warn(
+        f"{reason} in {cache_folder()}, which may be emptied between runs: going on without them, more slowly",
+        stacklevel=4,
+    )

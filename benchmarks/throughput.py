@@ -1,0 +1,500 @@
+"""Training steps and evaluations of this study against the published way, and against the machine's limit.
+
+Same weights, questions, batch size, threads and machine; the two take turns, step by step, in one run.
+The published way is `published_loop.py`. Run it on a machine that does nothing else:
+
+    .venv/bin/python benchmarks/throughput.py --model tiny --device cpu
+    .venv/bin/python benchmarks/throughput.py --model base --device cuda
+
+`tiny` is the shipped model on the embedded study's documents; `base` has Florence-2-base's size with random
+weights (speed does not depend on their values), on full pages drawn at 768 x 768 pixels with as many
+questions a page as DocVQA has. Writes `reports/benchmarks/throughput-<model>-<device>.json` and `.md`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from datasets import DatasetDict
+from published_loop import PublishedLoop
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm.auto import tqdm
+from transformers import Florence2ForConditionalGeneration, Florence2Processor, TrainerCallback
+
+from docfloqa.batches import EpochSampler
+from docfloqa.data import data_checksum, load_docvqa
+from docfloqa.device import (
+    compute_device,
+    describe_device,
+    finish_device,
+    matrix_product_rate,
+    peak_memory,
+    use_device,
+)
+from docfloqa.estimate import DOCVQA
+from docfloqa.evaluation import evaluate
+from docfloqa.florence import load_florence
+from docfloqa.freezing import freeze
+from docfloqa.markup import to_markdown
+from docfloqa.paths import PROJECT, write_whole
+from docfloqa.runs import Run, git_commit, now, weights_checksum
+from docfloqa.settings import BATCHINGS, Settings
+from docfloqa.stand_in import like_docvqa, random_base_model
+from docfloqa.training import DocVQATrainer
+from docfloqa.vision_cache import cache_folder
+
+RATIOS = (0.0, 0.33, 0.66, 1.0)
+WARM_UP = 3
+SCRATCH = "DOCFLOQA_BENCHMARK_SCRATCH"  # tells the processes that measure memory where the documents are
+FOLDER = PROJECT / "reports" / "benchmarks"
+# Of the published study: the prefix is text, so that the two see the very same prompts.
+PREFIX = "text"
+
+
+def settings_of(model: str, **changes: Any) -> Settings:
+    """The embedded study's settings, or those of a base-size model on full drawn pages."""
+    if model == "tiny":
+        return Settings.profile("embedded", study="benchmark", prefix=PREFIX, **changes)
+    return Settings.profile(
+        "paper",
+        study="benchmark",
+        prefix=PREFIX,
+        model=str(random_base_model()),
+        data="synth",
+        synth_scale="full",
+        synth_documents=120,
+        synth_validation_documents=60,
+        # A random model never ends an answer; DocVQA's are rarely longer.
+        max_new_tokens=16,
+        allow_cpu=True,
+        **changes,
+    )
+
+
+def questions(settings: Settings, model: str) -> DatasetDict:
+    """The documents' questions."""
+    dataset = load_docvqa(settings)
+    if model == "base":
+        dataset = DatasetDict({split: like_docvqa(rows) for split, rows in dataset.items()})
+    return dataset
+
+
+def ours(settings: Settings, dataset: DatasetDict) -> DocVQATrainer:
+    """The study's own trainer, its states cached."""
+    network, processor = load_florence(settings.model, settings.prefix)
+    weights = weights_checksum(network)
+    freezing = freeze(network, settings.vision_trainable, settings.unit, settings.side)
+    run = Run.open(settings, weights, data_checksum(dataset))
+    trainer = DocVQATrainer(run, network, processor, dataset, freezing)
+    trainer.args.eval_strategy = trainer.args.save_strategy = "no"
+    # What workers fetch while the other loop computes would be time not counted.
+    trainer.args.dataloader_num_workers = 0
+    trainer.use_states()
+    return trainer
+
+
+def published(settings: Settings) -> PublishedLoop:
+    """The published loop on the native class."""
+    processor = Florence2Processor.from_pretrained(PROJECT / settings.model)
+    network = Florence2ForConditionalGeneration.from_pretrained(
+        PROJECT / settings.model, dtype=torch.float32
+    ).to(compute_device())
+    freeze(network, settings.vision_trainable, settings.unit, settings.side)
+    return PublishedLoop(
+        network, processor, settings.learning_rate, settings.num_beams, settings.max_new_tokens
+    )
+
+
+def timed(work: Callable[[], Any]) -> float:
+    """Seconds that some work takes, the device's included."""
+    finish_device()
+    started = time.perf_counter()
+    work()
+    finish_device()
+    return time.perf_counter() - started
+
+
+def clear_memory() -> None:
+    """Let go of what was measured; a trainer and its callback hold on to each other."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+class Turns(TrainerCallback):
+    """After every step of the trainer, something else; the trainer's own seconds of each step."""
+
+    def __init__(self, other: Callable[[list[int]], None], trainer: DocVQATrainer):
+        self.other, self.trainer, self.seconds = other, trainer, []
+        self.order: list[int] = []
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        """Take the order of the epoch's questions, and start the clock of its first step."""
+        sampler = self.trainer._get_train_sampler()
+        sampler.set_epoch(round(state.epoch))
+        self.order, self.begun = list(sampler), state.global_step
+        finish_device()
+        self.started = time.perf_counter()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        """Stop the clock, let the other one have its turn on the same questions, start it again."""
+        finish_device()
+        self.seconds.append(time.perf_counter() - self.started)
+        size = self.trainer.settings.batch_size
+        place = (state.global_step - 1 - self.begun) * size
+        self.other(self.order[place : place + size])
+        finish_device()
+        self.started = time.perf_counter()
+
+
+def train(trainer: DocVQATrainer, steps: int, other: Callable[[list[int]], None]) -> list[float]:
+    """Seconds of every training step after the first ones, something else done between them."""
+    turns = Turns(other, trainer)
+    trainer.add_callback(turns)
+    trainer.args.max_steps = steps + WARM_UP
+    trainer.train()
+    trainer.remove_callback(turns)
+    return turns.seconds[WARM_UP:]
+
+
+def step_flops(trainer: DocVQATrainer, steps: int) -> float:
+    """Mean floating point operations of the training steps that are timed, forward and backward."""
+    # The counter knows no formula for the CPU's fused attention.
+    trainer.model.set_attn_implementation("eager")
+    order, size = list(trainer._get_train_sampler()), trainer.settings.batch_size
+    trainer.model.train()
+    with FlopCounterMode(display=False) as counter:
+        for step in range(WARM_UP, WARM_UP + steps):
+            batch = trainer.training_collator(order[step * size : (step + 1) * size])
+            batch.pop("places")
+            on_device = {name: tensor.to(trainer.model.device) for name, tensor in batch.items()}
+            trainer.model(**on_device).loss.backward()
+            trainer.model.zero_grad()
+    trainer.model.set_attn_implementation("sdpa")
+    return counter.get_total_flops() / steps
+
+
+def compare_training(settings: Settings, dataset: DatasetDict, pairs: int, precision: torch.dtype) -> dict:
+    """One ratio and batching: steps of both, taking turns, and the share of the limit."""
+    trainer, loop = ours(settings, dataset), published(settings)
+    flops = step_flops(trainer, pairs)
+    theirs: list[float] = []
+    rates = [matrix_product_rate(precision)]
+    seconds = train(
+        trainer,
+        pairs,
+        lambda places: theirs.append(timed(lambda: loop.training_step(dataset["train"], places))),
+    )
+    rates.append(matrix_product_rate(precision))
+    theirs = theirs[WARM_UP:]
+    ratios = [other / own for own, other in zip(seconds, theirs, strict=True)]
+    own = statistics.median(seconds)
+    return {
+        "part": "training step",
+        "vision_trainable": settings.vision_trainable,
+        "batching": settings.batching,
+        "batch_size": settings.batch_size,
+        "pairs": pairs,
+        "samples_per_second": settings.batch_size / own,
+        "published_samples_per_second": settings.batch_size / statistics.median(theirs),
+        "ratio": statistics.median(ratios),
+        "ratio_lowest": min(ratios),
+        "ratio_highest": max(ratios),
+        "gflop_per_sample": flops / settings.batch_size / 1e9,
+        "matrix_product_gflops": statistics.mean(rates) / 1e9,
+        "share_of_matrix_product_rate": flops / own / statistics.mean(rates),
+        "caching_seconds": trainer.run.record["caching_seconds"],
+    }
+
+
+def compare_evaluation(settings: Settings, dataset: DatasetDict, pairs: int) -> dict:
+    """One ratio: evaluations of both, taking turns."""
+    trainer, loop = ours(settings, dataset), published(settings)
+    rows = dataset["validation"]
+    own, theirs = [], []
+    for _ in range(pairs + 1):
+        own.append(timed(lambda: evaluate(trainer.model, trainer.validation_collator, settings)))
+        theirs.append(timed(lambda: loop.evaluate(rows, settings.eval_batch_size)))
+    own, theirs = own[1:], theirs[1:]
+    ratios = [other / mine for mine, other in zip(own, theirs, strict=True)]
+    return {
+        "part": "evaluation",
+        "vision_trainable": settings.vision_trainable,
+        "batching": "-",
+        "batch_size": settings.eval_batch_size,
+        "pairs": pairs,
+        "samples_per_second": len(rows) / statistics.median(own),
+        "published_samples_per_second": len(rows) / statistics.median(theirs),
+        "ratio": statistics.median(ratios),
+        "ratio_lowest": min(ratios),
+        "ratio_highest": max(ratios),
+    }
+
+
+def by_batch_size(
+    settings: Settings, dataset: DatasetDict, sizes: Sequence[int], steps: int, precision: torch.dtype
+) -> list[dict]:
+    """The share of the matrix-product rate at 100 %, by batch size."""
+    rows = []
+    for size in tqdm(sizes, desc="batch sizes", unit="size"):
+        trainer = ours(settings.replace(vision_trainable=1.0, batch_size=size), dataset)
+        flops = step_flops(trainer, steps)
+        rates = [matrix_product_rate(precision)]
+        seconds = statistics.median(train(trainer, steps, lambda places: None))
+        rates.append(matrix_product_rate(precision))
+        rows.append(
+            {
+                "batch_size": size,
+                "samples_per_second": size / seconds,
+                "gflop_per_sample": flops / size / 1e9,
+                "matrix_product_gflops": statistics.mean(rates) / 1e9,
+                "share_of_matrix_product_rate": flops / seconds / statistics.mean(rates),
+            }
+        )
+    return rows
+
+
+def memory(arguments: argparse.Namespace, whose: str, ratio: float, batching: str) -> dict[str, float]:
+    """Peak memory of a few steps of one of the two, in a process of its own."""
+    command = [sys.executable, __file__, "--model", arguments.model, "--device", arguments.device]
+    command += ["--ratios", str(ratio), "--batchings", batching, "--memory-of", whose]
+    command += ["--threads", str(arguments.threads)] if arguments.threads else []
+    # So that the memory that filling the cache takes is counted too.
+    shutil.rmtree(cache_folder(), ignore_errors=True)
+    environment = {**os.environ, SCRATCH: os.environ["DOCFLOQA_OUTPUT"]}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if done.returncode:
+        raise RuntimeError(f"memory of {whose} at {ratio:g} cannot be measured: {done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def measure_memory(whose: str, settings: Settings, dataset: DatasetDict) -> dict[str, float]:
+    """Peak memory of this process after a few steps."""
+    if whose == "ours":
+        train(ours(settings, dataset), 1, lambda places: None)
+    else:
+        loop = published(settings)
+        order = list(EpochSampler(dataset["train"]["page"], settings.batching, settings.seed))
+        size = settings.batch_size
+        for step in range(WARM_UP + 1):
+            loop.training_step(dataset["train"], order[step * size : (step + 1) * size])
+    return peak_memory()
+
+
+def paper_study_hours(parts: Sequence[dict], pages: int, batching: str) -> float:
+    """Hours of the paper's study on one device, one run after another, from the measured parts.
+
+    Four ratios, 8 epochs of 39,463 questions, before and after each epoch 500 questions answered, and once
+    on wrong pages; the pages decoded once, by the first ratio measured, and the states computed for each.
+    """
+    settings = Settings.profile("paper")
+    questions, all_pages = DOCVQA["train"]
+    seconds = 0.0
+    for ratio in RATIOS:
+        same = [part for part in parts if part["vision_trainable"] == ratio]
+        steps = [part for part in same if part["part"] == "training step"]
+        [step] = [part for part in steps if part["batching"] == batching]
+        [evaluation] = [part for part in same if part["part"] == "evaluation"]
+        seconds += settings.epochs * questions / step["samples_per_second"]
+        seconds += (settings.epochs + 2) * settings.validation_questions / evaluation["samples_per_second"]
+        # The first of a ratio's measurements found no states on the disk.
+        seconds += max(part["caching_seconds"] for part in steps) / pages * all_pages
+    return seconds / 3600
+
+
+def summary(tiny: dict, base: dict | None) -> pd.DataFrame:
+    """How many times faster, a row per part and ratio: tiny model on a CPU beside base size on a GPU."""
+
+    def cells(result: dict | None) -> dict[tuple[str, str], str]:
+        return {
+            (
+                f"{part['part']}, {part['batching']}".removesuffix(", -"),
+                f"{100 * part['vision_trainable']:.0f} %",
+            ): (f"{part['ratio']:.1f} [{part['ratio_lowest']:.1f}, {part['ratio_highest']:.1f}]")
+            for part in (result["parts"] if result else [])
+        }
+
+    measured = {"CPU, tiny model": cells(tiny), "GPU, base size": cells(base)}
+    keys = sorted(measured["CPU, tiny model"], key=lambda key: (key[0] == "evaluation", key[0]))
+    ratios = list(dict.fromkeys(ratio for _, ratio in keys))
+    rows = []
+    for part in dict.fromkeys(part for part, _ in keys):
+        for column, found in measured.items():
+            cells_of_part = {ratio: found.get((part, ratio), "not measured") for ratio in ratios}
+            rows.append({"times faster": part, "on": column, **cells_of_part})
+    return pd.DataFrame(rows)
+
+
+def markdown(result: dict) -> str:
+    """The result as a page of Markdown."""
+    machine = result["machine"]
+    kind = "gpu_mib" if machine["kind"] == "cuda" else "resident_mib"
+    rows = []
+    for part in result["parts"]:
+        own, theirs = part.get("memory", {}).get(kind), part.get("published_memory", {}).get(kind)
+        share = part.get("share_of_matrix_product_rate")
+        rows.append(
+            {
+                "part": part["part"],
+                "vision encoder trained": f"{100 * part['vision_trainable']:.0f} %",
+                "batching": part["batching"],
+                "samples/s": f"{part['samples_per_second']:.1f}",
+                "published, samples/s": f"{part['published_samples_per_second']:.1f}",
+                "times faster": f"{part['ratio']:.1f} [{part['ratio_lowest']:.1f}, {part['ratio_highest']:.1f}]",
+                "peak MiB": f"{own:,.0f}" if own else "",
+                "published, peak MiB": f"{theirs:,.0f}" if theirs else "",
+                "of the matrix-product rate": f"{100 * share:.0f} %" if share else "",
+            }
+        )
+    sizes = [
+        {
+            "batch size": row["batch_size"],
+            "samples/s": f"{row['samples_per_second']:.1f}",
+            "GFLOP a sample": f"{row['gflop_per_sample']:.2f}",
+            "matrix product, GFLOP/s": f"{row['matrix_product_gflops']:.0f}",
+            "of the matrix-product rate": f"{100 * row['share_of_matrix_product_rate']:.0f} %",
+        }
+        for row in result["batch_sizes"]
+    ]
+    data = result["data"]
+    return "\n\n".join(
+        [
+            f"# Throughput: {result['model']} model, {machine['name']}",
+            f"`{result['command']}`, {result['date']}, commit {result['commit']}",
+            f"{machine['threads']} of {machine['cores']} CPU threads"
+            + (f", {machine['gpus']} GPU" if machine["gpus"] else "")
+            + f"; {machine['system']}; "
+            + ", ".join(f"{name} {number}" for name, number in result["versions"].items())
+            + f". {data['questions']:,} questions on {data['pages']:,} pages of {data['pixels']} x {data['pixels']} "
+            f"pixels, batch {result['parts'][0]['batch_size']}, {result['parts'][0]['pairs']} pairs; answers of at "
+            f"most {data['max_new_tokens']} tokens, {data['num_beams']} beams.",
+            to_markdown(pd.DataFrame(rows)).strip(),
+            "Times faster: median [lowest, highest] of the pairs. Training is the trainer's whole step, from fetching "
+            "the questions to the optimizer; states of frozen parts are on the disk (computing them is counted "
+            "apart, `caching_seconds` in the JSON). Evaluation is loss and answers of the validation questions. Memory "
+            "is of a process of its own; the published loop computes in fp32.",
+            *(
+                f"The paper's study (4 ratios x 8 epochs x 39,463 questions, 500-question evaluations, decoding and "
+                f"cache filling included), extrapolated from these parts: {hours:,.2f} hours with {batching}."
+                for batching, hours in result["paper_study_hours"].items()
+            ),
+            "## The share of the limit at 100 %, by batch size",
+            to_markdown(pd.DataFrame(sizes)),
+        ]
+    )
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", choices=("tiny", "base"), default="tiny")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument(
+        "--threads", type=int, default=1, help="CPU threads; the embedded study's runs have one"
+    )
+    parser.add_argument("--ratios", type=float, nargs="+", default=RATIOS)
+    parser.add_argument("--batchings", nargs="+", choices=BATCHINGS, default=("by_image", "uniform"))
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=(6, 12, 24, 48, 96))
+    parser.add_argument("--pairs", type=int, default=9, help="pairs of training steps")
+    parser.add_argument("--evaluation-pairs", type=int, default=5)
+    parser.add_argument("--evaluated", type=int, default=128, help="validation questions at most")
+    parser.add_argument("--output", type=Path, default=FOLDER)
+    parser.add_argument("--memory-of", choices=("ours", "published"), help=argparse.SUPPRESS)
+    return parser.parse_args(arguments)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure everything and write the two files."""
+    arguments = parse(argv)
+    if arguments.device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    elif not torch.cuda.is_available():
+        sys.exit("--device is cuda, and this machine has no GPU that PyTorch can use")
+    if arguments.device == "cpu":
+        arguments.threads = arguments.threads or 1
+    use_device(threads=arguments.threads)
+    settings = settings_of(arguments.model, validation_questions=arguments.evaluated)
+    dataset = questions(settings, arguments.model)
+    variants = [
+        settings.replace(vision_trainable=ratio, batching=batching)
+        for ratio in arguments.ratios
+        for batching in arguments.batchings
+    ]
+    if arguments.memory_of:
+        print(json.dumps(measure_memory(arguments.memory_of, variants[0], dataset)))
+        return
+    precision = torch.float32 if arguments.device == "cpu" else torch.bfloat16
+    parts = []
+    for variant in tqdm(variants, desc="training steps", unit="variant"):
+        part = compare_training(variant, dataset, arguments.pairs, precision)
+        clear_memory()
+        place = (variant.vision_trainable, variant.batching)
+        part["memory"] = memory(arguments, "ours", *place)
+        part["published_memory"] = memory(arguments, "published", *place)
+        parts.append(part)
+    for ratio in tqdm(arguments.ratios, desc="evaluations", unit="ratio"):
+        variant = settings.replace(vision_trainable=ratio)
+        parts.append(compare_evaluation(variant, dataset, arguments.evaluation_pairs))
+        clear_memory()
+    steps = max(5, arguments.pairs // 2)
+    sizes = by_batch_size(
+        settings.replace(batching="by_image"), dataset, arguments.batch_sizes, steps, precision
+    )
+    rows = dataset["train"]
+    pages = len({page for split in dataset.values() for page in split["page"]})
+    whole = arguments.model == "base" and set(arguments.ratios) == set(RATIOS)
+    result = {
+        "command": f"python benchmarks/throughput.py {' '.join(sys.argv[1:] if argv is None else argv)}".strip(),
+        "date": now()[:10],
+        "commit": git_commit(),
+        "model": arguments.model,
+        "machine": describe_device() | {"system": f"{platform.system()} {platform.machine()}"},
+        "versions": {"Python": platform.python_version()}
+        | {package: version(package) for package in ("torch", "transformers")},
+        "data": {
+            "questions": len(rows),
+            "pages": len(set(rows["page"])),
+            "pixels": page_side(settings),
+            "max_new_tokens": settings.max_new_tokens,
+            "num_beams": settings.num_beams,
+        },
+        "parts": parts,
+        "batch_sizes": sizes,
+        "paper_study_hours": {
+            batching: paper_study_hours(parts, pages, batching) for batching in arguments.batchings if whole
+        },
+    }
+    name = f"throughput-{arguments.model}-{arguments.device}"
+    write_whole(arguments.output / f"{name}.json", json.dumps(result, indent=2) + "\n")
+    write_whole(arguments.output / f"{name}.md", markdown(result))
+    print(markdown(result))
+
+
+def page_side(settings: Settings) -> int:
+    """Side of the pages in pixels, as the processor makes them."""
+    processor = Florence2Processor.from_pretrained(PROJECT / settings.model)
+    return processor.image_processor.size["height"]
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as scratch:
+        # Runs, states and pages of the benchmark are nobody's results.
+        os.environ["DOCFLOQA_OUTPUT"] = os.environ.get(SCRATCH, scratch)
+        main()

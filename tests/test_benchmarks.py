@@ -1,0 +1,77 @@
+"""The benchmark's command runs, and its numbers are those of what it measured."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from docfloqa.batches import QuestionCollator
+from docfloqa.evaluation import evaluate
+from docfloqa.florence import load_florence
+from docfloqa.paths import PROJECT
+
+sys.path.insert(0, str(PROJECT / "benchmarks"))
+import throughput
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("benchmark")
+    command = [sys.executable, "benchmarks/throughput.py", "--ratios", "0", "--batchings", "by_image"]
+    command += ["--pairs", "1", "--evaluation-pairs", "1", "--evaluated", "8", "--batch-sizes", "6"]
+    subprocess.run([*command, "--output", folder], cwd=PROJECT, check=True, capture_output=True)
+    return json.loads((folder / "throughput-tiny-cpu.json").read_text()), folder
+
+
+def test_both_ways_are_measured_on_the_same_questions(measured):
+    result, _ = measured
+    training, evaluation = result["parts"]
+    assert (training["part"], evaluation["part"]) == ("training step", "evaluation")
+    for part in result["parts"]:
+        assert part["ratio_lowest"] <= part["ratio"] <= part["ratio_highest"]
+        one = part["samples_per_second"] / part["published_samples_per_second"]
+        assert part["ratio"] == pytest.approx(one), "of a single pair"
+    assert training["memory"]["resident_mib"] > 100 < training["published_memory"]["resident_mib"]
+
+
+def test_both_ways_see_the_same_prompts_and_give_the_same_answers(dataset):
+    settings = throughput.settings_of("tiny")
+    rows, places = dataset["validation"], [0, 1, 2, 5]
+    model, processor = load_florence(settings.model, settings.prefix)
+    collator = QuestionCollator(rows, model, processor, settings.prefix)
+    loop = throughput.published(settings)
+    theirs = loop.batch(rows, places)
+    assert torch.equal(theirs["input_ids"], collator.texts(places)["input_ids"])
+    answers = evaluate(model, collator, settings)["prediction"]
+    assert answers.tolist() == [text.strip() for text in loop.evaluate(rows, 4)[1]]
+
+
+def test_the_share_is_operations_over_time_and_rate(measured):
+    result, _ = measured
+    for row in (result["parts"][0], *result["batch_sizes"]):
+        rate = row["samples_per_second"] * row["gflop_per_sample"] / row["matrix_product_gflops"]
+        assert row["share_of_matrix_product_rate"] == pytest.approx(rate) and 0 < rate < 1
+
+
+def test_the_papers_study_is_the_sum_of_its_parts():
+    parts = [
+        {"vision_trainable": ratio, "samples_per_second": 100.0, **part}
+        for ratio in throughput.RATIOS
+        for part in (
+            {"part": "training step", "batching": "uniform", "caching_seconds": 2.0},
+            {"part": "training step", "batching": "by_image", "caching_seconds": 0.1},
+            {"part": "evaluation", "batching": "-"},
+        )
+    ]
+    # By hand: 8 x 39,463 and 10 x 500 questions at 100 a second, and 10,194 pages at 2 seconds for 4 of them.
+    one = 8 * 394.63 + 10 * 5 + 10_194 * 0.5
+    assert throughput.paper_study_hours(parts, 4, "by_image") == pytest.approx(4 * one / 3600)
+
+
+def test_the_table_names_the_machine_and_the_command(measured):
+    result, folder = measured
+    text = (folder / "throughput-tiny-cpu.md").read_text()
+    assert result["machine"]["name"] in text and "benchmarks/throughput.py --ratios 0" in text
+    assert str(PROJECT) not in text and str(folder) not in text.replace(f"--output {folder}", "")

@@ -1,0 +1,97 @@
+"""The estimate counts what a study does, stands in for what is not at hand, and leaves nothing behind."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import docfloqa.estimate
+import docfloqa.stand_in
+from docfloqa.estimate import DOCVQA, STEPS, WARM_UP, estimate, makespan
+from docfloqa.florence import load_florence
+from docfloqa.paths import TINY_MODEL, output_folder
+from docfloqa.settings import Settings
+from docfloqa.stand_in import QUESTIONS_PER_PAGE, like_docvqa
+
+DURATIONS = st.lists(st.floats(0.01, 100), min_size=1, max_size=12)
+
+
+@given(DURATIONS, st.integers(1, 5))
+def test_runs_side_by_side_end_when_the_last_one_does(durations, slots):
+    ended = makespan(durations, slots)
+    shortest = max(max(durations), sum(durations) / slots)
+    # Graham's bound for list scheduling.
+    assert shortest - 1e-9 <= ended <= sum(durations) / slots + max(durations) * (1 - 1 / slots) + 1e-9
+
+
+def test_the_longest_run_begins_first():
+    assert makespan([1, 1, 1, 3], 2) == 3
+    assert makespan([2, 3, 4, 5], 1) == 14
+
+
+def test_a_smoke_study_is_estimated_and_leaves_only_its_documents(output, tiny):
+    settings = Settings.profile("smoke")
+    result = estimate(settings, ratios=[0, 1], seeds=[0, 1])
+    rows = result.ratios.set_index("vision_trainable")
+    assert result.stand_ins == []
+    assert rows.loc[1.0, "training_minutes"] > rows.loc[0.0, "training_minutes"] > 0
+    parts = rows[["caching_minutes", "training_minutes", "evaluation_minutes"]].sum(axis=1)
+    assert (rows["run_minutes"] > parts).all()
+    first, second = rows["run_minutes"], rows["run_minutes"] - rows["caching_minutes"]
+    durations = [minutes / 60 for minutes in (*first, *second)]
+    assert result.hours == pytest.approx(
+        makespan(durations, result.slots) + docfloqa.estimate.BESIDE_RUNS / 3600
+    )
+    assert result.memory_gib > 0.2
+    weights = 4 * sum(weight.numel() for weight in tiny[0].parameters())
+    assert result.disk_gib * 2**30 > 4 * weights, "four models are kept"
+    assert {path.name for path in output_folder().iterdir()} == {"data"}
+    assert not (output / "data" / "cache" / "vision").exists()
+    assert "minutes" in str(result)
+
+
+def test_what_the_hub_holds_is_stood_in_for_in_docvqas_numbers(output, monkeypatch, dataset):
+    asked = []
+
+    def drawn(settings):
+        asked.append(settings)
+        return dataset, None
+
+    monkeypatch.setattr(docfloqa.estimate, "load_checked", drawn)
+    monkeypatch.setattr(docfloqa.estimate, "random_base_model", lambda: TINY_MODEL)
+    stand_ins: list[str] = []
+    settings = Settings.profile("paper")
+    assert docfloqa.estimate._model(settings, stand_ins) == str(TINY_MODEL)
+    _, sizes = docfloqa.estimate._data(settings, stand_ins)
+    questions, pages = DOCVQA["validation"]
+    assert sizes == {"train": DOCVQA["train"], "validation": (500, math.ceil(pages * 500 / questions))}
+    assert asked[0].data == "synth" and asked[0].synth_scale == "full"
+    assert asked[0].synth_documents * 3 >= (STEPS + WARM_UP) * settings.batch_size
+    assert len(stand_ins) == 2 and "random weights" in stand_ins[0] and "drawn pages" in stand_ins[1]
+
+
+def test_drawn_pages_have_as_many_questions_as_docvqas(dataset):
+    rows = like_docvqa(dataset["train"])
+    pages = len(set(rows["page"]))
+    assert pages == len(set(dataset["train"]["page"]))
+    assert len(rows) / pages <= QUESTIONS_PER_PAGE
+    longer = like_docvqa(dataset["train"].select([0] * 20))
+    assert len(longer) == int(QUESTIONS_PER_PAGE)
+
+
+def test_the_random_model_loads_and_has_the_size_of_florence_2_base(output, monkeypatch):
+    # Its layers are cut to one each, and its widths stay, so that the test takes no half gigabyte.
+    full = docfloqa.stand_in.base_config()
+    small = docfloqa.stand_in.base_config()
+    small.text_config.encoder_layers = small.text_config.decoder_layers = 1
+    small.vision_config.depths = (1, 1, 1, 1)
+    monkeypatch.setattr(docfloqa.stand_in, "base_config", lambda: small)
+    folder = docfloqa.stand_in.random_base_model()
+    assert folder == docfloqa.stand_in.random_base_model()
+    model, processor = load_florence(folder, "text")
+    assert model.config.text_config.d_model == full.text_config.d_model
+    with torch.no_grad():
+        page = torch.zeros(1, 3, docfloqa.stand_in.PAGE_SIZE, docfloqa.stand_in.PAGE_SIZE)
+        assert model.page_features(page).shape[1] == processor.num_image_tokens == 577
