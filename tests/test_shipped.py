@@ -91,7 +91,7 @@ def test_the_default_batches_learn_no_less_than_the_published_ones():
     rows = [
         line.split("|") for line in (BENCHMARKS / "batching.md").read_text().splitlines() if " % |" in line
     ]
-    assert len(rows) == 4 and Settings().batching == "by_image"
+    assert {row[1].strip() for row in rows} >= {"0 %", "100 %"} and Settings().batching == "by_image"
     for row in rows:
         difference = float(re.findall(r"-?\d+\.\d", row[4].replace("−", "-"))[0])
         significant = "<" in row[5] or float(row[5]) < 0.05
