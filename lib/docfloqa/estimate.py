@@ -43,7 +43,7 @@ RANDOM_ANSWER = 16  # tokens; a random model never ends an answer, and DocVQA's 
 DOCVQA = {"train": (39_463, 10_194), "validation": (5_349, 1_286)}
 # What a study does beside its runs, in seconds on two cores: it asks the kernel, checks the data, executes and
 # exports the notebooks that report (the embedded study's, see reports/log.md).
-BESIDE_RUNS = 50.0
+BESIDE_RUNS = 85.0
 
 
 class CalibrationError(RuntimeError):
