@@ -9,6 +9,7 @@ DATA ?=
 MODEL ?=
 RATIOS ?= 0 0.33 0.66 1
 SEEDS ?= 0
+ARMS ?=
 KERNEL ?=
 ALLOW_CPU ?=
 DEVICE ?=
@@ -21,7 +22,7 @@ WHERE = $(if $(KERNEL),--kernel '$(KERNEL)') $(if $(ALLOW_CPU),--allow-cpu)
 .PHONY: study estimate ship test lab report bench batching lint lock clean
 
 study: $(VENV)/installed
-	$(BIN)/python -m docfloqa study $(WHAT) $(WHERE)
+	$(BIN)/python -m docfloqa study $(WHAT) $(WHERE) $(if $(ARMS),--arms $(ARMS))
 
 # Time, memory and disk of the study that make study would make.
 estimate: $(VENV)/installed

@@ -18,7 +18,7 @@ from docfloqa.paths import NOTEBOOKS, PROJECT
 LIBRARY = PROJECT / "lib" / "docfloqa"
 # From the ground up: a module imports only from those before it.
 LAYERS = (
-    "settings paths schema fields pages phrases full_pages synth data florence freezing device batches vision_cache "
+    "settings arms paths schema fields pages phrases full_pages synth data florence lora freezing device batches vision_cache "
     "metrics evaluation runs training stats comparisons results markup tables findings style pipeline figures "
     "exploration monitor sweep document_tree typst_export report study stand_in estimate tiny grid_pages reading "
     "pretraining __main__"

@@ -27,10 +27,26 @@ SCORES = ["epoch", "accuracy", "anls", "exact_match", "f1", "similarity_first", 
 def trainer_of(settings: Settings, dataset) -> DocVQATrainer:
     model, processor = load_florence(settings.model, settings.prefix)
     weights = weights_checksum(model)
-    freezing = freeze(model, settings.vision_trainable, settings.unit, settings.side)
+    chosen = settings.unit, settings.side, settings.counted, settings.lora
+    freezing = freeze(model, settings.vision_trainable, *chosen)
     return DocVQATrainer(
         Run.open(settings, weights, data_checksum(dataset)), model, processor, dataset, freezing
     )
+
+
+def stopped_at_the_second_epoch(settings: Settings, dataset, monkeypatch) -> None:
+    """A run that is interrupted in its last epoch's evaluation."""
+    evaluated = []
+
+    def stop(model, collator, settings):
+        if len(evaluated) == 2:
+            raise KeyboardInterrupt
+        evaluated.append(1)
+        return evaluate(model, collator, settings)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(docfloqa.training, "evaluate", stop)
+        trainer_of(settings, dataset).fit()
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +61,10 @@ def undisturbed(dataset, tmp_path_factory):
 
 def test_a_run_leaves_what_the_design_says(undisturbed, dataset):
     run, epochs, predictions, files = undisturbed
-    assert files == {"run.json", "epochs.csv", "predictions.parquet", "wrong_pages.parquet", "model"}
+    assert files == {
+        *("run.json", "epochs.csv", "predictions.parquet", "wrong_pages.parquet"),
+        *("model", "best_model"),
+    }
     assert epochs["epoch"].tolist() == [0, 1, 2]
     assert epochs["train_loss"].isna().tolist() == [True, False, False]
     record = run.record
@@ -78,21 +97,13 @@ def test_the_same_settings_give_the_same_table(undisturbed, dataset, output):
 
 def test_an_interrupted_run_goes_on_from_its_last_epoch(undisturbed, dataset, output, monkeypatch):
     settings = Settings.profile("smoke", vision_trainable=0.33)
-    evaluated = []
-
-    def stop_at_the_second_epoch(model, collator, settings):
-        if len(evaluated) == 2:
-            raise KeyboardInterrupt
-        evaluated.append(1)
-        return evaluate(model, collator, settings)
-
-    monkeypatch.setattr(docfloqa.training, "evaluate", stop_at_the_second_epoch)
-    with pytest.raises(KeyboardInterrupt):
-        trainer_of(settings, dataset).fit()
-    evaluated.clear()
+    stopped_at_the_second_epoch(settings, dataset, monkeypatch)
     resumed = trainer_of(settings, dataset)
     assert not resumed.run.complete and resumed.run.has_epoch(1)
-    steps = []
+    steps, evaluated = [], []
+    monkeypatch.setattr(
+        docfloqa.training, "evaluate", lambda *arguments: evaluated.append(1) or evaluate(*arguments)
+    )
     step = resumed.training_step
     monkeypatch.setattr(resumed, "training_step", lambda *args: steps.append(1) or step(*args))
     run = resumed.fit()
@@ -104,6 +115,14 @@ def test_an_interrupted_run_goes_on_from_its_last_epoch(undisturbed, dataset, ou
     assert run.record["seconds"] >= legs, "the time of both legs"
     pd.testing.assert_frame_equal(run.epochs()[SCORES], undisturbed[1][SCORES], check_exact=True)
     pd.testing.assert_frame_equal(run.predictions(), undisturbed[2], check_exact=True)
+
+
+def test_an_interrupted_run_with_adapters_gives_the_same_answers(dataset, output, monkeypatch):
+    settings = Settings.profile("smoke", vision_trainable=1.0, lora=0.1)
+    whole = trainer_of(settings, dataset).fit().predictions()
+    monkeypatch.setenv("DOCFLOQA_OUTPUT", str(output / "again"))
+    stopped_at_the_second_epoch(settings, dataset, monkeypatch)
+    pd.testing.assert_frame_equal(trainer_of(settings, dataset).fit().predictions(), whole, check_exact=True)
 
 
 def test_a_complete_run_is_not_made_again(dataset, output):

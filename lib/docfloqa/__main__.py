@@ -34,6 +34,9 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--ratios", nargs="+", type=float, default=[0, 0.33, 0.66, 1])
         command.add_argument("--seeds", nargs="+", type=int, default=[0])
         if verb != "estimate":
+            command.add_argument(
+                "--arms", nargs="*", default=[], help="arms beside the ratios (see docfloqa.arms), or all"
+            )
             command.add_argument("--kernel", help="the Jupyter kernel in which runs are made")
             command.add_argument("--allow-cpu", action="store_true", help="go on where there is no GPU")
         command.add_argument("--settings", default="{}", metavar="JSON", help="any other setting, by name")
@@ -92,13 +95,13 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print(path)
             return 0
         if arguments.verb == "sweep":
-            runs = sweep(settings, arguments.ratios, arguments.seeds, arguments.kernel)
+            runs = sweep(settings, arguments.ratios, arguments.seeds, arguments.kernel, arguments.arms)
             print(runs.to_string(index=False))
             return 0 if (runs["status"] == "complete").all() else INCOMPLETE
         if arguments.verb == "estimate":
             print(estimate(settings, arguments.ratios, arguments.seeds))
             return 0
-        outcome = make_study(settings, arguments.ratios, arguments.seeds, arguments.kernel)
+        outcome = make_study(settings, arguments.ratios, arguments.seeds, arguments.kernel, arguments.arms)
         print(outcome.runs.to_string(index=False))
         print(f"\nthe report is in {reports_folder(settings.study)}:")
         for path in outcome.files:

@@ -65,7 +65,8 @@ class QuestionCollator:
     encoder stands for them (see `docfloqa.vision_cache`).
 
     With `wrong_pages`, a control, every question comes with a page of the next document instead of its
-    own: what is right then was not read. Raises `ValueError` if there is no other document.
+    own: what is right then was not read. Raises `ValueError` if there is no other document. With
+    `shuffled_questions`, another control, the texts of the questions change places, always in the same way.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class QuestionCollator:
         prefix: str,
         pages: Pages | None = None,
         wrong_pages: bool = False,
+        shuffled_questions: bool = False,
     ):
         self.rows, self.processor = rows, processor
         self.states = pages or Pages(rows, processor)
@@ -86,6 +88,9 @@ class QuestionCollator:
         self.pad_token_id = text.pad_token_id
         longest = text.max_position_embeddings
         self.prompts = encode_prompts(processor, rows["question"], prefix, longest)
+        if shuffled_questions:
+            order = np.random.default_rng(0).permutation(len(self.prompts))
+            self.prompts = [self.prompts[place] for place in order]
         end = [text.eos_token_id]
         first_answers = [answers[0] for answers in rows["answers"]]
         self.labels = [ids[: longest - 1] + end for ids in encode_text(processor, first_answers)]

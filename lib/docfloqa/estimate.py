@@ -134,7 +134,8 @@ def estimate(
     # Runs of ratios with the same frozen beginning share its states; the resized images are shared by all.
     states = {one.cached_sub_blocks: one.state_bytes_per_page for one in calibrations.values()}
     side = _page_bytes(settings)
-    models = [calibrations[ratio].model_bytes for ratio in ratios for _ in seeds]
+    # The weights after the last epoch and those of the best one.
+    models = [2 * calibrations[ratio].model_bytes for ratio in ratios for _ in seeds]
     checkpoints = sorted((one.checkpoint_bytes for one in calibrations.values()), reverse=True)
     disk = sum(models) + sum(checkpoints[: len(places)])
     if settings.vision_cache:
@@ -167,7 +168,8 @@ def calibrate(settings: Settings, slot: Slot, scratch: str, asked: float) -> Cal
     dataset = DatasetDict.load_from_disk(str(Path(scratch, "sample")))
     network, processor = load_florence(settings.model, settings.prefix)
     weights = weights_checksum(network)
-    freezing = freeze(network, settings.vision_trainable, settings.unit, settings.side)
+    chosen = settings.unit, settings.side, settings.counted, settings.lora
+    freezing = freeze(network, settings.vision_trainable, *chosen)
     # One epoch over the sample, whose length the trainer takes from the data.
     run = Run.open(settings.replace(epochs=1), weights, data_checksum(dataset))
     trainer = DocVQATrainer(run, network, processor, dataset, freezing)

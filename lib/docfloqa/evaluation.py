@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 from transformers import GenerationConfig
+from transformers.modeling_outputs import BaseModelOutput
 
 from docfloqa.batches import QuestionCollator
 from docfloqa.device import autocast
@@ -27,15 +28,16 @@ PAGES_PER_PASS = 16
 def evaluate(model: Florence2ForDocVQA, collator: QuestionCollator, settings: Settings) -> pd.DataFrame:
     """One row per question of the collator's split: what was asked, the answer, its loss and every metric.
 
-    Columns: question_id, document_id, question, question_types, prediction, answers, loss_sum (the
-    summed cross-entropy of the first answer's tokens, in nats), tokens, and the metrics of
-    `docfloqa.metrics`. Leaves the model in the mode in which it was.
+    Columns: question_id, document_id, question, question_types, prediction, confidence (the probability that the
+    model gives this answer, its end included, in [0, 1]), answers, loss_sum (the summed cross-entropy of the
+    first accepted answer's tokens, in nats), tokens, and the metrics of `docfloqa.metrics`. Leaves the model in
+    the mode in which it was.
     """
     rows = collator.rows
     decoding = generation_config(model, settings.max_new_tokens, settings.num_beams)
     was_training = model.training
     model.eval()
-    answered: dict[int, tuple[str, float, int]] = {}
+    answered: dict[int, tuple[str, float, float, int]] = {}
     with tqdm(total=len(rows), desc="evaluating", unit="question", leave=False) as progress:
         for pages, window in _windows(collator, BATCHES_PER_WINDOW * settings.eval_batch_size):
             position = {page: index for index, page in enumerate(pages)}
@@ -47,7 +49,9 @@ def evaluate(model: Florence2ForDocVQA, collator: QuestionCollator, settings: Se
                 answered.update(zip(places, answers, strict=True))
                 progress.update(len(places))
     model.train(was_training)
-    predictions, losses, tokens = zip(*(answered[place] for place in range(len(rows))), strict=True)
+    predictions, confidences, losses, tokens = zip(
+        *(answered[place] for place in range(len(rows))), strict=True
+    )
     frame = pd.DataFrame(
         {
             "question_id": rows["questionId"],
@@ -55,6 +59,7 @@ def evaluate(model: Florence2ForDocVQA, collator: QuestionCollator, settings: Se
             "question": rows["question"],
             "question_types": rows["question_types"],
             "prediction": predictions,
+            "confidence": confidences,
             "answers": rows["answers"],
             "loss_sum": losses,
             "tokens": tokens,
@@ -102,21 +107,29 @@ def _answer(
     features: Tensor,
     decoding: GenerationConfig,
     settings: Settings,
-) -> list[tuple[str, float, int]]:
-    """Answer, summed loss and label tokens of each question, from one pass through the encoder."""
+) -> list[tuple[str, float, float, int]]:
+    """Answer, its probability, summed loss and label tokens of each question, from one pass through the encoder."""
     batch = {name: tensor.to(model.device) for name, tensor in collator.texts(places).items()}
     mask, labels = batch["attention_mask"], batch["labels"]
     with autocast(settings):
         encoded = model.encode(batch["input_ids"], mask, features)
-        logits = model(encoder_outputs=encoded, attention_mask=mask, labels=labels).logits.float()
         answers = model.generate(encoder_outputs=encoded, attention_mask=mask, generation_config=decoding)
-    losses = cross_entropy(logits.transpose(1, 2), labels, reduction="none", ignore_index=-100).sum(1)
+        # Without the token that every answer starts with. Once more through the decoder, since what generation
+        # tells of its scores is of beams, and of the whole vocabulary at every step.
+        given = answers[:, 1:].masked_fill(answers[:, 1:] == collator.pad_token_id, -100)
+        surprise, losses = (_summed_loss(model, encoded, mask, tokens) for tokens in (given, labels))
     texts = collator.processor.tokenizer.batch_decode(answers, skip_special_tokens=True)
     return list(
         zip(
             (text.strip() for text in texts),
+            (-surprise).exp().tolist(),
             losses.tolist(),
             (labels != -100).sum(1).tolist(),
             strict=True,
         )
     )
+
+
+def _summed_loss(model: Florence2ForDocVQA, encoded: BaseModelOutput, mask: Tensor, labels: Tensor) -> Tensor:
+    logits = model(encoder_outputs=encoded, attention_mask=mask, labels=labels).logits.float()
+    return cross_entropy(logits.transpose(1, 2), labels, reduction="none", ignore_index=-100).sum(1)

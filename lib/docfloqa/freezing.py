@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import accumulate
 
 import pandas as pd
 from torch import nn
 
 from docfloqa.florence import vision_sub_blocks
-from docfloqa.settings import SIDES, UNITS
+from docfloqa.lora import add_adapters
+from docfloqa.settings import COUNTED, SIDES, UNITS
 
 
 @dataclass(frozen=True)
 class Freezing:
     """What is trainable, counted in tensors and in parameters (a tied weight counts once).
 
-    `frozen_prefix` is the number of sub-blocks (see `vision_sub_blocks`) before the first one, in
-    execution order, that has a trainable tensor.
+    With LoRA, what is trainable are the adapters, of rank `lora_rank`, and the projector; what there is in all
+    counts without adapters. `frozen_prefix` is the number of sub-blocks (see `vision_sub_blocks`) before the
+    first one, in execution order, that has a trainable tensor.
     """
 
     ratio: float
@@ -30,6 +33,7 @@ class Freezing:
     trainable_parameters: int
     sub_blocks: int
     frozen_prefix: int
+    lora_rank: int = 0
 
     @property
     def trainable_vision_share(self) -> float:
@@ -72,29 +76,44 @@ def vision_units(model: nn.Module, unit: str) -> list[list[str]]:
     return units
 
 
-def freeze(model: nn.Module, ratio: float, unit: str = "tensor", side: str = "output") -> Freezing:
+def freeze(
+    model: nn.Module,
+    ratio: float,
+    unit: str = "tensor",
+    side: str = "output",
+    counted: str = "units",
+    lora: float = 0.0,
+) -> Freezing:
     """Make a share of the vision encoder trainable, freeze the rest of it, and say what is trained.
 
-    `ratio` in [0, 1] is the share of units, rounded to a whole number of them; `side` is the end from
-    which they are unfrozen: "output" trains the last ones, "input" the first. Everything outside the
-    vision encoder (projector and language model) is trainable at every ratio. Sets `requires_grad`.
+    `ratio` in [0, 1] is the share of units, rounded to a whole number of them; with `counted="parameters"` it is
+    the share of parameters, as near as whole units come to it. `side` is the end from which they are unfrozen:
+    "output" trains the last ones, "input" the first. Everything outside the vision encoder (projector and
+    language model) is trainable at every ratio. With `lora` above 0 (see `docfloqa.lora.add_adapters`) adapters
+    of that share of the model's parameters are trained in place of what would be. Sets `requires_grad`.
 
-    Raises `ValueError` for a ratio outside [0, 1], another unit or another side.
+    Raises `ValueError` for a ratio outside [0, 1] or another unit, side or way of counting.
     """
     if not 0 <= ratio <= 1:
         raise ValueError(f"ratio is {ratio!r}; allowed is a number from 0 to 1")
-    if unit not in UNITS:
-        raise ValueError(f"unit is {unit!r}; allowed are {', '.join(UNITS)}")
-    if side not in SIDES:
-        raise ValueError(f"side is {side!r}; allowed are {', '.join(SIDES)}")
-    units = vision_units(model, unit)
-    count = round(len(units) * ratio)
-    chosen = units[len(units) - count :] if side == "output" else units[:count]
-    names = {name for group in chosen for name in group}
+    for name, value, allowed in (("unit", unit, UNITS), ("side", side, SIDES), ("counted", counted, COUNTED)):
+        if value not in allowed:
+            raise ValueError(f"{name} is {value!r}; allowed are {', '.join(allowed)}")
     tower = dict(model.model.vision_tower.named_parameters())
+    vision_parameters = sum(parameter.numel() for parameter in tower.values())
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    units = vision_units(model, unit)
+    if side == "output":
+        units = units[::-1]
+    sizes = [0, *accumulate(sum(tower[name].numel() for name in group) for group in units)]
+    count = round(len(units) * ratio)
+    if counted == "parameters":
+        count = min(range(len(sizes)), key=lambda number: abs(sizes[number] - ratio * vision_parameters))
+    names = {name for group in units[:count] for name in group}
     model.requires_grad_(True)
     for name, parameter in tower.items():
         parameter.requires_grad_(name in names)
+    rank = add_adapters(model, lora) if lora else 0
     # Sub-blocks change between train and eval mode with what is frozen.
     model.train(model.training)
     sub_blocks = vision_sub_blocks(model)
@@ -103,17 +122,21 @@ def freeze(model: nn.Module, ratio: float, unit: str = "tensor", side: str = "ou
         for place, (_, sub_block) in enumerate(sub_blocks)
         if any(parameter.requires_grad for parameter in sub_block.parameters())
     ]
-    everything = list(model.parameters())
     return Freezing(
         ratio=ratio,
         unit=unit,
         side=side,
         vision_tensors=len(tower),
-        trainable_vision_tensors=len(names),
-        vision_parameters=sum(parameter.numel() for parameter in tower.values()),
-        trainable_vision_parameters=sum(tower[name].numel() for name in names),
-        parameters=sum(parameter.numel() for parameter in everything),
-        trainable_parameters=sum(parameter.numel() for parameter in everything if parameter.requires_grad),
+        trainable_vision_tensors=sum(p.requires_grad for p in model.model.vision_tower.parameters()),
+        vision_parameters=vision_parameters,
+        trainable_vision_parameters=_trainable(model.model.vision_tower),
+        parameters=parameters,
+        trainable_parameters=_trainable(model),
         sub_blocks=len(sub_blocks),
         frozen_prefix=min(thawed, default=len(sub_blocks)),
+        lora_rank=rank,
     )
+
+
+def _trainable(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)

@@ -18,11 +18,10 @@ class Watcher:
     """Bars of a sweep from its files: one over the epochs of all runs, one under it per running run."""
 
     def __init__(self, runs: Sequence[Run], workers: int):
-        epochs = runs[0].settings.epochs
-        done = sum(epochs for run in runs if run.complete)
+        done = sum(run.settings.epochs for run in runs if run.complete)
         self.runs, self.finished_epochs = {run.id: run for run in runs}, float(done)
         self.total = tqdm(
-            total=epochs * len(runs),
+            total=sum(run.settings.epochs for run in runs),
             initial=done,
             desc=f"{len(runs)} runs",
             unit="epoch",
@@ -30,7 +29,6 @@ class Watcher:
         )
         self.bars = [
             tqdm(
-                total=epochs,
                 position=place + 1,
                 leave=False,
                 bar_format="{desc}: {percentage:3.0f}%|{bar}| {postfix}",
@@ -54,14 +52,15 @@ class Watcher:
     def begin(self, run: Run) -> None:
         """Give a run that begins a bar of its own."""
         with self.lock:
-            self.places[run.id] = min(set(range(len(self.bars))) - set(self.places.values()))
+            place = min(set(range(len(self.bars))) - set(self.places.values()))
+            self.places[run.id] = place
+            self.bars[place].reset(run.settings.epochs)
 
     def end(self, run: Run) -> None:
         """Take the bar back from a run that ended, and say how it ended."""
         with self.lock:
-            place = self.places.pop(run.id)
+            del self.places[run.id]
             self.finished_epochs += run.settings.epochs
-            self.bars[place].reset()
         record = read_record(run.folder)
         if record.get("status") == FAILED:
             tqdm.write(f"{run.id} failed: {record['error']}")

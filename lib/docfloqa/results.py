@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -23,12 +23,17 @@ class ResultsError(ValueError):
 
 @dataclass(frozen=True)
 class Study:
-    """The complete runs that a study's plan lists, and those that are missing."""
+    """The complete runs of a study's ratios, or of one of its arms, and those that are planned and missing.
+
+    In an arm every run belongs to a variant (see `docfloqa.arms`), which the frames name in a column `variant`.
+    """
 
     name: str
     settings: Settings
     records: dict[str, dict[str, Any]]
     missing: dict[str, dict[str, Any]]
+    arms: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+    variants: dict[str, list[str]] = field(default_factory=dict)
 
     @classmethod
     def load(cls, name: str) -> Study:
@@ -42,16 +47,22 @@ class Study:
                 f"study {name!r} has no {path}; make it with: make study PROFILE=... NAME={name}"
             )
         plan = json.loads(path.read_text())
-        records = {run: read_record(runs_folder(name) / run) for run in plan["runs"]}
-        complete = {run: record for run, record in records.items() if is_complete(runs_folder(name) / run)}
-        if not complete:
-            errors = {record.get("error") for record in records.values()} - {None}
+        records, missing = _read(name, plan["runs"])
+        if not records:
+            errors = {record.get("error") for record in missing.values()} - {None}
             raise ResultsError(
-                f"none of the {len(records)} runs of study {name!r} is complete"
+                f"none of the {len(missing)} runs of study {name!r} is complete"
                 + (f"; they stopped with: {'; '.join(sorted(errors))}" if errors else "; run 03_ablate")
             )
-        missing = {run: record for run, record in records.items() if run not in complete}
-        return cls(name, Settings.from_dict(plan["settings"]), complete, missing)
+        return cls(name, Settings.from_dict(plan["settings"]), records, missing, plan.get("arms", {}))
+
+    def arm(self, arm: str) -> Study | None:
+        """The complete runs of an arm; None where the study has none of it."""
+        variants = self.arms.get(arm, {})
+        records, missing = _read(self.name, [run for runs in variants.values() for run in runs])
+        if not records:
+            return None
+        return replace(self, records=records, missing=missing, arms={}, variants=variants)
 
     @property
     def outdated(self) -> list[str]:
@@ -68,6 +79,7 @@ class Study:
             rows.append(
                 {
                     "run": run,
+                    **self._variant(run),
                     "vision_trainable": record["settings"]["vision_trainable"],
                     "seed": record["settings"]["seed"],
                     "trainable_vision_tensors": freezing["trainable_vision_tensors"],
@@ -98,16 +110,28 @@ class Study:
     @cached_property
     def wrong_pages(self) -> pd.DataFrame:
         """The last epoch's answers on pages of other documents, one row per run and question."""
-        return self._collect(
-            lambda folder: pd.read_parquet(folder / CONTROL).assign(epoch=self.settings.epochs)
-        )
+        return self._collect(lambda folder: pd.read_parquet(folder / CONTROL))
 
     def _collect(self, read) -> pd.DataFrame:
         frames = []
         for run, record in self.records.items():
             frame = read(runs_folder(self.name) / run)
-            for place, key in enumerate(RUN_KEYS):
-                frame.insert(place, key, record["settings"][key])
+            if "epoch" not in frame:
+                frame["epoch"] = record["settings"]["epochs"]
+            keys = self._variant(run) | {key: record["settings"][key] for key in RUN_KEYS}
+            for place, (key, value) in enumerate(keys.items()):
+                frame.insert(place, key, value)
             frame.insert(0, "run", run)
             frames.append(frame)
         return pd.concat(frames).sort_values([*RUN_KEYS, "epoch"], kind="stable", ignore_index=True)
+
+    def _variant(self, run: str) -> dict[str, str]:
+        names = [name for name, runs in self.variants.items() if run in runs]
+        return {"variant": names[0]} if names else {}
+
+
+def _read(study: str, runs: list[str]) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
+    """The records of complete runs, and those of the others."""
+    records = {run: read_record(runs_folder(study) / run) for run in runs}
+    complete = {run: record for run, record in records.items() if is_complete(runs_folder(study) / run)}
+    return complete, {run: record for run, record in records.items() if run not in complete}

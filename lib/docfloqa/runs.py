@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import json
 import platform
@@ -17,22 +18,25 @@ from typing import Any
 
 import pandas as pd
 from torch import nn
+from transformers import ProcessorMixin
 
+from docfloqa.lora import without_adapters
 from docfloqa.metrics import METRICS
 from docfloqa.paths import NOTEBOOKS, PROJECT, runs_folder, write_whole
 from docfloqa.settings import Settings
 
 # What a run's results depend on; a test compares this with what the training code really imports.
 RUN_MODULES = (
-    "batches data device evaluation fields florence freezing full_pages metrics pages paths phrases runs schema "
-    "settings synth training vision_cache"
+    "batches data device evaluation fields florence freezing full_pages lora metrics pages paths phrases runs "
+    "schema settings synth training vision_cache"
 ).split()
 RUN_NOTEBOOK = "02_finetune.ipynb"
-VERSIONED = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "numpy", "pillow")
+VERSIONED = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "peft", "numpy", "pillow")
 IDENTIFYING_VERSIONS = ("torch", "transformers")
 # These say where and whether a run is made, not what it computes.
 SETTINGS_WITHOUT_EFFECT = ("study", "cache_gib", "allow_cpu")
 RECORD, EPOCHS, PREDICTIONS, CONTROL = "run.json", "epochs.csv", "predictions.parquet", "wrong_pages.parquet"
+LAST_MODEL, BEST_MODEL = "model", "best_model"
 # Of what a study writes itself no commit can know.
 RESULTS = (":!/reports", ":!/figures")
 COMPLETE, RUNNING, FAILED = "complete", "running", "failed"
@@ -40,9 +44,17 @@ COMPLETE, RUNNING, FAILED = "complete", "running", "failed"
 
 def code_checksum() -> str:
     """A checksum of the code that a run executes; comments, docstrings and layout do not count."""
+    modules = (Path(__file__).parent / f"{name}.py" for name in RUN_MODULES)
+    return _checksum_of(*(path.read_text() for path in (*modules, NOTEBOOKS / RUN_NOTEBOOK)))
+
+
+# Every planned run asks, and to take the code apart takes a tenth of a second.
+@functools.lru_cache(maxsize=1)
+def _checksum_of(*texts: str) -> str:
+    *modules, notebook = texts
     digest = hashlib.sha256()
-    for name in RUN_MODULES:
-        tree = ast.parse((Path(__file__).parent / f"{name}.py").read_text())
+    for text in modules:
+        tree = ast.parse(text)
         for node in ast.walk(tree):
             if (
                 isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
@@ -50,7 +62,7 @@ def code_checksum() -> str:
             ):
                 node.body = node.body[1:] or [ast.Pass()]
         digest.update(ast.unparse(tree).encode())
-    for cell in json.loads((NOTEBOOKS / RUN_NOTEBOOK).read_text())["cells"]:
+    for cell in json.loads(notebook)["cells"]:
         if cell["cell_type"] == "code" and "parameters" not in cell["metadata"].get("tags", []):
             digest.update("".join(cell["source"]).encode())
     return digest.hexdigest()
@@ -83,7 +95,8 @@ def run_id(settings: Settings, weights: str, data: str) -> str:
     """The name of a run's folder: ratio and seed for people, then a checksum of its `identity`."""
     content = json.dumps(identity(settings, weights, data), sort_keys=True)
     checksum = hashlib.sha256(content.encode()).hexdigest()[:10]
-    return f"vision{100 * settings.vision_trainable:03.0f}-seed{settings.seed}-{checksum}"
+    earlier = "".join(f"after{100 * ratio:03.0f}-" for ratio in settings.trained_before)
+    return f"{earlier}vision{100 * settings.vision_trainable:03.0f}-seed{settings.seed}-{checksum}"
 
 
 @dataclass
@@ -92,8 +105,9 @@ class Run:
 
     `run.json` (settings, versions, counts, timings, status), `epochs.csv`, `predictions.parquet`,
     `wrong_pages.parquet` (the last epoch's answers when every question comes with another document's
-    page, a control), `model/` (the trained weights); while the run lasts also `epochs/`, `checkpoints/`
-    and `progress.json`.
+    page, a control), `model/` (the weights after the last epoch), `best_model/` (those of the trained epoch with
+    the highest ANLS, the first of them where several have it); while the run lasts also `epochs/`,
+    `checkpoints/` and `progress.json`.
     """
 
     id: str
@@ -112,6 +126,15 @@ class Run:
     def folder(self) -> Path:
         """Where the run is kept."""
         return runs_folder(self.settings.study) / self.id
+
+    @property
+    def predecessor(self) -> Run | None:
+        """The run whose last weights this one starts from; None where it starts from the pretrained weights."""
+        *earlier, ratio = self.settings.trained_before or (None,)
+        if ratio is None:
+            return None
+        settings = self.settings.replace(vision_trainable=ratio, trained_before=tuple(earlier))
+        return Run.open(settings, self.record["identity"]["weights"], self.record["identity"]["data"])
 
     @property
     def complete(self) -> bool:
@@ -156,6 +179,20 @@ class Run:
         """Keep the trained model's answers on wrong pages."""
         write_whole(self.folder / CONTROL, predictions.to_parquet(index=False))
 
+    def is_best(self, epoch: int) -> bool:
+        """Whether a trained epoch that was kept has the highest ANLS of those so far."""
+        anls = [self._epoch_row(number)["anls"] for number in range(1, epoch + 1)]
+        return bool(anls) and anls.index(max(anls)) == epoch - 1
+
+    def save_model(self, model: nn.Module, processor: ProcessorMixin, name: str) -> None:
+        """Keep weights and processor as the folder `name`, which plain transformers loads."""
+        part = self.folder / f".{name}.part"
+        shutil.rmtree(part, ignore_errors=True)
+        without_adapters(model).save_pretrained(part)
+        processor.save_pretrained(part)
+        shutil.rmtree(self.folder / name, ignore_errors=True)
+        part.rename(self.folder / name)
+
     def has_epoch(self, epoch: int) -> bool:
         """Whether an epoch has been evaluated and kept."""
         return self._epoch_file(epoch).with_suffix(".json").is_file()
@@ -163,7 +200,7 @@ class Run:
     def finish(self, **entries: Any) -> None:
         """Put the epochs together, drop what only a resume needs, and call the run complete last of all."""
         numbers = range(self.settings.epochs + 1)
-        rows = [json.loads(self._epoch_file(number).with_suffix(".json").read_text()) for number in numbers]
+        rows = [self._epoch_row(number) for number in numbers]
         predictions = pd.concat([pd.read_parquet(self._epoch_file(number)) for number in numbers])
         write_whole(self.folder / EPOCHS, pd.DataFrame(rows).to_csv(index=False))
         write_whole(self.folder / PREDICTIONS, predictions.to_parquet(index=False))
@@ -188,6 +225,9 @@ class Run:
     def predictions(self) -> pd.DataFrame:
         """Every answer of every epoch."""
         return pd.read_parquet(self.folder / PREDICTIONS)
+
+    def _epoch_row(self, epoch: int) -> dict[str, float]:
+        return json.loads(self._epoch_file(epoch).with_suffix(".json").read_text())
 
     def _epoch_file(self, epoch: int) -> Path:
         return self.folder / "epochs" / f"epoch-{epoch:04d}.parquet"

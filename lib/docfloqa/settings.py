@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import re
 from dataclasses import dataclass
 from types import NoneType, UnionType
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 UNITS = ("tensor", "block", "stage")
 SIDES = ("output", "input")
+COUNTED = ("units", "parameters")
 PREFIXES = ("token", "text", "none")
 PRECISIONS = ("auto", "fp32", "bf16")
 BATCHINGS = ("uniform", "by_image")
@@ -29,7 +31,13 @@ class Settings:
 
     study: the name under which reports and figures are written
     vision_trainable: share of the vision encoder that is trained, in [0, 1], in units of `unit`
-    unit, side: what a share is counted in, and from which end of the vision encoder it is unfrozen
+    unit, side: what is unfrozen as a whole, and from which end of the vision encoder
+    counted: whether a share is one of the "units" or, as near as whole units come to it, of the "parameters"
+    lora: what LoRA adapters have, as a share of the model's parameters; they are then trained in place of the
+        weights (see `docfloqa.lora`). 0 trains the weights themselves
+    trained_before: shares that were trained one after another before, each for as many epochs, on the same
+        weights (the published protocol); none starts from the pretrained weights
+    shuffled_questions: a control: every question's text is replaced by that of another one, its answers are not
     seed: of the order of the questions and of everything random in training
     model: a folder or a hub id; prefix: how `<DocVQA>` stands before a question
     data, validation_data: "synth", a folder of parquet files, or a hub id; None validates on `data`
@@ -49,6 +57,10 @@ class Settings:
     vision_trainable: float = 1.0
     unit: str = "tensor"
     side: str = "output"
+    counted: str = "units"
+    lora: float = 0.0
+    trained_before: tuple[float, ...] = ()
+    shuffled_questions: bool = False
     seed: int = 0
     model: str = "data/florence2-tiny"
     prefix: str = "token"
@@ -83,6 +95,7 @@ class Settings:
             object.__setattr__(self, field.name, value)
         for name, low, high in (
             ("vision_trainable", 0, 1),
+            ("lora", 0, 1),
             ("seed", 0, 2**31 - 1),
             ("synth_seed", 0, 2**31 - 1),
             ("train_questions", 1, math.inf),
@@ -106,6 +119,7 @@ class Settings:
         for name, allowed in (
             ("unit", UNITS),
             ("side", SIDES),
+            ("counted", COUNTED),
             ("prefix", PREFIXES),
             ("precision", PRECISIONS),
             ("batching", BATCHINGS),
@@ -114,6 +128,15 @@ class Settings:
         ):
             if getattr(self, name) not in allowed:
                 raise SettingsError(f"{name} is {getattr(self, name)!r}; allowed are {', '.join(allowed)}")
+        if not all(0 <= share <= 1 for share in self.trained_before):
+            raise SettingsError(
+                f"trained_before is {self.trained_before!r}; allowed are numbers from 0 to 1 only"
+            )
+        if self.lora and self.trained_before:
+            raise SettingsError(
+                f"lora is {self.lora!r} and trained_before {self.trained_before!r}; allowed is one of the two, since "
+                "adapters are merged into the weights when a run ends"
+            )
         for name in ("model", "data"):
             if not getattr(self, name).strip():
                 raise SettingsError(f"{name} is empty; give a folder or a hub id")
@@ -171,17 +194,31 @@ class Settings:
         return Settings.from_dict({**self.to_dict(), **changes})
 
 
+@functools.cache
+def _hints() -> dict[str, Any]:
+    return get_type_hints(Settings)
+
+
 def _cast(name: str, value: Any) -> Any:
-    hint = get_type_hints(Settings)[name]
+    hint = _hints()[name]
     kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
     if value is None and NoneType in kinds:
         return None
     kind = kinds[0]
+    if get_origin(kind) is not tuple:
+        return _of_kind(name, value, kind, hint)
+    # JSON knows no tuples.
+    if not isinstance(value, list | tuple):
+        raise SettingsError(f"{name} is {value!r}; allowed is a list of numbers")
+    return tuple(_of_kind(name, item, float, hint) for item in value)
+
+
+def _of_kind(name: str, value: Any, kind: type, allowed: Any) -> Any:
     # A notebook parameter may arrive as 1 where 1.0 is meant; True is never meant as 1.
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise SettingsError(f"{name} is {value!r} of type {type(value).__name__}; allowed is {hint}")
+        raise SettingsError(f"{name} is {value!r} of type {type(value).__name__}; allowed is {allowed}")
     if kind is float and not math.isfinite(value):
         raise SettingsError(f"{name} is {value!r}; allowed is a finite number")
     return value

@@ -40,7 +40,11 @@ class Outcome:
 
 
 def make_study(
-    settings: Settings, ratios: Sequence[float], seeds: Sequence[int], kernel: str | None = None
+    settings: Settings,
+    ratios: Sequence[float],
+    seeds: Sequence[int],
+    kernel: str | None = None,
+    arms: Sequence[str] = (),
 ) -> Outcome:
     """Make what is missing of a study and report on it; what is complete already is kept.
 
@@ -50,11 +54,12 @@ def make_study(
     is complete.
     """
     # First of all, since it tries kernel, data and model before any work.
-    runs = sweep(settings, ratios, seeds, kernel)
+    runs = sweep(settings, ratios, seeds, kernel, arms)
     shared = {"settings_json": settings.to_json()}
     sweep_parameters = {
         "ratios": " ".join(f"{ratio:g}" for ratio in ratios),
         "seeds": " ".join(map(str, seeds)),
+        "arms": " ".join(arms),
         "kernel": kernel,
     }
     # None of them needs what another one writes.

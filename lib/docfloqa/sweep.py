@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import ExitStack
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 import nbformat
@@ -21,6 +20,7 @@ from nbclient.exceptions import CellExecutionError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from tqdm.auto import tqdm
 
+from docfloqa.arms import RATIOS, choose_arms
 from docfloqa.data import data_checksum, load_checked
 from docfloqa.florence import load_florence
 from docfloqa.monitor import Watcher
@@ -30,6 +30,7 @@ from docfloqa.runs import COMPLETE, RUN_NOTEBOOK, Run, now, read_record, weights
 from docfloqa.settings import Settings, SettingsError
 
 DEFAULT_KERNEL = "python3"
+WIDGET = "application/vnd.jupyter.widget-view+json"
 RETRIES = 1  # of a run whose kernel died
 
 
@@ -45,8 +46,28 @@ class Slot:
     threads: int | None
 
 
-def plan(settings: Settings, ratios: Sequence[float], seeds: Sequence[int]) -> list[Run]:
-    """The runs of a sweep, every ratio with every seed; loads the data and the weights to identify them.
+@dataclass(frozen=True)
+class Plan:
+    """The runs of a study: every ratio with every seed, and those of each arm by variant."""
+
+    ratios: list[Run]
+    arms: dict[str, dict[str, list[Run]]]
+
+    @property
+    def runs(self) -> list[Run]:
+        """Every run once, in the order in which they are worth making.
+
+        The ratios come first and of them the longest, so that no slot is idle while the last one ends; what
+        no sentence compares comes last.
+        """
+        ratios = sorted(self.ratios, key=lambda run: run.settings.vision_trainable, reverse=True)
+        variants = [runs for arm in self.arms.values() for runs in arm.values()]
+        variants.sort(key=len, reverse=True)
+        return list({run.id: run for run in chain(ratios, *variants)}.values())
+
+
+def plan(settings: Settings, ratios: Sequence[float], seeds: Sequence[int], arms: Sequence[str] = ()) -> Plan:
+    """The runs of a sweep; loads data and weights to identify them.
 
     Raises `SettingsError`, `DataError` or `ModelError` before any run when one of them is not usable.
     """
@@ -55,26 +76,56 @@ def plan(settings: Settings, ratios: Sequence[float], seeds: Sequence[int]) -> l
             raise SettingsError(
                 f"{name} are {list(values)!r}; allowed is at least one value, none of them twice"
             )
+    chosen = choose_arms(arms, settings)
     variants = [settings.replace(vision_trainable=ratio, seed=seed) for seed in seeds for ratio in ratios]
-    # The model first: it is the smaller download to find wrong.
-    model, _ = load_florence(settings.model, settings.prefix)
-    weights = weights_checksum(model)
-    dataset, _ = load_checked(settings)
-    data = data_checksum(dataset)
-    return [Run.open(variant, weights, data) for variant in variants]
+    open_run = RunOpener()
+    return Plan(
+        [open_run(variant) for variant in variants],
+        {
+            arm.name: {
+                variant.name: [open_run(one) for one in variant.runs(settings, seeds)]
+                for variant in arm.variants
+            }
+            for arm in chosen
+        },
+    )
+
+
+class RunOpener:
+    """Opens the runs of some settings; weights and data that they share are loaded once."""
+
+    def __init__(self) -> None:
+        self.weights: dict[tuple, str] = {}
+        self.data: dict[tuple, str] = {}
+
+    def __call__(self, settings: Settings) -> Run:
+        # The model first: it is the smaller download to find wrong.
+        weights = (settings.model, settings.prefix)
+        if weights not in self.weights:
+            self.weights[weights] = weights_checksum(load_florence(*weights)[0])
+        data = tuple(
+            value
+            for name, value in settings.to_dict().items()
+            if name.startswith("synth_") or name.endswith(("data", "_questions"))
+        )
+        if data not in self.data:
+            self.data[data] = data_checksum(load_checked(settings)[0])
+        return Run.open(settings, self.weights[weights], self.data[data])
 
 
 def sweep(
     settings: Settings,
-    ratios: Sequence[float] = (0.0, 0.33, 0.66, 1.0),
+    ratios: Sequence[float] = RATIOS,
     seeds: Sequence[int] = (0,),
     kernel: str | None = None,
+    arms: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Make every run that is not complete, and say how each stands.
 
     Each run is one papermill execution of `02_finetune.ipynb` in a kernel of its own: one per GPU that
     the kernel sees, else one per CPU core with one thread each. A complete run is skipped, an
-    interrupted one goes on from its last epoch, a failed one is reported while the others go on.
+    interrupted one goes on from its last epoch, a failed one is reported while the others go on. `arms` are
+    names of `docfloqa.arms.ARMS`, whose runs are made after those of the ratios.
 
     Returns one row per run: run, vision_trainable, seed, status, anls (of the last epoch), minutes,
     error. Raises `SweepError` for a kernel that does not exist or lacks the library, `NoGPUError`'s
@@ -84,31 +135,42 @@ def sweep(
     # Before gigabytes of data are fetched for a run that cannot be made here.
     cheapest = settings.replace(vision_trainable=min(ratios, default=settings.vision_trainable))
     device = None if settings.allow_cpu else kernel_device(cheapest, kernel)
-    runs = plan(settings, ratios, seeds)
-    write_plan(settings, runs)
-    # The longest first, so that no slot is idle while the last one ends.
+    planned = plan(settings, ratios, seeds, arms)
+    write_plan(settings, planned)
+    runs = planned.runs
     pending = [run for run in runs if not run.complete]
-    pending.sort(key=lambda run: run.settings.vision_trainable, reverse=True)
     if pending:
-        device = device or kernel_device(settings, kernel)
-        slots: SimpleQueue[Slot] = SimpleQueue()
-        for slot in available_slots(device)[: len(pending)]:
-            slots.put(slot)
-        with ExitStack() as stack:
-            watcher = stack.enter_context(Watcher(runs, workers=slots.qsize()))
-            pool = stack.enter_context(ThreadPoolExecutor(slots.qsize()))
-            try:
-                for ended in as_completed(
-                    [pool.submit(execute, run, slots, kernel, watcher) for run in pending]
-                ):
-                    ended.result()
-            except KeyboardInterrupt:
-                pool.shutdown(wait=False, cancel_futures=True)
-                stop_kernels()
-                raise
+        slots = available_slots(device or kernel_device(settings, kernel))[: len(pending)]
+        with Watcher(runs, len(slots)) as watcher:
+            make(pending, slots, kernel, watcher)
     else:
         tqdm.write(f"all {len(runs)} runs of study {settings.study!r} were complete already")
     return status(runs)
+
+
+def make(pending: Sequence[Run], slots: Sequence[Slot], kernel: str | None, watcher: Watcher) -> None:
+    """Make runs in their order, one at a time in every slot; a run waits for the one that it goes on from."""
+    free, waiting, running = list(slots), list(pending), {}
+    with ThreadPoolExecutor(len(slots)) as pool:
+        try:
+            while waiting or running:
+                unfinished = {run.id for run in (*waiting, *(run for run, _ in running.values()))}
+                ready = [run for run in waiting if not (run.predecessor and run.predecessor.id in unfinished)]
+                for run in ready[: len(free)]:
+                    waiting.remove(run)
+                    slot = free.pop()
+                    watcher.begin(run)
+                    running[pool.submit(execute_run, run, slot, kernel)] = run, slot
+                ended, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in ended:
+                    run, slot = running.pop(future)
+                    free.append(slot)
+                    watcher.end(run)
+                    future.result()
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            stop_kernels()
+            raise
 
 
 def available_slots(device: dict[str, Any]) -> list[Slot]:
@@ -119,21 +181,18 @@ def available_slots(device: dict[str, Any]) -> list[Slot]:
     return [Slot(None, 1) for _ in range(max(1, device["cores"]))]
 
 
-def write_plan(settings: Settings, runs: Sequence[Run]) -> None:
+def write_plan(settings: Settings, planned: Plan) -> None:
     """Write which runs the study consists of, for whoever reads its results."""
-    content = {"settings": settings.to_dict(), "planned": now(), "runs": [run.id for run in runs]}
+    content = {
+        "settings": settings.to_dict(),
+        "planned": now(),
+        "runs": [run.id for run in planned.ratios],
+        "arms": {
+            arm: {variant: [run.id for run in runs] for variant, runs in variants.items()}
+            for arm, variants in planned.arms.items()
+        },
+    }
     write_whole(reports_folder(settings.study) / PLAN, json.dumps(content, indent=2))
-
-
-def execute(run: Run, slots: SimpleQueue[Slot], kernel: str | None, watcher: Watcher) -> None:
-    """Execute the fine-tuning notebook for one run, in the next free slot; an error goes into its record."""
-    slot = slots.get()
-    watcher.begin(run)
-    try:
-        execute_run(run, slot, kernel)
-    finally:
-        watcher.end(run)
-        slots.put(slot)
 
 
 def execute_run(run: Run, slot: Slot, kernel: str | None) -> None:
@@ -182,11 +241,16 @@ def execute_run(run: Run, slot: Slot, kernel: str | None) -> None:
 
 
 def settle(part: Path, place: Path, **metadata: Any) -> Path:
-    """Move an executed notebook to its place, with further metadata and without this machine's paths."""
+    """Move an executed notebook to its place, with further metadata, without widgets and this machine's paths."""
     notebook = nbformat.read(part, as_version=4)
     for name in ("input_path", "output_path"):
         if name in notebook.metadata.get("papermill", {}):
             notebook.metadata.papermill[name] = Path(notebook.metadata.papermill[name]).name
+    # A progress bar whose kernel is gone shows nothing, and its state is most of the file.
+    notebook.metadata.pop("widgets", None)
+    for cell in notebook.cells:
+        if "outputs" in cell:
+            cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
     notebook.metadata.update(metadata)
     nbformat.write(notebook, part)
     return part.replace(place)

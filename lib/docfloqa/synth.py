@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from docfloqa import fields, full_pages, pages, phrases
 from docfloqa.fields import KNOWN, NEW, accepted_answers, question
 from docfloqa.full_pages import full_page
-from docfloqa.pages import CLEAN, LAYOUTS, NEW_LAYOUTS, WORN, Page, small_page
+from docfloqa.pages import CLEAN, LAYOUTS, NEW_LAYOUTS, WORN, Field, Page, small_page
 from docfloqa.paths import data_folder
 from docfloqa.schema import FEATURES
 from docfloqa.settings import Settings
@@ -103,7 +103,6 @@ def document_rows(rng: Random, page: Page, split: str, document: int) -> list[di
     png = BytesIO()
     page.image.save(png, "png")
     name = f"{page.kind}-{split}-{document:05d}"
-    count = min(len(page.fields), rng.randint(FEWEST_QUESTIONS, MOST_QUESTIONS))
     return [
         {
             "questionId": f"{split}-{document:05d}-{place}",
@@ -116,5 +115,11 @@ def document_rows(rng: Random, page: Page, split: str, document: int) -> list[di
             "answers": accepted_answers(field.value),
             "data_split": split,
         }
-        for place, field in enumerate(rng.sample(page.fields, count))
+        for place, field in enumerate(asked_fields(rng, page))
     ]
+
+
+def asked_fields(rng: Random, page: Page) -> list[Field]:
+    """The fields of a page that are asked about, in the order of its questions; `rng` is what drew the page."""
+    count = min(len(page.fields), rng.randint(FEWEST_QUESTIONS, MOST_QUESTIONS))
+    return rng.sample(page.fields, count)

@@ -20,15 +20,19 @@ from transformers.trainer_utils import get_last_checkpoint
 from docfloqa.batches import EpochSampler, Pages, QuestionCollator
 from docfloqa.device import compute_device, describe_device, peak_memory, uses_bf16
 from docfloqa.evaluation import evaluate
-from docfloqa.florence import Florence2ForDocVQA
+from docfloqa.florence import Florence2ForDocVQA, load_florence
 from docfloqa.freezing import Freezing
-from docfloqa.runs import Run
+from docfloqa.runs import BEST_MODEL, LAST_MODEL, Run
 from docfloqa.settings import Settings
 from docfloqa.vision_cache import ResidentPages, cache_states
 
 
 class DivergedError(RuntimeError):
     """The training loss is not finite: names the step, the learning rate and the questions of the batch."""
+
+
+class PredecessorError(RuntimeError):
+    """A run that goes on from another one's weights, which are not there: names that run."""
 
 
 class Places(Dataset):
@@ -97,7 +101,15 @@ class DocVQATrainer(Seq2SeqTrainer):
         self.started = time.perf_counter() - run.record.get("seconds", 0.0)
         self.images = {split: Pages(dataset[split], processor) for split in dataset}
         self.training_collator, self.validation_collator, self.control_collator = (
-            QuestionCollator(dataset[split], model, processor, settings.prefix, self.images[split], wrong)
+            QuestionCollator(
+                dataset[split],
+                model,
+                processor,
+                settings.prefix,
+                self.images[split],
+                wrong_pages=wrong,
+                shuffled_questions=settings.shuffled_questions,
+            )
             for split, wrong in (("train", False), ("validation", False), ("validation", True))
         )
         model.vision_checkpointing = settings.gradient_checkpointing
@@ -118,12 +130,14 @@ class DocVQATrainer(Seq2SeqTrainer):
     def fit(self) -> Run:
         """Make the run: the evaluation before training, the epochs, the record; from the last epoch kept.
 
-        A complete run is left as it is. Raises `DivergedError` on a training loss that is not finite.
+        A complete run is left as it is. Raises `DivergedError` on a training loss that is not finite, and
+        `PredecessorError` where the run that it goes on from is not complete.
         """
         run = self.run
         if run.complete:
             return run
         run.start(device=describe_device(), freezing=vars(self.freezing), data_checks=self.checks)
+        self.start_from_predecessor()
         try:
             self.use_states()
             if not run.has_epoch(0):
@@ -134,10 +148,22 @@ class DocVQATrainer(Seq2SeqTrainer):
             run.save_control(evaluate(self.model, self.control_collator, self.settings))
         finally:
             self._use(self.images, vision_start=0)
-        self.model.save_pretrained(run.folder / "model")
-        self.processing_class.save_pretrained(run.folder / "model")
+        run.save_model(self.model, self.processing_class, LAST_MODEL)
         run.finish(seconds=self.seconds(), peak_memory=peak_memory())
         return run
+
+    def start_from_predecessor(self) -> None:
+        """Take over the last weights of the run that this one goes on from, if there is one."""
+        before = self.run.predecessor
+        if before is None:
+            return
+        if not before.complete or not (before.folder / LAST_MODEL).is_dir():
+            raise PredecessorError(
+                f"this run goes on from the weights of {before.id}, which is not complete or has lost its "
+                f"{LAST_MODEL}/ in {before.folder.parent}; make that run first (a sweep does so)"
+            )
+        weights, _ = load_florence(before.folder / LAST_MODEL, self.settings.prefix)
+        self.model.load_state_dict(weights.state_dict())
 
     def use_states(self) -> None:
         """Let cached states stand for the images from here on, where the settings allow it; fills the cache."""
@@ -179,6 +205,9 @@ class DocVQATrainer(Seq2SeqTrainer):
         predictions = evaluate(self.model, self.validation_collator, self.settings)
         evaluation_seconds = round(time.perf_counter() - started, 3)
         row = self.run.save_epoch(epoch, predictions, **training, evaluation_seconds=evaluation_seconds)
+        if self.run.is_best(epoch):
+            self.run.save_model(self.model, self.processing_class, BEST_MODEL)
+            self.run.update(best_epoch=epoch)
         metrics = {f"eval_{name}": value for name, value in row.items() if name != "epoch"}
         self.run.update(seconds=self.seconds())
         self.log(metrics)
