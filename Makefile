@@ -16,13 +16,13 @@ DEVICE ?=
 SETTINGS ?= {}
 
 WHAT = --profile $(PROFILE) --ratios $(RATIOS) --seeds $(SEEDS) --settings '$(SETTINGS)' \
-	$(if $(NAME),--name '$(NAME)') $(if $(DATA),--data '$(DATA)') $(if $(MODEL),--model '$(MODEL)')
+	$(if $(ARMS),--arms $(ARMS)) $(if $(NAME),--name '$(NAME)') $(if $(DATA),--data '$(DATA)') $(if $(MODEL),--model '$(MODEL)')
 WHERE = $(if $(KERNEL),--kernel '$(KERNEL)') $(if $(ALLOW_CPU),--allow-cpu)
 
 .PHONY: study estimate ship test lab report bench batching lint lock clean
 
 study: $(VENV)/installed
-	$(BIN)/python -m docfloqa study $(WHAT) $(WHERE) $(if $(ARMS),--arms $(ARMS))
+	$(BIN)/python -m docfloqa study $(WHAT) $(WHERE)
 
 # Time, memory and disk of the study that make study would make.
 estimate: $(VENV)/installed

@@ -7,6 +7,7 @@ import pandas as pd
 from datasets import Dataset
 from PIL import Image
 
+from docfloqa.arms import choose_arms
 from docfloqa.metrics import METRICS, score
 from docfloqa.paths import reports_folder, runs_folder
 from docfloqa.results import Study
@@ -43,7 +44,8 @@ def answers(rows: list[dict], ability: float, seed: str) -> pd.DataFrame:
         right = [first, first, second, f"the {first} net", first.replace(".", ",")]
         predictions.append(rng.choice(right if rng.random() < ability else ["", "zzzzzzzzzz"]))
         losses.append(rng.uniform(1, 3) * (1.5 - ability))
-    frame = pd.DataFrame(rows).assign(prediction=predictions, loss_sum=losses, tokens=4)
+    sure = [rng.uniform(0.2, 1) for _ in rows]
+    frame = pd.DataFrame(rows).assign(prediction=predictions, confidence=sure, loss_sum=losses, tokens=4)
     return score(frame)
 
 
@@ -57,50 +59,76 @@ def write_study(
     ability: tuple[float, float] = (0.5, 0.3),
     wrong_pages: float = 0.0,
     missing: int = 0,
+    arms: tuple[str, ...] = (),
     **settings,
 ) -> Study:
     """Write a study and load it; after the last epoch a share `ability[0] + ratio * ability[1]` is right.
 
-    With another document's page a share `wrong_pages` is right.
+    With another document's page a share `wrong_pages` is right. In an arm a variant is as good as its ratio.
     """
     chosen = Settings.profile("embedded", study=name, epochs=epochs, **settings)
     rows = rows_of(documents, questions)
-    names = []
-    for ratio in ratios:
-        for seed in seeds:
-            names.append(f"vision{100 * ratio:03.0f}-seed{seed}-fake")
-            frames, table = [], []
-            for epoch in range(epochs + 1):
-                share = (ability[0] + ratio * ability[1]) * epoch / epochs
-                frame = answers(rows, share, f"{ratio}-{seed}-{epoch}" if epoch else "before")
-                frames.append(frame.assign(epoch=epoch))
-                row = {"epoch": epoch, **frame[list(METRICS)].mean()}
-                row["val_loss"] = frame["loss_sum"].sum() / frame["tokens"].sum()
-                row["evaluation_seconds"] = 2.0
-                if epoch:
-                    row |= {"train_loss": 0.8 / epoch, "train_seconds": 4.0, "train_samples_per_second": 25.0}
-                table.append(row)
-            folder = runs_folder(name) / names[-1]
-            folder.mkdir(parents=True)
-            pd.DataFrame(table).to_csv(folder / "epochs.csv", index=False)
-            pd.concat(frames).to_parquet(folder / "predictions.parquet", index=False)
-            wrong = answers(rows, wrong_pages, f"{ratio}-{seed}-wrong")
-            wrong.to_parquet(folder / "wrong_pages.parquet", index=False)
-            record = {
-                "id": names[-1],
-                "status": "complete",
-                "identity": {"code": "made up"},
-                "settings": chosen.replace(vision_trainable=ratio, seed=seed).to_dict(),
-                "freezing": freezing(ratio),
-                "seconds": 1000.0 + 10 * seed,
-                "device": {"kind": "cpu", "name": "Example & Sons CPU_7 | 100%"},
-                "peak_memory": {"resident_mib": 1024.0 * (1 + seed)},
-            }
-            (folder / "run.json").write_text(json.dumps(record))
+    names = [
+        write_run(chosen.replace(vision_trainable=ratio, seed=seed), rows, ability, wrong_pages)
+        for ratio in ratios
+        for seed in seeds
+    ]
+    made = {
+        arm.name: {
+            variant.name: [
+                write_run(settings, rows, ability, wrong_pages, f"{arm.name}-{place}-")
+                for settings in variant.runs(chosen, seeds)
+            ]
+            for place, variant in enumerate(arm.variants)
+        }
+        for arm in choose_arms(arms, chosen)
+    }
     planned = names + [f"vision000-seed{99 + place}-fake" for place in range(missing)]
-    plan = {"settings": chosen.to_dict(), "planned": "2000-01-01T00:00:00+00:00", "runs": planned}
+    plan = {
+        "settings": chosen.to_dict(),
+        "planned": "2000-01-01T00:00:00+00:00",
+        "runs": planned,
+        "arms": made,
+    }
     (reports_folder(name) / "study.json").write_text(json.dumps(plan))
     return Study.load(name)
+
+
+def write_run(
+    settings: Settings, rows: list[dict], ability: tuple[float, float], wrong_pages: float, lead: str = ""
+) -> str:
+    """Write a run's folder; returns its name."""
+    ratio, seed, epochs = settings.vision_trainable, settings.seed, settings.epochs
+    name = f"{lead}vision{100 * ratio:03.0f}-seed{seed}-fake"
+    frames, table = [], []
+    for epoch in range(epochs + 1):
+        share = (ability[0] + ratio * ability[1]) * epoch / epochs
+        frame = answers(rows, share, f"{lead}{ratio}-{seed}-{epoch}" if epoch else "before")
+        frames.append(frame.assign(epoch=epoch))
+        row = {"epoch": epoch, **frame[list(METRICS)].mean()}
+        row["val_loss"] = frame["loss_sum"].sum() / frame["tokens"].sum()
+        row["evaluation_seconds"] = 2.0
+        if epoch:
+            row |= {"train_loss": 0.8 / epoch, "train_seconds": 4.0, "train_samples_per_second": 25.0}
+        table.append(row)
+    folder = runs_folder(settings.study) / name
+    folder.mkdir(parents=True)
+    pd.DataFrame(table).to_csv(folder / "epochs.csv", index=False)
+    pd.concat(frames).to_parquet(folder / "predictions.parquet", index=False)
+    wrong = answers(rows, wrong_pages, f"{ratio}-{seed}-wrong")
+    wrong.to_parquet(folder / "wrong_pages.parquet", index=False)
+    record = {
+        "id": name,
+        "status": "complete",
+        "identity": {"code": "made up"},
+        "settings": settings.to_dict(),
+        "freezing": freezing(ratio),
+        "seconds": 1000.0 + 10 * seed,
+        "device": {"kind": "cpu", "name": "Example & Sons CPU_7 | 100%"},
+        "peak_memory": {"resident_mib": 1024.0 * (1 + seed)},
+    }
+    (folder / "run.json").write_text(json.dumps(record))
+    return name
 
 
 def freezing(ratio: float) -> dict:

@@ -9,11 +9,13 @@ from hypothesis import strategies as st
 
 import docfloqa.estimate
 import docfloqa.stand_in
-from docfloqa.estimate import DOCVQA, STEPS, WARM_UP, estimate, makespan
+from docfloqa.estimate import DOCVQA, estimate, makespan
 from docfloqa.florence import load_florence
 from docfloqa.paths import TINY_MODEL, output_folder
 from docfloqa.settings import Settings
 from docfloqa.stand_in import QUESTIONS_PER_PAGE, like_docvqa
+from docfloqa.sweep import plan
+from docfloqa.timing import STEPS, WARM_UP, Calibration
 
 DURATIONS = st.lists(st.floats(0.01, 100), min_size=1, max_size=12)
 
@@ -34,7 +36,8 @@ def test_the_longest_run_begins_first():
 def test_a_smoke_study_is_estimated_and_leaves_only_its_documents(output, tiny):
     settings = Settings.profile("smoke")
     result = estimate(settings, ratios=[0, 1], seeds=[0, 1])
-    rows = result.ratios.set_index("vision_trainable")
+    rows = result.kinds.set_index("vision_trainable")
+    assert rows["runs"].tolist() == [2, 2]
     assert result.stand_ins == []
     assert rows.loc[1.0, "training_minutes"] > rows.loc[0.0, "training_minutes"] > 0
     parts = rows[["caching_minutes", "training_minutes", "evaluation_minutes"]].sum(axis=1)
@@ -46,10 +49,28 @@ def test_a_smoke_study_is_estimated_and_leaves_only_its_documents(output, tiny):
     )
     assert result.memory_gib > 0.2
     weights = 4 * sum(weight.numel() for weight in tiny[0].parameters())
-    assert result.disk_gib * 2**30 > 4 * weights, "four models are kept"
+    assert result.disk_gib * 2**30 > 8 * weights, "eight models are kept, the last and the best of four runs"
     assert {path.name for path in output_folder().iterdir()} == {"data"}
     assert not (output / "data" / "cache" / "vision").exists()
     assert "minutes" in str(result)
+
+
+def test_the_runs_of_arms_count_once_each_and_by_kind(output, monkeypatch):
+    calibrated = []
+
+    def one(settings, slots, scratch):
+        calibrated.append(settings)
+        return Calibration(1.0, 0.0, 0.1, 0.01, 0.0, 100.0, 0.0, 1000, 0, 10**6, 10**6)
+
+    monkeypatch.setattr(docfloqa.estimate, "calibrate_in_a_slot", one)
+    settings, seeds = Settings.profile("smoke"), [0, 1]
+    result = estimate(settings, [0, 1], seeds, ["all"])
+    planned = plan(settings, [0, 1], seeds, ["all"]).runs
+    assert result.kinds["runs"].sum() == len(planned)
+    assert len(set(calibrated)) == len(calibrated)
+    assert {kind.lora for kind in calibrated} == {0.0, 0.1}
+    epochs = sum(run.settings.epochs for run in planned)
+    assert (result.kinds["runs"] * result.kinds["epochs"]).sum() == epochs
 
 
 def test_what_the_hub_holds_is_stood_in_for_in_docvqas_numbers(output, monkeypatch, dataset):

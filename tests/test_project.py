@@ -18,10 +18,10 @@ from docfloqa.paths import NOTEBOOKS, PROJECT
 LIBRARY = PROJECT / "lib" / "docfloqa"
 # From the ground up: a module imports only from those before it.
 LAYERS = (
-    "settings arms paths schema fields pages phrases full_pages synth data florence lora freezing device batches vision_cache "
-    "metrics evaluation runs training stats comparisons results markup tables findings style pipeline figures "
-    "exploration monitor sweep document_tree typst_export report study stand_in estimate tiny grid_pages reading "
-    "pretraining __main__"
+    "settings arms paths schema fields pages phrases full_pages synth data florence lora freezing device batches "
+    "vision_cache metrics evaluation runs training stats comparisons results markup tables published arm_tables "
+    "findings style pipeline figures arm_figures exploration monitor sweep document_tree typst_export report study "
+    "stand_in estimate tiny grid_pages reading pretraining __main__"
 ).split()
 PYPROJECT = tomllib.loads((PROJECT / "pyproject.toml").read_text())
 README = (PROJECT / "README.md").read_text()

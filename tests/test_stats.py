@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from docfloqa.stats import Interval, bootstrap_interval, interval_table, share_interval
+from docfloqa.stats import Interval, bootstrap_interval, interval_table, p_text, share_interval
 
 scores = st.floats(0, 1).map(lambda value: round(value, 3))
 
@@ -280,3 +280,13 @@ def test_share_interval_holds_the_share(total, data):
 def test_share_interval_refuses_impossible_counts(successes, total, confidence):
     with pytest.raises(ValueError, match="no share"):
         share_interval(successes, total, confidence)
+
+
+def test_a_p_value_as_text_is_never_none_at_all():
+    assert [*map(p_text, (0.0, 0.0009, 0.001, 0.04349, 1.0))] == [
+        "< 0.001",
+        "< 0.001",
+        "0.001",
+        "0.043",
+        "1.000",
+    ]

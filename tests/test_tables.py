@@ -311,7 +311,8 @@ def test_all_tables_are_written_whole(study):
     paths = findings.write_tables(study)
     folder = reports_folder("tables") / "tables"
     names = (
-        "finetuning_curve freezing_ablation summary comparisons page_use costs seed_spread by_question_type claims"
+        "finetuning_curve freezing_ablation summary comparisons exact_match_pairs page_use costs seed_spread "
+        "by_question_type claims published_differences"
     ).split()
     expected = {f"{name}.{suffix}" for name in names for suffix in ("csv", "md", "tex")} | {"scores.csv"}
     assert {path.name for path in paths} == {path.name for path in folder.iterdir()} == expected

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import heapq
 import math
-import os
-import statistics
 import tempfile
-import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -21,22 +16,19 @@ import pandas as pd
 from datasets import Dataset, DatasetDict
 from huggingface_hub import try_to_load_from_cache
 from tqdm.auto import tqdm
-from transformers import TrainerCallback
 
-from docfloqa.data import data_checksum, load_checked
-from docfloqa.device import describe_device, finish_device, peak_memory, use_device
-from docfloqa.evaluation import evaluate
+from docfloqa.arms import RATIOS, choose_arms
+from docfloqa.data import load_checked
+from docfloqa.device import describe_device
 from docfloqa.florence import load_florence
-from docfloqa.freezing import freeze
 from docfloqa.paths import is_hub_id, resolve
-from docfloqa.runs import Run, weights_checksum
 from docfloqa.settings import Settings
 from docfloqa.stand_in import like_docvqa, random_base_model
 from docfloqa.sweep import Slot, available_slots
-from docfloqa.training import DocVQATrainer
+from docfloqa.timing import STEPS, WARM_UP, Calibration, calibrate_in_a_slot
 
-STEPS, WARM_UP = 24, 4
-LONGEST = 60.0  # seconds of training steps for one ratio
+# What a run's time, memory and disk depend on; runs that agree in all of it are of one kind.
+COSTLY = ("vision_trainable", "unit", "side", "counted", "lora", "batching")
 EVALUATED = 192  # questions
 RANDOM_ANSWER = 16  # tokens; a random model never ends an answer, and DocVQA's are rarely longer
 # Published sizes of DocVQA (Mathew et al., WACV 2021): questions and pages.
@@ -46,32 +38,11 @@ DOCVQA = {"train": (39_463, 10_194), "validation": (5_349, 1_286)}
 BESIDE_RUNS = 85.0
 
 
-class CalibrationError(RuntimeError):
-    """A calibration whose process died: most likely the run would not fit in memory either."""
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """What one ratio takes on one slot: seconds of each part, peak memory in MiB, sizes in bytes."""
-
-    start_seconds: float
-    caching_seconds_per_page: float
-    step_seconds: float
-    evaluation_seconds_per_question: float
-    save_seconds: float
-    memory_mib: float
-    gpu_mib: float
-    state_bytes_per_page: int
-    cached_sub_blocks: int
-    model_bytes: int
-    checkpoint_bytes: int
-
-
 @dataclass(frozen=True)
 class Estimate:
-    """What a study will take: one row per ratio, the totals, and what stood in for what is not at hand."""
+    """What a study will take: one row per kind of run, the totals, and what stood in for what is not at hand."""
 
-    ratios: pd.DataFrame
+    kinds: pd.DataFrame
     hours: float
     memory_gib: float
     disk_gib: float
@@ -85,72 +56,90 @@ class Estimate:
             f"the study: {_duration(self.hours)}, at most {self.memory_gib:.1f} GiB of memory and "
             f"{self.disk_gib:.1f} GiB on disk ({device})"
         )
-        table = self.ratios.round(2).to_string(index=False)
+        table = self.kinds.round(2).to_string(index=False)
         return "\n".join([table, *(f"stood in for {one}" for one in self.stand_ins), total])
 
 
 def estimate(
-    settings: Settings, ratios: Sequence[float] = (0.0, 0.33, 0.66, 1.0), seeds: Sequence[int] = (0,)
+    settings: Settings,
+    ratios: Sequence[float] = RATIOS,
+    seeds: Sequence[int] = (0,),
+    arms: Sequence[str] = (),
 ) -> Estimate:
     """Time, memory and disk of the study that `sweep` would make with these arguments on this machine.
 
-    For every ratio, some steps of training, an evaluation and a checkpoint are made for real, in processes of
-    their own, as many side by side as the study would have. A model of the hub that is not in its cache is
-    stood in for by one of Florence-2-base's size, data of the hub by drawn pages in DocVQA's numbers;
-    nothing is downloaded, and what stands in is kept under `data/`. States that a GPU keeps in its memory
-    are not in `gpu_mib`.
+    For every kind of run (see `COSTLY`), some steps of training, an evaluation and a checkpoint are made for
+    real, in processes of their own, as many side by side as the study would have. A model of the hub that is
+    not in its cache is stood in for by one of Florence-2-base's size, data of the hub by drawn pages in
+    DocVQA's numbers; nothing is downloaded, and what stands in is kept under `data/`. Documents of an arm
+    under another shift are taken to be as many as the study's. States that a GPU keeps in its memory are not
+    in `gpu_mib`.
 
     Raises `DataError`, `ModelError` or `SettingsError` as `sweep` does, and `CalibrationError` when a
     calibration does not survive.
     """
+    chosen = choose_arms(arms, settings)
+    runs = [settings.replace(vision_trainable=ratio, seed=seed) for ratio in ratios for seed in seeds]
+    runs += [run for arm in chosen for variant in arm.variants for run in variant.runs(settings, seeds)]
     stand_ins: list[str] = []
     model = _model(settings, stand_ins)
     if model != settings.model:
-        settings = settings.replace(model=model, max_new_tokens=min(RANDOM_ANSWER, settings.max_new_tokens))
-    dataset, sizes = _data(settings, stand_ins)
+        changes = {"model": model, "max_new_tokens": min(RANDOM_ANSWER, settings.max_new_tokens)}
+        settings, runs = settings.replace(**changes), [run.replace(**changes) for run in runs]
+    rows, sizes = _data(settings, stand_ins)
     device = describe_device()
     slots: SimpleQueue[Slot] = SimpleQueue()
     places = available_slots(device)
     for slot in places:
         slots.put(slot)
+    kinds = list(dict.fromkeys(_kind(run, settings) for run in dict.fromkeys(runs)))
+    kinds.sort(key=lambda kind: kind.vision_trainable, reverse=True)
     with tempfile.TemporaryDirectory() as scratch:
-        dataset.save_to_disk(Path(scratch, "sample"))
-        variants = [settings.replace(vision_trainable=ratio) for ratio in sorted(ratios, reverse=True)]
+        for batching in {kind.batching for kind in kinds}:
+            _samples(rows, settings.batch_size, batching).save_to_disk(Path(scratch, batching))
         with ThreadPoolExecutor(len(places)) as pool:
-            asked = [pool.submit(_in_a_slot, variant, slots, scratch) for variant in variants]
-            progress = tqdm(asked, desc="calibrating", unit="ratio")
-            calibrations = {
-                variant.vision_trainable: one.result()
-                for variant, one in zip(variants, progress, strict=True)
-            }
-    rows = [_row(ratio, calibrations[ratio], settings, sizes) for ratio in ratios]
-    # What the first seed's run has kept, the others find.
-    runs = [
-        (row["run_minutes"] - (row["caching_minutes"] if place else 0)) / 60
-        for row in rows
-        for place in range(len(seeds))
-    ]
+            asked = [pool.submit(calibrate_in_a_slot, kind, slots, scratch) for kind in kinds]
+            progress = tqdm(asked, desc="calibrating", unit="kind of run")
+            calibrations = {kind: one.result() for kind, one in zip(kinds, progress, strict=True)}
+    differing = [name for name in COSTLY if len({getattr(kind, name) for kind in kinds}) > 1]
+    table, hours, cached, models = {}, [], set(), 0
+    for run in dict.fromkeys(runs):
+        one = calibrations[_kind(run, settings)]
+        key = tuple(getattr(run, name) for name in (*differing, "epochs"))
+        row = table.setdefault(
+            key, {**dict(zip([*differing, "epochs"], key, strict=True)), "runs": 0, **_row(one, run, sizes)}
+        )
+        row["runs"] += 1
+        # What one run has kept, others with the same data and frozen part find.
+        kept = (one.cached_sub_blocks, run.synth_shift)
+        hours.append((row["run_minutes"] - (row["caching_minutes"] if kept in cached else 0)) / 60)
+        cached.add(kept)
+        # The weights after the last epoch and those of the best one.
+        models += 2 * one.model_bytes
     pages = sizes["train"][1] + sizes["validation"][1]
-    # Runs of ratios with the same frozen beginning share its states; the resized images are shared by all.
-    states = {one.cached_sub_blocks: one.state_bytes_per_page for one in calibrations.values()}
-    side = _page_bytes(settings)
-    # The weights after the last epoch and those of the best one.
-    models = [2 * calibrations[ratio].model_bytes for ratio in ratios for _ in seeds]
     checkpoints = sorted((one.checkpoint_bytes for one in calibrations.values()), reverse=True)
-    disk = sum(models) + sum(checkpoints[: len(places)])
+    disk = models + sum(checkpoints[: len(places)])
     if settings.vision_cache:
-        cached = pages * (side + sum(size for boundary, size in states.items() if boundary))
-        disk += min(cached, settings.cache_gib * 2**30)
+        # Runs of kinds with the same frozen beginning share its states; the resized images are shared by all.
+        states = {one.cached_sub_blocks: one.state_bytes_per_page for one in calibrations.values()}
+        shifts = {shift for _, shift in cached}
+        sizes_of_states = [states[boundary] for boundary, _ in cached if boundary]
+        filled = pages * (len(shifts) * _page_bytes(settings) + sum(sizes_of_states))
+        disk += min(filled, settings.cache_gib * 2**30)
     busy = sorted((one.memory_mib for one in calibrations.values()), reverse=True)[: len(places)]
     return Estimate(
-        pd.DataFrame(rows),
-        hours=makespan(runs, len(places)) + BESIDE_RUNS / 3600,
+        pd.DataFrame(table.values()),
+        hours=makespan(hours, len(places)) + BESIDE_RUNS / 3600,
         memory_gib=sum(busy) / 2**10,
         disk_gib=disk / 2**30,
         device=device,
         slots=len(places),
         stand_ins=stand_ins,
     )
+
+
+def _kind(run: Settings, settings: Settings) -> Settings:
+    return settings.replace(**{name: getattr(run, name) for name in COSTLY})
 
 
 def makespan(durations: Sequence[float], slots: int) -> float:
@@ -161,90 +150,8 @@ def makespan(durations: Sequence[float], slots: int) -> float:
     return max(free)
 
 
-def calibrate(settings: Settings, slot: Slot, scratch: str, asked: float) -> Calibration:
-    """A few steps, an evaluation and a checkpoint of one run on a sample of its data, in this process."""
-    use_device(slot.gpu, slot.threads)
-    os.environ["DOCFLOQA_OUTPUT"] = tempfile.mkdtemp(dir=scratch)
-    dataset = DatasetDict.load_from_disk(str(Path(scratch, "sample")))
-    network, processor = load_florence(settings.model, settings.prefix)
-    weights = weights_checksum(network)
-    chosen = settings.unit, settings.side, settings.counted, settings.lora
-    freezing = freeze(network, settings.vision_trainable, *chosen)
-    # One epoch over the sample, whose length the trainer takes from the data.
-    run = Run.open(settings.replace(epochs=1), weights, data_checksum(dataset))
-    trainer = DocVQATrainer(run, network, processor, dataset, freezing)
-    start_seconds = time.time() - asked
-    trainer.use_states()
-    clock = Clock()
-    trainer.add_callback(clock)
-    trainer.args.eval_strategy = "no"
-    trainer.train()
-    collator = trainer.validation_collator
-    finish_device()
-    begun = time.perf_counter()
-    evaluate(network, collator, settings)
-    evaluation = time.perf_counter() - begun
-    memory = peak_memory()
-    pages = sum(len(images.first_place) for images in trainer.images.values())
-    first = collator.states.load(collator.pages[0])
-    network.save_pretrained(run.folder / "model")
-    return Calibration(
-        start_seconds=start_seconds,
-        caching_seconds_per_page=run.record["caching_seconds"] / pages,
-        step_seconds=statistics.mean(clock.steps[min(WARM_UP, len(clock.steps) - 1) :]),
-        evaluation_seconds_per_question=evaluation / len(dataset["validation"]),
-        save_seconds=clock.saving,
-        memory_mib=memory["resident_mib"],
-        gpu_mib=memory.get("gpu_mib", 0.0),
-        state_bytes_per_page=first.nbytes,
-        cached_sub_blocks=run.record["cached_sub_blocks"],
-        model_bytes=_bytes(run.folder / "model"),
-        checkpoint_bytes=_bytes(run.checkpoints),
-    )
-
-
-class Clock(TrainerCallback):
-    """Seconds of every step, from the end of the one before, and of saving a checkpoint after the last."""
-
-    def __init__(self):
-        self.steps: list[float] = []
-        self.saving = 0.0
-
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        """Start."""
-        self.last = time.perf_counter()
-
-    def on_step_end(self, args, state, control, **kwargs):
-        """Note a step."""
-        finish_device()
-        now = time.perf_counter()
-        self.steps.append(now - self.last)
-        self.last = now
-        if len(self.steps) > WARM_UP and sum(self.steps) > LONGEST:
-            control.should_training_stop = True
-
-    def on_save(self, args, state, control, **kwargs):
-        """Note the checkpoint."""
-        self.saving = time.perf_counter() - self.last
-
-
 def _duration(hours: float) -> str:
     return f"{hours:,.1f} hours" if hours >= 2 else f"{60 * hours:.1f} minutes"
-
-
-def _in_a_slot(settings: Settings, slots: SimpleQueue[Slot], scratch: str) -> Calibration:
-    slot = slots.get()
-    try:
-        # A process of its own, started afresh, as a run's kernel is: its memory is its own.
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
-            return process.submit(calibrate, settings, slot, scratch, time.time()).result()
-    except BrokenProcessPool:
-        raise CalibrationError(
-            f"the calibration at vision_trainable {settings.vision_trainable:g} died, most likely for want of "
-            "memory; try a smaller batch_size or gradient_checkpointing"
-        ) from None
-    finally:
-        slots.put(slot)
 
 
 def _model(settings: Settings, stand_ins: list[str]) -> str:
@@ -259,8 +166,8 @@ def _model(settings: Settings, stand_ins: list[str]) -> str:
 
 
 def _data(settings: Settings, stand_ins: list[str]) -> tuple[DatasetDict, dict[str, tuple[int, int]]]:
-    """A sample of the data, and questions and pages of each split in full."""
-    wanted = {"train": (STEPS + WARM_UP) * settings.batch_size, "validation": EVALUATED}
+    """The data that is at hand, and questions and pages of each split in full."""
+    wanted = _wanted(settings.batch_size)
     limits = {"train": settings.train_questions, "validation": settings.validation_questions}
     if is_hub_id(resolve(settings.data)):
         stand_ins.append(f"data {settings.data}: drawn pages, counted as DocVQA's")
@@ -282,11 +189,18 @@ def _data(settings: Settings, stand_ins: list[str]) -> tuple[DatasetDict, dict[s
     else:
         dataset, _ = load_checked(settings)
         sizes = {split: (len(rows), len(set(rows["page"]))) for split, rows in dataset.items()}
+    return dataset, sizes
+
+
+def _wanted(batch_size: int) -> dict[str, int]:
+    return {"train": (STEPS + WARM_UP) * batch_size, "validation": EVALUATED}
+
+
+def _samples(dataset: DatasetDict, batch_size: int, batching: str) -> DatasetDict:
     # An evaluation always groups questions by page.
-    batching = {"train": settings.batching, "validation": "by_image"}
-    return DatasetDict(
-        {split: _sample(rows, wanted[split], batching[split]) for split, rows in dataset.items()}
-    ), sizes
+    ways = {"train": batching, "validation": "by_image"}
+    wanted = _wanted(batch_size)
+    return DatasetDict({split: _sample(rows, wanted[split], ways[split]) for split, rows in dataset.items()})
 
 
 def _sample(rows: Dataset, questions: int, batching: str) -> Dataset:
@@ -301,16 +215,15 @@ def _sample(rows: Dataset, questions: int, batching: str) -> Dataset:
     return rows.select(sorted(place for _, place in sorted(rank)[:questions]))
 
 
-def _row(ratio: float, one: Calibration, settings: Settings, sizes: dict[str, tuple[int, int]]) -> dict:
+def _row(one: Calibration, run: Settings, sizes: dict[str, tuple[int, int]]) -> dict:
     (training, training_pages), (validation, validation_pages) = sizes["train"], sizes["validation"]
-    steps = math.ceil(training / settings.batch_size)
+    steps = math.ceil(training / run.batch_size)
     caching = one.caching_seconds_per_page * (training_pages + validation_pages)
     # Before training, after every epoch, and once on wrong pages.
-    evaluations = (settings.epochs + 2) * validation * one.evaluation_seconds_per_question
-    epochs = settings.epochs * (steps * one.step_seconds + one.save_seconds)
+    evaluations = (run.epochs + 2) * validation * one.evaluation_seconds_per_question
+    epochs = run.epochs * (steps * one.step_seconds + one.save_seconds)
     return {
-        "vision_trainable": ratio,
-        "samples_per_second": settings.batch_size / one.step_seconds,
+        "samples_per_second": run.batch_size / one.step_seconds,
         "caching_minutes": caching / 60,
         "training_minutes": epochs / 60,
         "evaluation_minutes": evaluations / 60,
@@ -324,7 +237,3 @@ def _page_bytes(settings: Settings) -> int:
     processor = load_florence(settings.model, settings.prefix)[1]
     size = processor.image_processor.size
     return 3 * size["height"] * size["width"]
-
-
-def _bytes(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

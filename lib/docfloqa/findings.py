@@ -9,19 +9,23 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from docfloqa.arm_tables import arm_comparisons, arm_summary
 from docfloqa.florence import PREFIX, Florence2ForDocVQA, base_config
 from docfloqa.freezing import Freezing, freeze
 from docfloqa.markup import NO_BREAK, escaped, to_latex, to_markdown
 from docfloqa.paths import TINY_MODEL, reports_folder, resolve, write_whole
+from docfloqa.published import QUESTIONS, published_differences
 from docfloqa.results import Study
 from docfloqa.stats import Interval, interval_table, share_interval
 from docfloqa.tables import (
     PUBLISHED,
     RATIO,
+    SIGNIFICANT,
     across,
     by_question_type,
     comparisons,
     costs,
+    exact_match_pairs,
     finetuning_curve,
     freezing_ablation,
     holm,
@@ -40,11 +44,9 @@ from docfloqa.tables import (
 )
 
 PREFIX_PIECES = 5  # of `<DocVQA>` in Florence-2's original tokenizer, which has no such token
-PUBLISHED_QUESTIONS = 500
 # How much better a model must answer with a question's own page than with another document's before ratios
 # are compared: dates and amounts look so much alike that guessing them blindly already scores.
 FLOOR = 0.05
-SIGNIFICANT = 0.05
 
 
 def at_floor(study: Study) -> bool:
@@ -87,7 +89,7 @@ def conclusion(study: Study) -> str:
 def claims(study: Study) -> pd.DataFrame:
     """Published claims and what the evidence says, as plain text; a model's facts are Florence-2-base's."""
     frozen, most = _base_freezing(0.0), _base_freezing(0.66)
-    ablation, count = PUBLISHED["freezing_ablation_epoch_8"], PUBLISHED_QUESTIONS
+    ablation, count = PUBLISHED["freezing_ablation_epoch_8"], QUESTIONS
     accuracy = dict(zip(ablation[RATIO], ablation["accuracy"], strict=True))
     best, full = accuracy[0.66], accuracy[1.0]
     wilson = [share_interval(round(count * value / 100), count) for value in (best, full)]
@@ -131,6 +133,7 @@ def write_tables(study: Study, beside: Sequence[Study] = ()) -> list[Path]:
             freezing_ablation,
             summary,
             comparisons,
+            exact_match_pairs,
             page_use,
             costs,
             seed_spread,
@@ -139,6 +142,10 @@ def write_tables(study: Study, beside: Sequence[Study] = ()) -> list[Path]:
             scores,
         )
     }
+    frames["published_differences"] = published_differences()
+    for arm in study.arms:
+        frames[f"arm_{arm}"] = arm_summary(study, arm)
+        frames[f"arm_{arm}_comparisons"] = arm_comparisons(study, arm)
     if beside:
         frames["across"] = across([study, *beside])
     written = []

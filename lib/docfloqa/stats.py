@@ -124,6 +124,11 @@ def share_interval(successes: int, total: int, confidence: float = 0.95) -> Inte
     return Interval(successes / total, float(ends.low), float(ends.high))
 
 
+def p_text(p_value: float) -> str:
+    """A p-value as "0.043", or "< 0.001" where three digits would read as none at all."""
+    return "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"
+
+
 def _check(values: Floats, weights: Floats, confidence: float, resamples: int) -> None:
     if values.size == 0:
         raise ValueError("there are no values")

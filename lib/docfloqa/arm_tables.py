@@ -1,0 +1,145 @@
+"""What the arms of a study found: their scores, their costs, and what is compared in each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pandas as pd
+from statsmodels.stats.multitest import multipletests
+
+from docfloqa.arms import ARMS, Arm, Contrast
+from docfloqa.comparisons import PairedDifference, paired_difference, permutation_p_value
+from docfloqa.results import Study
+from docfloqa.stats import interval_table, p_text
+from docfloqa.tables import NONE, SIGNIFICANT, costs_of, number, percent, texts
+
+VARIANT = "variant"
+SCORED = ["anls", "exact_match"]
+
+
+def arm_of(study: Study, name: str) -> Arm:
+    """The arm of this name as the study's settings make it; raises KeyError for an unknown name."""
+    return ARMS[name](study.settings)
+
+
+def not_made(study: Study, name: str) -> str:
+    """Why an arm has nothing to show, with the command that makes it; empty where it has something."""
+    if study.arm(name):
+        return ""
+    return f"This study has no complete run of the arm `{name}`; `make study ARMS={name} NAME={study.name}` makes it."
+
+
+def last_answers(study: Study, name: str) -> pd.DataFrame:
+    """Every answer of an arm's last epochs, with `variant`; empty where no run of it is complete.
+
+    A variant counts with the seeds that are complete.
+    """
+    runs = study.arm(name)
+    if runs is None:
+        return pd.DataFrame(columns=[VARIANT, "seed", "epoch", "document_id", "question_id", *SCORED])
+    answers = runs.predictions
+    return answers[answers["epoch"] == answers.groupby("run")["epoch"].transform("max")]
+
+
+def arm_scores(study: Study, name: str) -> pd.DataFrame:
+    """Tidy: variant, metric (ANLS and exact match, in [0, 1]), estimate, low, high; as `interval_table` gives them."""
+    table = interval_table(last_answers(study, name), [VARIANT], SCORED)
+    order = {variant.name: place for place, variant in enumerate(arm_of(study, name).variants)}
+    return table.sort_values(VARIANT, key=lambda names: names.map(order), kind="stable", ignore_index=True)
+
+
+def arm_summary(study: Study, name: str) -> pd.DataFrame:
+    """An arm's variants: what was trained for how long, scores in percent with intervals over documents, and costs.
+
+    Epochs count those before on the same weights. Every cell is text; times of runs that went side by side are
+    no benchmark. Empty where no run is complete.
+    """
+    runs = study.arm(name)
+    if runs is None:
+        return pd.DataFrame()
+    table = arm_scores(study, name)
+    scores = table.assign(text=texts(table)).pivot(index=VARIANT, columns="metric", values="text")
+    rows = {}
+    for variant in arm_of(study, name).variants:
+        made = runs.runs[runs.runs[VARIANT] == variant.name]
+        if made.empty:
+            rows[variant.name] = {}
+            continue
+        settings = runs.records[made["run"].iloc[0]]["settings"]
+        first = made.iloc[0]
+        rows[variant.name] = {
+            "vision parameters": percent(first["trainable_vision_parameters"] / first["vision_parameters"]),
+            "epochs": str(settings["epochs"] * (1 + len(settings["trained_before"]))),
+            "seeds": str(len(made)),
+            "ANLS (%)": scores.loc[variant.name, "anls"],
+            "exact match (%)": scores.loc[variant.name, "exact_match"],
+            **costs_of(made),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").fillna(NONE).rename_axis(VARIANT)
+
+
+def arm_differences(study: Study, name: str) -> Iterator[tuple[Contrast, PairedDifference, float]]:
+    """What an arm compares: the contrast, the difference in ANLS, and the permutation p-value by document.
+
+    Only seeds that both sides have are compared; a contrast without one is left out.
+    """
+    answers = last_answers(study, name)
+    for contrast in arm_of(study, name).contrasts:
+        sides = [answers[answers[VARIANT] == variant] for variant in (contrast.first, contrast.second)]
+        common = set(sides[0]["seed"]) & set(sides[1]["seed"])
+        if common:
+            first, second = (side[side["seed"].isin(common)] for side in sides)
+            yield (
+                contrast,
+                paired_difference(first, second, "anls"),
+                permutation_p_value(first, second, "anls"),
+            )
+
+
+def arm_comparisons(study: Study, name: str) -> pd.DataFrame:
+    """The contrasts of an arm in points of ANLS, over documents and seeds, as text.
+
+    Intervals are of one contrast alone, p-values have Holm's correction for those of the arm.
+    """
+    found = list(arm_differences(study, name))
+    rows = {}
+    for (contrast, difference, permuted), p_value in zip(found, _holm(found), strict=True):
+        rows[f"{contrast.second} less {contrast.first}"] = {
+            "what it says": contrast.says,
+            "difference [95 %]": difference.interval().format(100),
+            "p (Holm)": p_text(p_value),
+            "p, permutation": p_text(permuted),
+            "seeds": str(difference.seeds),
+            "smallest shown": number(100 * difference.smallest_detectable(), 1),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("ANLS, points")
+
+
+def arm_answer(study: Study, name: str) -> str:
+    """An arm's question and what its comparisons answer, as Markdown made from the numbers."""
+    lacking = not_made(study, name)
+    if lacking:
+        return lacking
+    found = list(arm_differences(study, name))
+    lines = []
+    for (contrast, difference, _), p_value in zip(found, _holm(found), strict=True):
+        verdict = (
+            f"{100 * abs(difference.estimate):.1f} points "
+            + ("higher" if difference.estimate > 0 else "lower")
+            + f", {difference.interval().format(100)}"
+            if p_value < SIGNIFICANT
+            else f"cannot be distinguished, {difference.interval().format(100)}; a true difference below "
+            f"{100 * difference.smallest_detectable():.1f} points would often be missed"
+        )
+        says = contrast.says[0].upper() + contrast.says[1:]
+        lines.append(f"- {says} (*{contrast.second}* less *{contrast.first}*): {verdict}.")
+    seeds = sorted({difference.seeds for _, difference, _ in found})
+    scope = (
+        "one seed, of which alone this speaks" if seeds == [1] else f"{' or '.join(map(str, seeds))} seeds"
+    )
+    return "\n".join([f"**{arm_of(study, name).question}** ANLS, points, {scope}:", "", *lines])
+
+
+def _holm(found: list[tuple[Contrast, PairedDifference, float]]) -> list[float]:
+    p_values = [difference.p_value() for _, difference, _ in found]
+    return multipletests(p_values, method="holm")[1].tolist() if p_values else []
