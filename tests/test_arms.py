@@ -185,7 +185,7 @@ def test_the_side_arm_asks_under_every_shift_where_documents_are_drawn():
 
 
 def test_another_arm_is_refused():
-    with pytest.raises(SettingsError, match="arm is 'sides'; allowed are cumulative, side"):
+    with pytest.raises(SettingsError, match="arm is 'sides'; allowed are cumulative, prefix"):
         choose_arms(["sides"], Settings())
     assert len(choose_arms(["all"], Settings())) == len(ARMS)
 

@@ -205,7 +205,7 @@ def batching(settings: Settings) -> Arm:
 
 
 ARMS: dict[str, Callable[[Settings], Arm]] = {
-    arm.__name__: arm for arm in (cumulative, side, prefix, lora, batching)
+    arm.__name__: arm for arm in (cumulative, prefix, lora, side, batching)
 }
 
 
