@@ -121,6 +121,11 @@ def arm_answer(study: Study, name: str) -> str:
     if lacking:
         return lacking
     found = list(arm_differences(study, name))
+    question = f"**{arm_of(study, name).question}**"
+    if not found:
+        return (
+            f"{question} No two of its variants are complete with a seed in common, so nothing is compared."
+        )
     lines = []
     for (contrast, difference, _), p_value in zip(found, _holm(found), strict=True):
         verdict = (
@@ -137,7 +142,7 @@ def arm_answer(study: Study, name: str) -> str:
     scope = (
         "one seed, of which alone this speaks" if seeds == [1] else f"{' or '.join(map(str, seeds))} seeds"
     )
-    return "\n".join([f"**{arm_of(study, name).question}** ANLS, points, {scope}:", "", *lines])
+    return "\n".join([f"{question} ANLS, points, {scope}:", "", *lines])
 
 
 def _holm(found: list[tuple[Contrast, PairedDifference, float]]) -> list[float]:

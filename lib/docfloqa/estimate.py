@@ -25,10 +25,10 @@ from docfloqa.paths import is_hub_id, resolve
 from docfloqa.settings import Settings
 from docfloqa.stand_in import like_docvqa, random_base_model
 from docfloqa.sweep import Slot, available_slots
-from docfloqa.timing import STEPS, WARM_UP, Calibration, calibrate_in_a_slot
+from docfloqa.timing import SAMPLE, STEPS, WARM_UP, Calibration, calibrate_in_a_slot
 
 # What a run's time, memory and disk depend on; runs that agree in all of it are of one kind.
-COSTLY = ("vision_trainable", "unit", "side", "counted", "lora", "batching")
+COSTLY = ("vision_trainable", "unit", "side", "counted", "lora")
 EVALUATED = 192  # questions
 RANDOM_ANSWER = 16  # tokens; a random model never ends an answer, and DocVQA's are rarely longer
 # Published sizes of DocVQA (Mathew et al., WACV 2021): questions and pages.
@@ -86,7 +86,7 @@ def estimate(
     if model != settings.model:
         changes = {"model": model, "max_new_tokens": min(RANDOM_ANSWER, settings.max_new_tokens)}
         settings, runs = settings.replace(**changes), [run.replace(**changes) for run in runs]
-    rows, sizes = _data(settings, stand_ins)
+    sample, sizes = _data(settings, stand_ins)
     device = describe_device()
     slots: SimpleQueue[Slot] = SimpleQueue()
     places = available_slots(device)
@@ -95,8 +95,7 @@ def estimate(
     kinds = list(dict.fromkeys(_kind(run, settings) for run in dict.fromkeys(runs)))
     kinds.sort(key=lambda kind: kind.vision_trainable, reverse=True)
     with tempfile.TemporaryDirectory() as scratch:
-        for batching in {kind.batching for kind in kinds}:
-            _samples(rows, settings.batch_size, batching).save_to_disk(Path(scratch, batching))
+        sample.save_to_disk(Path(scratch, SAMPLE))
         with ThreadPoolExecutor(len(places)) as pool:
             asked = [pool.submit(calibrate_in_a_slot, kind, slots, scratch) for kind in kinds]
             progress = tqdm(asked, desc="calibrating", unit="kind of run")
@@ -166,8 +165,8 @@ def _model(settings: Settings, stand_ins: list[str]) -> str:
 
 
 def _data(settings: Settings, stand_ins: list[str]) -> tuple[DatasetDict, dict[str, tuple[int, int]]]:
-    """The data that is at hand, and questions and pages of each split in full."""
-    wanted = _wanted(settings.batch_size)
+    """A sample of the data, and questions and pages of each split in full."""
+    wanted = {"train": (STEPS + WARM_UP) * settings.batch_size, "validation": EVALUATED}
     limits = {"train": settings.train_questions, "validation": settings.validation_questions}
     if is_hub_id(resolve(settings.data)):
         stand_ins.append(f"data {settings.data}: drawn pages, counted as DocVQA's")
@@ -189,18 +188,11 @@ def _data(settings: Settings, stand_ins: list[str]) -> tuple[DatasetDict, dict[s
     else:
         dataset, _ = load_checked(settings)
         sizes = {split: (len(rows), len(set(rows["page"]))) for split, rows in dataset.items()}
-    return dataset, sizes
-
-
-def _wanted(batch_size: int) -> dict[str, int]:
-    return {"train": (STEPS + WARM_UP) * batch_size, "validation": EVALUATED}
-
-
-def _samples(dataset: DatasetDict, batch_size: int, batching: str) -> DatasetDict:
     # An evaluation always groups questions by page.
-    ways = {"train": batching, "validation": "by_image"}
-    wanted = _wanted(batch_size)
-    return DatasetDict({split: _sample(rows, wanted[split], ways[split]) for split, rows in dataset.items()})
+    batching = {"train": settings.batching, "validation": "by_image"}
+    return DatasetDict(
+        {split: _sample(rows, wanted[split], batching[split]) for split, rows in dataset.items()}
+    ), sizes
 
 
 def _sample(rows: Dataset, questions: int, batching: str) -> Dataset:

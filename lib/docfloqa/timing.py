@@ -26,6 +26,7 @@ from docfloqa.settings import Settings
 from docfloqa.sweep import Slot
 from docfloqa.training import DocVQATrainer
 
+SAMPLE = "sample"
 STEPS, WARM_UP = 24, 4
 LONGEST = 60.0  # seconds of training steps for one kind of run
 
@@ -71,7 +72,7 @@ def calibrate(settings: Settings, slot: Slot, scratch: str, asked: float) -> Cal
     """A few steps, an evaluation and a checkpoint of one run on a sample of its data, in this process."""
     use_device(slot.gpu, slot.threads)
     os.environ["DOCFLOQA_OUTPUT"] = tempfile.mkdtemp(dir=scratch)
-    dataset = DatasetDict.load_from_disk(str(Path(scratch, settings.batching)))
+    dataset = DatasetDict.load_from_disk(str(Path(scratch, SAMPLE)))
     network, processor = load_florence(settings.model, settings.prefix)
     weights = weights_checksum(network)
     chosen = settings.unit, settings.side, settings.counted, settings.lora
