@@ -399,6 +399,4 @@ def test_the_shipped_coverage_is_plausible():
         share, error = map(float, re.fullmatch(r"\(?([\d.]+) ± ([\d.]+)\)?", cell).groups())
         assert 0 <= share <= 100 and error <= 2
         if counted.startswith("95 %") and not cell.startswith("("):
-            # Where seeds add more than documents do, three of them leave the interval too short.
-            least = 86 if column == "3 seeds, 3 points" else 90
-            assert least <= share <= 99, (column, cell)
+            assert 90 <= share <= 99, (column, cell)
