@@ -1,4 +1,4 @@
-# make study | estimate | ship | test | lab | report | bench | batching | lint: each makes the environment that it needs first.
+# make study | estimate | robustness | ship | test | lab | report | bench | batching | lint: each makes the environment that it needs first.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -10,6 +10,7 @@ MODEL ?=
 RATIOS ?= 0 0.33 0.66 1
 SEEDS ?= 0
 ARMS ?=
+CROSS ?=
 KERNEL ?=
 ALLOW_CPU ?=
 DEVICE ?=
@@ -19,7 +20,7 @@ WHAT = --profile $(PROFILE) --ratios $(RATIOS) --seeds $(SEEDS) --settings '$(SE
 	$(if $(ARMS),--arms $(ARMS)) $(if $(NAME),--name '$(NAME)') $(if $(DATA),--data '$(DATA)') $(if $(MODEL),--model '$(MODEL)')
 WHERE = $(if $(KERNEL),--kernel '$(KERNEL)') $(if $(ALLOW_CPU),--allow-cpu)
 
-.PHONY: study estimate ship test lab report bench batching lint lock clean
+.PHONY: study estimate robustness ship test lab report bench batching lint lock clean
 
 study: $(VENV)/installed
 	$(BIN)/python -m docfloqa study $(WHAT) $(WHERE)
@@ -30,6 +31,10 @@ estimate: $(VENV)/installed
 
 report: $(VENV)/installed
 	$(BIN)/python -m docfloqa report --name '$(or $(NAME),$(PROFILE))'
+
+# The best models of a study's runs on bad scans and on other data.
+robustness: $(VENV)/installed
+	$(BIN)/python -m docfloqa robustness --name '$(or $(NAME),$(PROFILE))' $(if $(CROSS),--cross $(CROSS))
 
 # The study whose results are in the repository.
 ship: $(VENV)/installed

@@ -18,7 +18,7 @@ from docfloqa.paths import NOTEBOOKS, reports_folder
 from docfloqa.report import export, export_study
 from docfloqa.results import Study
 from docfloqa.runs import COMPLETE, git_commit, now
-from docfloqa.settings import Settings
+from docfloqa.settings import SHIFTS, Settings
 from docfloqa.sweep import DEFAULT_KERNEL, settle, sweep
 
 
@@ -48,7 +48,8 @@ def make_study(
 ) -> Outcome:
     """Make what is missing of a study and report on it; what is complete already is kept.
 
-    A run that fails is told in the outcome, and the report is made from the others.
+    A run that fails is told in the outcome, and the report is made from the others. With arms, the best models
+    are scored on bad scans as well.
 
     Raises what `sweep` raises, `StudyError` for a notebook that fails, and `ResultsError` when no run
     is complete.
@@ -70,21 +71,35 @@ def make_study(
     }
     # Told before any of them begins: without a complete run there is nothing to report on.
     Study.load(settings.study)
+    # Before the analysis, which tells of it.
+    scored = score_study(settings.study) if arms else []
     with ThreadPoolExecutor(len(notebooks)) as pool:
         reports = [
             pool.submit(lambda name, parameters: export(run_notebook(name, settings, parameters)), *notebook)
             for notebook in notebooks.items()
         ]
-    return Outcome(runs, [path for report in reports for path in report.result()])
+    return Outcome(runs, [*scored, *(path for report in reports for path in report.result())])
+
+
+def score_study(name: str, cross: Sequence[str] = SHIFTS) -> list[Path]:
+    """Score a study's best models on bad scans and other data, and export what came out; returns the files.
+
+    `cross` names other data, as `docfloqa.robustness.cross_sets` takes it. What is scored already is not scored
+    again. Raises `ResultsError` when the study has no complete run.
+    """
+    parameters = {"study": name, "cross": " ".join(cross)}
+    return export(run_notebook("05_robustness", Study.load(name).settings, parameters))
 
 
 def report_study(name: str, beside: Sequence[str] = ()) -> list[Path]:
     """Analyse a study's complete runs and export its executed notebooks as HTML and PDF; returns the files.
 
-    The scores of the studies named in `beside` are set beside it. Raises `ResultsError` when one of these
-    studies has no complete run.
+    What was scored on bad scans is analysed again, too. The scores of the studies named in `beside` are set
+    beside it. Raises `ResultsError` when one of these studies has no complete run.
     """
     study, *_ = (Study.load(each) for each in (name, *beside))
+    if (reports_folder(name) / "05_robustness.ipynb").is_file():
+        run_notebook("05_robustness", study.settings, {"study": name})
     run_notebook("04_analyze", study.settings, {"study": name, "beside": " ".join(beside)})
     return export_study(reports_folder(name))
 
