@@ -181,7 +181,10 @@ def test_the_side_arm_asks_under_every_shift_where_documents_are_drawn():
     shifts = {
         settings.synth_shift for variant in drawn.variants for settings in variant.runs(Settings(), [0])
     }
-    assert shifts == set(SHIFTS) and len(drawn.variants) == len(SHIFTS) * len(scanned.variants)
+    assert shifts == set(SHIFTS)
+    units = pd.Series([variant.changes.get("unit", "none or all") for variant in drawn.variants]).value_counts()
+    assert units.to_dict() == {"none or all": 2 * len(SHIFTS), "tensor": 2 * len(SHIFTS), "block": 2, "stage": 2}
+    assert len(scanned.variants) == 2 + 2 * 3
 
 
 def test_another_arm_is_refused():

@@ -10,7 +10,7 @@ from datasets import Dataset
 
 from docfloqa.results import Study
 from docfloqa.tables import RATIO, last_epoch, percent
-from docfloqa.widgets import LISTED, control, page_html, table_html, text_html
+from docfloqa.widgets import LISTED, control, offer, page_html, table_html, text_html
 
 CHANGES = {"better and worse": None, "better": 1, "worse": -1}
 BEFORE = "before training"
@@ -87,9 +87,8 @@ class PredictionComparer(ipywidgets.VBox):
         sign = self.changes.value
         listed = self.frame[difference * sign > 0 if sign else difference != 0]
         listed = listed.sort_values("difference", key=abs, ascending=False, kind="stable").head(LISTED)
-        self.questions.options = [
-            (f"{row.difference:+.2f}  {row.question}", row.question_id) for row in listed.itertuples()
-        ]
+        labels = [f"{row.difference:+.2f}  {row.question}" for row in listed.itertuples()]
+        offer(self.questions, list(zip(labels, listed["question_id"], strict=True)))
         self._show()
 
     def _show(self, *_: Any) -> None:

@@ -43,13 +43,14 @@ def _ratios(study: Study) -> str:
 
 def _protocol(study: Study) -> str:
     found = _differences(study, "cumulative")
-    if len(found) < 4:
+    if len(found) < 6:
         return ""
-    fresh, stacked, control, left = found[:4]
+    fresh, stacked, control, left, last, fresh_last = found
     return (
-        "**The published protocol.** Trained on one after another, 66 % comes out "
-        f"{_said(stacked)} above 0 %; an encoder that stays frozen for as many epochs gains {_said(control)} "
-        f"without any unfreezing, at equal training {_said(left)} are left, and fresh weights show {_said(fresh)}."
+        "**The published protocol.** Trained one after another on the same weights, 66 % less 0 % is "
+        f"{_said(stacked)}, and 100 % less 66 % {_said(last)}; with fresh weights for each they are {_said(fresh)} and "
+        f"{_said(fresh_last)}. As many epochs with the encoder frozen throughout add {_said(control)} to 0 %; 66 % "
+        f"in the published protocol less that is {_said(left)}."
     )
 
 
@@ -68,8 +69,8 @@ def _part(study: Study) -> str:
         for contrast, difference in found
     ]
     return (
-        "**Which part.** A third of the encoder's parameters next to the pixels, against a third next to the "
-        f"language model: {', '.join(where)}."
+        "**Which part.** A third of the encoder's parameters next to the pixels less a third next to the language "
+        f"model is {', '.join(where)}."
     )
 
 
@@ -79,9 +80,9 @@ def _question(study: Study) -> str:
         return ""
     text, none, shuffled = found[:3]
     return (
-        f"**The question.** With its own question instead of another one the model gains {_said(shuffled)}, so "
-        f"{'it uses it' if shuffled.p_value() < SIGNIFICANT else 'nothing shows that it uses it'}; one prefix token "
-        f"against the same as text gives {_said(text)}, against none {_said(none)}."
+        f"**The question.** Its own question less another one's is {_said(shuffled)}: the model "
+        f"{'uses it' if shuffled.p_value() < SIGNIFICANT and shuffled.estimate > 0 else 'is not shown to use it'}. "
+        f"One prefix token less the same as text is {_said(text)}, less no prefix {_said(none)}."
     )
 
 
@@ -93,17 +94,15 @@ def _scans(study: Study) -> str:
     table = interval_table(together, [RATIO], [LOST]).set_index(RATIO)
     if len(table) < 2:
         return ""
-    lowest, highest = table.index.min(), table.index.max()
+    ends = lowest, highest = table.index.min(), table.index.max()
     more, lost = (
-        next(
-            difference for _, low, high, difference in compare_ratios(together, metric) if (low, high) == ends
-        )
-        for metric, ends in ((AREA, (lowest, highest)), (LOST, (lowest, highest)))
+        next(found for _, low, high, found in compare_ratios(together, metric) if (low, high) == ends)
+        for metric in (AREA, LOST)
     )
-    lose = [f"{percent(ratio)} loses {interval(table.loc[ratio]).format(100)}" for ratio in (highest, lowest)]
+    lose = [f"{percent(ratio)} loses {interval(table.loc[ratio]).format(100)} points" for ratio in ends]
     return (
-        f"**Bad scans.** Over six degradations and their severities {percent(highest)} keeps {_said(more)} more than "
-        f"{percent(lowest)}, but against its own clean pages {' points and '.join(lose)}: {_said(lost)} more."
+        f"**Bad scans.** Over six degradations and their severities {percent(highest)} less {percent(lowest)} is "
+        f"{_said(more)}. Against its own clean pages {' and '.join(lose)}: a difference of {_said(lost)}."
     )
 
 

@@ -20,7 +20,7 @@ from docfloqa.settings import Settings
 from docfloqa.style import render
 from docfloqa.tables import NONE
 from docfloqa.uploads import ALLOWED, KINDS, UploadError, open_upload
-from docfloqa.widgets import LISTED, control, image_html, page_html, table_html, text_html
+from docfloqa.widgets import LISTED, control, image_html, offer, page_html, table_html, text_html
 
 
 def models_and_note(study: str) -> tuple[list[Asked], str]:
@@ -133,7 +133,7 @@ class Playground(ipywidgets.VBox):
         self.image = image
         self.page.value = page_html(image, f"The page that is asked about: {name}")
         self.status.value = text_html(f"The page is {name}.")
-        self.example.options = list(self.known)
+        offer(self.example, list(self.known))
         self._choose_example()
 
     def _choose_example(self, *_: Any) -> None:
@@ -191,7 +191,7 @@ class Playground(ipywidgets.VBox):
                 *self._loaded[name], self._page_asked, self.asked, text, asked.settings
             )
         tokens = self._looked[name].tokens
-        self.token.options = [(f"{place + 1}: {text}", place) for place, text in enumerate(tokens)]
+        offer(self.token, [(f"{place + 1}: {text}", place) for place, text in enumerate(tokens)])
         self._draw()
 
     def _draw(self, *_: Any) -> None:

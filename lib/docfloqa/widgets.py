@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from html import escape
 from io import BytesIO
 from typing import Any
@@ -20,12 +21,18 @@ LISTED = 200  # pages or questions in a list to choose from
 SHOWN_PAGE = 1000  # pixels of the longer side of a page that is shown
 
 
-def control(kind: type[ipywidgets.DescriptionWidget], label: str, tooltip: str, **traits: Any) -> Any:
+def control(kind: type[ipywidgets.DOMWidget], label: str, tooltip: str, **traits: Any) -> Any:
     """A control as wide as its place, with a label that is never cut off and a tooltip that says what it does."""
     widget = kind(description=label, tooltip=tooltip, **traits)
     widget.style.description_width = "initial"
     widget.layout.width = "auto"
     return widget
+
+
+def offer(choice: Any, options: Sequence[Any]) -> None:
+    """Give a list to choose from other options, the first of which is chosen where there is one."""
+    choice.options = options
+    choice.index = 0 if options else None
 
 
 def text_html(text: str) -> str:
@@ -108,10 +115,11 @@ class DocumentBrowser(ipywidgets.VBox):
         more = f", the first {LISTED} listed" if len(listed) > LISTED else ""
         self.found.value = text_html(f"{int(wanted.sum()):,} questions on {len(listed):,} pages{more}")
         # A page of the same image in both splits is two entries.
-        self.pages.options = [
+        pages = [
             (f"{row.name} ({row.split}): {row.questions} found", (row.split, row.page))
             for row in listed.head(LISTED).itertuples(index=False)
         ]
+        offer(self.pages, pages)
         self._show()
 
     def _show(self, *_: Any) -> None:
