@@ -1,4 +1,4 @@
-# make study | estimate | robustness | ship | test | lab | report | bench | batching | lint: each makes the environment that it needs first.
+# make study | estimate | robustness | ship | test | test-browser | lab | demo | report | bench | batching | lint: each makes the environment that it needs first.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -20,7 +20,7 @@ WHAT = --profile $(PROFILE) --ratios $(RATIOS) --seeds $(SEEDS) --settings '$(SE
 	$(if $(ARMS),--arms $(ARMS)) $(if $(NAME),--name '$(NAME)') $(if $(DATA),--data '$(DATA)') $(if $(MODEL),--model '$(MODEL)')
 WHERE = $(if $(KERNEL),--kernel '$(KERNEL)') $(if $(ALLOW_CPU),--allow-cpu)
 
-.PHONY: study estimate robustness ship test lab report bench batching lint lock clean
+.PHONY: study estimate robustness ship test test-browser lab demo report bench batching lint lock clean
 
 study: $(VENV)/installed
 	$(BIN)/python -m docfloqa study $(WHAT) $(WHERE)
@@ -45,6 +45,16 @@ test: $(VENV)/installed
 
 lab: $(VENV)/installed
 	$(BIN)/jupyter lab notebooks
+
+# The playground as a web page, for this machine only; the address that it prints holds a token.
+demo: $(VENV)/installed
+	$(BIN)/python -m docfloqa.demo --name '$(or $(NAME),$(PROFILE))'
+
+# JupyterLab and the demo in a real browser, Debian's chromium (CHROMIUM=... for another).
+test-browser: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'playwright>=1.50'
+	command -v "$${CHROMIUM:-chromium}" > /dev/null || { apt-get update -q && apt-get install -qy chromium; }
+	$(BIN)/python -m pytest browser_tests
 
 # Against the published way; on a machine that does nothing else. DEVICE=cuda measures a GPU.
 bench: $(VENV)/installed

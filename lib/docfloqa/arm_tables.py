@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pandas as pd
 from statsmodels.stats.multitest import multipletests
@@ -103,7 +103,7 @@ def arm_comparisons(study: Study, name: str) -> pd.DataFrame:
     """
     found = list(arm_differences(study, name))
     rows = {}
-    for (contrast, difference, permuted), p_value in zip(found, _holm(found), strict=True):
+    for (contrast, difference, permuted), p_value in zip(found, arm_p_values(found), strict=True):
         rows[f"{contrast.second} less {contrast.first}"] = {
             "what it says": contrast.says,
             "difference [95 %]": difference.interval().format(100),
@@ -127,7 +127,7 @@ def arm_answer(study: Study, name: str) -> str:
             f"{question} No two of its variants are complete with a seed in common, so nothing is compared."
         )
     lines = []
-    for (contrast, difference, _), p_value in zip(found, _holm(found), strict=True):
+    for (contrast, difference, _), p_value in zip(found, arm_p_values(found), strict=True):
         verdict = (
             f"{100 * abs(difference.estimate):.1f} points "
             + ("higher" if difference.estimate > 0 else "lower")
@@ -145,6 +145,7 @@ def arm_answer(study: Study, name: str) -> str:
     return "\n".join([f"{question} ANLS, points, {scope}:", "", *lines])
 
 
-def _holm(found: list[tuple[Contrast, PairedDifference, float]]) -> list[float]:
+def arm_p_values(found: Sequence[tuple[Contrast, PairedDifference, float]]) -> list[float]:
+    """The p-values of `arm_differences` over documents and seeds, after Holm's correction for those of the arm."""
     p_values = [difference.p_value() for _, difference, _ in found]
     return multipletests(p_values, method="holm")[1].tolist() if p_values else []
