@@ -21,8 +21,9 @@ from docfloqa.study import make_study
 from docfloqa.sweep import Slot, SweepError, available_slots, plan, sweep
 
 FIGURES = (
-    "ablation_metrics across_studies compare_finetune data_distributions data_samples epoch_progress "
-    "model_pipeline model_view qualitative_examples training_validation_metrics val_loss_curve"
+    "ablation_metrics accuracy_by_coverage across_studies anls_by_group compare_finetune confident_errors "
+    "data_distributions data_samples epoch_progress model_pipeline model_view qualitative_examples "
+    "reliability_diagram right_at training_validation_metrics val_loss_curve"
 ).split()
 
 
@@ -108,7 +109,7 @@ def test_a_finished_study_is_not_made_again(made, capsys):
 def test_a_changed_setting_makes_new_runs_beside_the_old_ones(made):
     settings, outcome = made
     changed = plan(settings.replace(epochs=3), [0, 1], [0])
-    assert not {run.id for run in changed} & set(outcome.runs["run"])
+    assert not {run.id for run in changed.runs} & set(outcome.runs["run"])
 
 
 def test_a_failed_run_is_reported_while_the_others_go_on(output, capfd):

@@ -73,17 +73,26 @@ def cumulative(settings: Settings) -> Arm:
         for times in (2, 3)
     ]
     contrasts = [
-        Contrast(alone[0].name, alone[2].name, "what 66 % adds to 0 % at equal training"),
-        Contrast(alone[0].name, stacked[1].name, "what the published protocol would call the gain of 66 %"),
-        Contrast(alone[0].name, control[1].name, "what as much training gives without any unfreezing"),
-        Contrast(control[1].name, stacked[1].name, "what is left of that gain at equal training"),
-        Contrast(stacked[1].name, stacked[2].name, "from 66 to 100 % in the published protocol"),
-        Contrast(alone[2].name, alone[3].name, "from 66 to 100 % with fresh weights"),
+        Contrast(alone[0].name, alone[2].name, "66 % against 0 %, fresh weights for each"),
+        Contrast(alone[0].name, stacked[1].name, "66 % against 0 % in the published protocol"),
+        Contrast(
+            alone[0].name,
+            control[1].name,
+            "as many epochs as that with the encoder frozen throughout, against fewer",
+        ),
+        Contrast(
+            control[1].name,
+            stacked[1].name,
+            "66 % in the published protocol against as many epochs with the encoder frozen",
+        ),
+        Contrast(stacked[1].name, stacked[2].name, "100 % against 66 % in the published protocol"),
+        Contrast(alone[2].name, alone[3].name, "100 % against 66 %, fresh weights for each"),
+        Contrast(stacked[2].name, alone[3].name, "100 % with fresh weights against the published protocol's"),
     ]
     return Arm(
         "cumulative",
-        "How much of the gain that the published protocol shows, ratios trained one after another on the same "
-        "weights, is only more training?",
+        "What does the published protocol, ratios trained one after another on the same weights, do to the "
+        "differences between them, and how much of that is only more training?",
         (*alone, *stacked, *control),
         tuple(contrasts),
     )
@@ -121,6 +130,7 @@ def side(settings: Settings) -> Arm:
             variants += ends
             if unit == "tensor":
                 contrasts += [
+                    Contrast(none.name, everything.name, "all against nothing"),
                     Contrast(ends[0].name, ends[1].name, "the input side against the output side"),
                     Contrast(none.name, ends[1].name, "the input side against nothing"),
                     Contrast(ends[1].name, everything.name, "all against the input side"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from docfloqa.arm_tables import arm_differences, arm_p_values
-from docfloqa.arms import Contrast
+from docfloqa.arms import FEWER_EPOCHS, Contrast
 from docfloqa.comparisons import PairedDifference
 from docfloqa.paths import runs_folder
 from docfloqa.results import Study
@@ -52,36 +52,41 @@ def _ratios(study: Study) -> str:
         if (low, high) != (lowest, highest)
     ]
     return (
-        f"**How much.** With {percent(highest)} of the vision encoder trained ANLS is {reached[highest]} %, with "
-        f"{percent(lowest)} {reached[lowest]} %: a difference of {said[lowest, highest]}"
-        + (f"; {', '.join(others)}." if others else ".")
+        f"**How much** ({study.settings.epochs} epochs{_shift(study)}). With {percent(highest)} of the vision encoder "
+        f"trained ANLS is {reached[highest]} %, with {percent(lowest)} {reached[lowest]} %: a difference of "
+        f"{said[lowest, highest]}" + (f"; {', '.join(others)}." if others else ".")
     )
 
 
 def _protocol(study: Study) -> str:
     said = [text for _, _, text in _contrasts(study, "cumulative")]
-    if len(said) < 6:
+    if len(said) < 7:
         return ""
-    fresh, stacked, control, left, last, fresh_last = said
+    fresh, stacked, control, left, last, fresh_last, lost = said
     return (
-        "**The published protocol.** Trained one after another on the same weights, 66 % less 0 % is "
-        f"{stacked}, and 100 % less 66 % {last}; with fresh weights for each they are {fresh} and {fresh_last}. As "
-        f"many epochs with the encoder frozen throughout add {control} to 0 %; 66 % in the published protocol less "
-        f"that is {left}."
+        f"**The published protocol** ({_epochs(study)}). 100 % with fresh weights less 100 % after 0, 33 and 66 % on "
+        f"the same weights is {lost}. In that protocol 66 % less 0 % is {stacked} and 100 % less 66 % {last}, with "
+        f"fresh weights for each {fresh} and {fresh_last}; as many epochs with the encoder frozen throughout add "
+        f"{control} to 0 %, and 66 % in the protocol less that is {left}."
     )
 
 
 def _part(study: Study) -> str:
-    where = [
-        f"{text} where the {contrast.first.split(':')[0]} is new" if ":" in contrast.first else text
-        for contrast, _, text in _contrasts(study, "side")
-        if contrast.says.startswith("the input side against the output side")
-    ]
-    if not where:
+    found = _contrasts(study, "side")
+    sides, whole = (
+        [
+            f"{text} where the {contrast.first.split(':')[0]} is new" if ":" in contrast.first else text
+            for contrast, _, text in found
+            if contrast.says == says
+        ]
+        for says in ("the input side against the output side", "all against nothing")
+    )
+    if not sides:
         return ""
     return (
-        "**Which part.** A third of the encoder's parameters next to the pixels less a third next to the language "
-        f"model is {', '.join(where)}."
+        f"**Which part** ({_epochs(study)}). The first third of the encoder's parameters in the published order of "
+        "tensors (all patch embeddings and the early blocks) less the last third is "
+        f"{', '.join(sides)}; all of the encoder less none of it {', '.join(whole)}."
     )
 
 
@@ -92,9 +97,9 @@ def _question(study: Study) -> str:
     text, none, shuffled = (said for _, _, said in found)
     used = UNSURE not in shuffled and found[2][1].estimate > 0
     return (
-        f"**The question.** Its own question less another one's is {shuffled}: the model "
-        f"{'uses it' if used else 'is not shown to use it'}. One prefix token less the same as text is {text}, less "
-        f"no prefix {none}."
+        f"**The question** (encoder frozen, {_epochs(study)}). Trained and asked with its own questions less trained "
+        f"and asked with the texts of others is {shuffled}: the task {'needs' if used else 'is not shown to need'} "
+        f"the question. One prefix token less the same as text is {text}, less no prefix {none}."
     )
 
 
@@ -110,9 +115,18 @@ def _scans(study: Study) -> str:
     more, lost = (_between(compare_ratios(together, metric), ends) for metric in (AREA, LOST))
     lose = [f"{percent(ratio)} loses {interval(table.loc[ratio]).format(100)} points" for ratio in ends]
     return (
-        f"**Bad scans.** Over six degradations and their severities {percent(highest)} less {percent(lowest)} is "
-        f"{more}. Against its own clean pages {' and '.join(lose)}: a difference of {lost}."
+        "**Bad scans** (best epochs, chosen on these questions). Over six degradations and severities 0 to 3 "
+        f"{percent(highest)} less {percent(lowest)} is {more}. Against its own clean pages {' and '.join(lose)}: a "
+        f"difference of {lost}."
     )
+
+
+def _epochs(study: Study) -> str:
+    return f"{max(1, study.settings.epochs // FEWER_EPOCHS)} epochs each"
+
+
+def _shift(study: Study) -> str:
+    return f", documents whose {study.settings.synth_shift} is new" if study.settings.data == "synth" else ""
 
 
 def _contrasts(study: Study, arm: str) -> list[tuple[Contrast, PairedDifference, str]]:

@@ -19,6 +19,7 @@ from docfloqa.tables import RATIO, SIGNIFICANT, holm, interval, number, percent,
 ALL_KINDS = "all degradations"
 AREA, LOST = "area", "lost"
 OWN = "own data"
+FLOOR = 0.05  # ANLS below which ratios are not compared on other data
 # What is compared, the two ratios, and what the higher one has more.
 Comparison = tuple[str, float, float, PairedDifference]
 
@@ -182,8 +183,18 @@ def cross_conclusion(answers: pd.DataFrame) -> str:
     elsewhere = answers[answers["data"] != OWN]
     if elsewhere.empty:
         return "No other data were named, so nothing is said about them."
-    comparisons = compare_ratios(elsewhere, "anls", by="data")
-    return f"On {', '.join(map(escaped, elsewhere['data'].unique()))}: {_compared(comparisons, 'above')}"
+    highest = elsewhere.groupby(["data", RATIO])["anls"].mean().groupby("data").max()
+    floored = highest[highest < FLOOR].index
+    said = [
+        f"On {escaped(name)} every ratio is at the floor (ANLS of at most {100 * highest[name]:.1f} %): nothing can be "
+        "concluded there."
+        for name in floored
+    ]
+    others = elsewhere[~elsewhere["data"].isin(floored)]
+    if len(others):
+        names = ", ".join(map(escaped, others["data"].unique()))
+        said.append(f"On {names}: {_compared(compare_ratios(others, 'anls', by='data'), 'above')}")
+    return " ".join(said)
 
 
 def write_frames(study: str, frames: dict[str, pd.DataFrame]) -> list[Path]:
