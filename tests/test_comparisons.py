@@ -127,10 +127,10 @@ def coverage(seeds: int, seed_spread: float, documents: int = 140, repetitions: 
 
 
 @pytest.mark.parametrize(
-    ("seeds", "seed_spread", "found"), [(1, 0.0, 0.95), (3, 0.0, 0.96), (3, 0.01, 0.95), (3, 0.03, 0.90)]
+    ("seeds", "seed_spread", "found"), [(1, 0.0, 0.95), (3, 0.0, 0.98), (3, 0.01, 0.975), (3, 0.03, 0.95)]
 )
 def test_coverage_at_the_size_of_the_embedded_study(seeds, seed_spread, found):
-    """The README gives these; 1,500 repetitions tell them to about a point."""
+    """1,500 repetitions tell them to about a point; `benchmarks/coverage.py` has studies closer to the shipped one."""
     assert coverage(seeds, seed_spread) == pytest.approx(found, abs=0.015)
 
 

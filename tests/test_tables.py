@@ -143,13 +143,13 @@ def test_every_two_ratios_are_compared_on_the_same_questions(study):
     assert len(frame) == 6 and frame.index[0] == "33 % less 0 %"
     last = study.predictions.query("epoch == 3").groupby("vision_trainable")["anls"].mean()
     assert frame.loc["100 % less 0 %"].iloc[0].startswith(f"{100 * (last[1.0] - last[0.0]):.1f} [")
-    assert (frame["added by seeds"] != "–").all()
+    assert (frame["standard error, seeds"] != "–").all()
 
 
 def test_with_one_seed_nothing_is_added_by_seeds(alone):
     one = write_study("tables-one-seed", (0.0, 1.0), (3,))
     assert float(tables.comparisons(one)["p (Holm)"].iloc[0].removeprefix("< ")) < 0.01
-    assert tables.comparisons(one)["added by seeds"].tolist() == ["–"]
+    assert tables.comparisons(one)["standard error, seeds"].tolist() == ["–"]
     assert tables.comparisons(alone).empty
 
 

@@ -145,7 +145,8 @@ def sweep(
             make(pending, slots, kernel, watcher)
     else:
         tqdm.write(f"all {len(runs)} runs of study {settings.study!r} were complete already")
-    return status(runs)
+    # The ratios as they were asked for, then the arms.
+    return status(list({run.id: run for run in chain(planned.ratios, runs)}.values()))
 
 
 def make(pending: Sequence[Run], slots: Sequence[Slot], kernel: str | None, watcher: Watcher) -> None:
