@@ -182,8 +182,15 @@ def test_the_side_arm_asks_under_every_shift_where_documents_are_drawn():
         settings.synth_shift for variant in drawn.variants for settings in variant.runs(Settings(), [0])
     }
     assert shifts == set(SHIFTS)
-    units = pd.Series([variant.changes.get("unit", "none or all") for variant in drawn.variants]).value_counts()
-    assert units.to_dict() == {"none or all": 2 * len(SHIFTS), "tensor": 2 * len(SHIFTS), "block": 2, "stage": 2}
+    units = pd.Series(
+        [variant.changes.get("unit", "none or all") for variant in drawn.variants]
+    ).value_counts()
+    assert units.to_dict() == {
+        "none or all": 2 * len(SHIFTS),
+        "tensor": 2 * len(SHIFTS),
+        "block": 2,
+        "stage": 2,
+    }
     assert len(scanned.variants) == 2 + 2 * 3
 
 

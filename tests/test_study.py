@@ -250,4 +250,4 @@ def test_the_console_script_is_the_module(output):
 def test_the_plan_lists_the_runs_of_the_last_sweep(made):
     settings, outcome = made
     plan = json.loads((reports_folder(settings.study) / "study.json").read_text())
-    assert plan["runs"] == outcome.runs["run"].tolist() and plan["settings"] == settings.to_dict()
+    assert plan["runs"] == outcome.runs["run"].tolist() and Settings.from_dict(plan["settings"]) == settings
