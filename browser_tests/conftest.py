@@ -68,7 +68,7 @@ def scratch(tmp_path_factory) -> dict[str, str]:
     (root / "tmp").mkdir()
     return {
         **os.environ,
-        "DOCFLOQA_OUTPUT": os.environ.get("DOCFLOQA_BROWSER_OUTPUT", str(root / "output")),
+        "DOCFLOQA_OUTPUT": str(root / "output"),
         "HF_HUB_OFFLINE": "1",
         "HOME": str(root),
         "IPYTHONDIR": str(root / "ipython"),

@@ -7,6 +7,7 @@ from typing import Any
 
 import ipywidgets
 import pandas as pd
+from IPython.utils.capture import capture_output
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -145,7 +146,8 @@ class Playground(ipywidgets.VBox):
         question, rows = self.question.value.strip(), []
         self.button.disabled = True
         try:
-            with warnings.catch_warnings(record=True) as said:
+            # Bars of loading and evaluating would stay in the cell's output.
+            with warnings.catch_warnings(record=True) as said, capture_output():
                 warnings.simplefilter("always", UserWarning)
                 for asked in self.models:
                     self.status.value = text_html(f"Asking the model {asked.name} …")

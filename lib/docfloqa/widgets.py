@@ -41,17 +41,16 @@ def text_html(text: str) -> str:
 
 
 def page_html(page: Image.Image, alt: str) -> str:
-    """A page as it is, made smaller where it is large, with its text alternative."""
+    """A whole page, as high as most of the window, with its text alternative."""
     shown = page.convert("RGB")
     shown.thumbnail((SHOWN_PAGE, SHOWN_PAGE))
-    return image_html(_png(shown), alt)
+    return image_html(_png(shown), alt, "height: 60vh; object-fit: contain")
 
 
-def image_html(png: bytes, alt: str) -> str:
+def image_html(png: bytes, alt: str, style: str = "") -> str:
     """An image that is as wide as its place at most; its white ground stays white in a dark theme."""
     source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
-    style = "max-width: 100%; max-height: 70vh; background: white; border: 1px solid gray"
-    return f'<img src="{source}" alt="{escape(alt)}" style="{style}">'
+    return f'<img src="{source}" alt="{escape(alt)}" style="max-width: 100%; background: white; {style}">'
 
 
 def _png(image: Image.Image) -> bytes:
