@@ -2,63 +2,26 @@
 
 import os
 import secrets
-import signal
-import socket
+import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.error import HTTPError, URLError
-from urllib.parse import urlsplit
-from urllib.request import urlopen
 
 import pytest
-from playwright.sync_api import Page, Request, sync_playwright
+from playwright.sync_api import Page, sync_playwright
+from servers import PATIENCE, Site, free_port, served
 
-from docfloqa.paths import NOTEBOOKS, PROJECT
+from docfloqa.paths import NOTEBOOKS
 
-CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
+CHROMIUM = shutil.which(os.environ.get("CHROMIUM", "chromium"))
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-PATIENCE = 600.0  # seconds; a kernel imports PyTorch and loads models, perhaps on a machine that does more
 SMOKE_STUDY = (
     "from docfloqa.settings import Settings\n"
     "from docfloqa.sweep import sweep\n"
     "if __name__ == '__main__':\n"
     "    print(sweep(Settings.profile('smoke', study='{study}'), [0, 1], [0]))\n"
 )
-
-
-@dataclass
-class Site:
-    """A server that is running: its address with the token, and its origin."""
-
-    address: str
-    log: Path
-    origin: str = field(init=False)
-
-    def __post_init__(self) -> None:
-        parts = urlsplit(self.address)
-        self.origin = f"{parts.scheme}://{parts.netloc}"
-
-
-@dataclass
-class Requests:
-    """Every request of a page, so that a test can tell which left the origin."""
-
-    origin: str
-    seen: list[str] = field(default_factory=list)
-
-    def note(self, request: Request) -> None:
-        """Remember a request."""
-        self.seen.append(request.url)
-
-    def elsewhere(self) -> list[str]:
-        """Those that went, or would have gone, to another origin; what needs no network does not count."""
-        own = (f"{self.origin}/", f"{self.origin.replace('http', 'ws', 1)}/", "data:", "blob:", "about:")
-        return [url for url in self.seen if not url.startswith(own)]
 
 
 @pytest.fixture(scope="session")
@@ -97,43 +60,6 @@ def study(scratch) -> str:
     )
     assert made.returncode == 0, made.stderr
     return name
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return listening.getsockname()[1]
-
-
-@contextmanager
-def served(command: list[str], address: str, environment: dict[str, str], log: Path) -> Iterator[Site]:
-    """A server while it is needed; ended by its own process id, politely first."""
-    with log.open("w") as told:
-        process = subprocess.Popen(command, env=environment, stdout=told, stderr=told, cwd=PROJECT)
-    try:
-        end = time.monotonic() + PATIENCE
-        while not answers(address):
-            assert process.poll() is None and time.monotonic() < end, log.read_text()
-            time.sleep(1)
-        yield Site(address, log)
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-
-
-def answers(address: str) -> bool:
-    """Whether somebody answers there, were it with an error."""
-    try:
-        with urlopen(address, timeout=10):
-            return True
-    except HTTPError:
-        return True
-    except (URLError, OSError):
-        return False
 
 
 @pytest.fixture(scope="session")
@@ -180,9 +106,11 @@ def chromium():
 
 
 @pytest.fixture
-def visitor(chromium) -> Iterator[Page]:
-    """A page in a profile of its own."""
+def visitor(chromium, tmp_path: Path) -> Iterator[Page]:
+    """A page in a profile of its own; how it looked in the end is kept in the test's folder."""
     context = chromium.new_context(viewport={"width": 1200, "height": 1000}, locale="en-GB")
     context.set_default_timeout(1000 * PATIENCE)
-    yield context.new_page()
+    page = context.new_page()
+    yield page
+    page.screenshot(path=tmp_path / "end.png")
     context.close()

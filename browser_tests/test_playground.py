@@ -9,9 +9,9 @@ from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import pytest
-from conftest import PATIENCE, Requests, Site
 from PIL import Image
 from playwright.sync_api import Page, expect
+from servers import PATIENCE, Requests, Site
 
 expect.set_options(timeout=1000 * PATIENCE)
 
@@ -63,6 +63,7 @@ def play(page: Page) -> None:
     question.fill("What is on my scan?")
     page.get_by_role("button", name="Ask", exact=True).click()
     expect(caption).to_have_text("What is on my scan?")
+    expect(picture_of_attention(page)).to_have_attribute("alt", re.compile("What is on my scan"))
 
 
 def kernel_is_ready(site: Site) -> bool:
@@ -76,7 +77,7 @@ def kernel_is_ready(site: Site) -> bool:
     return any(one["execution_state"] == "idle" and one["connections"] for one in kernels)
 
 
-def test_in_jupyterlab(visitor: Page, lab: Site, tmp_path: Path):
+def test_in_jupyterlab(visitor: Page, lab: Site):
     requests = Requests(lab.origin)
     visitor.on("request", requests.note)
     visitor.on("websocket", lambda socket: requests.seen.append(socket.url))
@@ -89,18 +90,16 @@ def test_in_jupyterlab(visitor: Page, lab: Site, tmp_path: Path):
     visitor.get_by_role("menuitem", name="Run All Cells", exact=True).click()
     play(visitor)
     # Beside the widget stands what a report shows in its place.
-    expect(visitor.locator('img[alt^="Where the model"], svg').last).to_be_visible()
-    visitor.screenshot(path=tmp_path / "lab.png")
+    expect(visitor.locator(".jp-RenderedSVG, .jp-RenderedImage").last).to_be_visible()
     assert requests.seen and not requests.elsewhere()
 
 
-def test_as_the_demo(visitor: Page, chromium, demo: Site, scratch, tmp_path: Path):
+def test_as_the_demo(visitor: Page, chromium, demo: Site, scratch):
     requests = Requests(demo.origin)
     visitor.on("request", requests.note)
     visitor.on("websocket", lambda socket: requests.seen.append(socket.url))
     visitor.goto(demo.address)
     play(visitor)
-    visitor.screenshot(path=tmp_path / "demo.png", full_page=True)
     assert not visitor.locator(".jp-CodeCell .jp-InputArea:visible, .highlight:visible").count(), (
         "no code is visible"
     )
@@ -110,7 +109,6 @@ def test_as_the_demo(visitor: Page, chromium, demo: Site, scratch, tmp_path: Pat
     other = chromium.new_context().new_page()
     other.goto(f"{demo.address}&theme=dark")
     expect(other.get_by_role("button", name="Ask", exact=True)).to_be_enabled()
-    other.screenshot(path=tmp_path / "demo-dark.png", full_page=True)
     assert "my-scan" not in other.content()
     other.context.close()
     kept = [

@@ -10,7 +10,7 @@ from datasets import Dataset
 
 from docfloqa.results import Study
 from docfloqa.tables import RATIO, last_epoch, percent
-from docfloqa.widgets import LISTED, control, offer, page_html, table_html, text_html
+from docfloqa.widgets import LISTED, beside_html, control, offer, page_html, table_html, text_html
 
 CHANGES = {"better and worse": None, "better": 1, "worse": -1}
 BEFORE = "before training"
@@ -110,7 +110,7 @@ class PredictionComparer(ipywidgets.VBox):
             if place is None
             else page_html(self.validation[place]["image"], f"Page of document {row['document_id']}")
         )
-        self.view.value = table_html(both, caption) + page
+        self.view.value = beside_html(table_html(both, caption), page)
 
     def table(self, count: int = 5) -> pd.DataFrame:
         """The `count` questions that got better by most and those that got worse by most, as text; may be empty."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import ipywidgets
@@ -10,6 +12,7 @@ import pandas as pd
 from IPython.utils.capture import capture_output
 from matplotlib.figure import Figure
 from PIL import Image
+from transformers.utils import logging
 
 from docfloqa.asking import BEFORE, Asked, AskError, answer, models_of_study
 from docfloqa.attention import Attention, attention, attention_figure
@@ -32,6 +35,18 @@ def models_and_note(study: str) -> tuple[list[Asked], str]:
         untrained = Asked(BEFORE, None, Settings.profile("embedded", study=study))
         note = f"Only the model before training answers: {error}. The command for it: make study NAME={study}"
         return [untrained], note
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without what would stay in a cell's output: bars of loading and evaluating, transformers' notes on its loss."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        with capture_output():
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 class Playground(ipywidgets.VBox):
@@ -146,8 +161,7 @@ class Playground(ipywidgets.VBox):
         question, rows = self.question.value.strip(), []
         self.button.disabled = True
         try:
-            # Bars of loading and evaluating would stay in the cell's output.
-            with warnings.catch_warnings(record=True) as said, capture_output():
+            with warnings.catch_warnings(record=True) as said, _quietly():
                 warnings.simplefilter("always", UserWarning)
                 for asked in self.models:
                     self.status.value = text_html(f"Asking the model {asked.name} …")

@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from html import escape
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,23 +24,28 @@ from docfloqa.tables import NONE, RATIO, number, percent
 from docfloqa.widgets import control, image_html, table_html, text_html
 
 SECONDS = 5.0  # between two looks at the files
+NOT_BEGUN = "not begun"
+STATUSES = (RUNNING, FAILED, NOT_BEGUN, COMPLETE)
 SILENT = 300.0  # seconds without a word after which a run that says it is running may have been killed
 
 
-def planned_runs(study: str) -> list[str]:
-    """The ids of the runs that a study has planned, those of its arms included; none where there is no plan."""
+def planned_runs(study: str) -> tuple[list[str], list[str]]:
+    """The ids of the runs that a study has planned: those of its ratios, and those of its arms alone."""
     path = reports_folder(study) / PLAN
     if not path.is_file():
-        return []
+        return [], []
     plan = json.loads(path.read_text())
     arms = [run for variants in plan.get("arms", {}).values() for runs in variants.values() for run in runs]
-    return list(dict.fromkeys([*plan["runs"], *arms]))
+    return plan["runs"], [run for run in dict.fromkeys(arms) if run not in plan["runs"]]
 
 
 def epochs_so_far(study: str) -> pd.DataFrame:
-    """One row per run and epoch that is done: run, vision_trainable, then the columns of `epochs.csv`; may be empty."""
+    """One row per run of the ratios and epoch that is done; may be empty.
+
+    Columns: run, vision_trainable, then those of `epochs.csv`.
+    """
     frames = []
-    for run in planned_runs(study):
+    for run in planned_runs(study)[0]:
         folder = runs_folder(study) / run
         rows = _epochs(folder)
         if len(rows):
@@ -63,24 +69,24 @@ def _epochs(folder: Path) -> pd.DataFrame:
 
 
 def states(study: str) -> pd.DataFrame:
-    """How every planned run stands, as text: run, status, epochs, what it does, ANLS (%) so far."""
-    so_far = epochs_so_far(study)
+    """How every planned run stands, as text, those that go on first: run, status, epochs, doing, ANLS (%) so far."""
     rows = []
-    for run in planned_runs(study):
+    for run in chain(*planned_runs(study)):
         folder = runs_folder(study) / run
-        record, done = read_record(folder), so_far[so_far["run"] == run]
-        status = COMPLETE if is_complete(folder) else record.get("status", "not begun")
+        record, done = read_record(folder), _epochs(folder)
+        status = COMPLETE if is_complete(folder) else record.get("status", NOT_BEGUN)
         epochs = record["settings"]["epochs"] if record.get("settings") else None
-        doing, at = record.get("error") or "", float(epochs or 0)
+        doing, at = record.get("error") or "", epochs
         if status == RUNNING:
             progress = read_progress(folder)
-            doing, at = progress["doing"], progress["epochs_done"]
+            doing, at = progress["doing"], round(progress["epochs_done"], 1)
             silent = time.time() - progress["time"]
             if silent > SILENT:
                 doing += f"; silent for {silent / 60:.0f} minutes"
-        known = NONE if epochs is None or status == FAILED else f"{number(at)} of {epochs}"
+        known = NONE if epochs is None or status == FAILED else f"{at:g} of {epochs}"
         anls = number(100 * done["anls"].iloc[-1]) if len(done) else NONE
         rows.append((run, status, known, doing, anls))
+    rows.sort(key=lambda row: STATUSES.index(row[1]))
     return pd.DataFrame(rows, columns=["run", "status", "epochs", "doing", "ANLS (%)"])
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import ipywidgets
 import pandas as pd
 from datasets import DatasetDict
-from PIL import Image
+from PIL import Image, ImageOps
 
 from docfloqa.data import SPLITS
 from docfloqa.exploration import questions
@@ -41,16 +41,20 @@ def text_html(text: str) -> str:
 
 
 def page_html(page: Image.Image, alt: str) -> str:
-    """A whole page, as high as most of the window, with its text alternative."""
+    """A whole page as large as its place and the window allow, with its text alternative."""
     shown = page.convert("RGB")
     shown.thumbnail((SHOWN_PAGE, SHOWN_PAGE))
-    return image_html(_png(shown), alt, "height: 60vh; object-fit: contain")
+    # The edge of a white page is to be seen on a white ground.
+    png = _png(ImageOps.expand(shown, border=1, fill="gray"))
+    return image_html(
+        png, alt, "width: 100%; max-height: 60vh; object-fit: contain; object-position: left top"
+    )
 
 
 def image_html(png: bytes, alt: str, style: str = "") -> str:
-    """An image that is as wide as its place at most; its white ground stays white in a dark theme."""
+    """An image that is as wide as its place at most, with its text alternative."""
     source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
-    return f'<img src="{source}" alt="{escape(alt)}" style="max-width: 100%; background: white; {style}">'
+    return f'<img src="{source}" alt="{escape(alt)}" style="max-width: 100%; {style}">'
 
 
 def _png(image: Image.Image) -> bytes:
@@ -68,6 +72,14 @@ def table_html(frame: pd.DataFrame, caption: str) -> str:
     return (
         '<div class="jp-RenderedHTMLCommon" style="overflow-x: auto; padding: 0">'
         f"{table[:start]}<caption>{escape(caption)}</caption>{table[start:]}</div>"
+    )
+
+
+def beside_html(table: str, page: str) -> str:
+    """A table and a page side by side where there is room, else below each other."""
+    return (
+        '<div style="display: flex; flex-wrap: wrap; gap: 1em; align-items: flex-start">'
+        f'<div>{table}</div><div style="flex: 1 1 20em; min-width: 0">{page}</div></div>'
     )
 
 
@@ -128,9 +140,8 @@ class DocumentBrowser(ipywidgets.VBox):
         rows = self._on_page()
         image = self.dataset[rows["split"].iloc[0]][int(rows["place"].iloc[0])]["image"]
         name = rows["document_id"].iloc[0]
-        self.view.value = table_html(self.table(), f"Everything asked of {name}") + page_html(
-            image, f"Page of document {name}"
-        )
+        table = table_html(self.table().drop(columns="document"), f"Everything asked of {name}")
+        self.view.value = beside_html(table, page_html(image, f"Page of document {name}"))
 
     def _on_page(self) -> pd.DataFrame:
         split, page = self.pages.value
