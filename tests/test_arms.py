@@ -188,8 +188,8 @@ def test_the_side_arm_asks_under_every_shift_where_documents_are_drawn():
     assert units.to_dict() == {
         "none or all": 2 * len(SHIFTS),
         "tensor": 2 * len(SHIFTS),
-        "block": 2,
-        "stage": 2,
+        "block": 2 * len(SHIFTS),
+        "stage": 2 * len(SHIFTS),
     }
     assert len(scanned.variants) == 2 + 2 * 3
 
