@@ -1,4 +1,4 @@
-# make study | estimate | robustness | ship | test | test-browser | lab | demo | report | bench | batching | lint: each makes the environment that it needs first.
+# make study | estimate | robustness | ship | test | test-browser | test-faults | lab | demo | report | bench | batching | lint: each makes the environment that it needs first.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -20,7 +20,7 @@ WHAT = --profile $(PROFILE) --ratios $(RATIOS) --seeds $(SEEDS) --settings '$(SE
 	$(if $(ARMS),--arms $(ARMS)) $(if $(NAME),--name '$(NAME)') $(if $(DATA),--data '$(DATA)') $(if $(MODEL),--model '$(MODEL)')
 WHERE = $(if $(KERNEL),--kernel '$(KERNEL)') $(if $(ALLOW_CPU),--allow-cpu)
 
-.PHONY: study estimate robustness ship test test-browser lab demo report bench batching lint lock clean
+.PHONY: study estimate robustness ship test test-browser test-faults lab demo report bench batching lint lock clean
 
 study: $(VENV)/installed
 	$(BIN)/python -m docfloqa study $(WHAT) $(WHERE)
@@ -64,6 +64,10 @@ bench: $(VENV)/installed
 batching: $(VENV)/installed
 	$(BIN)/python -m docfloqa sweep --name uniform --seeds 0 1 2 --settings '{"batching": "uniform"}'
 	$(BIN)/python benchmarks/batching.py
+
+# Kills, corruption, bad input: longer than what make test has of them. Takes a quarter of an hour.
+test-faults: $(VENV)/installed
+	$(BIN)/python -m pytest fault_tests
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
