@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from docfloqa.arm_tables import arm_comparisons, arm_summary
+from docfloqa.arm_tables import arm_comparisons, arm_interactions, arm_summary
 from docfloqa.florence import PREFIX, Florence2ForDocVQA, base_config
 from docfloqa.freezing import Freezing, freeze
 from docfloqa.markup import NO_BREAK, escaped, to_latex, to_markdown
@@ -146,6 +146,7 @@ def write_tables(study: Study, beside: Sequence[Study] = ()) -> list[Path]:
     for arm in study.arms:
         frames[f"arm_{arm}"] = arm_summary(study, arm)
         frames[f"arm_{arm}_comparisons"] = arm_comparisons(study, arm)
+        frames[f"arm_{arm}_interactions"] = arm_interactions(study, arm)
     if beside:
         frames["across"] = across([study, *beside])
     written = []

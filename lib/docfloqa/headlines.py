@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from docfloqa.arm_tables import arm_differences, arm_p_values
-from docfloqa.arms import FEWER_EPOCHS, Contrast
-from docfloqa.comparisons import PairedDifference
+from docfloqa.arm_tables import arm_differences, arm_p_values, interaction_tests
+from docfloqa.arms import ENDS, FEWER_EPOCHS, WHOLE, Contrast
+from docfloqa.comparisons import PairedDifference, StudentEstimate
 from docfloqa.paths import runs_folder
 from docfloqa.results import Study
 from docfloqa.robustness import ROBUSTNESS, read_scores
@@ -75,18 +75,25 @@ def _part(study: Study) -> str:
     found = _contrasts(study, "side")
     sides, whole = (
         [
-            f"{text} where the {contrast.first.split(':')[0]} is new" if ":" in contrast.first else text
+            f"{text} where the {contrast.shift} is new" if contrast.shift else text
             for contrast, _, text in found
             if contrast.says == says
         ]
-        for says in ("the input side against the output side", "all against nothing")
+        for says in (ENDS, WHOLE)
     )
     if not sides:
         return ""
+    more = [
+        f"less the same where the {there.shift} is new {_said(found, p_value)}"
+        for here, there, found, p_value in interaction_tests(study, "side")
+        if here.says == ENDS and here.shift == study.settings.synth_shift
+    ]
     return (
         f"**Which part** ({_epochs(study)}). The first third of the encoder's parameters in the published order of "
         "tensors (all patch embeddings and the early blocks) less the last third is "
-        f"{', '.join(sides)}; all of the encoder less none of it {', '.join(whole)}."
+        f"{', '.join(sides)}"
+        + (f"; the first of these {', '.join(more)}" if more else "")
+        + f"; all of the encoder less none of it {', '.join(whole)}."
     )
 
 
@@ -146,5 +153,5 @@ def _between(found: Sequence[Comparison], ends: tuple[float, float]) -> str:
     )
 
 
-def _said(difference: PairedDifference, p_value: float) -> str:
+def _said(difference: StudentEstimate, p_value: float) -> str:
     return f"{difference.interval().format(100)} points{'' if p_value < SIGNIFICANT else UNSURE}"
