@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from docfloqa.arm_tables import arm_differences, arm_p_values, interaction_tests
-from docfloqa.arms import ENDS, FEWER_EPOCHS, WHOLE, Contrast
+from docfloqa.arms import ENDS, FEWER_EPOCHS, Contrast
 from docfloqa.comparisons import PairedDifference, StudentEstimate
 from docfloqa.paths import runs_folder
 from docfloqa.results import Study
@@ -46,15 +46,17 @@ def _ratios(study: Study) -> str:
     lowest, highest = min(low for low, _ in said), max(high for _, high in said)
     table = interval_table(last_epoch(study.predictions), [RATIO], ["anls"]).set_index(RATIO)
     reached = {ratio: interval(table.loc[ratio]).format(100) for ratio in (lowest, highest)}
-    others = [
-        f"{percent(high)} less {percent(low)} {text}"
-        for (low, high), text in said.items()
-        if (low, high) != (lowest, highest)
+    ratios = sorted({ratio for pair in said for ratio in pair})
+    # Each against none of the encoder, and all of it against the next lower share; the tables have every pair.
+    told = [
+        *((lowest, ratio) for ratio in ratios[1:-1]),
+        *([(ratios[-2], highest)] if len(ratios) > 2 else []),
     ]
+    others = [f"{percent(high)} less {percent(low)} {said[low, high]}" for low, high in told]
     return (
         f"**How much** ({study.settings.epochs} epochs{_shift(study)}). With {percent(highest)} of the vision encoder "
         f"trained ANLS is {reached[highest]} %, with {percent(lowest)} {reached[lowest]} %: a difference of "
-        f"{said[lowest, highest]}" + (f"; {', '.join(others)}." if others else ".")
+        f"{'; '.join([said[lowest, highest], *others])}."
     )
 
 
@@ -62,25 +64,20 @@ def _protocol(study: Study) -> str:
     said = [text for _, _, text in _contrasts(study, "cumulative")]
     if len(said) < 7:
         return ""
-    fresh, stacked, control, left, last, fresh_last, lost = said
+    _, stacked, control, _, last, _, lost = said
     return (
         f"**The published protocol** ({_epochs(study)}). 100 % with fresh weights less 100 % after 0, 33 and 66 % on "
-        f"the same weights is {lost}. In that protocol 66 % less 0 % is {stacked} and 100 % less 66 % {last}, with "
-        f"fresh weights for each {fresh} and {fresh_last}; as many epochs with the encoder frozen throughout add "
-        f"{control} to 0 %, and 66 % in the protocol less that is {left}."
+        f"the same weights is {lost}. In that protocol 66 % less 0 % is {stacked} and 100 % less 66 % {last}; as many "
+        f"epochs with the encoder frozen throughout add {control} to 0 %."
     )
 
 
 def _part(study: Study) -> str:
-    found = _contrasts(study, "side")
-    sides, whole = (
-        [
-            f"{text} where the {contrast.shift} is new" if contrast.shift else text
-            for contrast, _, text in found
-            if contrast.says == says
-        ]
-        for says in (ENDS, WHOLE)
-    )
+    sides = [
+        f"{text} where the {contrast.shift} is new" if contrast.shift else text
+        for contrast, _, text in _contrasts(study, "side")
+        if contrast.says == ENDS
+    ]
     if not sides:
         return ""
     more = [
@@ -91,9 +88,7 @@ def _part(study: Study) -> str:
     return (
         f"**Which part** ({_epochs(study)}). The first third of the encoder's parameters in the published order of "
         "tensors (all patch embeddings and the early blocks) less the last third is "
-        f"{', '.join(sides)}"
-        + (f"; the first of these {', '.join(more)}" if more else "")
-        + f"; all of the encoder less none of it {', '.join(whole)}."
+        f"{', '.join(sides)}" + (f"; the first of these {', '.join(more)}." if more else ".")
     )
 
 
