@@ -45,7 +45,6 @@ HTML_TABLE = re.compile(r"(<table\b.*?</table>)", re.DOTALL | re.IGNORECASE)
 HTML_SCRIPT = re.compile(r"<(script|style)\b[^>]*>(.*?)</\1>", re.DOTALL | re.IGNORECASE)
 NO_NUMBER = {"", "nan", "none", "<na>", "n/a", "na", "-", "–", "—", "...", "…"}
 NUMBER = re.compile(r"[\s\d.,:/eE+−±×%()\[\]<>=≤≥~≈$€–-]*\d[\s\d.,:/eE+−±×%()\[\]<>=≤≥~≈–-]*[A-Za-zµ]{0,3}")
-# Words that mean nothing to Typst wherever they stand; any other text goes in as a quoted string.
 NO_ATTRIBUTES: list[Any] = ["", [], []]
 DATA_URI = re.compile(r"data:(image/(?:png|jpeg|svg\+xml));base64,([A-Za-z0-9+/=\s]+)")
 
