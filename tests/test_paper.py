@@ -24,9 +24,12 @@ STUDIES = {
 def studies(tmp_path_factory):
     patch = pytest.MonkeyPatch()
     patch.setenv("DOCFLOQA_OUTPUT", str(tmp_path_factory.mktemp("paper")))
-    plain = {name: write_study(name.replace(" ", "-"), epochs=2, **given) for name, given in STUDIES.items()}
+    plain = {
+        name: write_study(name.replace(" ", "-"), epochs=2, **{"documents": 15, **given})
+        for name, given in STUDIES.items()
+    }
     yield plain | {
-        "arms": write_study("arms", epochs=2, documents=10, seeds=(0,), arms=("cumulative", "side"))
+        "arms": write_study("arms", epochs=1, documents=6, seeds=(0,), arms=("cumulative", "side"))
     }
     patch.undo()
 
@@ -46,7 +49,7 @@ def test_what_the_abstract_says_stands_in_the_tables(studies):
     clear = sum(p.startswith("<") or float(p) < 0.05 for p in compared["p (Holm)"])
     assert 0 < clear < 6 and f"Of 6 pairs of ratios {clear} are distinguished, the others cannot be" in said
     assert "0 %, 33 %, 66 % and 100 % of the vision encoder's tensors are trained" in said
-    assert "2 seeds, and 120 questions on 30 drawn documents" in said and "for 2 epochs" in said
+    assert "2 seeds, and 60 questions on 15 drawn documents" in said and "for 2 epochs" in said
     assert "protocol (" not in said, "no arm was made"
 
 
@@ -91,7 +94,7 @@ def test_the_setting_and_the_limits_are_the_studys_own(studies):
         studies["other"]
     )
     assert "learning rate of 0.001" in paper.setting(studies["two seeds"])
-    assert "120 validation questions" in paper.setting(studies["two seeds"])
+    assert "60 validation questions" in paper.setting(studies["two seeds"])
 
 
 def test_the_appendix_lists_the_runs_and_what_made_them(studies):

@@ -32,19 +32,18 @@ SHOWN = 8  # characters of a commit
 def abstract(study: Study) -> str:
     """The study in a paragraph of Markdown, made from its numbers; what was not made or not shown is not claimed."""
     ratios = sorted(study.runs[RATIO].unique())
-    return " ".join(
-        (
-            "How much of a document model's vision encoder must be trained when it learns to answer questions about "
-            "pages? A published student project on Florence-2 says 66 %, from one training run of each ratio, one "
-            "after another on the same weights, without intervals.",
-            f"We ask again with {instrument(study)}: {_listed([*map(percent, ratios)])} of the vision encoder's "
-            f"{study.settings.unit}s {'is' if len(ratios) == 1 else 'are'} trained, every run from the same starting "
-            f"weights for {counted(study.settings.epochs, 'epoch')}.",
-            _found(study, ratios),
-            *([] if at_floor(study) else [_protocol(study), _part(study)]),
-            _about(study),
-        )
-    ).replace("  ", " ")
+    sentences = [
+        "How much of a document model's vision encoder must be trained when it learns to answer questions about "
+        "pages? A published student project on Florence-2 says 66 %, from one training run of each ratio, one "
+        "after another on the same weights, without intervals.",
+        f"We ask again with {instrument(study)}: {_listed([*map(percent, ratios)])} of the vision encoder's "
+        f"{study.settings.unit}s {'is' if len(ratios) == 1 else 'are'} trained, every run from the same starting "
+        f"weights for {counted(study.settings.epochs, 'epoch')}.",
+        _found(study, ratios),
+    ]
+    if not at_floor(study):
+        sentences += [_protocol(study), _part(study)]
+    return " ".join(filter(None, [*sentences, _about(study)]))
 
 
 def _found(study: Study, ratios: list[float]) -> str:

@@ -237,6 +237,10 @@ class HtmlReport(HTMLExporter):
         page = BeautifulSoup(html, features="html.parser")
         if title := page.select_one("main h1"):
             page.select_one("header h1").replace_with(title.extract())
+        for fold in page.select("details.code + details.code"):
+            first = fold.find_previous_sibling("details")
+            first.extend(fold.find_all("div", class_="highlight"))
+            fold.extract()
         contents = []
         seen: set[str] = set()
         for heading in page.select("main :is(h2, h3)"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from html import escape
 from pathlib import Path
@@ -12,6 +13,8 @@ from IPython.display import HTML, Markdown, display
 from docfloqa.markup import NO_BREAK, flat, to_latex, to_markdown
 from docfloqa.paths import reports_folder, write_whole
 
+INTERVAL = re.compile(r"\[[^][]{1,24}, [^][]{1,24}\]")
+
 
 def show_table(frame: pd.DataFrame, caption: str) -> None:
     """Display a frame with its caption and, below it, the frame's note; whatever its cells hold stays text.
@@ -21,14 +24,18 @@ def show_table(frame: pd.DataFrame, caption: str) -> None:
     if frame.empty:
         display(Markdown(f"*{caption.rstrip('.')}: none.*"))
         return
+    bare = isinstance(frame.index, pd.RangeIndex) and frame.index.name is None
     with pd.option_context("display.html.use_mathjax", False, "display.max_colwidth", None):
-        html = frame.map(lambda cell: flat(str(cell))).to_html(
-            index=not isinstance(frame.index, pd.RangeIndex), border=0
-        )
+        html = frame.map(_cell).to_html(index=not bare, border=0)
     head, body = html.split(">", 1)
     note = frame.attrs.get("note")
     below = f"\n<p>{escape(note)}</p>" if note else ""
     display(HTML(f"{head}>\n<caption>{escape(caption)}</caption>{body}{below}"))
+
+
+def _cell(value: object) -> str:
+    """A cell on one line; an interval stays in one piece where the line wraps."""
+    return INTERVAL.sub(lambda found: found[0].replace(" ", NO_BREAK), flat(str(value)))
 
 
 def write_frames(study: str, frames: Mapping[str, pd.DataFrame]) -> list[Path]:
