@@ -20,6 +20,7 @@ from docfloqa.stats import interval_table, p_text
 from docfloqa.tables import NONE, SIGNIFICANT, costs_of, number, percent, texts
 
 VARIANT = "variant"
+MAIN_COLUMNS = ["vision parameters", "epochs", "seeds", "ANLS (%)", "exact match (%)"]
 SCORED = ["anls", "exact_match"]
 
 
