@@ -20,11 +20,12 @@ from tqdm.auto import tqdm
 from docfloqa.arms import RATIOS, choose_arms
 from docfloqa.data import load_checked
 from docfloqa.device import describe_device
+from docfloqa.execution import Slot
 from docfloqa.florence import load_florence
 from docfloqa.paths import is_hub_id, resolve
 from docfloqa.settings import Settings
 from docfloqa.stand_in import like_docvqa, random_base_model
-from docfloqa.sweep import Slot, available_slots
+from docfloqa.sweep import available_slots
 from docfloqa.timing import SAMPLE, STEPS, WARM_UP, Calibration, calibrate_in_a_slot
 
 # What a run's time, memory and disk depend on; runs that agree in all of it are of one kind.
