@@ -72,6 +72,9 @@ class CachedPages(Pages):
                     try:
                         with FileLock(cache_folder() / "locks" / path.stem, blocking=wait):
                             if not is_whole(path):
+                                for left in path.parent.glob(f".{path.name}.*.part"):
+                                    # Of a run that was killed: nobody else writes it now.
+                                    left.unlink(missing_ok=True)
                                 write_whole(path, with_digest(self.content(chunk)))
                     except Timeout:
                         continue
