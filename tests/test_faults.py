@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from damages import DAMAGES, killed_at, moments
+from damages import DAMAGES, flip_a_byte, killed_at, moments
 from test_training import SCORES, trainer_of
 
+from docfloqa.data import data_checksum, load_docvqa
 from docfloqa.disk import DiskFullError, full_disk, room_for
 from docfloqa.integrity import (
     DamagedError,
@@ -26,7 +27,9 @@ from docfloqa.locks import held
 from docfloqa.micro_batches import TooLargeError
 from docfloqa.recovery import check_holds_no_code, last_checkpoint, refresh
 from docfloqa.runs import Run, is_complete, read_record
+from docfloqa.saved_runs import RunError, open_run
 from docfloqa.settings import Settings
+from docfloqa.synth import synth_folder
 
 SEED = 7
 KILLS = 5
@@ -217,6 +220,38 @@ def test_what_is_damaged_of_a_complete_run_is_noticed_by_readers_and_set_aside_b
             refresh(complete)
             assert complete.complete
     print(f"faults injected {injected}, noticed {injected}")
+
+
+def test_a_damaged_best_model_is_not_used(complete):
+    saved = open_run(complete.folder)
+    saved.load()
+    flip_a_byte(complete.folder / "best_model" / "model.safetensors")
+    with pytest.raises(RunError, match=r"best_model/model.safetensors is damaged.*makes it again"):
+        saved.load()
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize(
+    "name", ["train-00000-of-00001.parquet", "validation-00000-of-00001.parquet", "checksums.json"]
+)
+def test_damaged_drawn_documents_are_drawn_again(name, damage, smoke, dataset, output):
+    folder = synth_folder(smoke)
+    good = {path.name: path.read_bytes() for path in folder.iterdir()}
+    damage(folder / name)
+    with pytest.warns(
+        UserWarning, match=rf"{name} is damaged.*kept as .*{folder.name}.damaged and made again"
+    ):
+        assert synth_folder(smoke) == folder
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == good
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_results_of_checks_are_made_again(damage, smoke, dataset, output):
+    assert data_checksum(load_docvqa(smoke)) == data_checksum(dataset)
+    [first, *_] = sorted((output / "data" / "cache" / "checks").iterdir())
+    damage(first)
+    with pytest.warns(UserWarning, match=rf"{first.name} is damaged.*made again"):
+        assert data_checksum(load_docvqa(smoke)) == data_checksum(dataset)
 
 
 def test_no_flipped_bit_of_a_record_is_believed(tmp_path):
