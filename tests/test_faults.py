@@ -13,6 +13,7 @@ import torch
 from damages import DAMAGES, flip_a_byte, killed_at, moments
 from test_training import SCORES, trainer_of
 
+from docfloqa import execution
 from docfloqa.data import data_checksum, load_docvqa
 from docfloqa.disk import DiskFullError, full_disk, room_for
 from docfloqa.integrity import (
@@ -58,22 +59,27 @@ def undisturbed(third, dataset, tmp_path_factory) -> dict:
         return of_interest(trainer_of(third, dataset).fit())
 
 
+def killed_in_the_third_epoch(settings: Settings, dataset, folder: Path) -> None:
+    """Leave a run with the answers and the checkpoints of two epochs."""
+    trainer = trainer_of(settings, dataset)
+    save = trainer.run.save_epoch
+
+    def stop(epoch: int, *rest, **further):
+        if epoch == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return save(epoch, *rest, **further)
+
+    trainer.run.save_epoch = stop
+    assert killed_at(0, folder, trainer.fit)
+
+
 @pytest.fixture(scope="module")
 def interrupted(third, dataset, tmp_path_factory) -> Path:
-    """The output folder of a run that was killed in its third epoch: two epochs and checkpoints are there."""
+    """The output folder of a run that was killed in its third epoch."""
     folder = tmp_path_factory.mktemp("interrupted")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DOCFLOQA_OUTPUT", str(folder))
-
-        def work():
-            trainer = trainer_of(third, dataset)
-            save = trainer.run.save_epoch
-            trainer.run.save_epoch = lambda epoch, *rest, **further: (
-                os.kill(os.getpid(), signal.SIGKILL) if epoch == 3 else save(epoch, *rest, **further)
-            )
-            trainer.fit()
-
-        assert killed_at(0, folder, work)
+        killed_in_the_third_epoch(third, dataset, folder)
     return folder
 
 
@@ -305,6 +311,18 @@ def test_two_processes_on_one_run_make_it_once(undisturbed, third, dataset, outp
     [folder] = (output / "reports" / "smoke" / "runs").iterdir()
     run = Run(folder.name, third, read_record(folder))
     assert of_interest(run) == undisturbed
+
+
+@pytest.mark.parametrize("moves", [True, False])
+def test_a_kernel_is_stopped_when_nothing_moves_any_more(moves, tmp_path, monkeypatch):
+    monkeypatch.setattr(execution, "STALLED_AFTER", 0.4)
+    progress = tmp_path / "progress.json"
+    with execution.watched(progress) as (_, stopped):
+        for count in range(10):
+            time.sleep(0.1)
+            if moves:
+                progress.write_text(str(count))
+    assert stopped.is_set() == (not moves)
 
 
 @pytest.fixture
