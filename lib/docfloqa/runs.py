@@ -257,6 +257,12 @@ class Run:
             else:
                 shutil.rmtree(leftover, ignore_errors=True)
 
+    def bytes_kept(self) -> int:
+        """What the run takes on the disk, without what is set aside as damaged."""
+        files = [path for path in self.folder.rglob("*") if path.is_file()]
+        inside = {path: path.relative_to(self.folder).parts[0] for path in files}
+        return sum(path.stat().st_size for path, part in inside.items() if ".damaged" not in part)
+
     def fail(self, error: str) -> None:
         """Record that the run stopped on an error."""
         self.update(status=FAILED, error=error)

@@ -172,13 +172,12 @@ class DocVQATrainer(MicroBatchTrainer):
 
     def bytes_needed(self) -> int:
         """What the run still writes, at most: checkpoints (one more while it is written), models, answers."""
-        weights = sum(tensor.nbytes for tensor in {*self.model.parameters()})
+        weights = sum(tensor.nbytes for tensor in self.model.parameters())
         # AdamW keeps two numbers for every parameter that it trains.
         moments = sum(2 * tensor.nbytes for tensor in self.model.parameters() if tensor.requires_grad)
-        kept = (min(CHECKPOINTS + 1, self.settings.epochs) * (weights + moments)) + 2 * weights
+        kept = min(CHECKPOINTS + 1, self.settings.epochs) * (weights + moments) + 2 * weights
         answers = 2 * ANSWER_BYTES * len(self.eval_dataset) * (self.settings.epochs + 2)
-        there = sum(file.stat().st_size for file in self.run.folder.rglob("*") if file.is_file())
-        return max(0, kept + answers + PROCESSOR_BYTES - there)
+        return max(0, kept + answers + PROCESSOR_BYTES - self.run.bytes_kept())
 
     def start_from_predecessor(self) -> None:
         """Take over the last weights of the run that this one goes on from, if there is one."""
