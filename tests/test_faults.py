@@ -17,14 +17,7 @@ from test_training import SCORES, trainer_of
 from docfloqa import execution
 from docfloqa.data import data_checksum, load_docvqa
 from docfloqa.disk import DiskFullError, full_disk, room_for
-from docfloqa.integrity import (
-    DamagedError,
-    check_folder,
-    checksum,
-    read_sealed,
-    seal,
-    seal_folder,
-)
+from docfloqa.integrity import DamagedError, check_folder, checksum, read_sealed, seal, seal_folder
 from docfloqa.locks import held
 from docfloqa.micro_batches import TooLargeError
 from docfloqa.recovery import check_holds_no_code, last_checkpoint, refresh

@@ -19,14 +19,7 @@ import pandas as pd
 from torch import nn
 from transformers import ProcessorMixin
 
-from docfloqa.integrity import (
-    DamagedError,
-    check_folder,
-    checksum,
-    read_sealed,
-    seal,
-    seal_folder,
-)
+from docfloqa.integrity import DamagedError, check_folder, checksum, read_sealed, seal, seal_folder
 from docfloqa.locks import held
 from docfloqa.lora import without_adapters
 from docfloqa.metrics import METRICS
@@ -256,12 +249,6 @@ class Run:
                 leftover.unlink()
             else:
                 shutil.rmtree(leftover, ignore_errors=True)
-
-    def bytes_kept(self) -> int:
-        """What the run takes on the disk, without what is set aside as damaged."""
-        files = [path for path in self.folder.rglob("*") if path.is_file()]
-        inside = {path: path.relative_to(self.folder).parts[0] for path in files}
-        return sum(path.stat().st_size for path, part in inside.items() if ".damaged" not in part)
 
     def fail(self, error: str) -> None:
         """Record that the run stopped on an error."""

@@ -16,7 +16,7 @@ from transformers import (
 
 from docfloqa.batches import EpochSampler, Pages, QuestionCollator
 from docfloqa.device import compute_device, describe_device, peak_memory, uses_bf16
-from docfloqa.disk import room_for
+from docfloqa.disk import folder_bytes, room_for
 from docfloqa.evaluation import evaluate
 from docfloqa.florence import Florence2ForDocVQA, load_florence
 from docfloqa.freezing import Freezing
@@ -177,7 +177,7 @@ class DocVQATrainer(MicroBatchTrainer):
         moments = sum(2 * tensor.nbytes for tensor in self.model.parameters() if tensor.requires_grad)
         kept = min(CHECKPOINTS + 1, self.settings.epochs) * (weights + moments) + 2 * weights
         answers = 2 * ANSWER_BYTES * len(self.eval_dataset) * (self.settings.epochs + 2)
-        return max(0, kept + answers + PROCESSOR_BYTES - self.run.bytes_kept())
+        return max(0, kept + answers + PROCESSOR_BYTES - folder_bytes(self.run.folder))
 
     def start_from_predecessor(self) -> None:
         """Take over the last weights of the run that this one goes on from, if there is one."""
