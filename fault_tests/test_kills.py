@@ -192,3 +192,13 @@ def test_papermill_by_hand_goes_on_after_it_was_killed(undisturbed, tmp_path, ca
     assert found == undisturbed[name]
     with capsys.disabled():
         print(f"\nseed {SEED}: papermill killed {PAPERMILL_KILLS}, survived {PAPERMILL_KILLS}, lost 0")
+
+
+def test_two_studies_on_one_folder_make_every_run_once(undisturbed, tmp_path):
+    output = tmp_path / "both"
+    both = [study_process(output) for _ in range(2)]
+    assert [process.wait() for process in both] == [0, 0], (output / "log").read_text()
+    assert results(output) == undisturbed
+    log = (output / "log").read_text()
+    assert any(f"study 'smoke' is in the hands of process {process.pid} on " in log for process in both)
+    assert "all 2 runs of study 'smoke' were complete already" in log
