@@ -3,11 +3,12 @@
 import os
 import shutil
 import subprocess
+import time
 from pathlib import Path
 from random import Random
 
 import pytest
-from damages import DAMAGES, killed_at
+from damages import DAMAGES, killed_after, killed_at
 from test_faults import CHANGES, killed_in_the_third_epoch, of_interest
 from test_training import trainer_of
 
@@ -35,6 +36,24 @@ def test_killed_before_a_change_of_a_file(undisturbed, third, dataset, tmp_path,
         ):
             killed += 1
         run = fit(third, dataset)
+        lost += of_interest(run) != undisturbed or bool([*run.folder.glob("*.damaged")])
+    with capsys.disabled():
+        print(f"\nseed {SEED}: faults injected {killed}, survived {killed - lost}, lost {lost} ({runs} runs)")
+    assert lost == 0
+
+
+def test_killed_at_any_time(undisturbed, third, dataset, tmp_path, monkeypatch, capsys):
+    """In the middle of a step, of an answer, of a file that is written without Python."""
+    rng, killed, runs, lost, longest = Random(SEED), 0, 0, 0, 0.0
+    while killed < KILLS:
+        runs += 1
+        output = tmp_path / str(runs)
+        monkeypatch.setenv("DOCFLOQA_OUTPUT", str(output))
+        while killed < KILLS and killed_after(rng.uniform(0, max(2.0, longest)), lambda: fit(third, dataset)):
+            killed += 1
+        begun = time.monotonic()
+        run = fit(third, dataset)
+        longest = max(longest, time.monotonic() - begun)
         lost += of_interest(run) != undisturbed or bool([*run.folder.glob("*.damaged")])
     with capsys.disabled():
         print(f"\nseed {SEED}: faults injected {killed}, survived {killed - lost}, lost {lost} ({runs} runs)")

@@ -19,7 +19,7 @@ from docfloqa.runs import Run, is_complete, read_record
 from docfloqa.settings import Settings
 
 SEED = int(os.environ.get("SEED", "1"))
-STUDY_KILLS, PAPERMILL_KILLS = 20, 2
+STUDY_KILLS, PAPERMILL_KILLS = 8, 2
 EPOCHS = 3
 PATIENCE = 300.0  # seconds, for anything that must happen; the machine may do more
 ORPHANS_END = 20.0  # seconds in which kernels must notice that their study is gone

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,19 +38,33 @@ def killed_at(change: int, folder: Path, work: Callable[[], None]) -> bool:
     Changes are counted from 1 on; they are opening to write, renaming, deleting and making folders. Returns whether the
     process was killed; one that fails otherwise is an error.
     """
+    done = 0
+
+    def audit(event: str, arguments: tuple) -> None:
+        nonlocal done
+        writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & WRITING
+        if (writes or event in CHANGES) and counts(str(arguments[0]), folder):
+            done += 1
+            if done == change:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    return _was_killed(_in_a_process(lambda: (sys.addaudithook(audit), work())))
+
+
+def killed_after(seconds: float, work: Callable[[], None]) -> bool:
+    """Do some work in a process of its own, which SIGKILL ends after so many seconds; returns whether it came to that."""
+    child = _in_a_process(work)
+    killer = threading.Timer(seconds, os.kill, (child, signal.SIGKILL))
+    killer.start()
+    try:
+        return _was_killed(child)
+    finally:
+        killer.cancel()
+
+
+def _in_a_process(work: Callable[[], object]) -> int:
     child = os.fork()
     if child == 0:
-        done = 0
-
-        def audit(event: str, arguments: tuple) -> None:
-            nonlocal done
-            writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & WRITING
-            if (writes or event in CHANGES) and counts(str(arguments[0]), folder):
-                done += 1
-                if done == change:
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-        sys.addaudithook(audit)
         code = 1
         try:
             work()
@@ -57,6 +72,10 @@ def killed_at(change: int, folder: Path, work: Callable[[], None]) -> bool:
         finally:
             # Nothing that the parent has at hand is to be cleaned up twice.
             os._exit(code)
+    return child
+
+
+def _was_killed(child: int) -> bool:
     _, status = os.waitpid(child, 0)
     if os.WIFSIGNALED(status):
         assert os.WTERMSIG(status) == signal.SIGKILL, f"ended by signal {os.WTERMSIG(status)}"
