@@ -52,7 +52,7 @@ def killed_at(change: int, folder: Path, work: Callable[[], None]) -> bool:
 
 
 def killed_after(seconds: float, work: Callable[[], None]) -> bool:
-    """Do some work in a process of its own, which SIGKILL ends after so many seconds; returns whether it came to that."""
+    """Do some work in a process of its own, which SIGKILL ends after so many seconds; returns whether it did."""
     child = _in_a_process(work)
     killer = threading.Timer(seconds, os.kill, (child, signal.SIGKILL))
     killer.start()

@@ -15,6 +15,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from docfloqa.integrity import DamagedError
 from docfloqa.monitor import read_progress
 from docfloqa.paths import reports_folder, runs_folder
 from docfloqa.results import PLAN
@@ -65,6 +66,9 @@ def _epochs(folder: Path) -> pd.DataFrame:
         except FileNotFoundError:
             # The run has ended between the two looks; the next one finds its epochs.csv.
             return pd.DataFrame()
+        except DamagedError:
+            # The run sets it aside and makes it again.
+            continue
     return pd.DataFrame(rows)
 
 
