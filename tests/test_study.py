@@ -117,6 +117,7 @@ def test_a_failed_run_is_reported_while_the_others_go_on(output, capfd):
     runs = sweep(settings, [0, 1], [0])
     assert runs["status"].tolist() == ["failed", "failed"]
     assert runs["error"].str.contains("DivergedError: the training loss is").all()
+    assert "once more" not in capfd.readouterr().out, "the error would come again"
     with pytest.raises(ResultsError, match=r"none of the 2 runs of study 'failing'.*DivergedError"):
         Study.load("failing")
     settings = settings.replace(learning_rate=1e-3)
@@ -127,7 +128,7 @@ def test_a_killed_kernel_is_no_complete_run(output, monkeypatch, capsys):
     killer = nbformat.read(NOTEBOOKS / "02_finetune.ipynb", as_version=4)
     [training] = [cell for cell in killer.cells if "trainer.fit()" in cell.source]
     training.source = training.source.replace("run = trainer.fit()", "import os\nos.kill(os.getpid(), 9)")
-    monkeypatch.setattr("docfloqa.sweep.NOTEBOOKS", output)
+    monkeypatch.setattr("docfloqa.execution.NOTEBOOKS", output)
     nbformat.write(killer, output / "02_finetune.ipynb")
     runs = sweep(Settings.profile("smoke", study="killed", epochs=1), [0], [0])
     assert runs["status"].tolist() == ["failed"]
@@ -142,7 +143,7 @@ def test_a_kernel_that_dies_once_gets_a_second_chance(output, monkeypatch):
         "if not mark.exists():\n    mark.touch()\n    os.kill(os.getpid(), 9)\n" + training.source
     )
     nbformat.write(fragile, output / "02_finetune.ipynb")
-    monkeypatch.setattr("docfloqa.sweep.NOTEBOOKS", output)
+    monkeypatch.setattr("docfloqa.execution.NOTEBOOKS", output)
     runs = sweep(Settings.profile("smoke", study="fragile", epochs=1), [0], [0])
     assert (output / "died").exists() and runs["status"].tolist() == ["complete"]
 

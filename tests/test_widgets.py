@@ -122,7 +122,7 @@ def begin(study: str, run: str, epochs: int, doing: str, time: float) -> None:
     (folder / "epochs").mkdir(parents=True)
     for epoch in range(epochs):
         row = {"epoch": epoch, "anls": 0.1 * epoch, "val_loss": 2.0 - 0.1 * epoch}
-        (folder / "epochs" / f"epoch-{epoch:04d}.json").write_text(json.dumps(row))
+        (folder / "epochs" / f"epoch-{epoch:04d}.json").write_text(json.dumps({"row": row}))
     settings = Settings.profile("embedded", study=study, vision_trainable=0.5, epochs=3).to_dict()
     (folder / "run.json").write_text(json.dumps({"status": "running", "settings": settings, "error": None}))
     progress = {"epochs_done": epochs - 0.5, "epochs": 3, "doing": doing, "time": time}

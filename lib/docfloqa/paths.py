@@ -53,5 +53,10 @@ def write_whole(path: Path, content: str | bytes) -> None:
     """Write a file so that it appears whole or not at all: beside its place first, then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_bytes(content.encode() if isinstance(content, str) else content)
-    part.replace(path)
+    try:
+        part.write_bytes(content.encode() if isinstance(content, str) else content)
+        part.replace(path)
+    except BaseException:
+        # Half a file would take the room that a full disk lacks.
+        part.unlink(missing_ok=True)
+        raise
