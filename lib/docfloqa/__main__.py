@@ -48,6 +48,9 @@ def parser() -> argparse.ArgumentParser:
         )
         if not command.prog.endswith("estimate"):
             command.add_argument("--kernel", help="the Jupyter kernel in which runs are made")
+            command.add_argument(
+                "--scheduler", metavar="ADDRESS", help="a dask scheduler whose workers make the runs"
+            )
             command.add_argument("--allow-cpu", action="store_true", help="go on where there is no GPU")
         command.add_argument("--settings", default="{}", metavar="JSON", help="any other setting, by name")
     _add_report(verbs)

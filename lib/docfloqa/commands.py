@@ -32,7 +32,9 @@ def study(arguments: Namespace) -> Result:
     settings = settings_of(arguments)
     from docfloqa.study import make_study
 
-    outcome = make_study(settings, arguments.ratios, arguments.seeds, arguments.kernel, arguments.arms)
+    outcome = make_study(
+        settings, arguments.ratios, arguments.seeds, arguments.kernel, arguments.arms, arguments.scheduler
+    )
     folder = reports_folder(settings.study)
     files = [str(path) for path in outcome.files]
     report = "\n".join([f"the report is in {folder}:", *(f"  {Path(name).name}" for name in files)])
@@ -49,7 +51,9 @@ def sweep(arguments: Namespace) -> Result:
     from docfloqa.runs import COMPLETE
     from docfloqa.sweep import sweep as make_runs
 
-    runs = make_runs(settings, arguments.ratios, arguments.seeds, arguments.kernel, arguments.arms)
+    runs = make_runs(
+        settings, arguments.ratios, arguments.seeds, arguments.kernel, arguments.arms, arguments.scheduler
+    )
     complete = (runs["status"] == COMPLETE).all()
     data = {"study": settings.study, "runs": _records(runs)}
     return Result(data, runs.to_string(index=False), 0 if complete else INCOMPLETE)

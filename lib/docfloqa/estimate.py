@@ -24,8 +24,8 @@ from docfloqa.florence import load_florence
 from docfloqa.paths import is_hub_id, resolve
 from docfloqa.settings import Settings
 from docfloqa.stand_in import like_docvqa, random_base_model
-from docfloqa.sweep import Slot, available_slots
 from docfloqa.timing import SAMPLE, STEPS, WARM_UP, Calibration, calibrate_in_a_slot
+from docfloqa.workers import Slot, available_slots
 
 # What a run's time, memory and disk depend on; runs that agree in all of it are of one kind.
 COSTLY = ("vision_trainable", "unit", "side", "counted", "lora")

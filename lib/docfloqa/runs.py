@@ -14,16 +14,17 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from torch import nn
-from transformers import ProcessorMixin
 
-from docfloqa.lora import without_adapters
 from docfloqa.metrics import METRICS
 from docfloqa.paths import NOTEBOOKS, PROJECT, runs_folder, write_whole
 from docfloqa.settings import Settings
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import ProcessorMixin
 
 # What a run's results depend on; a test compares this with what the training code really imports.
 RUN_MODULES = (
@@ -186,6 +187,9 @@ class Run:
 
     def save_model(self, model: nn.Module, processor: ProcessorMixin, name: str) -> None:
         """Keep weights and processor as the folder `name`, which plain transformers loads."""
+        # Not above: whoever only reads runs need not wait for torch and transformers.
+        from docfloqa.lora import without_adapters
+
         part = self.folder / f".{name}.part"
         shutil.rmtree(part, ignore_errors=True)
         without_adapters(model).save_pretrained(part)

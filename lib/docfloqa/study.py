@@ -14,12 +14,13 @@ import papermill
 from papermill.exceptions import PapermillExecutionError
 from tqdm.auto import tqdm
 
+from docfloqa.kernels import DEFAULT_KERNEL
 from docfloqa.paths import NOTEBOOKS, reports_folder
 from docfloqa.report import export, export_study
 from docfloqa.results import Study
 from docfloqa.runs import COMPLETE, git_commit, now
 from docfloqa.settings import SHIFTS, Settings
-from docfloqa.sweep import DEFAULT_KERNEL, settle, sweep
+from docfloqa.sweep import settle, sweep
 
 
 class StudyError(RuntimeError):
@@ -45,6 +46,7 @@ def make_study(
     seeds: Sequence[int],
     kernel: str | None = None,
     arms: Sequence[str] = (),
+    scheduler: str | None = None,
 ) -> Outcome:
     """Make what is missing of a study and report on it; what is complete already is kept.
 
@@ -55,7 +57,7 @@ def make_study(
     is complete.
     """
     # First of all, since it tries kernel, data and model before any work.
-    runs = sweep(settings, ratios, seeds, kernel, arms)
+    runs = sweep(settings, ratios, seeds, kernel, arms, scheduler)
     shared = {"settings_json": settings.to_json()}
     sweep_parameters = {
         "ratios": " ".join(f"{ratio:g}" for ratio in ratios),

@@ -23,8 +23,8 @@ from docfloqa.florence import load_florence
 from docfloqa.freezing import freeze
 from docfloqa.runs import Run, weights_checksum
 from docfloqa.settings import Settings
-from docfloqa.sweep import Slot
 from docfloqa.training import DocVQATrainer
+from docfloqa.workers import Slot
 
 SAMPLE = "sample"
 STEPS, WARM_UP = 24, 4
