@@ -222,9 +222,9 @@ def report(measured: dict[str, Any]) -> str:
     """The measurements as Markdown."""
     parts = [
         "# Does memory grow with the data?\n",
-        f"`benchmarks/load.py` on {measured['device']}, {measured['date']}, commit {measured['commit']}. Private memory "
-        "is what a process has for itself, at its largest; *before* is what it had with library and model loaded. Pages "
-        "of files, which the system drops when it needs the room, are not in it.\n",
+        f"`benchmarks/load.py` on {measured['device']}, {measured['date']}, commit {measured['commit']}. Private "
+        "memory is what a process has for itself, at its largest; *before* is what it had with library and model "
+        "loaded. Pages of files, which the system drops when it needs the room, are not in it.\n",
     ]
     for what, rows in measured["parts"].items():
         frame = pd.DataFrame(rows)

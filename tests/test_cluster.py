@@ -10,16 +10,18 @@ import time
 from pathlib import Path
 
 import pytest
+from distributed.scheduler import KilledWorker
 from loopback import scheduler
 
 from docfloqa.cluster import Cluster
+from docfloqa.execution import Slot
 from docfloqa.kernels import SweepError
 from docfloqa.monitor import Watcher
 from docfloqa.paths import reports_folder, write_whole
 from docfloqa.results import PLAN
 from docfloqa.runs import Run, read_record
 from docfloqa.settings import Settings
-from docfloqa.workers import LocalWorkers, Slot, make
+from docfloqa.workers import LocalWorkers, make
 
 SETTINGS = Settings.profile("smoke", study="scattered")
 IDENTITY = {"identity": {"weights": "w", "data": "d"}}
@@ -127,6 +129,7 @@ def test_workers_with_other_code_or_other_files_are_named_before_any_work(cluste
         ):
             workers.open(SETTINGS)
         elsewhere.kill()
+        until(lambda: len(workers.client.scheduler_info()["workers"]) == 2)
         monkeypatch.setattr("docfloqa.cluster.code_checksum", lambda: "0123456789abc")
         with pytest.raises(SweepError, match=r"the project's code is \w{10} there and 0123456789 here"):
             workers.open(SETTINGS)
@@ -161,20 +164,21 @@ def local(execute) -> LocalWorkers:
     return workers
 
 
-def test_a_run_that_cannot_be_begun_is_failed_and_the_others_go_on_in_their_order(output, monkeypatch):
+def test_a_run_that_loses_its_workers_is_failed_and_the_others_go_on_in_their_order(output, monkeypatch):
     plan(0)
     bad, follower, leader, other = runs = made_up_runs(4)
     monkeypatch.setattr(Run, "predecessor", property(lambda run: leader if run is follower else None))
 
     def refuse(run: Run, slot: Slot, kernel: str | None) -> None:
         if run is bad:
-            raise OSError("no space left")
+            raise KilledWorker(run.id, None, 3)
         pretend(run, slot, kernel)
 
     with local(refuse) as workers, Watcher(runs) as watcher:
         monkeypatch.setattr(workers, "capacity", lambda: 1)
+        monkeypatch.setattr(workers, "lost", Cluster.lost)
         make(runs, workers, watcher)
-    assert read_record(bad.folder)["error"] == "OSError: no space left"
+    assert read_record(bad.folder)["error"].startswith("KilledWorker: ")
     assert names(told("ended")) == [leader.id, follower.id, other.id]
 
 

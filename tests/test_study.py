@@ -129,7 +129,7 @@ def test_a_killed_kernel_is_no_complete_run(output, monkeypatch, capsys):
     killer = nbformat.read(NOTEBOOKS / "02_finetune.ipynb", as_version=4)
     [training] = [cell for cell in killer.cells if "trainer.fit()" in cell.source]
     training.source = training.source.replace("run = trainer.fit()", "import os\nos.kill(os.getpid(), 9)")
-    monkeypatch.setattr("docfloqa.sweep.NOTEBOOKS", output)
+    monkeypatch.setattr("docfloqa.execution.NOTEBOOKS", output)
     nbformat.write(killer, output / "02_finetune.ipynb")
     runs = sweep(Settings.profile("smoke", study="killed", epochs=1), [0], [0])
     assert runs["status"].tolist() == ["failed"]
@@ -144,7 +144,7 @@ def test_a_kernel_that_dies_once_gets_a_second_chance(output, monkeypatch):
         "if not mark.exists():\n    mark.touch()\n    os.kill(os.getpid(), 9)\n" + training.source
     )
     nbformat.write(fragile, output / "02_finetune.ipynb")
-    monkeypatch.setattr("docfloqa.sweep.NOTEBOOKS", output)
+    monkeypatch.setattr("docfloqa.execution.NOTEBOOKS", output)
     runs = sweep(Settings.profile("smoke", study="fragile", epochs=1), [0], [0])
     assert (output / "died").exists() and runs["status"].tolist() == ["complete"]
 

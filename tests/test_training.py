@@ -38,11 +38,11 @@ def stopped_at_the_second_epoch(settings: Settings, dataset, monkeypatch) -> Non
     """A run that is interrupted in its last epoch's evaluation."""
     evaluated = []
 
-    def stop(model, collator, settings):
+    def stop(*arguments):
         if len(evaluated) == 2:
             raise KeyboardInterrupt
         evaluated.append(1)
-        return evaluate(model, collator, settings)
+        return evaluate(*arguments)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(docfloqa.training, "evaluate", stop)

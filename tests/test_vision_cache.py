@@ -21,8 +21,11 @@ from docfloqa.vision_cache import CachedPages, cache_folder, cache_states
 
 def filled(*args) -> CachedPages:
     """Cached pages whose states are all on the disk."""
-    states = CachedPages(*args)
-    states.fill()
+    return fill(CachedPages(*args))
+
+
+def fill(states: CachedPages) -> CachedPages:
+    states.fill(states.missing())
     return states
 
 
@@ -221,7 +224,7 @@ def test_runs_that_fill_the_cache_together_share_the_work(tiny, pages, smoke, ou
             return super().content(chunk)
 
     with ThreadPoolExecutor(3) as runs:
-        list(runs.map(lambda _: Counted(pages, tiny[0], 3, smoke).fill(), range(3)))
+        list(runs.map(lambda _: fill(Counted(pages, tiny[0], 3, smoke)), range(3)))
     assert len(computed) == len(set(computed)) == 4
 
 

@@ -77,9 +77,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("interrupted; the same command goes on from here, or begins again", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
-        # Errors of the library's own name what was given and what is allowed; any other is a fault of ours.
+        # Errors of the library's own name what was given and what is allowed; any other is a fault of ours, unless
+        # the disk is full.
         if not type(error).__module__.startswith("docfloqa."):
-            raise
+            from docfloqa.disk import full_disk
+
+            error = full_disk(error)
+            if error is None:
+                raise
         print(f"error: {error}", file=sys.stderr)
         return INCOMPLETE if type(error).__name__ == "IncompleteRunError" else BAD_INPUT
     if arguments.json:

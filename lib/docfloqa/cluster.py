@@ -10,14 +10,16 @@ from importlib.metadata import version
 from typing import Any
 
 from distributed import Client, Worker, WorkerPlugin, get_worker
+from distributed.scheduler import KilledWorker
 from tqdm.auto import tqdm
 
+from docfloqa.execution import Slot
 from docfloqa.kernels import SweepError, check_kernel, kernel_device
 from docfloqa.paths import reports_folder
 from docfloqa.results import PLAN
 from docfloqa.runs import IDENTIFYING_VERSIONS, Run, code_checksum
 from docfloqa.settings import Settings
-from docfloqa.workers import Execute, Slot, Workers, stop_kernels
+from docfloqa.workers import Execute, Workers, stop_kernels
 
 RESOURCE = "run"
 PATIENCE = 15  # seconds for a scheduler to answer
@@ -34,6 +36,8 @@ class Cluster(Workers):
 
     Raises `SweepError` when no scheduler answers.
     """
+
+    lost = (KilledWorker,)
 
     def __init__(self, address: str, execute: Execute, kernel: str | None):
         super().__init__(execute, kernel)
@@ -63,6 +67,10 @@ class Cluster(Workers):
         """
         try:
             self.client.register_plugin(Admission(settings.study, self.kernel), name="docfloqa")
+        except OSError as error:
+            raise SweepError(
+                f"a worker at {self.address} went away meanwhile: {error}; begin again"
+            ) from error
         except (ImportError, AttributeError) as error:
             raise SweepError(
                 f"a worker at {self.address} cannot load this project ({error}); every machine needs the same "

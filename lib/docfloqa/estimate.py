@@ -20,12 +20,13 @@ from tqdm.auto import tqdm
 from docfloqa.arms import RATIOS, choose_arms
 from docfloqa.data import load_checked
 from docfloqa.device import describe_device
+from docfloqa.execution import Slot
 from docfloqa.florence import load_florence
 from docfloqa.paths import is_hub_id, resolve
 from docfloqa.settings import Settings
 from docfloqa.stand_in import like_docvqa, random_base_model
 from docfloqa.timing import SAMPLE, STEPS, WARM_UP, Calibration, calibrate_in_a_slot
-from docfloqa.workers import Slot, available_slots
+from docfloqa.workers import available_slots
 
 # What a run's time, memory and disk depend on; runs that agree in all of it are of one kind.
 COSTLY = ("vision_trainable", "unit", "side", "counted", "lora")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pandas as pd
 import torch
@@ -25,13 +25,18 @@ PAGES_PER_PASS = 16
 
 
 @torch.no_grad()
-def evaluate(model: Florence2ForDocVQA, collator: QuestionCollator, settings: Settings) -> pd.DataFrame:
+def evaluate(
+    model: Florence2ForDocVQA,
+    collator: QuestionCollator,
+    settings: Settings,
+    on_batch: Callable[[], None] = lambda: None,
+) -> pd.DataFrame:
     """One row per question of the collator's split: what was asked, the answer, its loss and every metric.
 
     Columns: question_id, document_id, question, question_types, prediction, confidence (the probability that the
     model gives this answer, its end included, in [0, 1]), answers, loss_sum (the summed cross-entropy of the
     first accepted answer's tokens, in nats), tokens, and the metrics of `docfloqa.metrics`. Leaves the model in
-    the mode in which it was.
+    the mode in which it was. Calls `on_batch` after every batch.
     """
     rows = collator.rows
     decoding = generation_config(model, settings.max_new_tokens, settings.num_beams)
@@ -48,6 +53,7 @@ def evaluate(model: Florence2ForDocVQA, collator: QuestionCollator, settings: Se
                 answers = _answer(model, collator, places, chosen, decoding, settings)
                 answered.update(zip(places, answers, strict=True))
                 progress.update(len(places))
+                on_batch()
     model.train(was_training)
     predictions, confidences, losses, tokens = zip(
         *(answered[place] for place in range(len(rows))), strict=True

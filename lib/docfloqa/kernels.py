@@ -10,10 +10,9 @@ from jupyter_client.kernelspec import KernelSpecManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 
+from docfloqa.execution import DEFAULT_KERNEL
 from docfloqa.paths import NOTEBOOKS
 from docfloqa.settings import Settings
-
-DEFAULT_KERNEL = "python3"
 
 
 class SweepError(RuntimeError):

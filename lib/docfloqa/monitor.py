@@ -11,7 +11,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from docfloqa.runs import FAILED, Run, read_record
+from docfloqa.runs import FAILED, PROGRESS, Run, read_record
 
 
 class Watcher:
@@ -84,6 +84,6 @@ class Watcher:
 def read_progress(folder: Path) -> dict[str, Any]:
     """What a running run says of itself; a run that has said nothing yet is starting."""
     try:
-        return json.loads((folder / "progress.json").read_text())
+        return json.loads((folder / PROGRESS).read_text())
     except FileNotFoundError:
         return {"epochs_done": 0.0, "doing": "starting", "time": time.time()}

@@ -53,5 +53,9 @@ def write_whole(path: Path, content: str | bytes) -> None:
     """Write a file so that it appears whole or not at all: beside its place first, then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_bytes(content.encode() if isinstance(content, str) else content)
-    part.replace(path)
+    try:
+        part.write_bytes(content.encode() if isinstance(content, str) else content)
+        part.replace(path)
+    finally:
+        # Half a file is left where the disk is full, and takes the room that is left.
+        part.unlink(missing_ok=True)

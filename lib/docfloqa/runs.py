@@ -8,18 +8,42 @@ import hashlib
 import json
 import platform
 import shutil
-import subprocess
 import time
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from docfloqa.integrity import (
+    DamagedError,
+    check_folder,
+    checksum,
+    read_sealed,
+    seal,
+    seal_folder,
+)
+from docfloqa.locks import held
 from docfloqa.metrics import METRICS
-from docfloqa.paths import NOTEBOOKS, PROJECT, runs_folder, write_whole
+from docfloqa.paths import NOTEBOOKS, runs_folder, write_whole
+from docfloqa.records import (
+    COMPLETE,
+    CONTROL,
+    EPOCHS,
+    FAILED,
+    PREDICTIONS,
+    PROGRESS,
+    RECORD,
+    RESULT_FILES,
+    RUNNING,
+    git_commit,
+    is_complete,
+    now,
+    read_epoch_row,
+    read_record,
+)
 from docfloqa.settings import Settings
 
 if TYPE_CHECKING:
@@ -28,19 +52,15 @@ if TYPE_CHECKING:
 
 # What a run's results depend on; a test compares this with what the training code really imports.
 RUN_MODULES = (
-    "batches data device evaluation fields florence freezing full_pages lora metrics pages paths phrases runs "
-    "schema settings synth training vision_cache"
+    "batches data device disk evaluation fields florence freezing full_pages integrity locks lora metrics "
+    "micro_batches pages paths phrases progress records recovery runs schema settings synth training vision_cache"
 ).split()
 RUN_NOTEBOOK = "02_finetune.ipynb"
 VERSIONED = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "peft", "numpy", "pillow")
 IDENTIFYING_VERSIONS = ("torch", "transformers")
 # These say where and whether a run is made, not what it computes.
 SETTINGS_WITHOUT_EFFECT = ("study", "cache_gib", "allow_cpu")
-RECORD, EPOCHS, PREDICTIONS, CONTROL = "run.json", "epochs.csv", "predictions.parquet", "wrong_pages.parquet"
 LAST_MODEL, BEST_MODEL = "model", "best_model"
-# Of what a study writes itself no commit can know.
-RESULTS = (":!/reports", ":!/figures")
-COMPLETE, RUNNING, FAILED = "complete", "running", "failed"
 
 
 def code_checksum() -> str:
@@ -147,10 +167,14 @@ class Run:
         """Where the trainer keeps what it needs to resume."""
         return self.folder / "checkpoints"
 
+    def hold(self) -> AbstractContextManager[None]:
+        """A lock on the run, which whoever makes it holds; waits while another process has it."""
+        return held(f"run-{self.settings.study}-{self.id}", f"run {self.id}")
+
     def update(self, **entries: Any) -> None:
         """Add entries to the record and write it."""
         self.record.update(entries)
-        write_whole(self.folder / RECORD, json.dumps(self.record, indent=2))
+        write_whole(self.folder / RECORD, seal(self.record))
 
     def start(self, **entries: Any) -> None:
         """Write the record of a run that begins or goes on."""
@@ -173,20 +197,20 @@ class Run:
         predictions = predictions.assign(epoch=epoch)
         predictions = predictions[["epoch", *predictions.columns.drop("epoch")]]
         write_whole(self._epoch_file(epoch), predictions.to_parquet(index=False))
-        write_whole(self._epoch_file(epoch).with_suffix(".json"), json.dumps(row))
+        sealed = seal({"row": row, PREDICTIONS: checksum(self._epoch_file(epoch))})
+        write_whole(self._epoch_file(epoch).with_suffix(".json"), sealed)
         return row
 
     def save_control(self, predictions: pd.DataFrame) -> None:
         """Keep the trained model's answers on wrong pages."""
         write_whole(self.folder / CONTROL, predictions.to_parquet(index=False))
 
-    def is_best(self, epoch: int) -> bool:
-        """Whether a trained epoch that was kept has the highest ANLS of those so far."""
-        anls = [self._epoch_row(number)["anls"] for number in range(1, epoch + 1)]
-        return bool(anls) and anls.index(max(anls)) == epoch - 1
+    def best_epoch(self, last: int) -> int:
+        """The trained epoch up to `last` with the highest ANLS, the first of them where several have it."""
+        return max(range(1, last + 1), key=lambda epoch: (self._epoch_row(epoch)["anls"], -epoch))
 
-    def save_model(self, model: nn.Module, processor: ProcessorMixin, name: str) -> None:
-        """Keep weights and processor as the folder `name`, which plain transformers loads."""
+    def save_model(self, model: nn.Module, processor: ProcessorMixin, name: str, epoch: int) -> None:
+        """Keep weights and processor after an epoch as the folder `name`, which plain transformers loads."""
         # Not above: whoever only reads runs need not wait for torch and transformers.
         from docfloqa.lora import without_adapters
 
@@ -194,12 +218,27 @@ class Run:
         shutil.rmtree(part, ignore_errors=True)
         without_adapters(model).save_pretrained(part)
         processor.save_pretrained(part)
+        seal_folder(part, epoch=epoch)
         shutil.rmtree(self.folder / name, ignore_errors=True)
         part.rename(self.folder / name)
 
+    def epoch_of_model(self, name: str) -> int | None:
+        """The epoch after which the model in the folder `name` was kept; None where there is none.
+
+        Raises `DamagedError` where it is not as it was written.
+        """
+        try:
+            return check_folder(self.folder / name)["epoch"]
+        except FileNotFoundError:
+            return None
+
     def has_epoch(self, epoch: int) -> bool:
-        """Whether an epoch has been evaluated and kept."""
-        return self._epoch_file(epoch).with_suffix(".json").is_file()
+        """Whether an epoch has been evaluated, and is kept undamaged."""
+        place = self._epoch_file(epoch)
+        try:
+            return read_sealed(place.with_suffix(".json"))[PREDICTIONS] == checksum(place)
+        except (FileNotFoundError, DamagedError):
+            return False
 
     def finish(self, **entries: Any) -> None:
         """Put the epochs together, drop what only a resume needs, and call the run complete last of all."""
@@ -208,10 +247,17 @@ class Run:
         predictions = pd.concat([pd.read_parquet(self._epoch_file(number)) for number in numbers])
         write_whole(self.folder / EPOCHS, pd.DataFrame(rows).to_csv(index=False))
         write_whole(self.folder / PREDICTIONS, predictions.to_parquet(index=False))
-        self.update(status=COMPLETE, finished=now(), **entries)
-        for leftover in (self.checkpoints, self.folder / "epochs"):
+        files = {name: checksum(self.folder / name) for name in RESULT_FILES}
+        best = self.best_epoch(self.settings.epochs)
+        self.update(status=COMPLETE, finished=now(), best_epoch=best, files=files, **entries)
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Drop what only a run that is not complete needs."""
+        for leftover in (self.checkpoints, self.folder / "epochs", *self.folder.glob(".*.part")):
             shutil.rmtree(leftover, ignore_errors=True)
-        (self.folder / "progress.json").unlink(missing_ok=True)
+        for leftover in (self.folder / PROGRESS, *self.folder.glob(".*.part")):
+            leftover.unlink(missing_ok=True)
 
     def fail(self, error: str) -> None:
         """Record that the run stopped on an error."""
@@ -220,7 +266,7 @@ class Run:
     def report_progress(self, done: float, doing: str) -> None:
         """Say how many epochs are done (a fraction counts) and what is being done, for whoever watches."""
         progress = {"epochs_done": done, "epochs": self.settings.epochs, "doing": doing, "time": time.time()}
-        write_whole(self.folder / "progress.json", json.dumps(progress))
+        write_whole(self.folder / PROGRESS, json.dumps(progress))
 
     def epochs(self) -> pd.DataFrame:
         """The rows of `epochs.csv`, epoch 0 being the evaluation before training."""
@@ -231,37 +277,7 @@ class Run:
         return pd.read_parquet(self.folder / PREDICTIONS)
 
     def _epoch_row(self, epoch: int) -> dict[str, float]:
-        return json.loads(self._epoch_file(epoch).with_suffix(".json").read_text())
+        return read_epoch_row(self._epoch_file(epoch).with_suffix(".json"))
 
     def _epoch_file(self, epoch: int) -> Path:
         return self.folder / "epochs" / f"epoch-{epoch:04d}.parquet"
-
-
-def read_record(folder: Path) -> dict[str, Any]:
-    """A run's `run.json`, or nothing when there is none."""
-    path = folder / RECORD
-    return json.loads(path.read_text()) if path.is_file() else {}
-
-
-def is_complete(folder: Path) -> bool:
-    """Whether a run's record says complete and its epochs, predictions and control are there."""
-    files = all((folder / name).is_file() for name in (EPOCHS, PREDICTIONS, CONTROL))
-    return files and read_record(folder).get("status") == COMPLETE
-
-
-def now() -> str:
-    """The time in UTC, to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def git_commit() -> str | None:
-    """The project's commit, with "+changes" if files differ from it; None outside a git checkout."""
-    git = ["git", "-C", str(PROJECT)]
-    try:
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
-        status = subprocess.run(
-            [*git, "status", "--porcelain", "--", ":/", *RESULTS], capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return commit.stdout.strip() + ("+changes" if status.stdout.strip() else "")

@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import papermill
 from papermill.exceptions import PapermillExecutionError
 from tqdm.auto import tqdm
 
-from docfloqa.kernels import DEFAULT_KERNEL
-from docfloqa.paths import NOTEBOOKS, reports_folder
+from docfloqa.execution import KernelDiedError, execute, settle
+from docfloqa.locks import held
+from docfloqa.paths import reports_folder
 from docfloqa.report import export, export_study
 from docfloqa.results import Study
 from docfloqa.runs import COMPLETE, git_commit, now
 from docfloqa.settings import SHIFTS, Settings
-from docfloqa.sweep import settle, sweep
+from docfloqa.sweep import sweep
 
 
 class StudyError(RuntimeError):
@@ -112,20 +112,20 @@ def run_notebook(name: str, settings: Settings, parameters: dict[str, Any]) -> P
     The executed notebook carries the study's name, date, commit and settings in its metadata. One that
     fails is kept as `failed-<name>.ipynb`. Raises `StudyError` naming the error.
     """
+    with held(f"notebook-{settings.study}-{name}", f"notebook {name} of study {settings.study!r}"):
+        return _run_notebook(name, settings, parameters)
+
+
+def _run_notebook(name: str, settings: Settings, parameters: dict[str, Any]) -> Path:
     started = time.monotonic()
     tqdm.write(f"{name} ...")
     folder = reports_folder(settings.study)
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / f".{name}.part.ipynb"
     try:
-        papermill.execute_notebook(
-            NOTEBOOKS / f"{name}.ipynb",
-            part,
-            parameters,
-            kernel_name=DEFAULT_KERNEL,
-            progress_bar=False,
-            cwd=NOTEBOOKS,
-        )
+        execute(f"{name}.ipynb", part, parameters)
+    except KernelDiedError as error:
+        raise StudyError(f"{name} stopped: {error}; the same command goes on from here") from None
     except PapermillExecutionError as error:
         failed = settle(part, folder / f"failed-{name}.ipynb")
         raise StudyError(f"{name} stopped with {error.ename}: {error.evalue}; see {failed}") from None

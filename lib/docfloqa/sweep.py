@@ -6,29 +6,22 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
-from typing import Any
 
-import nbformat
 import pandas as pd
-import papermill
-from nbclient.exceptions import DeadKernelError
-from papermill.exceptions import PapermillExecutionError
 from tqdm.auto import tqdm
 
 from docfloqa.arms import RATIOS, choose_arms
 from docfloqa.data import data_checksum, load_checked
+from docfloqa.execution import execute_run, notebook_of
 from docfloqa.florence import load_florence
-from docfloqa.kernels import DEFAULT_KERNEL
+from docfloqa.locks import held
 from docfloqa.monitor import Watcher
-from docfloqa.paths import NOTEBOOKS, reports_folder, write_whole
+from docfloqa.paths import reports_folder, write_whole
+from docfloqa.recovery import refresh
 from docfloqa.results import PLAN
-from docfloqa.runs import COMPLETE, RUN_NOTEBOOK, Run, now, read_record, weights_checksum
+from docfloqa.runs import COMPLETE, Run, now, read_record, weights_checksum
 from docfloqa.settings import Settings, SettingsError
-from docfloqa.workers import LocalWorkers, Slot, make
-
-WIDGET = "application/vnd.jupyter.widget-view+json"
-RETRIES = 1  # of a run whose kernel died
+from docfloqa.workers import LocalWorkers, make
 
 
 @dataclass(frozen=True)
@@ -111,8 +104,8 @@ def sweep(
     Each run is one papermill execution of `02_finetune.ipynb` in a kernel of its own: one per GPU that
     the kernel sees, else one per CPU core with one thread each; or one per worker of the dask cluster whose
     `scheduler` has this address. A complete run is skipped, an interrupted one goes on from its last epoch, a
-    failed one is reported while the others go on. `arms` are names of `docfloqa.arms.ARMS`, whose runs are made
-    after those of the ratios.
+    failed one is reported while the others go on; a study that another process makes is waited for. `arms` are
+    names of `docfloqa.arms.ARMS`, whose runs are made after those of the ratios.
 
     Returns one row per run: run, vision_trainable, seed, status, anls (of the last epoch), minutes,
     error. Raises `SweepError` for a kernel that does not exist or lacks the library, `NoGPUError`'s
@@ -125,14 +118,14 @@ def sweep(
         workers = Cluster(scheduler, execute_run, kernel)
     else:
         workers = LocalWorkers(execute_run, kernel)
-    with workers:
+    with workers, held(f"sweep-{settings.study}", f"study {settings.study!r}"):
         # Before gigabytes of data are fetched for a run that cannot be made here.
         if not settings.allow_cpu:
             workers.check(settings.replace(vision_trainable=min(ratios, default=settings.vision_trainable)))
         planned = plan(settings, ratios, seeds, arms)
         write_plan(settings, planned)
         runs = planned.runs
-        pending = [run for run in runs if not run.complete]
+        pending = [run for run in runs if not is_finished(run)]
         if pending:
             workers.open(settings)
             with Watcher(runs) as watcher:
@@ -141,6 +134,13 @@ def sweep(
             tqdm.write(f"all {len(runs)} runs of study {settings.study!r} were complete already")
     # The ratios as they were asked for, then the arms.
     return status(list({run.id: run for run in chain(planned.ratios, runs)}.values()))
+
+
+def is_finished(run: Run) -> bool:
+    """Whether a run is complete with its notebook; what is damaged of a complete one is set aside first."""
+    if run.record.get("status") == COMPLETE:
+        refresh(run)
+    return run.complete and notebook_of(run).is_file()
 
 
 def write_plan(settings: Settings, planned: Plan) -> None:
@@ -155,67 +155,6 @@ def write_plan(settings: Settings, planned: Plan) -> None:
         },
     }
     write_whole(reports_folder(settings.study) / PLAN, json.dumps(content, indent=2))
-
-
-def execute_run(run: Run, slot: Slot, kernel: str | None) -> None:
-    """One papermill execution; whether it succeeded is read from `run.json`, not from papermill.
-
-    A kernel that dies gets a second chance; an error in the notebook does not, it would come again.
-    """
-    settings = run.settings
-    parameters = {
-        "vision_trainable": settings.vision_trainable,
-        "seed": settings.seed,
-        "settings_json": settings.to_json(),
-        "gpu": slot.gpu,
-        "threads": slot.threads,
-    }
-    run.folder.mkdir(parents=True, exist_ok=True)
-    part = run.folder / ".finetune.part.ipynb"
-    error = "the notebook ended without completing this run (did code, data or model change meanwhile?)"
-    for attempt in range(1 + RETRIES):
-        try:
-            papermill.execute_notebook(
-                NOTEBOOKS / RUN_NOTEBOOK,
-                part,
-                parameters,
-                kernel_name=kernel or DEFAULT_KERNEL,
-                progress_bar=False,
-                cwd=NOTEBOOKS,
-            )
-        except PapermillExecutionError as failure:
-            error = f"{failure.ename}: {failure.evalue}"
-        except DeadKernelError:
-            error = "the kernel died (out of memory, or killed from outside)"
-            if attempt < RETRIES:
-                tqdm.write(f"{run.id}: {error}; once more, from its last epoch")
-                continue
-        except Exception as failure:
-            # Whatever else papermill meets, the other runs go on and the sweep tells.
-            error = f"{type(failure).__name__}: {failure}"
-        break
-    if part.is_file():
-        settle(part, run.folder / "finetune.ipynb")
-    after = Run(run.id, settings)
-    if not after.complete:
-        after.record = {**run.record, **read_record(after.folder)}
-        after.fail(error)
-
-
-def settle(part: Path, place: Path, **metadata: Any) -> Path:
-    """Move an executed notebook to its place, with further metadata, without widgets and this machine's paths."""
-    notebook = nbformat.read(part, as_version=4)
-    for name in ("input_path", "output_path"):
-        if name in notebook.metadata.get("papermill", {}):
-            notebook.metadata.papermill[name] = Path(notebook.metadata.papermill[name]).name
-    # A progress bar whose kernel is gone shows nothing, and its state is most of the file.
-    notebook.metadata.pop("widgets", None)
-    for cell in notebook.cells:
-        if "outputs" in cell:
-            cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
-    notebook.metadata.update(metadata)
-    nbformat.write(notebook, part)
-    return part.replace(place)
 
 
 def status(runs: Sequence[Run]) -> pd.DataFrame:

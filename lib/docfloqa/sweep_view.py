@@ -18,7 +18,7 @@ from matplotlib.ticker import MaxNLocator
 from docfloqa.monitor import read_progress
 from docfloqa.paths import reports_folder, runs_folder
 from docfloqa.results import PLAN
-from docfloqa.runs import COMPLETE, EPOCHS, FAILED, RUNNING, is_complete, read_record
+from docfloqa.runs import COMPLETE, EPOCHS, FAILED, RUNNING, is_complete, read_epoch_row, read_record
 from docfloqa.style import TWO_COLUMNS, mark, render, styled
 from docfloqa.tables import NONE, RATIO, number, percent
 from docfloqa.widgets import control, image_html, table_html, text_html
@@ -61,7 +61,7 @@ def _epochs(folder: Path) -> pd.DataFrame:
     rows = []
     for path in sorted((folder / "epochs").glob("*.json")):
         try:
-            rows.append(json.loads(path.read_text()))
+            rows.append(read_epoch_row(path))
         except FileNotFoundError:
             # The run has ended between the two looks; the next one finds its epochs.csv.
             return pd.DataFrame()

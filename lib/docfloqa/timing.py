@@ -19,12 +19,12 @@ from transformers import TrainerCallback
 from docfloqa.data import data_checksum
 from docfloqa.device import finish_device, peak_memory, use_device
 from docfloqa.evaluation import evaluate
+from docfloqa.execution import Slot
 from docfloqa.florence import load_florence
 from docfloqa.freezing import freeze
 from docfloqa.runs import Run, weights_checksum
 from docfloqa.settings import Settings
 from docfloqa.training import DocVQATrainer
-from docfloqa.workers import Slot
 
 SAMPLE = "sample"
 STEPS, WARM_UP = 24, 4

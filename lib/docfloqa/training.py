@@ -4,27 +4,33 @@ from __future__ import annotations
 
 import time
 
+import pandas as pd
 import torch
 from datasets import DatasetDict
 from torch.utils.data import Dataset
-from tqdm.auto import tqdm
 from transformers import (
     Florence2Processor,
     PrinterCallback,
-    Seq2SeqTrainer,
     Seq2SeqTrainingArguments,
-    TrainerCallback,
 )
-from transformers.trainer_utils import get_last_checkpoint
 
 from docfloqa.batches import EpochSampler, Pages, QuestionCollator
 from docfloqa.device import compute_device, describe_device, peak_memory, uses_bf16
+from docfloqa.disk import room_for
 from docfloqa.evaluation import evaluate
 from docfloqa.florence import Florence2ForDocVQA, load_florence
 from docfloqa.freezing import Freezing
+from docfloqa.integrity import DamagedError
+from docfloqa.micro_batches import MicroBatchTrainer
+from docfloqa.progress import RunProgress
+from docfloqa.recovery import last_checkpoint, refresh
 from docfloqa.runs import BEST_MODEL, LAST_MODEL, Run
 from docfloqa.settings import Settings
 from docfloqa.vision_cache import ResidentPages, cache_states
+
+CHECKPOINTS = 2
+# Of an answer with its question and scores, and of the processor in every model folder.
+ANSWER_BYTES, PROCESSOR_BYTES = 1000, 2**22
 
 
 class DivergedError(RuntimeError):
@@ -71,7 +77,8 @@ def training_arguments(settings: Settings, run: Run) -> Seq2SeqTrainingArguments
         remove_unused_columns=False,
         eval_strategy="epoch",
         save_strategy="epoch",
-        save_total_limit=1,
+        # The last one, and the one before in case it is damaged.
+        save_total_limit=CHECKPOINTS,
         logging_strategy="epoch",
         # A loss that is not finite stops the run; the trainer would hide it in the average.
         logging_nan_inf_filter=False,
@@ -83,7 +90,7 @@ def training_arguments(settings: Settings, run: Run) -> Seq2SeqTrainingArguments
     return arguments
 
 
-class DocVQATrainer(Seq2SeqTrainer):
+class DocVQATrainer(MicroBatchTrainer):
     """transformers' trainer on questions that share pages, with the study's evaluation and record."""
 
     def __init__(
@@ -97,8 +104,6 @@ class DocVQATrainer(Seq2SeqTrainer):
     ):
         settings = run.settings
         self.run, self.settings, self.freezing, self.checks = run, settings, freezing, checks
-        # As if begun earlier by what the legs before an interruption took.
-        self.started = time.perf_counter() - run.record.get("seconds", 0.0)
         self.images = {split: Pages(dataset[split], processor) for split in dataset}
         self.training_collator, self.validation_collator, self.control_collator = (
             QuestionCollator(
@@ -130,27 +135,50 @@ class DocVQATrainer(Seq2SeqTrainer):
     def fit(self) -> Run:
         """Make the run: the evaluation before training, the epochs, the record; from the last epoch kept.
 
-        A complete run is left as it is. Raises `DivergedError` on a training loss that is not finite, and
-        `PredecessorError` where the run that it goes on from is not complete.
+        A complete run is left as it is; one that another process makes is waited for. Raises `DivergedError` on a
+        training loss that is not finite, `PredecessorError` where the run that it goes on from is not complete,
+        `DiskFullError` where there is not enough room, and `TooLargeError` for a model beyond the memory.
         """
         run = self.run
-        if run.complete:
-            return run
+        with run.hold():
+            refresh(run)
+            if run.complete:
+                run.tidy()
+                return run
+            with room_for(run.folder, self.bytes_needed(), f"run {run.id}"):
+                self._fit()
+        return run
+
+    def _fit(self) -> None:
+        run = self.run
+        # As if begun earlier by what the legs before an interruption took.
+        self.started = time.perf_counter() - run.record.get("seconds", 0.0)
+        self.micro_batch = run.record.get("micro_batch")
         run.start(device=describe_device(), freezing=vars(self.freezing), data_checks=self.checks)
         self.start_from_predecessor()
         try:
+            # First, since it deletes what is of no use.
+            last = last_checkpoint(run)
             self.use_states()
             if not run.has_epoch(0):
                 self.evaluate()
-            last = get_last_checkpoint(run.checkpoints) if run.checkpoints.is_dir() else None
-            self.train(resume_from_checkpoint=last)
-            run.report_progress(self.settings.epochs, "evaluating on wrong pages")
-            run.save_control(evaluate(self.model, self.control_collator, self.settings))
+            self.train(resume_from_checkpoint=str(last) if last else None)
+            self.progress.report(self.settings.epochs, "evaluating on wrong pages")
+            run.save_control(self.answers(self.control_collator))
         finally:
             self._use(self.images, vision_start=0)
-        run.save_model(self.model, self.processing_class, LAST_MODEL)
+        run.save_model(self.model, self.processing_class, LAST_MODEL, self.settings.epochs)
         run.finish(seconds=self.seconds(), peak_memory=peak_memory())
-        return run
+
+    def bytes_needed(self) -> int:
+        """What the run still writes, at most: checkpoints (one more while it is written), models, answers."""
+        weights = sum(tensor.nbytes for tensor in {*self.model.parameters()})
+        # AdamW keeps two numbers for every parameter that it trains.
+        moments = sum(2 * tensor.nbytes for tensor in self.model.parameters() if tensor.requires_grad)
+        kept = (min(CHECKPOINTS + 1, self.settings.epochs) * (weights + moments)) + 2 * weights
+        answers = 2 * ANSWER_BYTES * len(self.eval_dataset) * (self.settings.epochs + 2)
+        there = sum(file.stat().st_size for file in self.run.folder.rglob("*") if file.is_file())
+        return max(0, kept + answers + PROCESSOR_BYTES - there)
 
     def start_from_predecessor(self) -> None:
         """Take over the last weights of the run that this one goes on from, if there is one."""
@@ -162,13 +190,24 @@ class DocVQATrainer(Seq2SeqTrainer):
                 f"this run goes on from the weights of {before.id}, which is not complete or has lost its "
                 f"{LAST_MODEL}/ in {before.folder.parent}; make that run first (a sweep does so)"
             )
+        try:
+            before.epoch_of_model(LAST_MODEL)
+        except DamagedError as error:
+            raise PredecessorError(f"{error}, and this run goes on from it; a sweep makes it again") from None
         weights, _ = load_florence(before.folder / LAST_MODEL, self.settings.prefix)
         self.model.load_state_dict(weights.state_dict())
+
+    def answers(self, collator: QuestionCollator) -> pd.DataFrame:
+        """The answers to a split's questions (see `docfloqa.evaluation`)."""
+        return evaluate(self.model, collator, self.settings, self.progress.still_going)
 
     def use_states(self) -> None:
         """Let cached states stand for the images from here on, where the settings allow it; fills the cache."""
         started = time.perf_counter()
-        states, boundary = cache_states(self.images, self.model, self.freezing.frozen_prefix, self.settings)
+        self.progress.report(0, "caching")
+        states, boundary = cache_states(
+            self.images, self.model, self.freezing.frozen_prefix, self.settings, self.progress.still_going
+        )
         self._use(states, boundary)
         if any(isinstance(pages, ResidentPages) for pages in states.values()):
             # Worker processes would have no access to them, and no work left.
@@ -192,7 +231,7 @@ class DocVQATrainer(Seq2SeqTrainer):
     def evaluate(self, *args, **kwargs) -> dict[str, float]:
         """Answer every validation question, keep the epoch in the run, and return its figures."""
         epoch = round(self.state.epoch or 0)
-        self.run.report_progress(epoch, "evaluating")
+        self.progress.report(epoch, "evaluating")
         training = {}
         if epoch:
             seconds = time.perf_counter() - self.epoch_started
@@ -202,12 +241,9 @@ class DocVQATrainer(Seq2SeqTrainer):
                 "train_samples_per_second": round(len(self.train_dataset) / seconds, 3),
             }
         started = time.perf_counter()
-        predictions = evaluate(self.model, self.validation_collator, self.settings)
+        predictions = self.answers(self.validation_collator)
         evaluation_seconds = round(time.perf_counter() - started, 3)
         row = self.run.save_epoch(epoch, predictions, **training, evaluation_seconds=evaluation_seconds)
-        if self.run.is_best(epoch):
-            self.run.save_model(self.model, self.processing_class, BEST_MODEL)
-            self.run.update(best_epoch=epoch)
         metrics = {f"eval_{name}": value for name, value in row.items() if name != "epoch"}
         self.run.update(seconds=self.seconds())
         self.log(metrics)
@@ -226,10 +262,31 @@ class DocVQATrainer(Seq2SeqTrainer):
                 f"the training loss is {loss.item()} at step {self.state.global_step + 1} with learning rate "
                 f"{self._get_learning_rate():.3g}; questions of the batch: {', '.join(map(str, questions))}"
             )
-        tokens = (inputs["labels"] != -100).sum()
-        self.loss_sum += loss.detach() * tokens
-        self.loss_tokens += tokens
+        if num_items_in_batch is not None:
+            # What went in may be a part of the batch.
+            loss = loss * ((inputs["labels"] != -100).sum() / num_items_in_batch)
         return (loss, outputs) if return_outputs else loss
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        """The loss of a step, which counts for its epoch's by its label tokens."""
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        tokens = (inputs["labels"] != -100).sum()
+        self.loss_sum += loss * tokens
+        self.loss_tokens += tokens
+        return loss
+
+    def on_smaller_micro_batch(self) -> None:
+        """Record at which step memory ran out, and how many questions go through at once from there on."""
+        parts = self.run.record.get("out_of_memory", [])
+        parts = [*parts, {"step": self.state.global_step + 1, "micro_batch": self.micro_batch}]
+        self.run.update(micro_batch=self.micro_batch, out_of_memory=parts)
+
+    def keep_best(self, epoch: int) -> None:
+        """Keep the weights as the best model if this epoch is the best so far and they are not kept yet."""
+        run = self.run
+        if run.has_epoch(epoch) and run.best_epoch(epoch) == epoch != run.epoch_of_model(BEST_MODEL):
+            run.save_model(self.model, self.processing_class, BEST_MODEL, epoch)
+            run.update(best_epoch=epoch)
 
     def floating_point_ops(self, inputs) -> int:
         """None counted: the trainer would walk through every module of the model at every step to guess them."""
@@ -237,37 +294,3 @@ class DocVQATrainer(Seq2SeqTrainer):
 
     def _get_train_sampler(self, train_dataset=None) -> EpochSampler:
         return EpochSampler(self.training_collator.pages, self.settings.batching, self.settings.seed)
-
-
-class RunProgress(TrainerCallback):
-    """A progress bar over the run's steps, and the same in a file for whoever watches from outside."""
-
-    def __init__(self, trainer: DocVQATrainer):
-        self.trainer, self.bar, self.reported = trainer, None, 0.0
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        """Open the bar, where a resumed run left off."""
-        run = self.trainer.run
-        self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc=run.id, unit="step")
-
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        """Begin an epoch's loss and clock."""
-        self.trainer.loss_sum, self.trainer.loss_tokens = 0.0, 0
-        self.trainer.epoch_started = time.perf_counter()
-
-    def on_step_end(self, args, state, control, **kwargs):
-        """Move the bar; write the file at most once a second."""
-        self.bar.update(state.global_step - self.bar.n)
-        if time.monotonic() - self.reported > 1:
-            self.reported = time.monotonic()
-            run = self.trainer.run
-            run.report_progress(run.settings.epochs * state.global_step / state.max_steps, "training")
-
-    def show(self, row: dict[str, float]) -> None:
-        """Show an epoch's scores beside the bar."""
-        if self.bar is not None:
-            self.bar.set_postfix(anls=f"{row['anls']:.3f}", val_loss=f"{row['val_loss']:.3f}")
-
-    def on_train_end(self, args, state, control, **kwargs):
-        """Close the bar."""
-        self.bar.close()

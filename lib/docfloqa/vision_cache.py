@@ -6,8 +6,9 @@ import hashlib
 import json
 import shutil
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
@@ -22,6 +23,7 @@ from docfloqa import batches, florence
 from docfloqa.batches import Pages
 from docfloqa.device import autocast, describe_device, uses_bf16
 from docfloqa.florence import Florence2ForDocVQA, vision_sub_blocks
+from docfloqa.integrity import DamagedError, check_digest, set_aside, with_digest
 from docfloqa.paths import data_folder, write_whole
 from docfloqa.settings import Settings
 
@@ -54,25 +56,27 @@ class CachedPages(Pages):
         }
 
     def missing(self) -> dict[Path, list[str]]:
-        """The files that are not there, or cannot be read, and the pages that they are of."""
-        return {path: chunk for path, chunk in self.chunks.items() if not is_whole(path, len(chunk))}
+        """The files that are not there, or are damaged and set aside, and the pages that they are of."""
+        return {path: chunk for path, chunk in self.chunks.items() if not is_whole(path)}
 
-    def fill(self) -> None:
-        """Compute the missing states in batches and write them, each file whole or not at all.
+    def fill(self, missing: dict[Path, list[str]], on_file: Callable[[], None] = lambda: None) -> None:
+        """Compute missing states in batches and write them, each file whole or not at all.
 
-        Runs that begin together share the work: what another one is computing is waited for last.
+        Runs that begin together share the work: what another one is computing is waited for last. Calls
+        `on_file` after every file.
         """
-        missing = self.missing()
+        missing = dict(missing)
         with tqdm(total=len(missing), desc="caching", unit="batch", leave=False) as progress:
             for wait in (False, True):
                 for path, chunk in list(missing.items()):
                     try:
                         with FileLock(cache_folder() / "locks" / path.stem, blocking=wait):
-                            if not is_whole(path, len(chunk)):
-                                write_whole(path, self.content(chunk))
+                            if not is_whole(path):
+                                write_whole(path, with_digest(self.content(chunk)))
                     except Timeout:
                         continue
                     progress.update()
+                    on_file()
                     del missing[path]
 
     def content(self, chunk: Sequence[str]) -> bytes:
@@ -156,41 +160,53 @@ def states_of(
     return content.getvalue()
 
 
-def is_whole(path: Path, pages: int) -> bool:
-    """Whether a file holds the states of so many pages; warns where it is there and cannot be read."""
-    if not path.is_file():
-        return False
+def is_whole(path: Path) -> bool:
+    """Whether a file is there and as it was written; sets a damaged one aside, with a warning."""
     try:
-        return len(np.load(path, mmap_mode="r")) == pages
-    except (ValueError, OSError, EOFError) as error:
-        warnings.warn(f"{path} cannot be read ({error}); it is made again", stacklevel=2)
+        check_digest(path)
+    except FileNotFoundError:
         return False
+    except DamagedError as error:
+        # Another run may have done so already.
+        with suppress(FileNotFoundError):
+            set_aside(path, error)
+        return False
+    return True
 
 
 def cache_states(
-    splits: dict[str, Pages], model: Florence2ForDocVQA, boundary: int, settings: Settings
+    splits: dict[str, Pages],
+    model: Florence2ForDocVQA,
+    boundary: int,
+    settings: Settings,
+    on_file: Callable[[], None] = lambda: None,
 ) -> tuple[dict[str, Pages], int]:
     """The splits' pages as states after `boundary` sub-blocks, and that boundary, for `model.vision_start`.
 
     The resized images are kept first, so that each is decoded once, whatever boundaries the runs of a
     study have. States are in the memory of a GPU where they fit. Gives the images back, with 0, where
     the settings want no cache, nothing is frozen, or the states fit neither within the limit for the
-    whole cache nor on the disk, which is warned of.
+    whole cache nor on the disk, which is warned of. Calls `on_file` after every file that is computed.
     """
     if not settings.vision_cache:
         return splits, 0
-    images = _on_disk(splits, model, 0, settings) or splits
-    states = _on_disk(images, model, boundary, settings) if boundary else None
+    images = _on_disk(splits, model, 0, settings, on_file) or splits
+    states = _on_disk(images, model, boundary, settings, on_file) if boundary else None
     pages, start = (states, boundary) if states else (images, 0)
     return _on_device(pages, model.device), start
 
 
 def _on_disk(
-    splits: dict[str, Pages], model: Florence2ForDocVQA, boundary: int, settings: Settings
+    splits: dict[str, Pages],
+    model: Florence2ForDocVQA,
+    boundary: int,
+    settings: Settings,
+    on_file: Callable[[], None],
 ) -> dict[str, CachedPages] | None:
     cache_folder().mkdir(parents=True, exist_ok=True)
     states = {split: CachedPages(pages, model, boundary, settings) for split, pages in splits.items()}
-    lacking = [chunk for pages in states.values() for chunk in pages.missing().values()]
+    missing = {split: pages.missing() for split, pages in states.items()}
+    lacking = [chunk for files in missing.values() for chunk in files.values()]
     if lacking:
         what = "vision states" if boundary else "resized pages"
         one = len(states_of(lacking[0][:1], _source_of(lacking[0], splits), model, boundary, settings))
@@ -204,8 +220,8 @@ def _on_disk(
                 f"{settings.cache_gib:g} (cache_gib) are in use, and {max(0, free) / 2**30:.2f} GiB are free"
             )
         try:
-            for pages in states.values():
-                pages.fill()
+            for split, pages in states.items():
+                pages.fill(missing[split], on_file)
         except OSError as error:
             return _warn(f"{what} cannot be written: {error}")
     return states

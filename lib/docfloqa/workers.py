@@ -7,12 +7,12 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any
 
 import psutil
 
+from docfloqa.execution import Slot
 from docfloqa.kernels import SweepError, check_kernel, kernel_device
 from docfloqa.monitor import Watcher
 from docfloqa.runs import Run, read_record
@@ -21,22 +21,13 @@ from docfloqa.settings import Settings
 SECONDS = 1.0  # between two looks at how many workers there are
 
 
-@dataclass(frozen=True)
-class Slot:
-    """Where one run at a time is executed: a GPU as `CUDA_VISIBLE_DEVICES` names it, and so many CPU threads.
-
-    None leaves the choice to what the process finds.
-    """
-
-    gpu: str | None
-    threads: int | None
-
-
 Execute = Callable[[Run, Slot, str | None], None]
 
 
 class Workers(AbstractContextManager):
     """What makes runs, each with `execute(run, slot, kernel)`."""
+
+    lost: tuple[type[Exception], ...] = ()  # what the future of a run raises that lost its workers
 
     def __init__(self, execute: Execute, kernel: str | None):
         self.execute, self.kernel = execute, kernel
@@ -116,7 +107,7 @@ class LocalWorkers(Workers):
 def make(pending: Sequence[Run], workers: Workers, watcher: Watcher) -> None:
     """Make runs in their order, as many at a time as workers have room for.
 
-    A run waits for the one that it goes on from. One whose worker cannot make it is failed, the others go on.
+    A run waits for the one that it goes on from. One that has lost too many workers fails, the others go on.
     """
     waiting, running = list(pending), {}
     try:
@@ -137,7 +128,9 @@ def make(pending: Sequence[Run], workers: Workers, watcher: Watcher) -> None:
                         f"the scheduler is gone, and {run.id} with it; start scheduler and workers again, and the "
                         "same command goes on from the last epochs"
                     )
-                if error := future.exception():
+                try:
+                    future.result()
+                except workers.lost as error:
                     run.record |= read_record(run.folder)
                     run.fail(f"{type(error).__name__}: {error}")
                 watcher.end(run)
