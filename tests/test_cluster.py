@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from distributed.scheduler import KilledWorker
@@ -171,7 +172,7 @@ def test_a_run_that_loses_its_workers_is_failed_and_the_others_go_on_in_their_or
 
     def refuse(run: Run, slot: Slot, kernel: str | None) -> None:
         if run is bad:
-            raise KilledWorker(run.id, None, 3)
+            raise KilledWorker(run.id, SimpleNamespace(address="tcp://nowhere"), 3)
         pretend(run, slot, kernel)
 
     with local(refuse) as workers, Watcher(runs) as watcher:

@@ -14,8 +14,10 @@ from torch.utils.data import Sampler
 from transformers import Florence2Processor
 
 from docfloqa.florence import Florence2ForDocVQA, encode_prompts, encode_text
+from docfloqa.settings import SettingsError
 
 PAGES_IN_MEMORY = 2**30  # bytes of pages kept by one process
+NOTHING = -1  # in place of a question where a process has fewer of them than the others
 
 
 class Pages:
@@ -96,6 +98,8 @@ class QuestionCollator:
         self.labels = [ids[: longest - 1] + end for ids in encode_text(processor, first_answers)]
 
     def __call__(self, places: Sequence[int]) -> dict[str, Tensor]:
+        # A share without a question keeps one, whose answer does not count.
+        places = [place for place in places if place != NOTHING] or [NOTHING]
         pages = list(dict.fromkeys(self.pages[place] for place in places))
         position = {page: index for index, page in enumerate(pages)}
         page_index = torch.tensor([position[self.pages[place]] for place in places])
@@ -106,7 +110,9 @@ class QuestionCollator:
         return {
             "input_ids": self._pad([self.prompts[place] for place in places], self.pad_token_id),
             "attention_mask": self._pad([[1] * len(self.prompts[place]) for place in places], 0),
-            "labels": self._pad([self.labels[place] for place in places], -100),
+            "labels": self._pad(
+                [self.labels[place] if place != NOTHING else [-100] for place in places], -100
+            ),
             "places": torch.tensor(places),
         }
 
@@ -130,25 +136,47 @@ class EpochSampler(Sampler[int]):
     "uniform" shuffles the questions, as published. "by_image" shuffles the pages and keeps the
     questions of a page together, so that they share a pass through the vision tower; a step has the
     same number of questions in both.
+
+    Several processes share every batch: each takes the next `batch_size / processes` questions, and of the last
+    batch as many as there are, with `NOTHING` for the rest. Raises `SettingsError` for a batch that they cannot share.
     """
 
-    def __init__(self, pages: Sequence[str], batching: str, seed: int):
+    def __init__(
+        self, pages: Sequence[str], batching: str, seed: int, batch_size: int = 1, processes: int = 1
+    ):
+        if batch_size % processes:
+            raise SettingsError(
+                f"batch_size is {batch_size} and {processes} processes share it; allowed is a multiple of {processes}"
+            )
         self.pages, self.batching, self.seed, self.epoch = pages, batching, seed, 0
+        self.batch_size, self.processes = batch_size, processes
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch whose order comes next; the trainer calls it."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(self.pages)
+        lacking = -len(self.pages) % self.batch_size if self.processes > 1 else 0
+        return len(self.pages) + lacking
 
     def __iter__(self) -> Iterator[int]:
+        order = self._order()
+        if self.processes == 1:
+            yield from order
+            return
+        whole = len(order) - len(order) % self.batch_size
+        yield from order[:whole]
+        if order[whole:]:
+            share = self.batch_size // self.processes
+            for part in np.array_split(order[whole:], self.processes):
+                yield from part.tolist()
+                yield from [NOTHING] * (share - len(part))
+
+    def _order(self) -> list[int]:
         shuffled = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.pages)).tolist()
         if self.batching == "uniform":
-            yield from shuffled
-            return
+            return shuffled
         places_of_page: dict[str, list[int]] = {}
         for place in shuffled:
             places_of_page.setdefault(self.pages[place], []).append(place)
-        for places in places_of_page.values():
-            yield from places
+        return [place for places in places_of_page.values() for place in places]

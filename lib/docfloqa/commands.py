@@ -59,6 +59,20 @@ def sweep(arguments: Namespace) -> Result:
     return Result(data, runs.to_string(index=False), 0 if complete else INCOMPLETE)
 
 
+def run(arguments: Namespace) -> Result | None:
+    """Make one run; see `docfloqa.one_run`. None in a process that leaves it to the first one to tell."""
+    settings = settings_of(arguments)
+    from docfloqa.one_run import make_run
+    from docfloqa.ranks import rank_and_size
+    from docfloqa.sweep import status
+
+    made = make_run(settings)
+    if rank_and_size()[0]:
+        return None
+    row = status([made])
+    return Result(_records(row)[0], row.to_string(index=False), 0 if made.complete else INCOMPLETE)
+
+
 def estimate(arguments: Namespace) -> Result:
     """Time, memory and disk of a study; see `docfloqa.estimate.estimate`."""
     settings = settings_of(arguments)
@@ -225,6 +239,8 @@ def settings_of(arguments: Namespace) -> Settings:
         study=arguments.name,
         data=_found_from_here(arguments.data),
         model=_found_from_here(arguments.model),
+        vision_trainable=getattr(arguments, "ratio", None),
+        seed=getattr(arguments, "seed", None),
         allow_cpu=getattr(arguments, "allow_cpu", False) or None,
     )
 

@@ -9,7 +9,7 @@ import json
 import platform
 import shutil
 import time
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 # What a run's results depend on; a test compares this with what the training code really imports.
 RUN_MODULES = (
     "batches data device disk evaluation fields florence freezing full_pages integrity locks lora metrics "
-    "micro_batches pages paths phrases progress records recovery runs schema settings synth training vision_cache"
+    "micro_batches pages paths phrases progress ranks records recovery runs schema settings synth training vision_cache"
 ).split()
 RUN_NOTEBOOK = "02_finetune.ipynb"
 VERSIONED = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "peft", "numpy", "pillow")
@@ -281,3 +281,18 @@ class Run:
 
     def _epoch_file(self, epoch: int) -> Path:
         return self.folder / "epochs" / f"epoch-{epoch:04d}.parquet"
+
+
+class SilentRun(Run):
+    """A run in a process that makes it with others and is not the first of them: it reads, and writes nothing."""
+
+    def hold(self) -> AbstractContextManager[None]:
+        """The first process holds it."""
+        return nullcontext()
+
+    def update(self, **entries: Any) -> None:
+        """Add entries to the record in memory."""
+        self.record.update(entries)
+
+    def report_progress(self, done: float, doing: str) -> None:
+        """Say nothing."""
