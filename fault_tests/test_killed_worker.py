@@ -3,16 +3,12 @@
 import json
 import os
 import signal
-import sys
 import threading
 import time
 from pathlib import Path
 
 import pandas as pd
 import psutil
-import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from loopback import scheduler
 
 from docfloqa.paths import runs_folder
@@ -59,7 +55,7 @@ def holds(kernel: psutil.Process, folder: Path) -> bool:
         return False
 
 
-def test_a_workers_run_goes_on_elsewhere_and_every_run_counts_once(output, monkeypatch, capsys):
+def test_a_workers_run_goes_on_elsewhere_and_every_run_counts_once(output, capsys):
     local = sweep(settings("local"), RATIOS, SEEDS)
     assert (local["status"] == COMPLETE).all()
     killed: dict = {}
@@ -87,9 +83,3 @@ def test_a_workers_run_goes_on_elsewhere_and_every_run_counts_once(output, monke
         pd.testing.assert_frame_equal(*frames, check_exact=True)
     record = read_record(runs_folder("scattered") / killed["run"])
     assert record["status"] == COMPLETE and record["processes"] == 1
-
-
-@pytest.fixture
-def output(tmp_path, monkeypatch):
-    monkeypatch.setenv("DOCFLOQA_OUTPUT", str(tmp_path))
-    return tmp_path

@@ -114,11 +114,11 @@ def test_the_best_model_is_that_of_the_best_epoch(dataset, output, monkeypatch):
     trainer = trainer_of(Settings.profile("smoke", epochs=3), dataset)
     answers, weights = iter([0.9, 0.2, 0.6, 0.4]), []
 
-    def scored(model, collator, settings):
+    def scored(model, collator, *arguments):
         if collator is not trainer.validation_collator:
-            return evaluate(model, collator, settings)
+            return evaluate(model, collator, *arguments)
         weights.append(model.state_dict()["model.vision_tower.convs.0.conv.weight"].clone())
-        return evaluate(model, collator, settings).assign(anls=next(answers))
+        return evaluate(model, collator, *arguments).assign(anls=next(answers))
 
     monkeypatch.setattr("docfloqa.training.evaluate", scored)
     run = trainer.fit()

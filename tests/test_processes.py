@@ -7,7 +7,7 @@ import sys
 import pandas as pd
 import pytest
 
-from docfloqa.batches import NOTHING, EpochSampler
+from docfloqa.batches import NOTHING, EpochSampler, share_of_batch
 from docfloqa.one_run import make_run
 from docfloqa.paths import runs_folder
 from docfloqa.runs import read_record
@@ -42,7 +42,7 @@ def test_a_batch_that_processes_cannot_share_is_named():
     with pytest.raises(
         SettingsError, match="batch_size is 6 and 4 processes share it; allowed is a multiple of 4"
     ):
-        EpochSampler(PAGES, "uniform", 0, batch_size=6, processes=4)
+        share_of_batch(6, 4)
 
 
 def test_two_processes_have_the_loss_curve_of_one(output):

@@ -20,12 +20,13 @@ LIBRARY = PROJECT / "lib" / "docfloqa"
 LAYERS = (
     "settings arms paths ranks integrity locks disk schema fields pages phrases full_pages synth data "
     "florence lora freezing device batches vision_cache metrics evaluation records runs recovery progress "
-    "micro_batches training one_run stats comparisons results markup tables published arm_tables degradations "
-    "robustness robustness_tables headlines calibration errors right_sets findings error_findings style "
-    "pipeline figures arm_figures robustness_figures error_figures exploration monitor execution kernels "
-    "workers cluster sweep document_tree typst_export report study stand_in timing estimate page_files "
-    "uploads saved_runs asking attention widgets comparer sweep_view playground demo run_comparison "
-    "whole_folders csv_rows csv_import export commands tiny grid_pages reading pretraining __main__"
+    "micro_batches training_arguments training one_run stats comparisons results markup tables published "
+    "arm_tables degradations robustness robustness_tables headlines calibration errors right_sets findings "
+    "error_findings style pipeline figures arm_figures robustness_figures error_figures exploration monitor "
+    "execution kernels workers cluster sweep document_tree typst_export report study stand_in timing estimate "
+    "page_files uploads saved_runs asking attention widgets comparer sweep_view playground demo "
+    "run_comparison whole_folders csv_rows csv_import export commands tiny grid_pages reading pretraining "
+    "__main__"
 ).split()
 PYPROJECT = tomllib.loads((PROJECT / "pyproject.toml").read_text())
 README = (PROJECT / "README.md").read_text()

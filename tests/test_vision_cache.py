@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
+from damages import empty, flip_a_byte, truncate
 
 from docfloqa import vision_cache
 from docfloqa.batches import Pages, QuestionCollator
@@ -127,15 +128,16 @@ def test_a_stale_entry_is_never_read(tiny, pages, smoke, output, changed, monkey
     assert not set(first.chunks) & set(second.chunks)
 
 
-def test_a_broken_file_is_named_and_made_again(tiny, pages, smoke, output):
+@pytest.mark.parametrize("damage", [flip_a_byte, truncate, empty])
+def test_a_damaged_file_is_named_set_aside_and_made_again(damage, tiny, pages, smoke, output):
     states = filled(pages, tiny[0], 2, smoke)
     page, (path, _) = next(iter(states.files.items()))
-    good = states[page]
-    for content in (b"", path.read_bytes()[:200], b"not an array"):
-        path.write_bytes(content)
-        with pytest.warns(UserWarning, match=f"{path.name} cannot be read .* it is made again"):
-            again = filled(pages, tiny[0], 2, smoke)
-        assert torch.equal(again[page], good)
+    good, content = states[page], path.read_bytes()
+    damage(path)
+    with pytest.warns(UserWarning, match=rf"{path.name} is damaged.* kept as .*{path.name}.damaged and made"):
+        again = filled(pages, tiny[0], 2, smoke)
+    assert torch.equal(again[page], good) and path.read_bytes() == content
+    assert path.with_name(f"{path.name}.damaged").is_file()
 
 
 def test_states_that_do_not_fit_are_not_cached(tiny, pages, smoke, output, monkeypatch):

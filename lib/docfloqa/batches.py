@@ -130,6 +130,15 @@ def _pages_of_the_next_document(pages: Sequence[str], documents: Sequence[str]) 
     return [page_of[following[document]] for document in documents]
 
 
+def share_of_batch(batch_size: int, processes: int) -> int:
+    """Questions of a batch for each of some processes; raises `SettingsError` where they cannot share it."""
+    if batch_size % processes:
+        raise SettingsError(
+            f"batch_size is {batch_size} and {processes} processes share it; allowed is a multiple of {processes}"
+        )
+    return batch_size // processes
+
+
 class EpochSampler(Sampler[int]):
     """The order of the questions in an epoch, which depends on the seed and the epoch alone.
 
@@ -138,16 +147,12 @@ class EpochSampler(Sampler[int]):
     same number of questions in both.
 
     Several processes share every batch: each takes the next `batch_size / processes` questions, and of the last
-    batch as many as there are, with `NOTHING` for the rest. Raises `SettingsError` for a batch that they cannot share.
+    batch as many as there are, with `NOTHING` for the rest.
     """
 
     def __init__(
         self, pages: Sequence[str], batching: str, seed: int, batch_size: int = 1, processes: int = 1
     ):
-        if batch_size % processes:
-            raise SettingsError(
-                f"batch_size is {batch_size} and {processes} processes share it; allowed is a multiple of {processes}"
-            )
         self.pages, self.batching, self.seed, self.epoch = pages, batching, seed, 0
         self.batch_size, self.processes = batch_size, processes
 
@@ -167,7 +172,7 @@ class EpochSampler(Sampler[int]):
         whole = len(order) - len(order) % self.batch_size
         yield from order[:whole]
         if order[whole:]:
-            share = self.batch_size // self.processes
+            share = share_of_batch(self.batch_size, self.processes)
             for part in np.array_split(order[whole:], self.processes):
                 yield from part.tolist()
                 yield from [NOTHING] * (share - len(part))

@@ -20,6 +20,7 @@ from PIL import Image as PILImage
 from PIL import UnidentifiedImageError
 from tqdm.auto import tqdm
 
+from docfloqa.integrity import is_sound, read_sealed, seal
 from docfloqa.paths import data_folder, is_hub_id, resolve, write_whole
 from docfloqa.schema import COLUMNS, FEATURES
 from docfloqa.settings import Settings
@@ -199,8 +200,8 @@ def _check_split(rows: Dataset, source: str, split: str, checks: Checks) -> Data
 def _inspect(rows: Dataset, split: str) -> dict[str, Any]:
     """The page of every row, and the reason of each that cannot be used, by its place; remembered on disk."""
     memory = data_folder() / "cache" / "checks" / f"{rows._fingerprint}.json"
-    if memory.is_file():
-        return json.loads(memory.read_text())
+    if is_sound(memory, read_sealed):
+        return read_sealed(memory)
     pages: list[str] = []
     left_out: dict[str, str] = {}
     problems_of_pages: dict[str, str | None] = {}
@@ -219,7 +220,7 @@ def _inspect(rows: Dataset, split: str) -> dict[str, Any]:
         if problem:
             left_out[str(place)] = problem
     found = {"pages": pages, "left_out": left_out}
-    write_whole(memory, json.dumps(found))
+    write_whole(memory, seal(found))
     return found
 
 

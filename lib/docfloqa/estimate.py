@@ -26,6 +26,7 @@ from docfloqa.paths import is_hub_id, resolve
 from docfloqa.settings import Settings
 from docfloqa.stand_in import like_docvqa, random_base_model
 from docfloqa.timing import SAMPLE, STEPS, WARM_UP, Calibration, calibrate_in_a_slot
+from docfloqa.training_arguments import CHECKPOINTS
 from docfloqa.workers import available_slots
 
 # What a run's time, memory and disk depend on; runs that agree in all of it are of one kind.
@@ -118,7 +119,8 @@ def estimate(
         models += 2 * one.model_bytes
     pages = sizes["train"][1] + sizes["validation"][1]
     checkpoints = sorted((one.checkpoint_bytes for one in calibrations.values()), reverse=True)
-    disk = models + sum(checkpoints[: len(places)])
+    # One more than is kept, while it is written.
+    disk = models + sum((CHECKPOINTS + 1) * size for size in checkpoints[: len(places)])
     if settings.vision_cache:
         # Runs of kinds with the same frozen beginning share its states; the resized images are shared by all.
         states = {one.cached_sub_blocks: one.state_bytes_per_page for one in calibrations.values()}

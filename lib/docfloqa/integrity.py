@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -71,31 +73,39 @@ def check_digest(path: Path) -> None:
 
 def seal_folder(folder: Path, **about: Any) -> None:
     """Write the checksums of a folder's files into it, last of all, with what else is to be known of it."""
-    files = {path.relative_to(folder).as_posix(): checksum(path) for path in _files(folder)}
+    written = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
+    files = {path.relative_to(folder).as_posix(): checksum(path) for path in written}
     write_whole(folder / MANIFEST, seal({**about, "files": files}))
 
 
 def check_folder(folder: Path) -> dict[str, Any]:
     """What was to be known of a folder that `seal_folder` has sealed.
 
-    Raises `DamagedError` where a file is missing, differs or was added, and `FileNotFoundError` for a folder that
-    is not there or was never sealed.
+    Raises `DamagedError` where a file is missing or differs, and `FileNotFoundError` for a folder that is not there
+    or was never sealed. What was added since does not matter.
     """
     about = read_sealed(folder / MANIFEST)
     files = about.pop("files", {})
-    present = {path.relative_to(folder).as_posix(): path for path in _files(folder)}
-    for name in sorted({*files, *present}):
-        if name not in present:
+    for name, recorded in files.items():
+        if not (folder / name).is_file():
             raise DamagedError(f"{folder / name} is missing")
-        if name not in files:
-            raise DamagedError(f"{folder / name} does not belong there")
-        if checksum(present[name]) != files[name]:
+        if checksum(folder / name) != recorded:
             raise DamagedError(f"{folder / name} is damaged: it does not fit its checksum")
     return about
 
 
-def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
+def is_sound(path: Path, check: Callable[[Path], object]) -> bool:
+    """Whether a file or folder is there and `check` finds no damage; what is damaged is set aside."""
+    try:
+        check(path)
+    except FileNotFoundError:
+        return False
+    except DamagedError as error:
+        # Another process may have done so already.
+        with suppress(FileNotFoundError):
+            set_aside(path, error)
+        return False
+    return True
 
 
 def set_aside(path: Path, why: object, folder: Path | None = None) -> Path:

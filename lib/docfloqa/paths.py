@@ -56,6 +56,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
     try:
         part.write_bytes(content.encode() if isinstance(content, str) else content)
         part.replace(path)
-    finally:
-        # Half a file is left where the disk is full, and takes the room that is left.
+    except BaseException:
+        # Half a file would take the room that a full disk lacks.
         part.unlink(missing_ok=True)
+        raise

@@ -49,11 +49,15 @@ def epochs_kept(run: Run) -> int:
     """How many trained epochs are kept undamaged, from the first one on; a damaged one is set aside."""
     kept = 0
     for epoch in range(run.settings.epochs + 1):
+        answers, row = run.epoch_files(epoch)
         if run.has_epoch(epoch):
             kept = epoch if epoch == kept + 1 else kept
-            continue
-        for place in run.folder.glob(f"epochs/epoch-{epoch:04d}.*"):
-            set_aside(place, f"{place} is damaged, or belongs to a file that is", run.folder)
+        # Without its row, which is written last, an epoch was not finished.
+        elif row.is_file():
+            for place in filter(Path.is_file, (answers, row)):
+                set_aside(
+                    place, f"{answers} or {row.name} is damaged: they do not fit their checksums", run.folder
+                )
     return kept
 
 
@@ -71,23 +75,25 @@ def last_checkpoint(run: Run) -> Path | None:
     answers of every epoch and the weights of the best one. A checkpoint that is damaged is set aside; one that was
     not finished, or is of an epoch that is lost, is deleted.
     """
-    kept = epochs_kept(run)
+    kept, found, last = epochs_kept(run), None, 0
     folders = [path for path in run.checkpoints.glob("checkpoint-*") if CHECKPOINT.fullmatch(path.name)]
-    found = None
     for folder in sorted(folders, key=lambda path: int(CHECKPOINT.fullmatch(path.name)[1]), reverse=True):
         try:
             epoch = check_folder(folder)["epoch"]
             check_holds_no_code(folder)
         except FileNotFoundError:
             shutil.rmtree(folder)
-            continue
         except DamagedError as error:
             set_aside(folder, error, run.folder)
-            continue
-        if found is None and epoch <= kept and _has_best_model(run, epoch):
-            found = folder
-        elif found is None:
-            shutil.rmtree(folder)
+        else:
+            if found is None and epoch <= kept and _has_best_model(run, epoch):
+                found, last = folder, epoch
+            elif found is None:
+                shutil.rmtree(folder)
+    # What comes after it is made again; a later interruption must not find half of the old in it.
+    for epoch in range(last + 1, kept + 1):
+        for place in reversed(run.epoch_files(epoch)):
+            place.unlink()
     return found
 
 

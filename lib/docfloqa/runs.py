@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 # What a run's results depend on; a test compares this with what the training code really imports.
 RUN_MODULES = (
     "batches data device disk evaluation fields florence freezing full_pages integrity locks lora metrics "
-    "micro_batches pages paths phrases progress ranks records recovery runs schema settings synth training vision_cache"
+    "micro_batches pages paths phrases progress ranks records recovery runs schema settings synth training training_arguments vision_cache"
 ).split()
 RUN_NOTEBOOK = "02_finetune.ipynb"
 VERSIONED = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "peft", "numpy", "pillow")
@@ -196,9 +196,9 @@ class Run:
         row.update(figures)
         predictions = predictions.assign(epoch=epoch)
         predictions = predictions[["epoch", *predictions.columns.drop("epoch")]]
-        write_whole(self._epoch_file(epoch), predictions.to_parquet(index=False))
-        sealed = seal({"row": row, PREDICTIONS: checksum(self._epoch_file(epoch))})
-        write_whole(self._epoch_file(epoch).with_suffix(".json"), sealed)
+        answers, place = self.epoch_files(epoch)
+        write_whole(answers, predictions.to_parquet(index=False))
+        write_whole(place, seal({"row": row, PREDICTIONS: checksum(answers)}))
         return row
 
     def save_control(self, predictions: pd.DataFrame) -> None:
@@ -234,9 +234,9 @@ class Run:
 
     def has_epoch(self, epoch: int) -> bool:
         """Whether an epoch has been evaluated, and is kept undamaged."""
-        place = self._epoch_file(epoch)
+        answers, row = self.epoch_files(epoch)
         try:
-            return read_sealed(place.with_suffix(".json"))[PREDICTIONS] == checksum(place)
+            return read_sealed(row)[PREDICTIONS] == checksum(answers)
         except (FileNotFoundError, DamagedError):
             return False
 
@@ -244,7 +244,7 @@ class Run:
         """Put the epochs together, drop what only a resume needs, and call the run complete last of all."""
         numbers = range(self.settings.epochs + 1)
         rows = [self._epoch_row(number) for number in numbers]
-        predictions = pd.concat([pd.read_parquet(self._epoch_file(number)) for number in numbers])
+        predictions = pd.concat([pd.read_parquet(self.epoch_files(number)[0]) for number in numbers])
         write_whole(self.folder / EPOCHS, pd.DataFrame(rows).to_csv(index=False))
         write_whole(self.folder / PREDICTIONS, predictions.to_parquet(index=False))
         files = {name: checksum(self.folder / name) for name in RESULT_FILES}
@@ -254,10 +254,12 @@ class Run:
 
     def tidy(self) -> None:
         """Drop what only a run that is not complete needs."""
+        (self.folder / PROGRESS).unlink(missing_ok=True)
         for leftover in (self.checkpoints, self.folder / "epochs", *self.folder.glob(".*.part")):
-            shutil.rmtree(leftover, ignore_errors=True)
-        for leftover in (self.folder / PROGRESS, *self.folder.glob(".*.part")):
-            leftover.unlink(missing_ok=True)
+            if leftover.is_file():
+                leftover.unlink()
+            else:
+                shutil.rmtree(leftover, ignore_errors=True)
 
     def fail(self, error: str) -> None:
         """Record that the run stopped on an error."""
@@ -276,11 +278,13 @@ class Run:
         """Every answer of every epoch."""
         return pd.read_parquet(self.folder / PREDICTIONS)
 
-    def _epoch_row(self, epoch: int) -> dict[str, float]:
-        return read_epoch_row(self._epoch_file(epoch).with_suffix(".json"))
+    def epoch_files(self, epoch: int) -> tuple[Path, Path]:
+        """Where the answers of an epoch, and its row of `epochs.csv`, are kept until the run is complete."""
+        answers = self.folder / "epochs" / f"epoch-{epoch:04d}.parquet"
+        return answers, answers.with_suffix(".json")
 
-    def _epoch_file(self, epoch: int) -> Path:
-        return self.folder / "epochs" / f"epoch-{epoch:04d}.parquet"
+    def _epoch_row(self, epoch: int) -> dict[str, float]:
+        return read_epoch_row(self.epoch_files(epoch)[1])
 
 
 class SilentRun(Run):

@@ -14,6 +14,7 @@ from docfloqa.data import load_docvqa
 from docfloqa.device import compute_device
 from docfloqa.evaluation import evaluate
 from docfloqa.florence import Florence2ForDocVQA, load_florence
+from docfloqa.integrity import DamagedError, check_folder
 from docfloqa.metrics import METRICS
 from docfloqa.paths import output_folder
 from docfloqa.runs import BEST_MODEL, PREDICTIONS, RECORD, is_complete, read_record
@@ -78,7 +79,17 @@ class SavedRun:
         return folder
 
     def load(self) -> tuple[Florence2ForDocVQA, Florence2Processor]:
-        """The best model on the device where there is one, and its processor; raises `RunError` if it is gone."""
+        """The best model on the device where there is one, and its processor.
+
+        Raises `RunError` if it is gone, or not as it was written.
+        """
+        try:
+            check_folder(self.model_folder)
+        except FileNotFoundError:
+            # Of a run that was made when models had no checksums yet.
+            pass
+        except DamagedError as error:
+            raise RunError(f"{error}; the command that made the run makes it again") from None
         model, processor = load_florence(self.model_folder, self.settings.prefix)
         return model.to(compute_device()), processor
 

@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from docfloqa import fields, full_pages, pages, phrases
 from docfloqa.fields import KNOWN, NEW, accepted_answers, question
 from docfloqa.full_pages import full_page
+from docfloqa.integrity import check_folder, is_sound, seal_folder
 from docfloqa.pages import CLEAN, LAYOUTS, NEW_LAYOUTS, WORN, Field, Page, small_page
 from docfloqa.paths import data_folder
 from docfloqa.schema import FEATURES
@@ -32,7 +33,7 @@ def synth_folder(settings: Settings) -> Path:
     """The folder of the parquet files that `settings` ask for, drawn and written if they are not there.
 
     The folder's name covers the settings that matter and the code that draws, so that a changed
-    drawing is a new data set. Files appear whole or not at all.
+    drawing is a new data set. Files appear whole or not at all; damaged ones are set aside and drawn again.
     """
     key = {
         "scale": settings.synth_scale,
@@ -46,11 +47,12 @@ def synth_folder(settings: Settings) -> Path:
     drawing = drawing_of(settings)
     checksum = hashlib.sha256((json.dumps(key) + code).encode()).hexdigest()[:12]
     folder = data_folder() / "synthdocvqa" / f"{drawing}-{settings.synth_seed}-{checksum}"
-    if not folder.is_dir():
+    if not is_sound(folder, check_folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         part = Path(mkdtemp(prefix=".part-", dir=folder.parent))
         for split in ("train", "validation"):
             write_split(part, split, drawing, settings.synth_seed, key[split])
+        seal_folder(part)
         try:
             part.rename(folder)
         except OSError:

@@ -7,15 +7,10 @@ import time
 import pandas as pd
 import torch
 from datasets import DatasetDict
-from torch.utils.data import Dataset
-from transformers import (
-    Florence2Processor,
-    PrinterCallback,
-    Seq2SeqTrainingArguments,
-)
+from transformers import Florence2Processor, PrinterCallback
 
 from docfloqa.batches import EpochSampler, Pages, QuestionCollator
-from docfloqa.device import compute_device, describe_device, peak_memory, uses_bf16
+from docfloqa.device import describe_device, peak_memory
 from docfloqa.disk import room_for
 from docfloqa.evaluation import evaluate
 from docfloqa.florence import Florence2ForDocVQA, load_florence
@@ -26,10 +21,9 @@ from docfloqa.progress import RunProgress
 from docfloqa.ranks import agreed, gathered
 from docfloqa.recovery import last_checkpoint, refresh
 from docfloqa.runs import BEST_MODEL, LAST_MODEL, Run, SilentRun
-from docfloqa.settings import Settings
+from docfloqa.training_arguments import CHECKPOINTS, Places, training_arguments
 from docfloqa.vision_cache import ResidentPages, cache_states
 
-CHECKPOINTS = 2
 # Of an answer with its question and scores, and of the processor in every model folder.
 ANSWER_BYTES, PROCESSOR_BYTES = 1000, 2**22
 
@@ -40,59 +34,6 @@ class DivergedError(RuntimeError):
 
 class PredecessorError(RuntimeError):
     """A run that goes on from another one's weights, which are not there: names that run."""
-
-
-class Places(Dataset):
-    """The places 0, 1, 2, ... of a split's questions; the collator turns places into a batch."""
-
-    def __init__(self, count: int):
-        self.count = count
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, place: int) -> int:
-        return place
-
-
-def training_arguments(settings: Settings, run: Run) -> Seq2SeqTrainingArguments:
-    """The trainer's arguments for a run: AdamW, linear schedule, one checkpoint and evaluation an epoch."""
-    on_gpu = compute_device().type == "cuda"
-    arguments = Seq2SeqTrainingArguments(
-        output_dir=str(run.checkpoints),
-        num_train_epochs=settings.epochs,
-        per_device_train_batch_size=settings.batch_size,
-        learning_rate=settings.learning_rate,
-        lr_scheduler_type="linear",
-        warmup_steps=settings.warmup_steps,
-        optim="adamw_torch_fused",
-        weight_decay=settings.weight_decay,
-        max_grad_norm=settings.max_grad_norm,
-        seed=settings.seed,
-        bf16=uses_bf16(settings),
-        # Named only where it is wanted: newer versions of transformers give it another name.
-        **({"gradient_checkpointing": True} if settings.gradient_checkpointing else {}),
-        use_cpu=not on_gpu,
-        # Every parameter that is trained is used in every step.
-        ddp_find_unused_parameters=False,
-        dataloader_num_workers=4 if on_gpu else 0,
-        dataloader_pin_memory=on_gpu,
-        remove_unused_columns=False,
-        eval_strategy="epoch",
-        save_strategy="epoch",
-        # The last one, and the one before in case it is damaged.
-        save_total_limit=CHECKPOINTS,
-        logging_strategy="epoch",
-        # A loss that is not finite stops the run; the trainer would hide it in the average.
-        logging_nan_inf_filter=False,
-        report_to=[],
-        disable_tqdm=True,
-    )
-    # An effective batch is the same however many processes share it.
-    arguments.per_device_train_batch_size = settings.batch_size // arguments.world_size
-    # On several GPUs the trainer would split a batch's pages and questions apart.
-    arguments._n_gpu = min(1, arguments.n_gpu)
-    return arguments
 
 
 class DocVQATrainer(MicroBatchTrainer):

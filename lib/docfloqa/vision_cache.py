@@ -8,7 +8,6 @@ import shutil
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
@@ -23,7 +22,7 @@ from docfloqa import batches, florence
 from docfloqa.batches import Pages
 from docfloqa.device import autocast, describe_device, uses_bf16
 from docfloqa.florence import Florence2ForDocVQA, vision_sub_blocks
-from docfloqa.integrity import DamagedError, check_digest, set_aside, with_digest
+from docfloqa.integrity import check_digest, is_sound, with_digest
 from docfloqa.paths import data_folder, write_whole
 from docfloqa.settings import Settings
 
@@ -57,7 +56,7 @@ class CachedPages(Pages):
 
     def missing(self) -> dict[Path, list[str]]:
         """The files that are not there, or are damaged and set aside, and the pages that they are of."""
-        return {path: chunk for path, chunk in self.chunks.items() if not is_whole(path)}
+        return {path: chunk for path, chunk in self.chunks.items() if not is_sound(path, check_digest)}
 
     def fill(self, missing: dict[Path, list[str]], on_file: Callable[[], None] = lambda: None) -> None:
         """Compute missing states in batches and write them, each file whole or not at all.
@@ -71,7 +70,10 @@ class CachedPages(Pages):
                 for path, chunk in list(missing.items()):
                     try:
                         with FileLock(cache_folder() / "locks" / path.stem, blocking=wait):
-                            if not is_whole(path):
+                            if not is_sound(path, check_digest):
+                                for left in path.parent.glob(f".{path.name}.*.part"):
+                                    # Of a run that was killed: nobody else writes it now.
+                                    left.unlink(missing_ok=True)
                                 write_whole(path, with_digest(self.content(chunk)))
                     except Timeout:
                         continue
@@ -158,20 +160,6 @@ def states_of(
     content = BytesIO()
     np.save(content, (states.view(torch.int16) if states.dtype == torch.bfloat16 else states).numpy())
     return content.getvalue()
-
-
-def is_whole(path: Path) -> bool:
-    """Whether a file is there and as it was written; sets a damaged one aside, with a warning."""
-    try:
-        check_digest(path)
-    except FileNotFoundError:
-        return False
-    except DamagedError as error:
-        # Another run may have done so already.
-        with suppress(FileNotFoundError):
-            set_aside(path, error)
-        return False
-    return True
 
 
 def cache_states(
