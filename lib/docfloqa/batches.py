@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 
@@ -17,6 +18,7 @@ from docfloqa.florence import Florence2ForDocVQA, encode_prompts, encode_text
 from docfloqa.settings import SettingsError
 
 PAGES_IN_MEMORY = 2**30  # bytes of pages kept by one process
+QUESTIONS_AT_ONCE = 1000  # tokenised
 NOTHING = -1  # in place of a question where a process has fewer of them than the others
 
 
@@ -63,8 +65,8 @@ class QuestionCollator:
 
     The label is the first accepted answer, as in the published study. A batch has `pixel_values`
     (one entry of `pages` for each distinct page), `page_index`, `input_ids`, `attention_mask`, `labels`
-    padded with -100, and `places`. Texts are tokenised once. `pages` are images, or what else of the vision
-    encoder stands for them (see `docfloqa.vision_cache`).
+    padded with -100, and `places`. Texts are tokenised once; `prompts` are kept without their image placeholders.
+    `pages` are images, or what else of the vision encoder stands for them (see `docfloqa.vision_cache`).
 
     With `wrong_pages`, a control, every question comes with a page of the next document instead of its
     own: what is right then was not read. Raises `ValueError` if there is no other document. With
@@ -89,13 +91,23 @@ class QuestionCollator:
         text = model.config.text_config
         self.pad_token_id = text.pad_token_id
         longest = text.max_position_embeddings
-        self.prompts = encode_prompts(processor, rows["question"], prefix, longest)
+        placeholders = processor.num_image_tokens
+        self.placeholders = [processor.image_token_id] * placeholders
+        # The hundreds of placeholders that every prompt begins with would be most of what a large data set takes.
+        self.prompts = [
+            array("i", ids[placeholders:])
+            for questions in _split(rows["question"], QUESTIONS_AT_ONCE)
+            for ids in encode_prompts(processor, questions, prefix, longest)
+        ]
         if shuffled_questions:
             order = np.random.default_rng(0).permutation(len(self.prompts))
             self.prompts = [self.prompts[place] for place in order]
         end = [text.eos_token_id]
-        first_answers = [answers[0] for answers in rows["answers"]]
-        self.labels = [ids[: longest - 1] + end for ids in encode_text(processor, first_answers)]
+        self.labels = [
+            array("i", ids[: longest - 1] + end)
+            for answers in _split(rows["answers"], QUESTIONS_AT_ONCE)
+            for ids in encode_text(processor, [accepted[0] for accepted in answers])
+        ]
 
     def __call__(self, places: Sequence[int]) -> dict[str, Tensor]:
         # A share without a question keeps one, whose answer does not count.
@@ -107,9 +119,10 @@ class QuestionCollator:
 
     def texts(self, places: Sequence[int]) -> dict[str, Tensor]:
         """A batch without its pages."""
+        prompts = [[*self.placeholders, *self.prompts[place]] for place in places]
         return {
-            "input_ids": self._pad([self.prompts[place] for place in places], self.pad_token_id),
-            "attention_mask": self._pad([[1] * len(self.prompts[place]) for place in places], 0),
+            "input_ids": self._pad(prompts, self.pad_token_id),
+            "attention_mask": self._pad([[1] * len(prompt) for prompt in prompts], 0),
             "labels": self._pad(
                 [self.labels[place] if place != NOTHING else [-100] for place in places], -100
             ),
@@ -117,8 +130,14 @@ class QuestionCollator:
         }
 
     @staticmethod
-    def _pad(sequences: list[list[int]], value: int) -> Tensor:
-        return pad_sequence(list(map(torch.tensor, sequences)), batch_first=True, padding_value=value)
+    def _pad(sequences: Sequence[Sequence[int]], value: int) -> Tensor:
+        tensors = [torch.tensor(sequence, dtype=torch.long) for sequence in sequences]
+        return pad_sequence(tensors, batch_first=True, padding_value=value)
+
+
+def _split(column: Sequence, size: int) -> Iterator[Sequence]:
+    for start in range(0, len(column), size):
+        yield column[start : start + size]
 
 
 def _pages_of_the_next_document(pages: Sequence[str], documents: Sequence[str]) -> list[str]:
