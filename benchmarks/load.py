@@ -1,4 +1,4 @@
-"""Memory against size: questions of a data set, distinct pages, questions of a validation, runs of a sweep.
+"""Memory against size: questions, distinct pages, questions of a validation, results of a study, runs of a sweep.
 
     .venv/bin/python benchmarks/load.py                     # everything: an hour on two cores
     .venv/bin/python benchmarks/load.py questions pages     # some of it, beside what was measured before
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -35,31 +36,38 @@ from docfloqa.evaluation import evaluate
 from docfloqa.exploration import counts, questions
 from docfloqa.florence import load_florence
 from docfloqa.markup import to_markdown
-from docfloqa.paths import PROJECT, runs_folder, write_whole
-from docfloqa.runs import git_commit, now
+from docfloqa.paths import PROJECT, reports_folder, runs_folder, write_whole
+from docfloqa.records import RECORD, git_commit, now, read_record
+from docfloqa.results import PLAN, Study
 from docfloqa.schema import FEATURES
 from docfloqa.settings import Settings
 from docfloqa.sweep import plan, sweep
+from docfloqa.tables import scores
 from docfloqa.vision_cache import cache_states
+
+sys.path.append(str(PROJECT / "tests"))
+from fake_study import write_study
 
 PLACE = PROJECT / "reports" / "benchmarks" / "load.json"
 SIZES = {
     "questions": (1_000, 10_000, 50_000),
-    "pages": (500, 2_000, 8_000),
+    "pages": (500, 1_000, 3_000),
     "validation": (500, 2_000, 5_349),
+    "results": (10, 30, 100),
     "runs": (100,),
 }
 WHAT = {
     "questions": "questions on 200 pages: loaded, checked, summed, explored, tokenised",
-    "pages": "pages of 800 x 1,000 px, each with a question: the same, and every page resized and kept on disk",
+    "pages": "pages of 600 x 800 px, each with a question: the same, and every page resized and kept on disk",
     "validation": "questions of one validation, on 200 pages: answered and scored",
+    "results": "runs of one study with 500 questions and 9 epochs each: every answer loaded, the last ones scored",
     "runs": "runs of one sweep: planned, made and reported (the sweep's process; its kernels beside)",
 }
-FEW_PAGES, SMALL, LARGE = 200, (160, 160), (800, 1000)
+FEW_PAGES, SMALL, LARGE = 200, (160, 160), (600, 800)
 
 
 class Memory:
-    """The largest memory of this process (and of its children) while a block goes on, looked at often.
+    """The largest memory of this process in MiB while a block goes on, looked at often.
 
     Private memory is what the process has for itself: pages of files, which the system can drop at any time, are
     resident too.
@@ -67,7 +75,7 @@ class Memory:
 
     def __init__(self, seconds: float = 0.02):
         self.seconds, self.process = seconds, psutil.Process()
-        self.private = self.resident = self.children = 0.0
+        self.private = self.resident = 0.0
         self.ended = threading.Event()
         self.thread = threading.Thread(target=self.follow, daemon=True)
 
@@ -142,6 +150,43 @@ def measure(what: str, size: int, folder: Path) -> dict[str, Any]:
     return run_inside(command)
 
 
+def measure_results(runs: int) -> dict[str, Any]:
+    """Peak memory of a process that loads every answer of a study of so many runs."""
+    study = write_study("load", (1.0,), (0,), epochs=8, documents=125, questions=4)
+    folder, [first] = reports_folder("load"), study.records
+    record = read_record(folder / "runs" / first)
+    for seed in range(1, runs):
+        copied = folder / "runs" / f"{first}-{seed}"
+        shutil.copytree(folder / "runs" / first, copied)
+        settings = {**record["settings"], "seed": seed}
+        (copied / RECORD).write_text(json.dumps({**record, "id": copied.name, "settings": settings}))
+    plan = json.loads((folder / PLAN).read_text())
+    plan["runs"] = [path.name for path in (folder / "runs").iterdir()]
+    (folder / PLAN).write_text(json.dumps(plan))
+    return run_inside([sys.executable, __file__, "--inside", "results"])
+
+
+def load_results() -> dict[str, Any]:
+    """Load and score every answer in this process and tell its memory and time."""
+    started = time.perf_counter()
+    with Memory() as memory:
+        before = memory.look()
+        study = Study.load("load")
+        assert study.predictions["run"].nunique() == len(study.records)
+        scores(study)
+    return told(memory, before, started)
+
+
+def told(memory: Memory, before: float, started: float) -> dict[str, Any]:
+    """What a process tells of its memory (MiB) and time (s)."""
+    return {
+        "before_mib": before,
+        "private_mib": memory.private,
+        "resident_mib": memory.resident,
+        "seconds": time.perf_counter() - started,
+    }
+
+
 def run_inside(command: list[str]) -> dict[str, Any]:
     """What a command prints as JSON in its last line."""
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
@@ -167,12 +212,7 @@ def inside(what: str, settings: Settings) -> dict[str, Any]:
             states, _ = cache_states({"train": collator.states}, model, 0, settings)
             for page in states["train"].first_place:
                 states["train"].stack([page])
-    return {
-        "before_mib": before,
-        "private_mib": memory.private,
-        "resident_mib": memory.resident,
-        "seconds": time.perf_counter() - started,
-    }
+    return told(memory, before, started)
 
 
 def measure_sweep(runs: int) -> list[dict[str, Any]]:
@@ -222,16 +262,17 @@ def report(measured: dict[str, Any]) -> str:
     """The measurements as Markdown."""
     parts = [
         "# Does memory grow with the data?\n",
-        f"`benchmarks/load.py` on {measured['device']}, {measured['date']}, commit {measured['commit']}. Private "
-        "memory is what a process has for itself, at its largest; *before* is what it had with library and model "
-        "loaded. Pages of files, which the system drops when it needs the room, are not in it.\n",
+        "`benchmarks/load.py`. Private memory is what a process has for itself, at its largest; *before* is what it had "
+        "with library and model loaded. Pages of files, which the system drops when it needs the room, are not in it. "
+        "Seconds are no benchmark: the machine did other work.\n",
     ]
-    for what, rows in measured["parts"].items():
-        frame = pd.DataFrame(rows)
-        frame["grown (MiB)"] = frame["private_mib"] - frame["before_mib"]
+    for what, part in measured["parts"].items():
+        frame = pd.DataFrame(part["rows"])
+        frame.insert(2, "grown_mib", frame["private_mib"] - frame["before_mib"])
         frame = frame.rename(columns={"size": what}).round(1)
         frame.columns = [name.replace("_mib", " (MiB)").replace("_", " ") for name in frame.columns]
-        parts.append(f"\n## {what.capitalize()}\n\n{WHAT[what]}.\n\n{to_markdown(frame)}")
+        about = f"{part['device']}, {part['date']}, commit {part['commit']}"
+        parts.append(f"## {what.capitalize()}\n\n{WHAT[what]} ({about}).\n\n{to_markdown(frame)}")
     return "\n".join(parts)
 
 
@@ -247,7 +288,11 @@ def main() -> None:
     parser.add_argument("--settings", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.inside:
-        print(json.dumps(inside(arguments.inside, Settings.from_json(arguments.settings))))
+        results = arguments.inside == "results"
+        found = (
+            load_results() if results else inside(arguments.inside, Settings.from_json(arguments.settings))
+        )
+        print(json.dumps(found))
         return
     measured = json.loads(arguments.output.read_text()) if arguments.output.is_file() else {"parts": {}}
     for what in arguments.parts:
@@ -258,14 +303,17 @@ def main() -> None:
                 if what == "runs":
                     rows += measure_sweep(size)
                     continue
+                if what == "results":
+                    rows.append({"size": size, **measure_results(size)})
+                    continue
                 data = Path(folder) / "given"
                 data.mkdir()
                 rows.append({"size": size, **measure(what, size, data)})
             print(what, rows[-1], file=sys.stderr)
-        measured["parts"][what] = rows
-    measured |= {"device": describe_device()["name"], "date": now()[:10], "commit": git_commit()}
-    write_whole(arguments.output, json.dumps(measured, indent=2))
-    write_whole(arguments.output.with_suffix(".md"), report(measured))
+        about = {"device": describe_device()["name"], "date": now()[:10], "commit": git_commit()}
+        measured["parts"][what] = {**about, "rows": rows}
+        write_whole(arguments.output, json.dumps(measured, indent=2))
+        write_whole(arguments.output.with_suffix(".md"), report(measured))
     print(arguments.output.with_suffix(".md").read_text())
 
 

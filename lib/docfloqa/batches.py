@@ -17,7 +17,7 @@ from transformers import Florence2Processor
 from docfloqa.florence import Florence2ForDocVQA, encode_prompts, encode_text
 from docfloqa.settings import SettingsError
 
-PAGES_IN_MEMORY = 2**30  # bytes of pages kept by one process
+PAGES_IN_MEMORY = 2**28  # bytes of a split's pages kept by one process
 QUESTIONS_AT_ONCE = 1000  # tokenised
 NOTHING = -1  # in place of a question where a process has fewer of them than the others
 
