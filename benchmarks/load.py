@@ -262,9 +262,9 @@ def report(measured: dict[str, Any]) -> str:
     """The measurements as Markdown."""
     parts = [
         "# Does memory grow with the data?\n",
-        "`benchmarks/load.py`. Private memory is what a process has for itself, at its largest; *before* is what it "
-        "had with library and model loaded. Pages of files, which the system drops when it needs the room, are not in it. "
-        "Seconds are no benchmark: the machine did other work.\n",
+        "`benchmarks/load.py`. Private memory is what a process has for itself, at its largest; *before* is "
+        "what it had with library and model loaded. Pages of files, which the system drops when it needs the "
+        "room, are not in it. Seconds are no benchmark: the machine did other work.\n",
     ]
     for what, part in measured["parts"].items():
         frame = pd.DataFrame(part["rows"])
