@@ -19,7 +19,7 @@ from docfloqa.runs import Run, is_complete, read_record
 from docfloqa.settings import Settings
 
 SEED = int(os.environ.get("SEED", "1"))
-STUDY_KILLS, PAPERMILL_KILLS = 20, 2
+STUDY_KILLS, PAPERMILL_KILLS = 8, 2
 EPOCHS = 3
 PATIENCE = 300.0  # seconds, for anything that must happen; the machine may do more
 ORPHANS_END = 20.0  # seconds in which kernels must notice that their study is gone
@@ -80,8 +80,9 @@ def kernels(process: subprocess.Popen) -> list[psutil.Process]:
 
 
 def is_training(process: subprocess.Popen, output: Path) -> bool:
-    """Whether a run has begun, now or before an interruption, and a kernel is there."""
-    return any(output.glob("reports/smoke/runs/*/progress.json")) and bool(kernels(process))
+    """Whether a run has been heard of since the process began."""
+    begun = psutil.Process(process.pid).create_time()
+    return any(path.stat().st_mtime > begun for path in output.glob("reports/smoke/runs/*/progress.json"))
 
 
 def has_another_kernel(process: subprocess.Popen, before: set[int]) -> bool:
@@ -91,12 +92,12 @@ def has_another_kernel(process: subprocess.Popen, before: set[int]) -> bool:
 def wait(until, process: subprocess.Popen, seconds: float = PATIENCE) -> bool:
     """Wait until something is so; False where the process ends before."""
     deadline = time.monotonic() + seconds
-    while not until():
-        if process.poll() is not None:
-            return False
+    while process.poll() is None:
+        if until():
+            return True
         assert time.monotonic() < deadline, "nothing moves any more"
         time.sleep(0.05)
-    return True
+    return False
 
 
 @pytest.fixture(scope="module")
@@ -147,8 +148,8 @@ def kill_until_it_ends(
         # Most of the time at some moment of a run, else at any moment since the process began.
         if rng.random() < 0.8 and not wait(partial(is_training, process, output), process):
             break
-        time.sleep(rng.uniform(0, 8))
-        victim = rng.choice(["kernel", "kernel", "study"])
+        time.sleep(rng.uniform(0, 6))
+        victim = rng.choice(["kernel", "kernel", "kernel", "study"])
         chosen = rng.choice([signal.SIGKILL, signal.SIGTERM])
         running = kernels(process)
         if process.poll() is not None:
@@ -191,3 +192,13 @@ def test_papermill_by_hand_goes_on_after_it_was_killed(undisturbed, tmp_path, ca
     assert found == undisturbed[name]
     with capsys.disabled():
         print(f"\nseed {SEED}: papermill killed {PAPERMILL_KILLS}, survived {PAPERMILL_KILLS}, lost 0")
+
+
+def test_two_studies_on_one_folder_make_every_run_once(undisturbed, tmp_path):
+    output = tmp_path / "both"
+    both = [study_process(output) for _ in range(2)]
+    assert [process.wait() for process in both] == [0, 0], (output / "log").read_text()
+    assert results(output) == undisturbed
+    log = (output / "log").read_text()
+    assert any(f"study 'smoke' is in the hands of process {process.pid} on " in log for process in both)
+    assert "all 2 runs of study 'smoke' were complete already" in log

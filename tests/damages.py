@@ -3,9 +3,9 @@
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
-from random import Random
 
 
 def flip_a_byte(path: Path) -> None:
@@ -28,30 +28,43 @@ def empty(path: Path) -> None:
 
 DAMAGES = (flip_a_byte, truncate, empty)
 # What Python tells of before it does it (see "Audit events table" in its manual).
+WRITING = os.O_WRONLY | os.O_RDWR
 CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree"}
 
 
 def killed_at(change: int, folder: Path, work: Callable[[], None]) -> bool:
     """Do some work in a process of its own, which SIGKILL ends before its so many-th change of a file in `folder`.
 
-    Changes are counted from 1 on; they are opening to write, renaming and deleting. Returns whether the process was
-    killed; one that fails otherwise is an error.
+    Changes are counted from 1 on; they are opening to write, renaming, deleting and making folders. Returns whether the
+    process was killed; one that fails otherwise is an error.
     """
+    done = 0
+
+    def audit(event: str, arguments: tuple) -> None:
+        nonlocal done
+        writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & WRITING
+        if (writes or event in CHANGES) and counts(str(arguments[0]), folder):
+            done += 1
+            if done == change:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    return _was_killed(_in_a_process(lambda: (sys.addaudithook(audit), work())))
+
+
+def killed_after(seconds: float, work: Callable[[], None]) -> bool:
+    """Do some work in a process of its own, which SIGKILL ends after so many seconds; returns whether it came to that."""
+    child = _in_a_process(work)
+    killer = threading.Timer(seconds, os.kill, (child, signal.SIGKILL))
+    killer.start()
+    try:
+        return _was_killed(child)
+    finally:
+        killer.cancel()
+
+
+def _in_a_process(work: Callable[[], object]) -> int:
     child = os.fork()
     if child == 0:
-        done = 0
-
-        def audit(event: str, arguments: tuple) -> None:
-            nonlocal done
-            writes = (
-                event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
-            )
-            if (writes or event in CHANGES) and str(folder) in str(arguments[0]):
-                done += 1
-                if done == change:
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-        sys.addaudithook(audit)
         code = 1
         try:
             work()
@@ -59,6 +72,10 @@ def killed_at(change: int, folder: Path, work: Callable[[], None]) -> bool:
         finally:
             # Nothing that the parent has at hand is to be cleaned up twice.
             os._exit(code)
+    return child
+
+
+def _was_killed(child: int) -> bool:
     _, status = os.waitpid(child, 0)
     if os.WIFSIGNALED(status):
         assert os.WTERMSIG(status) == signal.SIGKILL, f"ended by signal {os.WTERMSIG(status)}"
@@ -67,6 +84,6 @@ def killed_at(change: int, folder: Path, work: Callable[[], None]) -> bool:
     return False
 
 
-def moments(seed: int, count: int, last: int) -> list[int]:
-    """So many different numbers from 1 to `last`, drawn from a seed."""
-    return Random(seed).sample(range(1, last + 1), count)
+def counts(path: str, folder: Path) -> bool:
+    """Whether a path is in a folder; how often progress is written depends on how fast the machine is."""
+    return str(folder) in path and "progress.json" not in path

@@ -7,22 +7,17 @@ import subprocess
 import time
 from multiprocessing import get_context
 from pathlib import Path
+from random import Random
 
 import pytest
 import torch
-from damages import DAMAGES, flip_a_byte, killed_at, moments
+from damages import DAMAGES, flip_a_byte, killed_at
 from test_training import SCORES, trainer_of
 
+from docfloqa import execution
 from docfloqa.data import data_checksum, load_docvqa
 from docfloqa.disk import DiskFullError, full_disk, room_for
-from docfloqa.integrity import (
-    DamagedError,
-    check_folder,
-    checksum,
-    read_sealed,
-    seal,
-    seal_folder,
-)
+from docfloqa.integrity import DamagedError, check_folder, checksum, read_sealed, seal, seal_folder
 from docfloqa.locks import held
 from docfloqa.micro_batches import TooLargeError
 from docfloqa.recovery import check_holds_no_code, last_checkpoint, refresh
@@ -31,9 +26,9 @@ from docfloqa.saved_runs import RunError, open_run
 from docfloqa.settings import Settings
 from docfloqa.synth import synth_folder
 
-SEED = 7
+SEED = 1
 KILLS = 5
-CHANGES = 100  # of files, that a smoke run makes at least
+CHANGES = 185  # of files, that a smoke run of three epochs makes
 # What a reader of a study's tables depends on.
 SAME_BYTES = (
     "predictions.parquet wrong_pages.parquet model/model.safetensors best_model/model.safetensors"
@@ -58,22 +53,27 @@ def undisturbed(third, dataset, tmp_path_factory) -> dict:
         return of_interest(trainer_of(third, dataset).fit())
 
 
+def killed_in_the_third_epoch(settings: Settings, dataset, folder: Path) -> None:
+    """Leave a run with the answers and the checkpoints of two epochs."""
+    trainer = trainer_of(settings, dataset)
+    save = trainer.run.save_epoch
+
+    def stop(epoch: int, *rest, **further):
+        if epoch == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return save(epoch, *rest, **further)
+
+    trainer.run.save_epoch = stop
+    assert killed_at(0, folder, trainer.fit)
+
+
 @pytest.fixture(scope="module")
 def interrupted(third, dataset, tmp_path_factory) -> Path:
-    """The output folder of a run that was killed in its third epoch: two epochs and checkpoints are there."""
+    """The output folder of a run that was killed in its third epoch."""
     folder = tmp_path_factory.mktemp("interrupted")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DOCFLOQA_OUTPUT", str(folder))
-
-        def work():
-            trainer = trainer_of(third, dataset)
-            save = trainer.run.save_epoch
-            trainer.run.save_epoch = lambda epoch, *rest, **further: (
-                os.kill(os.getpid(), signal.SIGKILL) if epoch == 3 else save(epoch, *rest, **further)
-            )
-            trainer.fit()
-
-        assert killed_at(0, folder, work)
+        killed_in_the_third_epoch(third, dataset, folder)
     return folder
 
 
@@ -86,7 +86,7 @@ def again(interrupted, third, dataset, output, monkeypatch) -> Run:
 
 
 def test_a_run_that_is_killed_again_and_again_ends_as_an_undisturbed_one(undisturbed, third, dataset, output):
-    chosen = moments(SEED, KILLS, CHANGES)
+    chosen = Random(SEED).sample(range(1, CHANGES), KILLS)
     killed = sum(
         killed_at(change, output / "reports", lambda: trainer_of(third, dataset).fit()) for change in chosen
     )
@@ -305,6 +305,18 @@ def test_two_processes_on_one_run_make_it_once(undisturbed, third, dataset, outp
     [folder] = (output / "reports" / "smoke" / "runs").iterdir()
     run = Run(folder.name, third, read_record(folder))
     assert of_interest(run) == undisturbed
+
+
+@pytest.mark.parametrize("moves", [True, False])
+def test_a_kernel_is_stopped_when_nothing_moves_any_more(moves, tmp_path, monkeypatch):
+    monkeypatch.setattr(execution, "STALLED_AFTER", 0.4)
+    progress = tmp_path / "progress.json"
+    with execution.watched(progress) as (_, stopped):
+        for count in range(10):
+            time.sleep(0.1)
+            if moves:
+                progress.write_text(str(count))
+    assert stopped.is_set() == (not moves)
 
 
 @pytest.fixture

@@ -119,6 +119,7 @@ def test_a_failed_run_is_reported_while_the_others_go_on(output, capfd):
     runs = sweep(settings, [0, 1], [0])
     assert runs["status"].tolist() == ["failed", "failed"]
     assert runs["error"].str.contains("DivergedError: the training loss is").all()
+    assert "once more" not in capfd.readouterr().out, "the error would come again"
     with pytest.raises(ResultsError, match=r"none of the 2 runs of study 'failing'.*DivergedError"):
         Study.load("failing")
     settings = settings.replace(learning_rate=1e-3)

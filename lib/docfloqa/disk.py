@@ -32,6 +32,12 @@ def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(there).free
 
 
+def folder_bytes(folder: Path) -> int:
+    """Bytes in a folder, without what was set aside in it as damaged."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return sum(path.stat().st_size for path in files if ".damaged" not in str(path.relative_to(folder)))
+
+
 def is_full(error: Exception) -> bool:
     """Whether an error says that the disk is full."""
     return (

@@ -8,9 +8,9 @@ from typing import Any
 import nbformat
 from jupyter_client.kernelspec import KernelSpecManager
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError, DeadKernelError
+from nbclient.exceptions import CellExecutionError
 
-from docfloqa.execution import DEFAULT_KERNEL
+from docfloqa.execution import DEFAULT_KERNEL, RETRIES
 from docfloqa.paths import NOTEBOOKS
 from docfloqa.settings import Settings
 
@@ -38,14 +38,19 @@ def kernel_device(settings: Settings, kernel: str | None) -> dict[str, Any]:
         f"print(json.dumps(require_device(Settings.from_json({settings.to_json()!r}))))"
     )
     probe = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
-    try:
-        NotebookClient(
-            probe, kernel_name=name, timeout=300, resources={"metadata": {"path": NOTEBOOKS}}
-        ).execute()
-    except CellExecutionError as error:
-        raise SweepError(f"kernel {name!r} cannot serve this study: {error.ename}: {error.evalue}") from None
-    except (DeadKernelError, TimeoutError, RuntimeError) as error:
-        raise SweepError(f"kernel {name!r} does not answer: {error}") from error
+    place = {"metadata": {"path": NOTEBOOKS}}
+    for attempt in range(1 + RETRIES):
+        try:
+            NotebookClient(probe, kernel_name=name, timeout=300, resources=place).execute()
+            break
+        except CellExecutionError as error:
+            raise SweepError(
+                f"kernel {name!r} cannot serve this study: {error.ename}: {error.evalue}"
+            ) from None
+        except (TimeoutError, RuntimeError) as error:
+            # DeadKernelError is one of them.
+            if attempt == RETRIES:
+                raise SweepError(f"kernel {name!r} does not answer: {error}") from error
     printed = "".join(
         output.get("text", "") for output in probe.cells[0].outputs if output.get("name") == "stdout"
     )

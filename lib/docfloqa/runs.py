@@ -17,14 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from docfloqa.integrity import (
-    DamagedError,
-    check_folder,
-    checksum,
-    read_sealed,
-    seal,
-    seal_folder,
-)
+from docfloqa.integrity import DamagedError, check_folder, checksum, read_sealed, seal, seal_folder
 from docfloqa.locks import held
 from docfloqa.metrics import METRICS
 from docfloqa.paths import NOTEBOOKS, runs_folder, write_whole

@@ -140,7 +140,10 @@ def is_finished(run: Run) -> bool:
     """Whether a run is complete with its notebook; what is damaged of a complete one is set aside first."""
     if run.record.get("status") == COMPLETE:
         refresh(run)
-    return run.complete and notebook_of(run).is_file()
+    if not run.complete:
+        return False
+    run.tidy()
+    return notebook_of(run).is_file()
 
 
 def write_plan(settings: Settings, planned: Plan) -> None:

@@ -11,7 +11,7 @@ from transformers import Florence2Processor, PrinterCallback
 
 from docfloqa.batches import EpochSampler, Pages, QuestionCollator
 from docfloqa.device import describe_device, peak_memory
-from docfloqa.disk import room_for
+from docfloqa.disk import folder_bytes, room_for
 from docfloqa.evaluation import evaluate
 from docfloqa.florence import Florence2ForDocVQA, load_florence
 from docfloqa.freezing import Freezing
@@ -137,13 +137,12 @@ class DocVQATrainer(MicroBatchTrainer):
 
     def bytes_needed(self) -> int:
         """What the run still writes, at most: checkpoints (one more while it is written), models, answers."""
-        weights = sum(tensor.nbytes for tensor in {*self.model.parameters()})
+        weights = sum(tensor.nbytes for tensor in self.model.parameters())
         # AdamW keeps two numbers for every parameter that it trains.
         moments = sum(2 * tensor.nbytes for tensor in self.model.parameters() if tensor.requires_grad)
-        kept = (min(CHECKPOINTS + 1, self.settings.epochs) * (weights + moments)) + 2 * weights
+        kept = min(CHECKPOINTS + 1, self.settings.epochs) * (weights + moments) + 2 * weights
         answers = 2 * ANSWER_BYTES * len(self.eval_dataset) * (self.settings.epochs + 2)
-        there = sum(file.stat().st_size for file in self.run.folder.rglob("*") if file.is_file())
-        return max(0, kept + answers + PROCESSOR_BYTES - there)
+        return max(0, kept + answers + PROCESSOR_BYTES - folder_bytes(self.run.folder))
 
     def start_from_predecessor(self) -> None:
         """Take over the last weights of the run that this one goes on from, if there is one."""
