@@ -12,13 +12,14 @@ SEEDS ?= 0
 ARMS ?=
 CROSS ?=
 KERNEL ?=
+SCHEDULER ?=
 ALLOW_CPU ?=
 DEVICE ?=
 SETTINGS ?= {}
 
 WHAT = --profile $(PROFILE) --ratios $(RATIOS) --seeds $(SEEDS) --settings '$(SETTINGS)' \
 	$(if $(ARMS),--arms $(ARMS)) $(if $(NAME),--name '$(NAME)') $(if $(DATA),--data '$(DATA)') $(if $(MODEL),--model '$(MODEL)')
-WHERE = $(if $(KERNEL),--kernel '$(KERNEL)') $(if $(ALLOW_CPU),--allow-cpu)
+WHERE = $(if $(KERNEL),--kernel '$(KERNEL)') $(if $(SCHEDULER),--scheduler '$(SCHEDULER)') $(if $(ALLOW_CPU),--allow-cpu)
 
 .PHONY: study estimate robustness ship test test-browser test-faults lab demo report bench batching lint lock clean
 

@@ -13,6 +13,7 @@ from docfloqa.florence import load_florence
 from docfloqa.paths import PROJECT
 
 sys.path.insert(0, str(PROJECT / "benchmarks"))
+import load
 import throughput
 
 
@@ -75,3 +76,30 @@ def test_the_table_names_the_machine_and_the_command(measured):
     text = (folder / "throughput-tiny-cpu.md").read_text()
     assert result["machine"]["name"] in text and "benchmarks/throughput.py --ratios 0" in text
     assert str(PROJECT) not in text and str(folder) not in text.replace(f"--output {folder}", "")
+
+
+def test_memory_that_a_block_takes_is_seen_and_told_in_mib():
+    with load.Memory(0.005) as memory:
+        before = memory.look()
+        taken = torch.ones(64 * 2**20, dtype=torch.uint8)
+        memory.look()
+    del taken
+    assert 60 < memory.private - before < 200
+    # What is given back afterwards still counts.
+    assert memory.private > memory.look() + 30
+
+
+def test_the_load_benchmark_measures_what_it_says(tmp_path):
+    command = [
+        sys.executable,
+        "benchmarks/load.py",
+        "questions",
+        "--sizes",
+        "30",
+        "--output",
+        tmp_path / "load.json",
+    ]
+    subprocess.run(command, cwd=PROJECT, check=True, capture_output=True)
+    [row] = json.loads((tmp_path / "load.json").read_text())["parts"]["questions"]["rows"]
+    assert row["size"] == 30 and 100 < row["before_mib"] < row["private_mib"] < row["resident_mib"]
+    assert "## Questions" in (tmp_path / "load.md").read_text()

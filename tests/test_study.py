@@ -12,13 +12,15 @@ import pytest
 import torch
 
 from docfloqa.__main__ import main, parser, settings_of
+from docfloqa.kernels import SweepError
 from docfloqa.paths import NOTEBOOKS, PROJECT, figures_folder, output_folder, reports_folder, runs_folder
 from docfloqa.report import ReportError, export_study
 from docfloqa.results import ResultsError, Study
 from docfloqa.runs import read_record
 from docfloqa.settings import Settings
 from docfloqa.study import make_study
-from docfloqa.sweep import Slot, SweepError, available_slots, plan, sweep
+from docfloqa.sweep import plan, sweep
+from docfloqa.workers import Slot, available_slots
 
 FIGURES = (
     "ablation_metrics accuracy_by_coverage across_studies anls_by_group compare_finetune confident_errors "

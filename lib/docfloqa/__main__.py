@@ -37,10 +37,7 @@ def parser() -> argparse.ArgumentParser:
             verbs, "estimate", making, "time, memory and disk of a study, from a minute of calibration here"
         ),
     ):
-        command.add_argument("--profile", default="embedded", help=f"one of {', '.join(PROFILES)}")
-        command.add_argument("--name", help="name of the study; the profile's name if not given")
-        command.add_argument("--data", help="synth, a folder of parquet files, or a hub id")
-        command.add_argument("--model", help="a model folder or a hub id")
+        _add_settings(command)
         command.add_argument("--ratios", nargs="+", type=float, default=[0, 0.33, 0.66, 1])
         command.add_argument("--seeds", nargs="+", type=int, default=[0])
         command.add_argument(
@@ -48,8 +45,20 @@ def parser() -> argparse.ArgumentParser:
         )
         if not command.prog.endswith("estimate"):
             command.add_argument("--kernel", help="the Jupyter kernel in which runs are made")
-            command.add_argument("--allow-cpu", action="store_true", help="go on where there is no GPU")
-        command.add_argument("--settings", default="{}", metavar="JSON", help="any other setting, by name")
+            command.add_argument(
+                "--scheduler", metavar="ADDRESS", help="a dask scheduler whose workers make the runs"
+            )
+            _add_allow_cpu(command)
+    one = _verb(
+        verbs,
+        "run",
+        "--profile smoke --ratio 0.66 --seed 1",
+        "make one run; under torchrun, one run on several GPUs",
+    )
+    _add_settings(one)
+    one.add_argument("--ratio", type=float, help="share of the vision encoder that is trained (default: 1)")
+    one.add_argument("--seed", type=int, help="of the order of the questions (default: 0)")
+    _add_allow_cpu(one)
     _add_report(verbs)
     _add_robustness(verbs)
     _add_ask(verbs)
@@ -84,6 +93,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 raise
         print(f"error: {error}", file=sys.stderr)
         return INCOMPLETE if type(error).__name__ == "IncompleteRunError" else BAD_INPUT
+    if result is None:
+        return 0
     if arguments.json:
         print(json.dumps(result.data, indent=2, ensure_ascii=False, allow_nan=False))
     else:
@@ -102,6 +113,18 @@ def _verb(verbs, name: str, example: str, help_text: str) -> argparse.ArgumentPa
     command.add_argument("--json", action="store_true", help="the result as JSON on standard output")
     command.set_defaults(command=getattr(commands, name.replace("-", "_")))
     return command
+
+
+def _add_settings(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--profile", default="embedded", help=f"one of {', '.join(PROFILES)}")
+    command.add_argument("--name", help="name of the study; the profile's name if not given")
+    command.add_argument("--data", help="synth, a folder of parquet files, or a hub id")
+    command.add_argument("--model", help="a model folder or a hub id")
+    command.add_argument("--settings", default="{}", metavar="JSON", help="any other setting, by name")
+
+
+def _add_allow_cpu(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--allow-cpu", action="store_true", help="go on where there is no GPU")
 
 
 def _add_report(verbs) -> None:

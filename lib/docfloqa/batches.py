@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 
@@ -14,8 +15,11 @@ from torch.utils.data import Sampler
 from transformers import Florence2Processor
 
 from docfloqa.florence import Florence2ForDocVQA, encode_prompts, encode_text
+from docfloqa.settings import SettingsError
 
-PAGES_IN_MEMORY = 2**30  # bytes of pages kept by one process
+PAGES_IN_MEMORY = 2**28  # bytes of a split's pages kept by one process
+QUESTIONS_AT_ONCE = 1000  # tokenised
+NOTHING = -1  # in place of a question where a process has fewer of them than the others
 
 
 class Pages:
@@ -61,8 +65,8 @@ class QuestionCollator:
 
     The label is the first accepted answer, as in the published study. A batch has `pixel_values`
     (one entry of `pages` for each distinct page), `page_index`, `input_ids`, `attention_mask`, `labels`
-    padded with -100, and `places`. Texts are tokenised once. `pages` are images, or what else of the vision
-    encoder stands for them (see `docfloqa.vision_cache`).
+    padded with -100, and `places`. Texts are tokenised once; `prompts` are kept without their image placeholders.
+    `pages` are images, or what else of the vision encoder stands for them (see `docfloqa.vision_cache`).
 
     With `wrong_pages`, a control, every question comes with a page of the next document instead of its
     own: what is right then was not read. Raises `ValueError` if there is no other document. With
@@ -87,15 +91,27 @@ class QuestionCollator:
         text = model.config.text_config
         self.pad_token_id = text.pad_token_id
         longest = text.max_position_embeddings
-        self.prompts = encode_prompts(processor, rows["question"], prefix, longest)
+        placeholders = processor.num_image_tokens
+        self.placeholders = [processor.image_token_id] * placeholders
+        # The hundreds of placeholders that every prompt begins with would be most of what a large data set takes.
+        self.prompts = [
+            array("i", ids[placeholders:])
+            for questions in _split(rows["question"], QUESTIONS_AT_ONCE)
+            for ids in encode_prompts(processor, questions, prefix, longest)
+        ]
         if shuffled_questions:
             order = np.random.default_rng(0).permutation(len(self.prompts))
             self.prompts = [self.prompts[place] for place in order]
         end = [text.eos_token_id]
-        first_answers = [answers[0] for answers in rows["answers"]]
-        self.labels = [ids[: longest - 1] + end for ids in encode_text(processor, first_answers)]
+        self.labels = [
+            array("i", ids[: longest - 1] + end)
+            for answers in _split(rows["answers"], QUESTIONS_AT_ONCE)
+            for ids in encode_text(processor, [accepted[0] for accepted in answers])
+        ]
 
     def __call__(self, places: Sequence[int]) -> dict[str, Tensor]:
+        # A share without a question keeps one, whose answer does not count.
+        places = [place for place in places if place != NOTHING] or [NOTHING]
         pages = list(dict.fromkeys(self.pages[place] for place in places))
         position = {page: index for index, page in enumerate(pages)}
         page_index = torch.tensor([position[self.pages[place]] for place in places])
@@ -103,16 +119,25 @@ class QuestionCollator:
 
     def texts(self, places: Sequence[int]) -> dict[str, Tensor]:
         """A batch without its pages."""
+        prompts = [[*self.placeholders, *self.prompts[place]] for place in places]
         return {
-            "input_ids": self._pad([self.prompts[place] for place in places], self.pad_token_id),
-            "attention_mask": self._pad([[1] * len(self.prompts[place]) for place in places], 0),
-            "labels": self._pad([self.labels[place] for place in places], -100),
+            "input_ids": self._pad(prompts, self.pad_token_id),
+            "attention_mask": self._pad([[1] * len(prompt) for prompt in prompts], 0),
+            "labels": self._pad(
+                [self.labels[place] if place != NOTHING else [-100] for place in places], -100
+            ),
             "places": torch.tensor(places),
         }
 
     @staticmethod
-    def _pad(sequences: list[list[int]], value: int) -> Tensor:
-        return pad_sequence(list(map(torch.tensor, sequences)), batch_first=True, padding_value=value)
+    def _pad(sequences: Sequence[Sequence[int]], value: int) -> Tensor:
+        tensors = [torch.tensor(sequence, dtype=torch.long) for sequence in sequences]
+        return pad_sequence(tensors, batch_first=True, padding_value=value)
+
+
+def _split(column: Sequence, size: int) -> Iterator[Sequence]:
+    for start in range(0, len(column), size):
+        yield column[start : start + size]
 
 
 def _pages_of_the_next_document(pages: Sequence[str], documents: Sequence[str]) -> list[str]:
@@ -124,31 +149,58 @@ def _pages_of_the_next_document(pages: Sequence[str], documents: Sequence[str]) 
     return [page_of[following[document]] for document in documents]
 
 
+def share_of_batch(batch_size: int, processes: int) -> int:
+    """Questions of a batch for each of some processes; raises `SettingsError` where they cannot share it."""
+    if batch_size % processes:
+        raise SettingsError(
+            f"batch_size is {batch_size} and {processes} processes share it; allowed is a multiple of {processes}"
+        )
+    return batch_size // processes
+
+
 class EpochSampler(Sampler[int]):
     """The order of the questions in an epoch, which depends on the seed and the epoch alone.
 
     "uniform" shuffles the questions, as published. "by_image" shuffles the pages and keeps the
     questions of a page together, so that they share a pass through the vision tower; a step has the
     same number of questions in both.
+
+    Several processes share every batch: each takes the next `batch_size / processes` questions, and of the last
+    batch as many as there are, with `NOTHING` for the rest.
     """
 
-    def __init__(self, pages: Sequence[str], batching: str, seed: int):
+    def __init__(
+        self, pages: Sequence[str], batching: str, seed: int, batch_size: int = 1, processes: int = 1
+    ):
         self.pages, self.batching, self.seed, self.epoch = pages, batching, seed, 0
+        self.batch_size, self.processes = batch_size, processes
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch whose order comes next; the trainer calls it."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(self.pages)
+        lacking = -len(self.pages) % self.batch_size if self.processes > 1 else 0
+        return len(self.pages) + lacking
 
     def __iter__(self) -> Iterator[int]:
+        order = self._order()
+        if self.processes == 1:
+            yield from order
+            return
+        whole = len(order) - len(order) % self.batch_size
+        yield from order[:whole]
+        if order[whole:]:
+            share = share_of_batch(self.batch_size, self.processes)
+            for part in np.array_split(order[whole:], self.processes):
+                yield from part.tolist()
+                yield from [NOTHING] * (share - len(part))
+
+    def _order(self) -> list[int]:
         shuffled = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.pages)).tolist()
         if self.batching == "uniform":
-            yield from shuffled
-            return
+            return shuffled
         places_of_page: dict[str, list[int]] = {}
         for place in shuffled:
             places_of_page.setdefault(self.pages[place], []).append(place)
-        for places in places_of_page.values():
-            yield from places
+        return [place for places in places_of_page.values() for place in places]

@@ -32,7 +32,9 @@ def study(arguments: Namespace) -> Result:
     settings = settings_of(arguments)
     from docfloqa.study import make_study
 
-    outcome = make_study(settings, arguments.ratios, arguments.seeds, arguments.kernel, arguments.arms)
+    outcome = make_study(
+        settings, arguments.ratios, arguments.seeds, arguments.kernel, arguments.arms, arguments.scheduler
+    )
     folder = reports_folder(settings.study)
     files = [str(path) for path in outcome.files]
     report = "\n".join([f"the report is in {folder}:", *(f"  {Path(name).name}" for name in files)])
@@ -49,10 +51,26 @@ def sweep(arguments: Namespace) -> Result:
     from docfloqa.runs import COMPLETE
     from docfloqa.sweep import sweep as make_runs
 
-    runs = make_runs(settings, arguments.ratios, arguments.seeds, arguments.kernel, arguments.arms)
+    runs = make_runs(
+        settings, arguments.ratios, arguments.seeds, arguments.kernel, arguments.arms, arguments.scheduler
+    )
     complete = (runs["status"] == COMPLETE).all()
     data = {"study": settings.study, "runs": _records(runs)}
     return Result(data, runs.to_string(index=False), 0 if complete else INCOMPLETE)
+
+
+def run(arguments: Namespace) -> Result | None:
+    """Make one run; see `docfloqa.one_run`. None in a process that leaves it to the first one to tell."""
+    settings = settings_of(arguments)
+    from docfloqa.one_run import make_run
+    from docfloqa.ranks import rank_and_size
+    from docfloqa.sweep import status
+
+    made = make_run(settings)
+    if rank_and_size()[0]:
+        return None
+    row = status([made])
+    return Result(_records(row)[0], row.to_string(index=False), 0 if made.complete else INCOMPLETE)
 
 
 def estimate(arguments: Namespace) -> Result:
@@ -221,6 +239,8 @@ def settings_of(arguments: Namespace) -> Settings:
         study=arguments.name,
         data=_found_from_here(arguments.data),
         model=_found_from_here(arguments.model),
+        vision_trainable=getattr(arguments, "ratio", None),
+        seed=getattr(arguments, "seed", None),
         allow_cpu=getattr(arguments, "allow_cpu", False) or None,
     )
 

@@ -25,9 +25,9 @@ from docfloqa.florence import load_florence
 from docfloqa.paths import is_hub_id, resolve
 from docfloqa.settings import Settings
 from docfloqa.stand_in import like_docvqa, random_base_model
-from docfloqa.sweep import available_slots
 from docfloqa.timing import SAMPLE, STEPS, WARM_UP, Calibration, calibrate_in_a_slot
-from docfloqa.training import CHECKPOINTS
+from docfloqa.training_arguments import CHECKPOINTS
+from docfloqa.workers import available_slots
 
 # What a run's time, memory and disk depend on; runs that agree in all of it are of one kind.
 COSTLY = ("vision_trainable", "unit", "side", "counted", "lora")

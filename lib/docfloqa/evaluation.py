@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 
 import pandas as pd
 import torch
@@ -16,6 +17,7 @@ from docfloqa.batches import QuestionCollator
 from docfloqa.device import autocast
 from docfloqa.florence import Florence2ForDocVQA, generation_config
 from docfloqa.metrics import score
+from docfloqa.ranks import gathered, rank_and_size
 from docfloqa.settings import Settings
 
 # Batches whose pages are encoded together: their questions are sorted by length without encoding a page twice,
@@ -36,7 +38,8 @@ def evaluate(
     Columns: question_id, document_id, question, question_types, prediction, confidence (the probability that the
     model gives this answer, its end included, in [0, 1]), answers, loss_sum (the summed cross-entropy of the
     first accepted answer's tokens, in nats), tokens, and the metrics of `docfloqa.metrics`. Leaves the model in
-    the mode in which it was. Calls `on_batch` after every batch.
+    the mode in which it was. Calls `on_batch` after every batch. Processes that
+    make a run together share the questions, and each has all answers.
     """
     rows = collator.rows
     decoding = generation_config(model, settings.max_new_tokens, settings.num_beams)
@@ -44,7 +47,10 @@ def evaluate(
     model.eval()
     answered: dict[int, tuple[str, float, float, int]] = {}
     with tqdm(total=len(rows), desc="evaluating", unit="question", leave=False) as progress:
-        for pages, window in _windows(collator, BATCHES_PER_WINDOW * settings.eval_batch_size):
+        windows = _windows(collator, BATCHES_PER_WINDOW * settings.eval_batch_size)
+        rank, processes = rank_and_size()
+        # As the windows are the same however many processes share them, so are the answers.
+        for pages, window in islice(windows, rank, None, processes):
             position = {page: index for index, page in enumerate(pages)}
             features = _page_features(model, collator, pages, settings)
             by_length = sorted(window, key=lambda place: (len(collator.prompts[place]), place))
@@ -55,6 +61,7 @@ def evaluate(
                 progress.update(len(places))
                 on_batch()
     model.train(was_training)
+    answered = {place: answer for part in gathered(answered) for place, answer in part.items()}
     predictions, confidences, losses, tokens = zip(
         *(answered[place] for place in range(len(rows))), strict=True
     )

@@ -17,7 +17,7 @@ from docfloqa.runs import FAILED, PROGRESS, Run, read_record
 class Watcher:
     """Bars of a sweep from its files: one over the epochs of all runs, one under it per running run."""
 
-    def __init__(self, runs: Sequence[Run], workers: int):
+    def __init__(self, runs: Sequence[Run]):
         done = sum(run.settings.epochs for run in runs if run.complete)
         self.runs, self.finished_epochs = {run.id: run for run in runs}, float(done)
         self.total = tqdm(
@@ -27,14 +27,7 @@ class Watcher:
             unit="epoch",
             bar_format="{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total} epochs [{elapsed}<{remaining}]",
         )
-        self.bars = [
-            tqdm(
-                position=place + 1,
-                leave=False,
-                bar_format="{desc}: {percentage:3.0f}%|{bar}| {postfix}",
-            )
-            for place in range(workers)
-        ]
+        self.bars: list[tqdm] = []
         self.lock, self.stop = threading.Lock(), threading.Event()
         self.places: dict[str, int] = {}
         self.thread = threading.Thread(target=self._watch, daemon=True)
@@ -52,7 +45,10 @@ class Watcher:
     def begin(self, run: Run) -> None:
         """Give a run that begins a bar of its own."""
         with self.lock:
-            place = min(set(range(len(self.bars))) - set(self.places.values()))
+            place = min(set(range(len(self.places) + 1)) - set(self.places.values()))
+            if place == len(self.bars):
+                bar_format = "{desc}: {percentage:3.0f}%|{bar}| {postfix}"
+                self.bars.append(tqdm(position=place + 1, leave=False, bar_format=bar_format))
             self.places[run.id] = place
             self.bars[place].reset(run.settings.epochs)
 

@@ -31,11 +31,15 @@ class RunProgress(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         """Open the bar, where a resumed run left off."""
-        if state.global_step:
+        if state.global_step and state.is_world_process_zero:
             # The interruption may have come between a checkpoint and the best model.
             self.trainer.keep_best(round(state.epoch))
         self.bar = tqdm(
-            total=state.max_steps, initial=state.global_step, desc=self.trainer.run.id, unit="step"
+            total=state.max_steps,
+            initial=state.global_step,
+            desc=self.trainer.run.id,
+            unit="step",
+            disable=not state.is_world_process_zero,
         )
 
     def on_epoch_begin(self, args, state, control, **kwargs):
@@ -52,6 +56,10 @@ class RunProgress(TrainerCallback):
 
     def on_save(self, args, state, control, **kwargs):
         """Seal the checkpoint; only then keep the best model, which can be made again from it."""
+        # Every process keeps the state of its random numbers there.
+        self.trainer.accelerator.wait_for_everyone()
+        if not state.is_world_process_zero:
+            return
         epoch = round(state.epoch)
         seal_checkpoint(self.trainer.run.checkpoints / f"checkpoint-{state.global_step}", epoch)
         self.trainer.keep_best(epoch)

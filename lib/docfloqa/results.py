@@ -113,9 +113,12 @@ class Study:
         return self._collect(lambda folder: pd.read_parquet(folder / CONTROL))
 
     def _collect(self, read) -> pd.DataFrame:
-        frames = []
+        frames, same = [], {}
         for run, record in self.records.items():
             frame = read(runs_folder(self.name) / run)
+            # Lists that every run and epoch repeats are kept once.
+            for column in {"answers", "question_types"} & set(frame):
+                frame[column] = [same.setdefault(tuple(value), value) for value in frame[column]]
             if "epoch" not in frame:
                 frame["epoch"] = record["settings"]["epochs"]
             keys = self._variant(run) | {key: record["settings"][key] for key in RUN_KEYS}

@@ -9,19 +9,16 @@ import json
 import platform
 import shutil
 import time
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from torch import nn
-from transformers import ProcessorMixin
 
 from docfloqa.integrity import DamagedError, check_folder, checksum, read_sealed, seal, seal_folder
 from docfloqa.locks import held
-from docfloqa.lora import without_adapters
 from docfloqa.metrics import METRICS
 from docfloqa.paths import NOTEBOOKS, runs_folder, write_whole
 from docfloqa.records import (
@@ -42,10 +39,15 @@ from docfloqa.records import (
 )
 from docfloqa.settings import Settings
 
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import ProcessorMixin
+
 # What a run's results depend on; a test compares this with what the training code really imports.
 RUN_MODULES = (
     "batches data device disk evaluation fields florence freezing full_pages integrity locks lora metrics "
-    "micro_batches pages paths phrases progress records recovery runs schema settings synth training vision_cache"
+    "micro_batches pages paths phrases progress ranks records recovery runs schema settings synth training "
+    "training_arguments vision_cache"
 ).split()
 RUN_NOTEBOOK = "02_finetune.ipynb"
 VERSIONED = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "peft", "numpy", "pillow")
@@ -203,6 +205,9 @@ class Run:
 
     def save_model(self, model: nn.Module, processor: ProcessorMixin, name: str, epoch: int) -> None:
         """Keep weights and processor after an epoch as the folder `name`, which plain transformers loads."""
+        # Not above: whoever only reads runs need not wait for torch and transformers.
+        from docfloqa.lora import without_adapters
+
         part = self.folder / f".{name}.part"
         shutil.rmtree(part, ignore_errors=True)
         without_adapters(model).save_pretrained(part)
@@ -274,3 +279,18 @@ class Run:
 
     def _epoch_row(self, epoch: int) -> dict[str, float]:
         return read_epoch_row(self.epoch_files(epoch)[1])
+
+
+class SilentRun(Run):
+    """A run in a process that makes it with others and is not the first of them: it reads, and writes nothing."""
+
+    def hold(self) -> AbstractContextManager[None]:
+        """The first process holds it."""
+        return nullcontext()
+
+    def update(self, **entries: Any) -> None:
+        """Add entries to the record in memory."""
+        self.record.update(entries)
+
+    def report_progress(self, done: float, doing: str) -> None:
+        """Say nothing."""

@@ -46,6 +46,7 @@ def make_study(
     seeds: Sequence[int],
     kernel: str | None = None,
     arms: Sequence[str] = (),
+    scheduler: str | None = None,
 ) -> Outcome:
     """Make what is missing of a study and report on it; what is complete already is kept.
 
@@ -56,7 +57,7 @@ def make_study(
     is complete.
     """
     # First of all, since it tries kernel, data and model before any work.
-    runs = sweep(settings, ratios, seeds, kernel, arms)
+    runs = sweep(settings, ratios, seeds, kernel, arms, scheduler)
     shared = {"settings_json": settings.to_json()}
     sweep_parameters = {
         "ratios": " ".join(f"{ratio:g}" for ratio in ratios),

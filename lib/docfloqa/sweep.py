@@ -4,34 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
 
-import nbformat
 import pandas as pd
-import psutil
-from jupyter_client.kernelspec import KernelSpecManager
-from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
 from tqdm.auto import tqdm
 
 from docfloqa.arms import RATIOS, choose_arms
 from docfloqa.data import data_checksum, load_checked
-from docfloqa.execution import DEFAULT_KERNEL, RETRIES, Slot, execute_run, notebook_of
+from docfloqa.execution import execute_run, notebook_of
 from docfloqa.florence import load_florence
 from docfloqa.locks import held
 from docfloqa.monitor import Watcher
-from docfloqa.paths import NOTEBOOKS, reports_folder, write_whole
+from docfloqa.paths import reports_folder, write_whole
 from docfloqa.recovery import refresh
 from docfloqa.results import PLAN
 from docfloqa.runs import COMPLETE, Run, now, read_record, weights_checksum
 from docfloqa.settings import Settings, SettingsError
-
-
-class SweepError(RuntimeError):
-    """A sweep that cannot begin: names the kernel or the setting, and what is allowed."""
+from docfloqa.workers import LocalWorkers, make
 
 
 @dataclass(frozen=True)
@@ -107,32 +97,39 @@ def sweep(
     seeds: Sequence[int] = (0,),
     kernel: str | None = None,
     arms: Sequence[str] = (),
+    scheduler: str | None = None,
 ) -> pd.DataFrame:
     """Make every run that is not complete, and say how each stands.
 
     Each run is one papermill execution of `02_finetune.ipynb` in a kernel of its own: one per GPU that
-    the kernel sees, else one per CPU core with one thread each. A complete run is skipped, an
-    interrupted one goes on from its last epoch, a failed one is reported while the others go on; a study that
-    another process makes is waited for. `arms` are names of `docfloqa.arms.ARMS`, whose runs are made after those
-    of the ratios.
+    the kernel sees, else one per CPU core with one thread each; or one per worker of the dask cluster whose
+    `scheduler` has this address. A complete run is skipped, an interrupted one goes on from its last epoch, a
+    failed one is reported while the others go on; a study that another process makes is waited for. `arms` are
+    names of `docfloqa.arms.ARMS`, whose runs are made after those of the ratios.
 
     Returns one row per run: run, vision_trainable, seed, status, anls (of the last epoch), minutes,
     error. Raises `SweepError` for a kernel that does not exist or lacks the library, `NoGPUError`'s
-    text included when the settings want a GPU and the kernel has none.
+    text included when the settings want a GPU and the kernel has none, and what `docfloqa.cluster` raises.
     """
-    check_kernel(kernel)
-    # Before gigabytes of data are fetched for a run that cannot be made here.
-    cheapest = settings.replace(vision_trainable=min(ratios, default=settings.vision_trainable))
-    device = None if settings.allow_cpu else kernel_device(cheapest, kernel)
-    with held(f"sweep-{settings.study}", f"study {settings.study!r}"):
+    if scheduler:
+        # Not above: to import dask takes a second.
+        from docfloqa.cluster import Cluster
+
+        workers = Cluster(scheduler, execute_run, kernel)
+    else:
+        workers = LocalWorkers(execute_run, kernel)
+    with workers, held(f"sweep-{settings.study}", f"study {settings.study!r}"):
+        # Before gigabytes of data are fetched for a run that cannot be made here.
+        if not settings.allow_cpu:
+            workers.check(settings.replace(vision_trainable=min(ratios, default=settings.vision_trainable)))
         planned = plan(settings, ratios, seeds, arms)
         write_plan(settings, planned)
         runs = planned.runs
         pending = [run for run in runs if not is_finished(run)]
         if pending:
-            slots = available_slots(device or kernel_device(settings, kernel))[: len(pending)]
-            with Watcher(runs, len(slots)) as watcher:
-                make(pending, slots, kernel, watcher)
+            workers.open(settings)
+            with Watcher(runs) as watcher:
+                make(pending, workers, watcher)
         else:
             tqdm.write(f"all {len(runs)} runs of study {settings.study!r} were complete already")
     # The ratios as they were asked for, then the arms.
@@ -149,39 +146,6 @@ def is_finished(run: Run) -> bool:
     return notebook_of(run).is_file()
 
 
-def make(pending: Sequence[Run], slots: Sequence[Slot], kernel: str | None, watcher: Watcher) -> None:
-    """Make runs in their order, one at a time in every slot; a run waits for the one that it goes on from."""
-    free, waiting, running = list(slots), list(pending), {}
-    with ThreadPoolExecutor(len(slots)) as pool:
-        try:
-            while waiting or running:
-                unfinished = {run.id for run in (*waiting, *(run for run, _ in running.values()))}
-                ready = [run for run in waiting if not (run.predecessor and run.predecessor.id in unfinished)]
-                for run in ready[: len(free)]:
-                    waiting.remove(run)
-                    slot = free.pop()
-                    watcher.begin(run)
-                    running[pool.submit(execute_run, run, slot, kernel)] = run, slot
-                ended, _ = wait(running, return_when=FIRST_COMPLETED)
-                for future in ended:
-                    run, slot = running.pop(future)
-                    free.append(slot)
-                    watcher.end(run)
-                    future.result()
-        except KeyboardInterrupt:
-            pool.shutdown(wait=False, cancel_futures=True)
-            stop_kernels()
-            raise
-
-
-def available_slots(device: dict[str, Any]) -> list[Slot]:
-    """One slot per GPU, or one single-threaded slot per CPU core."""
-    if device["gpus"]:
-        return [Slot(str(place), None) for place in range(device["gpus"])]
-    # Two one-thread runs do almost twice the work of one run with two threads.
-    return [Slot(None, 1) for _ in range(max(1, device["cores"]))]
-
-
 def write_plan(settings: Settings, planned: Plan) -> None:
     """Write which runs the study consists of, for whoever reads its results."""
     content = {
@@ -194,50 +158,6 @@ def write_plan(settings: Settings, planned: Plan) -> None:
         },
     }
     write_whole(reports_folder(settings.study) / PLAN, json.dumps(content, indent=2))
-
-
-def check_kernel(kernel: str | None) -> str:
-    """The name of the kernel; raises `SweepError` when there is none of that name."""
-    name = kernel or DEFAULT_KERNEL
-    known = KernelSpecManager().get_all_specs()
-    if name not in known:
-        raise SweepError(f"kernel {name!r} does not exist; kernels here are {', '.join(sorted(known))}")
-    return name
-
-
-def kernel_device(settings: Settings, kernel: str | None) -> dict[str, Any]:
-    """What the kernel really computes on, asked inside it; raises `SweepError` when it cannot serve."""
-    name = check_kernel(kernel)
-    source = (
-        "import json\n"
-        "from docfloqa.device import require_device\n"
-        "from docfloqa.settings import Settings\n"
-        f"print(json.dumps(require_device(Settings.from_json({settings.to_json()!r}))))"
-    )
-    probe = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
-    place = {"metadata": {"path": NOTEBOOKS}}
-    for attempt in range(1 + RETRIES):
-        try:
-            NotebookClient(probe, kernel_name=name, timeout=300, resources=place).execute()
-            break
-        except CellExecutionError as error:
-            raise SweepError(
-                f"kernel {name!r} cannot serve this study: {error.ename}: {error.evalue}"
-            ) from None
-        except (TimeoutError, RuntimeError) as error:
-            # DeadKernelError is one of them.
-            if attempt == RETRIES:
-                raise SweepError(f"kernel {name!r} does not answer: {error}") from error
-    printed = "".join(
-        output.get("text", "") for output in probe.cells[0].outputs if output.get("name") == "stdout"
-    )
-    return json.loads(printed.splitlines()[-1])
-
-
-def stop_kernels() -> None:
-    """End the kernels that this process has started."""
-    for child in psutil.Process().children():
-        child.terminate()
 
 
 def status(runs: Sequence[Run]) -> pd.DataFrame:

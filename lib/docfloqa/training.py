@@ -7,15 +7,10 @@ import time
 import pandas as pd
 import torch
 from datasets import DatasetDict
-from torch.utils.data import Dataset
-from transformers import (
-    Florence2Processor,
-    PrinterCallback,
-    Seq2SeqTrainingArguments,
-)
+from transformers import Florence2Processor, PrinterCallback
 
 from docfloqa.batches import EpochSampler, Pages, QuestionCollator
-from docfloqa.device import compute_device, describe_device, peak_memory, uses_bf16
+from docfloqa.device import describe_device, peak_memory
 from docfloqa.disk import folder_bytes, room_for
 from docfloqa.evaluation import evaluate
 from docfloqa.florence import Florence2ForDocVQA, load_florence
@@ -23,12 +18,12 @@ from docfloqa.freezing import Freezing
 from docfloqa.integrity import DamagedError
 from docfloqa.micro_batches import MicroBatchTrainer
 from docfloqa.progress import RunProgress
+from docfloqa.ranks import agreed, gathered
 from docfloqa.recovery import last_checkpoint, refresh
-from docfloqa.runs import BEST_MODEL, LAST_MODEL, Run
-from docfloqa.settings import Settings
+from docfloqa.runs import BEST_MODEL, LAST_MODEL, Run, SilentRun
+from docfloqa.training_arguments import CHECKPOINTS, Places, training_arguments
 from docfloqa.vision_cache import ResidentPages, cache_states
 
-CHECKPOINTS = 2
 # Of an answer with its question and scores, and of the processor in every model folder.
 ANSWER_BYTES, PROCESSOR_BYTES = 1000, 2**22
 
@@ -39,55 +34,6 @@ class DivergedError(RuntimeError):
 
 class PredecessorError(RuntimeError):
     """A run that goes on from another one's weights, which are not there: names that run."""
-
-
-class Places(Dataset):
-    """The places 0, 1, 2, ... of a split's questions; the collator turns places into a batch."""
-
-    def __init__(self, count: int):
-        self.count = count
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, place: int) -> int:
-        return place
-
-
-def training_arguments(settings: Settings, run: Run) -> Seq2SeqTrainingArguments:
-    """The trainer's arguments for a run: AdamW, linear schedule, one checkpoint and evaluation an epoch."""
-    on_gpu = compute_device().type == "cuda"
-    arguments = Seq2SeqTrainingArguments(
-        output_dir=str(run.checkpoints),
-        num_train_epochs=settings.epochs,
-        per_device_train_batch_size=settings.batch_size,
-        learning_rate=settings.learning_rate,
-        lr_scheduler_type="linear",
-        warmup_steps=settings.warmup_steps,
-        optim="adamw_torch_fused",
-        weight_decay=settings.weight_decay,
-        max_grad_norm=settings.max_grad_norm,
-        seed=settings.seed,
-        bf16=uses_bf16(settings),
-        # Named only where it is wanted: newer versions of transformers give it another name.
-        **({"gradient_checkpointing": True} if settings.gradient_checkpointing else {}),
-        use_cpu=not on_gpu,
-        dataloader_num_workers=4 if on_gpu else 0,
-        dataloader_pin_memory=on_gpu,
-        remove_unused_columns=False,
-        eval_strategy="epoch",
-        save_strategy="epoch",
-        # The last one, and the one before in case it is damaged.
-        save_total_limit=CHECKPOINTS,
-        logging_strategy="epoch",
-        # A loss that is not finite stops the run; the trainer would hide it in the average.
-        logging_nan_inf_filter=False,
-        report_to=[],
-        disable_tqdm=True,
-    )
-    # On several GPUs the trainer would split a batch's pages and questions apart.
-    arguments._n_gpu = min(1, arguments.n_gpu)
-    return arguments
 
 
 class DocVQATrainer(MicroBatchTrainer):
@@ -103,6 +49,9 @@ class DocVQATrainer(MicroBatchTrainer):
         checks: dict | None = None,
     ):
         settings = run.settings
+        arguments = training_arguments(settings, run)
+        if arguments.process_index:
+            run = SilentRun(run.id, settings, run.record)
         self.run, self.settings, self.freezing, self.checks = run, settings, freezing, checks
         self.images = {split: Pages(dataset[split], processor) for split in dataset}
         self.training_collator, self.validation_collator, self.control_collator = (
@@ -122,7 +71,7 @@ class DocVQATrainer(MicroBatchTrainer):
         self.progress = RunProgress(self)
         super().__init__(
             model=model,
-            args=training_arguments(settings, run),
+            args=arguments,
             train_dataset=Places(len(dataset["train"])),
             eval_dataset=Places(len(dataset["validation"])),
             data_collator=self.training_collator,
@@ -139,36 +88,52 @@ class DocVQATrainer(MicroBatchTrainer):
         training loss that is not finite, `PredecessorError` where the run that it goes on from is not complete,
         `DiskFullError` where there is not enough room, and `TooLargeError` for a model beyond the memory.
         """
-        run = self.run
-        with run.hold():
-            refresh(run)
-            if run.complete:
-                run.tidy()
-                return run
-            with room_for(run.folder, self.bytes_needed(), f"run {run.id}"):
-                self._fit()
-        return run
+        with self.run.hold():
+            # What is on the disk is judged by one process, before any of them writes.
+            complete, last, evaluated = agreed(self._found)
+            if not complete:
+                needed = self.bytes_needed() if self.is_world_process_zero() else 0
+                with room_for(self.run.folder, needed, f"run {self.run.id}"):
+                    self._fit(last, evaluated)
+        return self.run
 
-    def _fit(self) -> None:
+    def _found(self) -> tuple[bool, str | None, bool]:
+        """Whether the run is complete; else its last checkpoint, and whether it was evaluated before training."""
+        run = self.run
+        refresh(run)
+        if run.complete:
+            run.tidy()
+            return True, None, True
+        # First, since it deletes what is of no use.
+        last = last_checkpoint(run)
+        return False, str(last) if last else None, run.has_epoch(0)
+
+    def _fit(self, last: str | None, evaluated: bool) -> None:
         run = self.run
         # As if begun earlier by what the legs before an interruption took.
         self.started = time.perf_counter() - run.record.get("seconds", 0.0)
         self.micro_batch = run.record.get("micro_batch")
-        run.start(device=describe_device(), freezing=vars(self.freezing), data_checks=self.checks)
+        processes = self.args.world_size
+        run.start(
+            device=describe_device(),
+            processes=processes,
+            freezing=vars(self.freezing),
+            data_checks=self.checks,
+        )
         self.start_from_predecessor()
         try:
-            # First, since it deletes what is of no use.
-            last = last_checkpoint(run)
             self.use_states()
-            if not run.has_epoch(0):
+            if not evaluated:
                 self.evaluate()
-            self.train(resume_from_checkpoint=str(last) if last else None)
+            self.train(resume_from_checkpoint=last)
             self.progress.report(self.settings.epochs, "evaluating on wrong pages")
-            run.save_control(self.answers(self.control_collator))
+            control = self.answers(self.control_collator)
         finally:
             self._use(self.images, vision_start=0)
-        run.save_model(self.model, self.processing_class, LAST_MODEL, self.settings.epochs)
-        run.finish(seconds=self.seconds(), peak_memory=peak_memory())
+        if self.is_world_process_zero():
+            run.save_control(control)
+            run.save_model(self.model, self.processing_class, LAST_MODEL, self.settings.epochs)
+            run.finish(seconds=self.seconds(), peak_memory=peak_memory())
 
     def bytes_needed(self) -> int:
         """What the run still writes, at most: checkpoints (one more while it is written), models, answers."""
@@ -234,13 +199,16 @@ class DocVQATrainer(MicroBatchTrainer):
         training = {}
         if epoch:
             seconds = time.perf_counter() - self.epoch_started
+            losses, tokens = zip(*gathered((float(self.loss_sum), int(self.loss_tokens))), strict=True)
             training = {
-                "train_loss": float(self.loss_sum) / int(self.loss_tokens),
+                "train_loss": sum(losses) / sum(tokens),
                 "train_seconds": round(seconds, 3),
                 "train_samples_per_second": round(len(self.train_dataset) / seconds, 3),
             }
         started = time.perf_counter()
         predictions = self.answers(self.validation_collator)
+        if not self.is_world_process_zero():
+            return {}
         evaluation_seconds = round(time.perf_counter() - started, 3)
         row = self.run.save_epoch(epoch, predictions, **training, evaluation_seconds=evaluation_seconds)
         metrics = {f"eval_{name}": value for name, value in row.items() if name != "epoch"}
@@ -252,25 +220,33 @@ class DocVQATrainer(MicroBatchTrainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Mean cross-entropy over the label tokens of the batch; raises `DivergedError` if not finite."""
         places = inputs.pop("places")
+        tokens = (inputs["labels"] != -100).sum()
         outputs = model(**inputs)
-        loss = outputs.loss
-        if not torch.isfinite(loss):
+        # Where a process has no question of the last batch, the others still wait for its gradients.
+        loss = outputs.loss if tokens else 0 * outputs.logits.sum()
+        losses = self.accelerator.gather(loss.detach())
+        if not torch.isfinite(losses).all():
             question_ids = self.training_collator.rows["questionId"]
-            questions = [question_ids[place] for place in places.tolist()]
+            questions = [
+                question_ids[place] for part in gathered(places.tolist()) for place in part if place >= 0
+            ]
             raise DivergedError(
-                f"the training loss is {loss.item()} at step {self.state.global_step + 1} with learning rate "
+                f"the training loss is {losses.mean().item()} at step {self.state.global_step + 1} with learning rate "
                 f"{self._get_learning_rate():.3g}; questions of the batch: {', '.join(map(str, questions))}"
             )
         if num_items_in_batch is not None:
-            # What went in may be a part of the batch.
-            loss = loss * ((inputs["labels"] != -100).sum() / num_items_in_batch)
+            # What went in may be a part of the batch; gradients are averaged over processes.
+            loss = loss * (self.args.world_size * tokens / num_items_in_batch)
         return (loss, outputs) if return_outputs else loss
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         """The loss of a step, which counts for its epoch's by its label tokens."""
         loss = super().training_step(model, inputs, num_items_in_batch)
         tokens = (inputs["labels"] != -100).sum()
-        self.loss_sum += loss * tokens
+        # That of a part counts by the tokens of the whole batch already.
+        self.loss_sum += loss * (
+            tokens if num_items_in_batch is None else num_items_in_batch / self.args.world_size
+        )
         self.loss_tokens += tokens
         return loss
 
@@ -292,4 +268,6 @@ class DocVQATrainer(MicroBatchTrainer):
         return 0
 
     def _get_train_sampler(self, train_dataset=None) -> EpochSampler:
-        return EpochSampler(self.training_collator.pages, self.settings.batching, self.settings.seed)
+        settings = self.settings
+        chosen = settings.batching, settings.seed, settings.batch_size, self.args.world_size
+        return EpochSampler(self.training_collator.pages, *chosen)
