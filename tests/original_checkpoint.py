@@ -158,7 +158,9 @@ def tensors(model: Florence2ForDocVQA, dtype: torch.dtype = torch.float32) -> di
     return state
 
 
-def write(folder: Path, model: Florence2ForDocVQA, state: dict[str, torch.Tensor], words: int, side: int) -> None:
+def write(
+    folder: Path, model: Florence2ForDocVQA, state: dict[str, torch.Tensor], words: int, side: int
+) -> None:
     """A folder as microsoft/Florence-2-base-ft is laid out, its remote code included."""
     vision, text = model.config.vision_config, model.config.text_config
     folder.mkdir(parents=True, exist_ok=True)

@@ -141,7 +141,7 @@ def test_weights_in_several_files_are_put_together(native, original):
     model, _ = load_florence(original, "none")
     assert torch.equal(model.lm_head.weight, native.lm_head.weight)
     (original / "model-00001-of-00002.safetensors").unlink()
-    with pytest.raises(ModelError, match="image_pos_embed.* are missing"):
+    with pytest.raises(ModelError, match=r"image_pos_embed.* are missing"):
         load_florence(original)
 
 

@@ -18,7 +18,8 @@ from docfloqa.paths import NOTEBOOKS, PROJECT
 LIBRARY = PROJECT / "lib" / "docfloqa"
 # From the ground up: a module imports only from those before it.
 LAYERS = (
-    "settings arms paths schema hub fields pages phrases full_pages synth data original_layout model_folders florence lora freezing device batches "
+    "settings arms paths schema hub fields pages phrases full_pages synth data "
+    "original_layout model_folders florence lora freezing device batches "
     "vision_cache metrics evaluation runs training stats comparisons results markup tables published arm_tables "
     "degradations robustness robustness_tables headlines calibration errors right_sets findings error_findings style "
     "pipeline figures arm_figures robustness_figures error_figures exploration monitor sweep document_tree "

@@ -23,6 +23,7 @@ from tqdm.auto import tqdm
 from docfloqa.arms import RATIOS, choose_arms
 from docfloqa.data import data_checksum, load_checked
 from docfloqa.florence import load_florence
+from docfloqa.hub import pinned
 from docfloqa.monitor import Watcher
 from docfloqa.paths import NOTEBOOKS, reports_folder, write_whole
 from docfloqa.results import PLAN
@@ -135,6 +136,7 @@ def sweep(
     # Before gigabytes of data are fetched for a run that cannot be made here.
     cheapest = settings.replace(vision_trainable=min(ratios, default=settings.vision_trainable))
     device = None if settings.allow_cpu else kernel_device(cheapest, kernel)
+    settings = pinned(settings)
     planned = plan(settings, ratios, seeds, arms)
     write_plan(settings, planned)
     runs = planned.runs
