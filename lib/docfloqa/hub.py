@@ -7,8 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.constants import HF_HUB_CACHE
+from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import HTTPError
 
 from docfloqa.paths import is_hub_id, reports_folder, resolve, write_whole
@@ -55,7 +54,7 @@ def snapshot(name: str, files: Sequence[str], kind: str = "model") -> Path:
         kept = "".join(f" --include '{pattern}'" for pattern in files)
         type_of = f" --repo-type {kind}" if kind != "model" else ""
         raise HubError(
-            f"{kind} {name!r} is not in the hub's cache, {HF_HUB_CACHE}, and cannot be downloaded "
+            f"{kind} {name!r} is not in the hub's cache, {constants.HF_HUB_CACHE}, and cannot be downloaded "
             f"({str(error).splitlines()[0]}). Where there is a network, run: "
             f"hf download {repository}{type_of} --revision {revision}{kept}. It fills the cache in $HF_HOME/hub "
             "(~/.cache/huggingface/hub): copy that here, or download with --local-dir FOLDER and give the folder"
