@@ -102,15 +102,13 @@ def test_data_of_the_hub_loads_by_name_once_it_is_in_the_cache(name, below, hub,
     shutil.copytree(synth_folder(settings), folders[commit] / below)
     (folders[commit] / below / "test-00000-of-00001.parquet").write_bytes(b"not wanted")
     (folders[commit] / "README.md").write_text("not wanted either")
-    for split in ("train", "validation"):
-        with pytest.raises(DataError, match=rf"{name}.*not in the hub's cache.*data/README\.md") as error:
-            load_docvqa(settings.replace(data=name))
-        assert f"{split}-*.parquet" in str(error.value)
-        download(error.value, address, cache)
+    with pytest.raises(DataError, match=rf"{name}.*not in the hub's cache.*data/README\.md") as error:
+        load_docvqa(settings.replace(data=name))
+    download(error.value, address, cache)
     assert load_docvqa(settings.replace(data=name))["validation"].to_dict() == (
         load_docvqa(settings)["validation"].to_dict()
     )
-    assert not [path for path in (cache / "hub").rglob("*") if path.name in ("README.md", "test-00000")]
+    assert not [path for path in (cache / "hub").rglob("*") if path.name.startswith(("README", "test-"))]
 
 
 def test_a_study_keeps_the_commit_that_its_first_load_found(hub, cache, output):

@@ -128,11 +128,13 @@ def _read(source: str, split: str, settings: Settings) -> Dataset:
             f"{TRAINING_DATA!r}"
         )
     below = HUB_FOLDERS.get(split_revision(resolved)[0], ".")
-    files = [str(Path(below, pattern.format(split=split))) for pattern in PARQUET_FILES]
+    # Both splits at once where both come from here, so that one command fills the cache.
+    splits = SPLITS if settings.validation_data in (None, settings.data) else (split,)
+    files = [str(Path(below, pattern.format(split=one))) for one in splits for pattern in PARQUET_FILES]
     try:
         folder = snapshot(resolved, files, "dataset") / below
     except HubError as error:
-        raise DataError(f"{error} of parquet files; see data/README.md") from error
+        raise DataError(f"data set {source!r} cannot be had: {error} as data; see data/README.md") from error
     return _read_folder(folder, source, split)
 
 

@@ -54,7 +54,7 @@ def snapshot(name: str, files: Sequence[str], kind: str = "model") -> Path:
         kept = "".join(f" --include '{pattern}'" for pattern in files)
         type_of = f" --repo-type {kind}" if kind != "model" else ""
         raise HubError(
-            f"{kind} {name!r} is not in the hub's cache, {constants.HF_HUB_CACHE}, and cannot be downloaded "
+            f"{name} is not in the hub's cache, {constants.HF_HUB_CACHE}, and cannot be downloaded "
             f"({str(error).splitlines()[0]}). Where there is a network, run: "
             f"hf download {repository}{type_of} --revision {revision}{kept}. It fills the cache in $HF_HOME/hub "
             "(~/.cache/huggingface/hub): copy that here, or download with --local-dir FOLDER and give the folder"
