@@ -159,7 +159,7 @@ def test_hub_ids_may_name_a_revision(name):
     assert split_revision(name)[0] == name.split("@")[0]
 
 
-@pytest.mark.parametrize("name", ["a", "a/b/c", "/a/b", "a/b@", "a/b@-x", "../b", "a/b@x y"])
+@pytest.mark.parametrize("name", ["a", "a/b/c", "/a/b", "a/b@", "a/b@-x", "../b", "a/b@x y", "a/b@x/../y"])
 def test_what_is_no_hub_id_is_told(name):
     assert not is_hub_id(name)
     with pytest.raises(ModelError, match="is not a folder"):

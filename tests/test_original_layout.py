@@ -22,7 +22,7 @@ from transformers import AutoProcessor, Florence2ForConditionalGeneration
 
 from docfloqa.florence import PREFIX, encode_prompts, load_florence
 from docfloqa.model_folders import ModelError
-from docfloqa.original_layout import LayoutError
+from docfloqa.original_layout import LayoutError, _native_config
 
 WORDS, SIDE = 300, 96
 ROWS = WORDS + len(TASK_TOKENS)
@@ -76,6 +76,33 @@ def test_the_converted_model_is_the_native_one_that_it_came_from(native, origina
         assert torch.equal(model.state_dict()[name], weight), name
     assert model.config.to_dict().keys() == native.config.to_dict().keys()
     assert model.config.image_token_id == processor.image_token_id == ROWS
+
+
+@pytest.mark.parametrize(
+    ("layers", "width", "heads", "positions", "channels", "parameters"),
+    [(6, 768, 12, 1024, 128, 231_414_016), (12, 1024, 16, 4096, 256, 776_465_408)],
+    ids=["microsoft/Florence-2-base-ft", "microsoft/Florence-2-large"],
+)
+def test_a_converted_configuration_has_the_parameters_that_others_count(
+    original, layers, width, heads, positions, channels, parameters
+):
+    text = {"d_model": width, "max_position_embeddings": positions, "vocab_size": 51289}
+    for side in ("encoder", "decoder"):
+        text |= {f"{side}_layers": layers, f"{side}_attention_heads": heads, f"{side}_ffn_dim": 4 * width}
+    vision = {
+        "dim_embed": [channels, 2 * channels, 4 * channels, 8 * channels],
+        "num_heads": [channels // 32 * 2**stage for stage in range(4)],
+        "num_groups": [channels // 32 * 2**stage for stage in range(4)],
+        "depths": [1, 1, 9, 1],
+        "projection_dim": width,
+        "image_pos_embed": {"type": "learned_abs_2d", "max_pos_embeddings": 50},
+    }
+    config = json.loads((original / "config.json").read_text())
+    config["text_config"] |= text
+    config["vision_config"] |= vision
+    with torch.device("meta"):
+        model = Florence2ForConditionalGeneration(_native_config(config))
+    assert model.num_parameters() == parameters
 
 
 def test_the_converted_processor_gives_the_native_prompts_and_pixels(original):
