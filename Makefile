@@ -1,4 +1,4 @@
-# make study | estimate | robustness | ship | test | test-browser | test-faults | lab | demo | report | bench | batching | lint: each makes the environment that it needs first.
+# make study | estimate | robustness | ship | test | test-browser | test-faults | test-paper | lab | demo | report | bench | batching | lint: each makes the environment that it needs first.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -21,7 +21,7 @@ WHAT = --profile $(PROFILE) --ratios $(RATIOS) --seeds $(SEEDS) --settings '$(SE
 	$(if $(ARMS),--arms $(ARMS)) $(if $(NAME),--name '$(NAME)') $(if $(DATA),--data '$(DATA)') $(if $(MODEL),--model '$(MODEL)')
 WHERE = $(if $(KERNEL),--kernel '$(KERNEL)') $(if $(SCHEDULER),--scheduler '$(SCHEDULER)') $(if $(ALLOW_CPU),--allow-cpu)
 
-.PHONY: study estimate robustness ship test test-browser test-faults lab demo report bench batching lint lock clean
+.PHONY: study estimate robustness ship test test-browser test-faults test-paper lab demo report bench batching lint lock clean
 
 study: $(VENV)/installed
 	$(BIN)/python -m docfloqa study $(WHAT) $(WHERE)
@@ -69,6 +69,10 @@ batching: $(VENV)/installed
 # Kills, corruption, bad input: longer than what make test has of them. Takes a quarter of an hour.
 test-faults: $(VENV)/installed
 	$(BIN)/python -m pytest fault_tests
+
+# The paper profile to its end on a model of Florence-2-base's size with random weights, no GPU needed: ten minutes.
+test-paper: $(VENV)/installed
+	$(BIN)/python -m pytest paper_tests
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

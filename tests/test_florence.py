@@ -10,12 +10,12 @@ from docfloqa.batches import QuestionCollator
 from docfloqa.florence import (
     PREFIX,
     Florence2ForDocVQA,
-    ModelError,
     encode_prompts,
     encode_text,
     generation_config,
     load_florence,
 )
+from docfloqa.model_folders import CHECKSUMS, ModelError
 from docfloqa.paths import TINY_MODEL
 
 PLACES = [0, 1, 2, 5, 9, 12]
@@ -116,7 +116,7 @@ def test_a_saved_model_loads_with_plain_transformers(tiny, batch, repeated, tmp_
 def test_the_shipped_model_is_small_tied_and_needs_no_code_of_ours():
     files = list(TINY_MODEL.iterdir())
     assert sum(file.stat().st_size for file in files) <= 15 * 2**20
-    assert {file.suffix for file in files} <= {".json", ".safetensors", ".csv"}
+    assert {file.suffix for file in files if file.name != CHECKSUMS} <= {".json", ".safetensors", ".csv"}
     plain = Florence2ForConditionalGeneration.from_pretrained(TINY_MODEL)
     assert plain.lm_head.weight is plain.get_input_embeddings().weight
     assert 2e6 <= plain.num_parameters() <= 8e6
@@ -167,9 +167,6 @@ test_the_text_of_a_question_is_only_ever_text.loaded = load_florence(TINY_MODEL)
 
 def test_models_that_cannot_be_loaded_are_named(tmp_path):
     with pytest.raises(ModelError, match=r"no config\.json"):
-        load_florence(tmp_path)
-    (tmp_path / "config.json").write_text(json.dumps({"vision_config": {"dim_embed": [128]}}))
-    with pytest.raises(ModelError, match="original layout"):
         load_florence(tmp_path)
     with pytest.raises(ModelError, match=r"no-such-owner/no-such-model.*hub"):
         load_florence("no-such-owner/no-such-model")

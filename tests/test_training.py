@@ -145,6 +145,17 @@ def test_a_loss_that_is_not_finite_stops_the_run(dataset, output):
     assert not trainer.run.complete
 
 
+def test_beams_change_answers_and_nothing_else(dataset, smoke, tiny):
+    model, processor = tiny
+    collator = QuestionCollator(dataset["validation"], model, processor, "token")
+    greedy, beams = (evaluate(model, collator, smoke.replace(num_beams=beams)) for beams in (1, 3))
+    assert beams["loss_sum"].tolist() == pytest.approx(greedy["loss_sum"].tolist(), rel=1e-4)
+    assert beams["tokens"].tolist() == greedy["tokens"].tolist()
+    assert beams["confidence"].between(0, 1).all()
+    # What beam search finds is at least as probable, but for what it prunes.
+    assert beams["confidence"].sum() >= greedy["confidence"].sum()
+
+
 def test_evaluation_loss_and_answers_are_the_models_own(tiny, dataset, smoke):
     model, processor = tiny
     collator = QuestionCollator(dataset["validation"], model, processor, "token")

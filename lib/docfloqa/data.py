@@ -20,6 +20,7 @@ from PIL import Image as PILImage
 from PIL import UnidentifiedImageError
 from tqdm.auto import tqdm
 
+from docfloqa.hub import HubError, snapshot, split_revision
 from docfloqa.integrity import is_sound, read_sealed, seal
 from docfloqa.paths import data_folder, is_hub_id, resolve, write_whole
 from docfloqa.schema import COLUMNS, FEATURES
@@ -29,7 +30,8 @@ from docfloqa.synth import synth_folder
 SPLITS = ("train", "validation")
 TRAINING_DATA = "HuggingFaceM4/DocumentVQA"
 # lmms-lab/DocVQA holds two data sets; its test answers are empty and it has no training split.
-HUB_CONFIGURATIONS = {"lmms-lab/DocVQA": "DocVQA"}
+HUB_FOLDERS = {"lmms-lab/DocVQA": "DocVQA"}
+PARQUET_FILES = ("{split}-*.parquet", "{split}.parquet", "data/{split}-*.parquet")
 LARGEST_IMAGE = 100_000_000  # pixels; a page of A3 at 600 dpi has 70 million
 
 
@@ -126,30 +128,20 @@ def _read(source: str, split: str, settings: Settings) -> Dataset:
             f"data {source!r} is not a folder; give 'synth', a folder of parquet files, or a hub id such as "
             f"{TRAINING_DATA!r}"
         )
+    below = HUB_FOLDERS.get(split_revision(resolved)[0], ".")
+    # Both splits at once where both come from here, so that one command fills the cache.
+    splits = SPLITS if settings.validation_data in (None, settings.data) else (split,)
+    files = [str(Path(below, pattern.format(split=one))) for one in splits for pattern in PARQUET_FILES]
     try:
-        return load_dataset(resolved, HUB_CONFIGURATIONS.get(resolved), split=split)
-    except (OSError, ConnectionError, ValueError, DatasetGenerationError) as error:
-        if split == "train" and "split" in str(error).lower():
-            raise DataError(
-                f"data set {source!r} has no training split; train on {TRAINING_DATA!r} (data) and keep "
-                f"{source!r} to validate (validation_data)"
-            ) from error
-        raise DataError(
-            f"data set {source!r} ({split}) could not be had from the hub or its cache: {error}. Download it "
-            "where there is a network (see data/README.md), or give a folder of parquet files"
-        ) from error
+        folder = snapshot(resolved, files, "dataset") / below
+    except HubError as error:
+        raise DataError(f"data set {source!r} cannot be had: {error} as data; see data/README.md") from error
+    return _read_folder(folder, source, split)
 
 
 def _read_folder(folder: Path, source: str, split: str) -> Dataset:
     files = sorted(
-        map(
-            str,
-            (
-                *folder.glob(f"{split}-*.parquet"),
-                *folder.glob(f"{split}.parquet"),
-                *folder.glob(f"data/{split}-*.parquet"),
-            ),
-        )
+        str(file) for pattern in PARQUET_FILES for file in folder.glob(pattern.format(split=split))
     )
     if not files:
         found = sorted(path.name for path in (*folder.glob("*.parquet"), *folder.glob("data/*.parquet")))

@@ -14,7 +14,6 @@ from typing import Any
 
 import pandas as pd
 from datasets import Dataset, DatasetDict
-from huggingface_hub import try_to_load_from_cache
 from tqdm.auto import tqdm
 
 from docfloqa.arms import RATIOS, choose_arms
@@ -22,6 +21,7 @@ from docfloqa.data import load_checked
 from docfloqa.device import describe_device
 from docfloqa.execution import Slot
 from docfloqa.florence import load_florence
+from docfloqa.hub import cached_model
 from docfloqa.paths import is_hub_id, resolve
 from docfloqa.settings import Settings
 from docfloqa.stand_in import like_docvqa, random_base_model
@@ -158,7 +158,7 @@ def _duration(hours: float) -> str:
 
 def _model(settings: Settings, stand_ins: list[str]) -> str:
     source = resolve(settings.model)
-    if not is_hub_id(source) or isinstance(try_to_load_from_cache(source, "config.json"), str):
+    if not is_hub_id(source) or cached_model(source):
         return settings.model
     stand_ins.append(
         f"model {settings.model}: a model of Florence-2-base's size with random weights, "

@@ -126,7 +126,10 @@ def _answer(
     mask, labels = batch["attention_mask"], batch["labels"]
     with autocast(settings):
         encoded = model.encode(batch["input_ids"], mask, features)
-        answers = model.generate(encoder_outputs=encoded, attention_mask=mask, generation_config=decoding)
+        # A copy: beam search repeats what it is given for every beam, in place.
+        answers = model.generate(
+            encoder_outputs=BaseModelOutput(**encoded), attention_mask=mask, generation_config=decoding
+        )
         # Without the token that every answer starts with. Once more through the decoder, since what generation
         # tells of its scores is of beams, and of the whole vocabulary at every step.
         given = answers[:, 1:].masked_fill(answers[:, 1:] == collator.pad_token_id, -100)

@@ -10,6 +10,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import Florence2Processor
 
 from docfloqa.florence import PREFIX, Florence2ForDocVQA, generation_config, load_florence
+from docfloqa.hub import split_revision
 from docfloqa.markup import escaped
 from docfloqa.paths import TINY_MODEL, is_hub_id, resolve
 from docfloqa.runs import SETTINGS_WITHOUT_EFFECT
@@ -92,7 +93,7 @@ def model_card(run: SavedRun, model: Florence2ForDocVQA, processor: Florence2Pro
         template_path=str(TEMPLATE),
         name=run.id,
         parameters=f"{model.num_parameters():,}",
-        base_model=source_name(settings.model),
+        base_model=repository(settings.model),
         trained_share=f"{100 * freezing['trainable_vision_parameters'] / freezing['vision_parameters']:.0f} %",
         epoch=epoch,
         epochs=settings.epochs,
@@ -122,7 +123,7 @@ def card_metadata(run: SavedRun, intervals: dict[str, Interval], tiny: bool) -> 
     results = [
         EvalResult(
             task_type=TASK,
-            dataset_type=source_name(source),
+            dataset_type=repository(source),
             dataset_name=data_name(settings, "validation"),
             dataset_split="validation",
             metric_type=metric,
@@ -141,8 +142,8 @@ def card_metadata(run: SavedRun, intervals: dict[str, Interval], tiny: bool) -> 
     ]
     return ModelCardData(
         license="apache-2.0" if tiny else None,
-        base_model=source_name(settings.model),
-        datasets=list(dict.fromkeys(map(source_name, (settings.data, source)))),
+        base_model=repository(settings.model),
+        datasets=list(dict.fromkeys(map(repository, (settings.data, source)))),
         metrics=list(METRIC_NAMES),
         library_name="transformers",
         pipeline_tag=TASK,
@@ -158,6 +159,11 @@ def source_name(source: str) -> str:
         return SYNTH
     folder = resolve(source)
     return source if is_hub_id(folder) else Path(folder).name
+
+
+def repository(source: str) -> str:
+    """What a model card's metadata calls a source: no hub id in it has a revision."""
+    return split_revision(source_name(source))[0]
 
 
 def data_name(settings: Settings, split: str) -> str:

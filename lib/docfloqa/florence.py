@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import (
@@ -20,14 +21,11 @@ from transformers import (
 )
 from transformers.modeling_outputs import BaseModelOutput
 
-from docfloqa.paths import is_hub_id, resolve
+from docfloqa.model_folders import ModelError, model_folder
+from docfloqa.original_layout import convert, is_original_layout
 from docfloqa.settings import PREFIXES
 
 PREFIX = "<DocVQA>"
-
-
-class ModelError(ValueError):
-    """A model that cannot be loaded, with where it was looked for and what to do."""
 
 
 def vision_sub_blocks(model: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -188,36 +186,23 @@ def generation_config(model: nn.Module, max_new_tokens: int, num_beams: int = 1)
 
 
 def load_florence(model: str | Path, prefix: str = "token") -> tuple[Florence2ForDocVQA, Florence2Processor]:
-    """Model (fp32, eval mode) and processor from a local folder or a hub id in the native layout.
+    """Model (fp32, eval mode) and processor from a local folder or a hub id, native or in Florence-2's original layout.
 
     `prefix` says how `<DocVQA>` stands before a question: "token" adds one token to the vocabulary,
     whose embedding starts as the mean of the text pieces it replaces; "text" leaves it as text, as
     the published script does; "none" leaves it out.
 
-    Raises `ModelError` when the folder or id cannot be loaded, has another layout, or lacks weights,
-    and `ValueError` for another prefix.
+    Only safetensors are read and no code of a repository is run. Raises `ModelError` when the folder or id
+    cannot be loaded or a tensor is missing, unknown or of another shape, and `ValueError` for another prefix.
     """
     if prefix not in PREFIXES:
         raise ValueError(f"prefix is {prefix!r}; allowed are {', '.join(map(repr, PREFIXES))}")
-    source = resolve(model)
-    if not Path(source).is_dir() and not is_hub_id(source):
-        raise ModelError(
-            f"model {str(model)!r} is not a folder; give one written by save_pretrained, or a hub id such as "
-            "'florence-community/Florence-2-base-ft'"
-        )
-    _check_layout(source)
     try:
-        processor = Florence2Processor.from_pretrained(source)
-        network, report = Florence2ForDocVQA.from_pretrained(
-            source, dtype=torch.float32, output_loading_info=True
-        )
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(
-            f"model {str(model)!r} cannot be loaded: {str(error).rstrip('.')}. Give a folder written by "
-            "save_pretrained, or a hub id such as 'florence-community/Florence-2-base-ft' (which must be "
-            "in the hub's cache when there is no network)."
-        ) from error
-    wrong = {kind: sorted(report[kind]) for kind in ("missing_keys", "unexpected_keys") if report[kind]}
+        network, processor, report = _load(model_folder(model))
+    # A damaged safetensors file has an exception of its own.
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise ModelError(f"model {str(model)!r} cannot be loaded: {str(error).rstrip('.')}") from error
+    wrong = {kind: sorted(map(str, names)) for kind, names in report.items() if names}
     if wrong:
         raise ModelError(f"the weights of model {str(model)!r} do not fit Florence-2: {wrong}")
     if prefix == "token":
@@ -226,17 +211,23 @@ def load_florence(model: str | Path, prefix: str = "token") -> tuple[Florence2Fo
     return network.eval(), processor
 
 
-def _check_layout(source: str) -> None:
-    config_file = Path(source, "config.json")
-    if Path(source).is_dir():
-        if not config_file.is_file():
-            raise ModelError(f"model folder {source!r} has no config.json")
-        vision = json.loads(config_file.read_text()).get("vision_config", {})
-        if "dim_embed" in vision:
-            raise ModelError(
-                f"model folder {source!r} has Florence-2's original layout (config.json names dim_embed); "
-                "give its native conversion, such as florence-community/Florence-2-base-ft"
-            )
+def _load(folder: Path) -> tuple[Florence2ForDocVQA, Florence2Processor, dict[str, Any]]:
+    if is_original_layout(folder):
+        config, weights, processor = convert(folder)
+        source: dict[str, Any] = {"config": config, "state_dict": weights}
+    else:
+        processor = Florence2Processor.from_pretrained(folder, trust_remote_code=False)
+        source = {"pretrained_model_name_or_path": folder}
+    network, report = Florence2ForDocVQA.from_pretrained(
+        **{"pretrained_model_name_or_path": None, **source},
+        dtype=torch.float32,
+        use_safetensors=True,
+        trust_remote_code=False,
+        # Not ignored: the report names them, the exception does not.
+        ignore_mismatched_sizes=True,
+        output_loading_info=True,
+    )
+    return network, processor, report
 
 
 def _take_normalisation(model: Florence2ForDocVQA, processor: Florence2Processor) -> None:

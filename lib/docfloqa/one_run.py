@@ -8,6 +8,7 @@ from docfloqa.data import data_checksum, load_checked
 from docfloqa.device import compute_device, require_device
 from docfloqa.florence import load_florence
 from docfloqa.freezing import freeze
+from docfloqa.hub import pinned
 from docfloqa.runs import Run, weights_checksum
 from docfloqa.settings import Settings
 from docfloqa.training import DivergedError, DocVQATrainer
@@ -24,6 +25,7 @@ def make_run(settings: Settings) -> Run:
     require_device(settings)
     # Data is drawn, downloaded and checked once; the others read what is on the disk then.
     with state.main_process_first():
+        settings = pinned(settings)
         dataset, checks = load_checked(settings)
     network, processor = load_florence(settings.model, settings.prefix)
     run = Run.open(settings, weights_checksum(network), data_checksum(dataset))

@@ -45,8 +45,8 @@ def resolve(name: str | Path) -> str:
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether a name has the form `owner/name` of the Hugging Face hub."""
-    return re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name) is not None
+    """Whether a name has the form `owner/name` or `owner/name@revision` of the Hugging Face hub."""
+    return re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*(@(?!.*\.\.)\w[\w./-]*)?", name) is not None
 
 
 def write_whole(path: Path, content: str | bytes) -> None:

@@ -23,6 +23,7 @@ from transformers import (
 )
 
 from docfloqa.florence import Florence2ForDocVQA
+from docfloqa.model_folders import write_checksums
 from docfloqa.reading import (
     BLANK_WEIGHT,
     CHARACTERS,
@@ -279,5 +280,6 @@ def save_tiny(
         del model.character_head
     model.half().save_pretrained(folder)
     processor.save_pretrained(folder)
+    write_checksums(folder)
     curve.to_csv(folder / "pretraining.csv", index=False, float_format="%.4f")
     reading.rename_axis(["by", "which"]).to_csv(folder / "reading.csv", float_format="%.4f")

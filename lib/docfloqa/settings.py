@@ -39,8 +39,8 @@ class Settings:
         weights (the published protocol); none starts from the pretrained weights
     shuffled_questions: a control: every question's text is replaced by that of another one, its answers are not
     seed: of the order of the questions and of everything random in training
-    model: a folder or a hub id; prefix: how `<DocVQA>` stands before a question
-    data, validation_data: "synth", a folder of parquet files, or a hub id; None validates on `data`
+    model: a folder or a hub id, `owner/name` or `owner/name@revision`; prefix: how `<DocVQA>` stands before a question
+    data, validation_data: "synth", a folder of parquet files, or a hub id of such; None validates on `data`
     train_questions, validation_questions: how many at most, drawn by document; None takes all
     synth_*: the documents that are drawn when data is "synth"
     synth_shift: how small drawn pages differ from those of the tiny model's pretraining: on the "input"

@@ -14,6 +14,7 @@ from papermill.exceptions import PapermillExecutionError
 from tqdm.auto import tqdm
 
 from docfloqa.execution import KernelDiedError, execute, settle
+from docfloqa.hub import pinned
 from docfloqa.locks import held
 from docfloqa.paths import reports_folder
 from docfloqa.report import export, export_study
@@ -58,7 +59,7 @@ def make_study(
     """
     # First of all, since it tries kernel, data and model before any work.
     runs = sweep(settings, ratios, seeds, kernel, arms, scheduler)
-    shared = {"settings_json": settings.to_json()}
+    shared = {"settings_json": pinned(settings).to_json()}
     sweep_parameters = {
         "ratios": " ".join(f"{ratio:g}" for ratio in ratios),
         "seeds": " ".join(map(str, seeds)),

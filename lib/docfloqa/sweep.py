@@ -14,6 +14,7 @@ from docfloqa.arms import RATIOS, choose_arms
 from docfloqa.data import data_checksum, load_checked
 from docfloqa.execution import execute_run, notebook_of
 from docfloqa.florence import load_florence
+from docfloqa.hub import pinned
 from docfloqa.locks import held
 from docfloqa.monitor import Watcher
 from docfloqa.paths import reports_folder, write_whole
@@ -122,6 +123,7 @@ def sweep(
         # Before gigabytes of data are fetched for a run that cannot be made here.
         if not settings.allow_cpu:
             workers.check(settings.replace(vision_trainable=min(ratios, default=settings.vision_trainable)))
+        settings = pinned(settings)
         planned = plan(settings, ratios, seeds, arms)
         write_plan(settings, planned)
         runs = planned.runs

@@ -1,0 +1,99 @@
+"""Models and data sets of the Hugging Face hub, each at one commit: from its cache, or downloaded."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from huggingface_hub import constants, snapshot_download
+from huggingface_hub.errors import HTTPError
+
+from docfloqa.paths import is_hub_id, reports_folder, resolve, write_whole
+from docfloqa.settings import Settings
+
+# What other projects publicly pin; none of them could be compared with the hub itself. No such commit was
+# found for HuggingFaceM4/DocumentVQA.
+COMMITS = {
+    "florence-community/Florence-2-base-ft": "0b03b6f15a4a211370fb204aee4e7dd48887ea37",
+    "florence-community/Florence-2-large-ft": "26b734a54fdfbf9c398351eedfabb7f27fc470b7",
+    "microsoft/Florence-2-base-ft": "f6c1a25888ffc1d945ee8a1a77ac833c7303d46e",
+    "microsoft/Florence-2-large-ft": "4a12a2b54b7016a48a22037fbd62da90cd566f2a",
+    "lmms-lab/DocVQA": "539088ef8a8ada01ac8e2e6d4e372586748a265e",
+}
+# Neither the code of a repository nor its pickles are so much as downloaded.
+MODEL_FILES = ("*.json", "*.txt", "*.safetensors")
+REVISIONS = "revisions.json"
+COMMIT = re.compile(r"[0-9a-f]{40}")
+HUB_SETTINGS = {"model": "model", "data": "dataset", "validation_data": "dataset"}
+
+
+class HubError(ValueError):
+    """A repository that is neither in the hub's cache nor to be had: says what to download, and where to put it."""
+
+
+def split_revision(name: str) -> tuple[str, str]:
+    """Repository and revision of `owner/name` or `owner/name@revision`; `COMMITS` and then "main" are the default."""
+    repository, _, revision = name.partition("@")
+    return repository, revision or COMMITS.get(repository, "main")
+
+
+def snapshot(name: str, files: Sequence[str], kind: str = "model") -> Path:
+    """The folder of a repository at one commit, its name, with the files that match `files`.
+
+    `name` is `owner/name` or `owner/name@revision`, `kind` "model" or "dataset". What the hub's cache has is not
+    downloaded again; without a network the cache is all there is. Raises `HubError` when it lacks the repository.
+    """
+    repository, revision = split_revision(name)
+    try:
+        return Path(
+            snapshot_download(repository, repo_type=kind, revision=revision, allow_patterns=list(files))
+        )
+    except (OSError, ValueError, HTTPError) as error:
+        kept = "".join(f" --include '{pattern}'" for pattern in files)
+        type_of = f" --repo-type {kind}" if kind != "model" else ""
+        raise HubError(
+            f"{name} is not in the hub's cache, {constants.HF_HUB_CACHE}, and cannot be downloaded "
+            f"({str(error).splitlines()[0]}). Where there is a network, run: "
+            f"hf download {repository}{type_of} --revision {revision}{kept}. It fills the cache in $HF_HOME/hub "
+            "(~/.cache/huggingface/hub): copy that here, or download with --local-dir FOLDER and give the folder"
+        ) from error
+
+
+def cached_model(name: str) -> bool:
+    """Whether the hub's cache has a model's weights; never asks the hub."""
+    repository, revision = split_revision(name)
+    try:
+        folder = snapshot_download(
+            repository, revision=revision, allow_patterns=list(MODEL_FILES), local_files_only=True
+        )
+    except FileNotFoundError:
+        return False
+    return any(Path(folder).glob("*.safetensors"))
+
+
+def pinned(settings: Settings) -> Settings:
+    """The same settings with a commit in every hub id, `owner/name@commit`.
+
+    What a name such as "main" stands for is asked once in a study and kept beside its runs, so that its later runs
+    begin from the same files. Raises `HubError` when the hub cannot be asked and the cache does not know.
+    """
+    memory = reports_folder(settings.study) / REVISIONS
+    known = json.loads(memory.read_text()) if memory.is_file() else {}
+    asked, changes = dict(known), {}
+    for field, kind in HUB_SETTINGS.items():
+        name = getattr(settings, field)
+        if name is None or not is_hub_id(resolve(name)):
+            continue
+        repository, revision = split_revision(name)
+        if not COMMIT.fullmatch(revision):
+            key = f"{kind} {repository}@{revision}"
+            if key not in asked:
+                # No file is wanted: the folder's name is the commit.
+                asked[key] = snapshot(name, (), kind).name
+            revision = asked[key]
+        changes[field] = f"{repository}@{revision}"
+    if asked != known:
+        write_whole(memory, json.dumps(asked, indent=2))
+    return settings.replace(**changes) if changes else settings
