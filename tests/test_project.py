@@ -18,10 +18,10 @@ from docfloqa.paths import NOTEBOOKS, PROJECT
 LIBRARY = PROJECT / "lib" / "docfloqa"
 # From the ground up: a module imports only from those before it.
 LAYERS = (
-    "settings arms paths schema fields pages phrases full_pages synth data florence lora freezing device batches "
-    "vision_cache metrics evaluation runs training stats comparisons results markup tables published arm_tables "
-    "degradations robustness robustness_tables headlines calibration errors right_sets findings error_findings style "
-    "pipeline figures arm_figures robustness_figures error_figures exploration monitor sweep document_tree "
+    "settings arms paths schema page_images fields pages phrases full_pages synth data florence lora freezing device "
+    "batches vision_cache metrics evaluation runs training stats comparisons results markup tables published "
+    "arm_tables degradations robustness robustness_tables headlines calibration errors right_sets findings error_findings "
+    "style pipeline figures arm_figures robustness_figures error_figures exploration monitor sweep document_tree "
     "typst_export report study stand_in timing estimate page_files uploads saved_runs asking attention widgets "
     "comparer sweep_view playground demo run_comparison whole_folders csv_rows csv_import export commands tiny "
     "grid_pages reading pretraining __main__"

@@ -14,6 +14,7 @@ from torch.utils.data import Sampler
 from transformers import Florence2Processor
 
 from docfloqa.florence import Florence2ForDocVQA, encode_prompts, encode_text
+from docfloqa.page_images import as_page
 
 PAGES_IN_MEMORY = 2**30  # bytes of pages kept by one process
 
@@ -49,7 +50,7 @@ class Pages:
 
     def load(self, page: str) -> Tensor:
         """The resized image of a page, made anew."""
-        image = self.rows[self.first_place[page]]["image"].convert("RGB")
+        image = as_page(self.rows[self.first_place[page]]["image"])
         resized = self.processor.image_processor(
             image, do_rescale=False, do_normalize=False, return_tensors="pt"
         )

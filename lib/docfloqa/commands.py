@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from docfloqa.paths import PROJECT, reports_folder
+from docfloqa.paths import PROJECT, is_folder, reports_folder
 from docfloqa.settings import Settings, SettingsError
 
 # The library is imported where it is used: torch and transformers take seconds, which help need not wait for.
@@ -234,7 +234,7 @@ def _json(text: str) -> Any:
 
 def _found_from_here(name: str | None) -> str | None:
     # Kernels work in another folder; what they would not find gets its whole path.
-    if name and Path(name).is_dir() and not (PROJECT / name).is_dir():
+    if name and is_folder(name) and not is_folder(PROJECT / name):
         return str(Path(name).resolve())
     return name
 

@@ -19,6 +19,7 @@ from docfloqa.calibration import (
     reliability,
 )
 from docfloqa.errors import GROUPS, LOCATED, NOT_KNOWN, group_scores, locate, most_confident_errors
+from docfloqa.page_images import as_page
 from docfloqa.results import Study
 from docfloqa.right_sets import right_sets, set_name
 from docfloqa.style import GREY, ONE_COLUMN, TWO_COLUMNS, mark, plain_text, styled
@@ -135,7 +136,7 @@ def confident_errors(study: Study, dataset_validation: Dataset, count: int = 4) 
     for number, (error, box) in enumerate(zip(wrong.itertuples(), boxes.itertuples(), strict=True)):
         row = dataset_validation[places[error.Index]]
         page, words = axes.flat[2 * number : 2 * number + 2]
-        page.imshow(row["image"].convert("L"), cmap="gray", vmin=0, vmax=255)
+        page.imshow(as_page(row["image"]).convert("L"), cmap="gray", vmin=0, vmax=255)
         page.add_patch(Rectangle((0, 0), 1, 1, transform=page.transAxes, fill=False, edgecolor=GREY))
         page.set_anchor("N")
         # Where the page as drawn now says something else, the box would mark that.

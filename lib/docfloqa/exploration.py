@@ -16,6 +16,7 @@ from transformers import Florence2Processor
 
 from docfloqa.data import SPLITS
 from docfloqa.florence import encode_text
+from docfloqa.page_images import as_page
 from docfloqa.pages import LAYOUTS, small_page
 from docfloqa.settings import SHIFTS
 from docfloqa.style import show, use_style
@@ -138,7 +139,7 @@ def plot_samples(rows: Dataset, count: int = 4) -> Figure:
         figure, axes = plt.subplots(2, len(chosen), figsize=(7, 3.8), height_ratios=(1, 1), squeeze=False)
         for column, page in zip(axes.T, chosen, strict=True):
             on_page = rows.select([place for place, other in enumerate(rows["page"]) if other == page])
-            column[0].imshow(on_page[0]["image"].convert("RGB"))
+            column[0].imshow(as_page(on_page[0]["image"]))
             lines = [
                 fill(f"{question} {answers[0]}", 32, subsequent_indent="   ")
                 for question, answers in zip(on_page["question"], on_page["answers"], strict=True)
@@ -185,7 +186,7 @@ def plot_drawings(what: str, seed: int = 0) -> None:
 
 def plot_model_view(rows: Dataset, processor: Florence2Processor, place: int = 0) -> Figure:
     """A page as it is and as the model sees it: a square of the processor's size, normalised and shown back."""
-    page = rows[place]["image"].convert("RGB")
+    page = as_page(rows[place]["image"])
     images = processor.image_processor
     pixels = images(page, return_tensors="np").pixel_values[0].transpose(1, 2, 0)
     seen = (pixels * images.image_std + images.image_mean).clip(0, 1)

@@ -48,7 +48,7 @@ def export_run(run: SavedRun, folder: Path) -> Path:
     saved generation settings are the run's. Raises `FolderError` for a folder that must not be overwritten,
     `RunError` where the model is gone, and `ExportError` for weights that fp16 cannot hold.
     """
-    check_writable(folder.expanduser(), is_export)
+    check_writable(folder, is_export)
     settings = run.settings
     model, processor = load_florence(run.model_folder, settings.prefix)
     card = model_card(run, model, processor)

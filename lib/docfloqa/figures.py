@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
+from docfloqa.page_images import as_page
 from docfloqa.results import Study
 from docfloqa.settings import Settings
 from docfloqa.stats import LOSS
@@ -169,7 +170,7 @@ def qualitative_examples(study: Study, dataset_validation: Dataset, count: int =
         ax.set_axis_off()
     for number, (image, texts) in enumerate(examples):
         page, words = axes.flat[2 * number : 2 * number + 2]
-        page.imshow(image.convert("L"), cmap="gray", vmin=0, vmax=255)
+        page.imshow(as_page(image).convert("L"), cmap="gray", vmin=0, vmax=255)
         page.add_patch(Rectangle((0, 0), 1, 1, transform=page.transAxes, fill=False, edgecolor=GREY))
         page.set_anchor("N")
         y = 1.0

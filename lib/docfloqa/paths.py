@@ -38,10 +38,26 @@ def runs_folder(study: str) -> Path:
 
 def resolve(name: str | Path) -> str:
     """A local folder, taken from the working directory or else the project; anything else is a hub id."""
-    for candidate in (Path(name).expanduser(), PROJECT / name):
-        if candidate.is_dir():
+    for candidate in (expanded(name), PROJECT / name):
+        if is_folder(candidate):
             return str(candidate.resolve())
     return str(name)
+
+
+def is_folder(path: str | Path) -> bool:
+    """Whether there is such a folder; no name is an error, however long it is and whatever is in it."""
+    try:
+        return Path(path).is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+def expanded(path: str | Path) -> Path:
+    """A path with the home folder for "~"; "~name" stays as it is where nobody has that name."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
 
 
 def is_hub_id(name: str) -> bool:

@@ -9,6 +9,7 @@ from matplotlib.patches import Rectangle
 
 from docfloqa.degradations import SEVERITIES, degrade
 from docfloqa.figures import _figure, _name_ends, _percent_axis, _point
+from docfloqa.page_images import as_page
 from docfloqa.robustness_tables import degradation_scores
 from docfloqa.stats import interval_table
 from docfloqa.style import GREY, TWO_COLUMNS, mark, styled
@@ -59,7 +60,7 @@ def degradation_gallery(rows: Dataset) -> Figure:
     """
     ids = rows["questionId"]
     row = rows[ids.index(min(ids))]
-    clean = row["image"].convert("RGB")
+    clean = as_page(row["image"])
     figure, axes = _figure(
         TWO_COLUMNS, min(8, 0.45 + 2.9 * clean.height / clean.width), 3, 1 + len(SEVERITIES)
     )

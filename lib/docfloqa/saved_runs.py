@@ -15,7 +15,7 @@ from docfloqa.device import compute_device
 from docfloqa.evaluation import evaluate
 from docfloqa.florence import Florence2ForDocVQA, load_florence
 from docfloqa.metrics import METRICS
-from docfloqa.paths import output_folder
+from docfloqa.paths import expanded, is_folder, output_folder
 from docfloqa.runs import BEST_MODEL, PREDICTIONS, RECORD, is_complete, read_record
 from docfloqa.settings import Settings, SettingsError
 from docfloqa.stats import LOSS, Interval, interval_table
@@ -95,8 +95,8 @@ def find_run(name: str) -> SavedRun:
     Ids are looked for in every study under `reports/`; "study/beginning" looks in one study. Raises `RunError`
     for a name that fits none or several, and `IncompleteRunError` for a run that has not finished.
     """
-    folder = Path(name).expanduser()
-    if (folder / RECORD).is_file():
+    folder = expanded(name)
+    if is_folder(folder) and (folder / RECORD).is_file():
         return open_run(folder.resolve())
     study, _, beginning = name.rpartition("/")
     reports = output_folder() / "reports"
