@@ -18,13 +18,13 @@ from docfloqa.paths import NOTEBOOKS, PROJECT
 LIBRARY = PROJECT / "lib" / "docfloqa"
 # From the ground up: a module imports only from those before it.
 LAYERS = (
-    "settings arms paths schema page_images fields pages phrases full_pages synth data florence lora freezing device "
-    "batches vision_cache metrics evaluation runs training stats comparisons results markup tables published "
-    "arm_tables degradations robustness robustness_tables headlines calibration errors right_sets findings error_findings "
-    "style pipeline figures arm_figures robustness_figures error_figures exploration monitor sweep document_tree "
-    "typst_export report study stand_in timing estimate page_files uploads saved_runs asking attention widgets "
-    "comparer sweep_view playground demo run_comparison whole_folders csv_rows csv_import export commands tiny "
-    "grid_pages reading pretraining __main__"
+    "parameters settings arms paths schema page_images fields pages phrases full_pages synth data florence lora "
+    "freezing device batches vision_cache metrics evaluation runs training stats comparisons results markup tables "
+    "published arm_tables degradations robustness robustness_tables headlines calibration errors right_sets findings "
+    "error_findings style pipeline figures arm_figures robustness_figures error_figures exploration monitor sweep "
+    "document_tree typst_export report study stand_in timing estimate page_files uploads saved_runs asking attention "
+    "widgets comparer sweep_view playground demo run_comparison whole_folders csv_rows csv_import export commands "
+    "tiny grid_pages reading pretraining __main__"
 ).split()
 PYPROJECT = tomllib.loads((PROJECT / "pyproject.toml").read_text())
 README = (PROJECT / "README.md").read_text()

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from docfloqa.parameters import by_name
 from docfloqa.paths import PROJECT, is_folder, reports_folder
 from docfloqa.settings import Settings, SettingsError
 
@@ -111,7 +112,7 @@ def ask(arguments: Namespace) -> Result:
 
 def evaluate(arguments: Namespace) -> Result:
     """A run's best model on validation questions; see `docfloqa.saved_runs.evaluate_run`."""
-    further = _json(arguments.settings)
+    further = by_name(arguments.settings)
     from docfloqa.saved_runs import evaluate_run, evaluation_settings, find_run, score_intervals
     from docfloqa.stats import LOSS
 
@@ -217,19 +218,12 @@ def settings_of(arguments: Namespace) -> Settings:
     """The settings that the command line asks for; raises `SettingsError`."""
     return Settings.from_parameters(
         arguments.profile,
-        _json(arguments.settings),
+        arguments.settings,
         study=arguments.name,
         data=_found_from_here(arguments.data),
         model=_found_from_here(arguments.model),
         allow_cpu=getattr(arguments, "allow_cpu", False) or None,
     )
-
-
-def _json(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise SettingsError(f"--settings is {text!r}, which is not JSON: {error}") from None
 
 
 def _found_from_here(name: str | None) -> str | None:

@@ -6,6 +6,8 @@ import os
 import re
 from pathlib import Path
 
+from docfloqa.parameters import check_study_name
+
 PROJECT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = PROJECT / "notebooks"
 TINY_MODEL = PROJECT / "data" / "florence2-tiny"
@@ -22,12 +24,14 @@ def data_folder() -> Path:
 
 
 def reports_folder(study: str) -> Path:
-    """A study's executed notebooks, runs, tables, HTML and PDF."""
+    """A study's executed notebooks, runs, tables, HTML and PDF; raises `SettingsError` for what is no study's name."""
+    check_study_name(study)
     return output_folder() / "reports" / study
 
 
 def figures_folder(study: str) -> Path:
-    """A study's figures."""
+    """A study's figures; raises `SettingsError` for what is no study's name."""
+    check_study_name(study)
     return output_folder() / "figures" / study
 
 

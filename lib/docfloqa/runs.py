@@ -27,8 +27,8 @@ from docfloqa.settings import Settings
 
 # What a run's results depend on; a test compares this with what the training code really imports.
 RUN_MODULES = (
-    "batches data device evaluation fields florence freezing full_pages lora metrics page_images pages paths phrases "
-    "runs schema settings synth training vision_cache"
+    "batches data device evaluation fields florence freezing full_pages lora metrics page_images pages parameters "
+    "paths phrases runs schema settings synth training vision_cache"
 ).split()
 RUN_NOTEBOOK = "02_finetune.ipynb"
 VERSIONED = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "peft", "numpy", "pillow")

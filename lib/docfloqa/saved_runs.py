@@ -133,8 +133,6 @@ def evaluation_settings(run: SavedRun, data: str | None, further: dict[str, Any]
 
     `further` may change what an evaluation depends on, `EVALUATION_SETTINGS`; `SettingsError` for anything else.
     """
-    if not isinstance(further, dict):
-        raise SettingsError(f"further settings are {further!r}; allowed is a JSON object of settings by name")
     for name in further:
         if name not in EVALUATION_SETTINGS:
             raise SettingsError(

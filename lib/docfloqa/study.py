@@ -14,6 +14,7 @@ import papermill
 from papermill.exceptions import PapermillExecutionError
 from tqdm.auto import tqdm
 
+from docfloqa.parameters import check_parameters, literal
 from docfloqa.paths import NOTEBOOKS, reports_folder
 from docfloqa.report import export, export_study
 from docfloqa.results import Study
@@ -115,10 +116,11 @@ def run_notebook(name: str, settings: Settings, parameters: dict[str, Any]) -> P
     folder = reports_folder(settings.study)
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / f".{name}.part.ipynb"
+    check_parameters(NOTEBOOKS / f"{name}.ipynb", parameters)
     try:
         papermill.execute_notebook(
-            NOTEBOOKS / f"{name}.ipynb",
-            part,
+            literal(NOTEBOOKS / f"{name}.ipynb"),
+            literal(part),
             parameters,
             kernel_name=DEFAULT_KERNEL,
             progress_bar=False,

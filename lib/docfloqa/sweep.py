@@ -24,6 +24,7 @@ from docfloqa.arms import RATIOS, choose_arms
 from docfloqa.data import data_checksum, load_checked
 from docfloqa.florence import load_florence
 from docfloqa.monitor import Watcher
+from docfloqa.parameters import check_parameters, literal, shown
 from docfloqa.paths import NOTEBOOKS, reports_folder, write_whole
 from docfloqa.results import PLAN
 from docfloqa.runs import COMPLETE, RUN_NOTEBOOK, Run, now, read_record, weights_checksum
@@ -212,11 +213,12 @@ def execute_run(run: Run, slot: Slot, kernel: str | None) -> None:
     run.folder.mkdir(parents=True, exist_ok=True)
     part = run.folder / ".finetune.part.ipynb"
     error = "the notebook ended without completing this run (did code, data or model change meanwhile?)"
+    check_parameters(NOTEBOOKS / RUN_NOTEBOOK, parameters)
     for attempt in range(1 + RETRIES):
         try:
             papermill.execute_notebook(
-                NOTEBOOKS / RUN_NOTEBOOK,
-                part,
+                literal(NOTEBOOKS / RUN_NOTEBOOK),
+                literal(part),
                 parameters,
                 kernel_name=kernel or DEFAULT_KERNEL,
                 progress_bar=False,
@@ -261,21 +263,25 @@ def check_kernel(kernel: str | None) -> str:
     """The name of the kernel; raises `SweepError` when there is none of that name."""
     name = kernel or DEFAULT_KERNEL
     known = KernelSpecManager().get_all_specs()
-    if name not in known:
-        raise SweepError(f"kernel {name!r} does not exist; kernels here are {', '.join(sorted(known))}")
+    if name not in list(known):
+        raise SweepError(f"kernel {shown(name)} does not exist; kernels here are {', '.join(sorted(known))}")
     return name
 
 
-def kernel_device(settings: Settings, kernel: str | None) -> dict[str, Any]:
-    """What the kernel really computes on, asked inside it; raises `SweepError` when it cannot serve."""
-    name = check_kernel(kernel)
-    source = (
+def device_probe(settings: Settings) -> str:
+    """The code that asks a kernel; the settings are one literal in it, whatever stands in them."""
+    return (
         "import json\n"
         "from docfloqa.device import require_device\n"
         "from docfloqa.settings import Settings\n"
         f"print(json.dumps(require_device(Settings.from_json({settings.to_json()!r}))))"
     )
-    probe = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
+
+
+def kernel_device(settings: Settings, kernel: str | None) -> dict[str, Any]:
+    """What the kernel really computes on, asked inside it; raises `SweepError` when it cannot serve."""
+    name = check_kernel(kernel)
+    probe = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(device_probe(settings))])
     try:
         NotebookClient(
             probe, kernel_name=name, timeout=300, resources={"metadata": {"path": NOTEBOOKS}}
