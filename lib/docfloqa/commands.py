@@ -146,6 +146,7 @@ def evaluate(arguments: Namespace) -> Result:
 
 def compare(arguments: Namespace) -> Result:
     """Two runs on the same questions; see `docfloqa.run_comparison`."""
+    from docfloqa.markup import flat
     from docfloqa.run_comparison import NOTE, as_text, changed_questions, compare_metrics, paired_answers
     from docfloqa.saved_runs import find_run
 
@@ -160,8 +161,8 @@ def compare(arguments: Namespace) -> Result:
         shown = questions.head(arguments.questions)
         lines.append(f"{name} in the second: {len(questions)} of {len(sides[0])} questions, by ANLS")
         lines += [
-            f"  {row.difference:+.2f}  {row.question}  {row.first!r} -> {row.second!r}, "
-            f"accepted {', '.join(map(repr, row.answers))}  ({row.question_id})"
+            f"  {row.difference:+.2f}  {flat(row.question)}  {row.first!r} -> {row.second!r}, "
+            f"accepted {', '.join(map(repr, row.answers))}  ({flat(row.question_id)})"
             for row in shown.itertuples()
         ]
     return Result(

@@ -18,6 +18,7 @@ from datasets.exceptions import DatasetGenerationError
 from tqdm.auto import tqdm
 
 from docfloqa.page_images import LARGEST_IMAGE, ImageError, ImageTooLargeError, decode_page
+from docfloqa.parameters import shown
 from docfloqa.paths import data_folder, is_hub_id, resolve, write_whole
 from docfloqa.schema import COLUMNS, FEATURES
 from docfloqa.settings import Settings
@@ -52,7 +53,7 @@ class Checks:
         groups: dict[tuple[str, str], list[str]] = {}
         for row in self.left_out:
             groups.setdefault((row["split"], row["reason"]), []).append(row["questionId"])
-        rows = [(*key, len(ids), ", ".join(ids[:3])) for key, ids in groups.items()]
+        rows = [(*key, len(ids), ", ".join(map(shown, ids[:3]))) for key, ids in groups.items()]
         return pd.DataFrame(rows, columns=columns)
 
     def to_dict(self) -> dict[str, Any]:

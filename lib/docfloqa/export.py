@@ -92,7 +92,7 @@ def model_card(run: SavedRun, model: Florence2ForDocVQA, processor: Florence2Pro
         template_path=str(TEMPLATE),
         name=run.id,
         parameters=f"{model.num_parameters():,}",
-        base_model=source_name(settings.model),
+        base_model=escaped(source_name(settings.model)),
         trained_share=f"{100 * freezing['trainable_vision_parameters'] / freezing['vision_parameters']:.0f} %",
         epoch=epoch,
         epochs=settings.epochs,
