@@ -180,7 +180,8 @@ def _image(root: Path, name: str) -> tuple[Path, str, str]:
             return root, "", f"outside of the folder of images; allowed are files in {str(root)!r}"
         content = read_bytes(path)
         decode_page(content)
-    except (OSError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
+        # RuntimeError: links in a circle.
         return root, "", str(error)
     return path, hashlib.sha1(content, usedforsecurity=False).hexdigest(), ""
 

@@ -7,6 +7,7 @@ import json
 import warnings
 from collections import Counter
 from dataclasses import dataclass, field
+from glob import escape
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -159,7 +160,8 @@ def _read_folder(folder: Path, source: str, split: str) -> Dataset:
     try:
         return load_dataset(
             "parquet",
-            data_files={split: files},
+            # A folder's name may have what would be a pattern.
+            data_files={split: [escape(file) for file in files]},
             split=split,
             cache_dir=str(data_folder() / "cache" / "datasets"),
         )

@@ -9,6 +9,7 @@ import pypdfium2
 from PIL import Image
 
 from docfloqa.page_images import LARGEST_IMAGE, ImageError, decode_page
+from docfloqa.parameters import shown
 from docfloqa.paths import expanded
 
 PDF_DPI = 200
@@ -44,16 +45,14 @@ def read_bytes(path: Path) -> bytes:
         # What is no file (a pipe, a device) may never end.
         if path.exists() and not path.is_file():
             raise OSError(errno.EINVAL, "it is no file")
-        with path.open("rb") as file:
-            content = file.read(LARGEST_FILE + 1)
+        if path.stat().st_size > LARGEST_FILE:
+            raise OSError(errno.EFBIG, f"it has more than the {LARGEST_FILE // 2**20} MiB that are allowed")
+        return path.read_bytes()
     except FileNotFoundError:
-        raise PageError(f"there is no file {str(path)!r}") from None
+        raise PageError(f"there is no file {shown(str(path))}") from None
     except (OSError, ValueError) as error:
         # ValueError: a name that no file can have.
-        raise PageError(f"{str(path)!r} cannot be read: {getattr(error, 'strerror', error)}") from error
-    if len(content) > LARGEST_FILE:
-        raise PageError(f"{str(path)!r} has more than {LARGEST_FILE // 2**20} MiB; allowed is no more")
-    return content
+        raise PageError(f"{shown(str(path))} cannot be read: {getattr(error, 'strerror', error)}") from error
 
 
 def _pdf_page(content: bytes, path: Path, number: int) -> Image.Image:

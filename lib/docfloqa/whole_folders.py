@@ -36,8 +36,8 @@ def _resolved(folder: Path) -> Path:
     try:
         resolved = expanded(folder).resolve()
         resolved.exists()
-    except (OSError, ValueError) as error:
-        # ValueError: a name that no folder can have.
+    except (OSError, RuntimeError, ValueError) as error:
+        # RuntimeError: links in a circle. ValueError: a name that no folder can have.
         reason = getattr(error, "strerror", error)
         raise FolderError(f"folder {str(folder)!r} cannot be made: {reason}") from error
     return resolved
