@@ -5,12 +5,12 @@ import math
 import re
 from pathlib import Path
 
-from bad_input.case import BadInput, refused
-from bad_input.texts import ANY_TEXT, TRICKY
 from hypothesis import strategies as st
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
+from bad_input.case import BadInput, refused
+from bad_input.texts import ANY_TEXT, TRICKY
 from docfloqa.asking import models_of_study
 from docfloqa.demo import demo_notebook
 from docfloqa.parameters import RESERVED, check_parameters, literal, numbers
