@@ -22,7 +22,7 @@ from docfloqa.errors import GROUPS, LOCATED, NOT_KNOWN, group_scores, locate, mo
 from docfloqa.page_images import as_page
 from docfloqa.results import Study
 from docfloqa.right_sets import right_sets, set_name
-from docfloqa.style import GREY, ONE_COLUMN, TWO_COLUMNS, mark, plain_text, styled
+from docfloqa.style import GREY, ONE_COLUMN, TWO_COLUMNS, mark, plain_text, printable, styled
 from docfloqa.tables import RATIO, last_epoch, percent
 
 PANELS_ACROSS = 4
@@ -63,7 +63,7 @@ def anls_by_group(study: Study) -> Figure:
         ax.tick_params(axis="y", length=0)
     axes[0].set(xlim=(0, 100), ylim=(max(rows) + 0.8, -0.8))
     labels = {**headings, **{y: label for y, (label, _) in rows.items()}}
-    axes[0].set_yticks(list(labels), list(labels.values()), parse_math=False)
+    axes[0].set_yticks(list(labels), [printable(label) for label in labels.values()], parse_math=False)
     for label in axes[0].get_yticklabels()[: len(headings)]:
         label.set_fontweight("bold")
     figure.supxlabel("ANLS (%)")

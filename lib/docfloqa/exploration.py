@@ -19,7 +19,7 @@ from docfloqa.florence import encode_text
 from docfloqa.page_images import as_page
 from docfloqa.pages import LAYOUTS, small_page
 from docfloqa.settings import SHIFTS
-from docfloqa.style import show, use_style
+from docfloqa.style import plain_text, show, use_style
 from docfloqa.synth import draw_page
 
 # Tanaka et al., VisualMRC (AAAI 2021), table 1; lengths in NLTK tokens. Pages and questions: Mathew et al. (WACV 2021).
@@ -145,7 +145,7 @@ def plot_samples(rows: Dataset, count: int = 4) -> Figure:
                 for question, answers in zip(on_page["question"], on_page["answers"], strict=True)
             ]
             text = "\n".join(lines[:4])
-            column[1].text(0, 1, text, va="top", fontsize=6, parse_math=False, transform=column[1].transAxes)
+            plain_text(column[1], 0, 1, text, ha="left", va="top", fontsize=6, transform=column[1].transAxes)
             for axis in column:
                 axis.set_axis_off()
         figure.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=0.99, wspace=0.08, hspace=0.04)

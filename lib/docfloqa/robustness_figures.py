@@ -90,7 +90,7 @@ def across_data(answers: pd.DataFrame) -> Figure:
         table = interval_table(answers[answers["data"] == name], [RATIO], ["anls"])
         for place, row in enumerate(table.itertuples()):
             _point(ax, place, row, vertical=True, **mark(row.vision_trainable))
-        ax.set_title(name)
+        ax.set_title(name, parse_math=False)
         ax.set_xlim(-0.5, len(table) - 0.5)
         ax.set_xticks(range(len(table)), [percent(ratio) for ratio in table[RATIO]])
     _percent_axis(axes)
