@@ -3,7 +3,8 @@
 from bad_input.csvs import CSV_CLASSES
 from bad_input.given import GIVEN
 from bad_input.images import IMAGES
+from bad_input.reports import REPORTS
 from bad_input.rows import ROW_CLASSES
 from bad_input.texts import QUESTIONS, SHOWN
 
-CLASSES = [*GIVEN, *IMAGES, *ROW_CLASSES, *QUESTIONS, *CSV_CLASSES, *SHOWN]
+CLASSES = [*GIVEN, *IMAGES, *ROW_CLASSES, *QUESTIONS, *CSV_CLASSES, *SHOWN, *REPORTS]
