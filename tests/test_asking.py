@@ -114,7 +114,7 @@ def test_what_is_no_page_is_told(tmp_path, monkeypatch):
         "half.png": "half.png' is no image that can be decoded",
         "broken.pdf": "broken.pdf' is no PDF that can be decoded",
         "none.png": "there is no file .*none.png'",
-        "": "cannot be read: Is a directory",
+        "": "cannot be read: it is no file",
         "nul\0.png": "cannot be read: embedded null",
     }.items():
         with pytest.raises(PageError, match=message):

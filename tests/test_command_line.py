@@ -190,7 +190,7 @@ def test_a_run_that_is_not_complete_is_exit_code_1(two, capsys):
         (["evaluate", "vision000", "--data", "./none"], "data './none' is not a folder"),
         (["evaluate", "vision000", "--settings", '{"epochs": 3}'], "setting 'epochs' changes nothing"),
         (["evaluate", "vision000", "--settings", "[1]"], "further settings are [1]"),
-        (["evaluate", "vision000", "--settings", "{"], "--settings is '{', which is not JSON"),
+        (["evaluate", "vision000", "--settings", "{"], "further settings are '{', which is not JSON"),
         (
             ["compare", "vision000", "vision100", "--questions", "-1"],
             "--questions is -1; allowed is 0 or more",

@@ -6,8 +6,9 @@ import pytest
 from datasets import Dataset
 from PIL import Image
 
-from docfloqa.data import LARGEST_IMAGE, DataError, load_checked, load_docvqa
+from docfloqa.data import DataError, load_checked, load_docvqa
 from docfloqa.fields import accepted_answers
+from docfloqa.page_images import LARGEST_IMAGE
 from docfloqa.pages import LAYOUTS
 from docfloqa.schema import COLUMNS, FEATURES
 from docfloqa.settings import SHIFTS, Settings

@@ -18,15 +18,15 @@ from docfloqa.paths import NOTEBOOKS, PROJECT
 LIBRARY = PROJECT / "lib" / "docfloqa"
 # From the ground up: a module imports only from those before it.
 LAYERS = (
-    "settings arms paths ranks integrity locks schema disk fields pages phrases full_pages synth lora metrics "
-    "records runs recovery progress micro_batches stats comparisons results markup table_output tables published "
-    "arm_tables degradations robustness_tables calibration errors right_sets original_layout hub data "
-    "model_folders florence freezing device batches vision_cache evaluation training_arguments training one_run "
-    "robustness headlines findings paper error_findings style drawing pipeline figures arm_figures "
-    "robustness_figures error_figures exploration monitor execution kernels workers cluster sweep document_tree "
-    "references typst_export report study stand_in timing estimate page_files uploads saved_runs asking attention "
-    "widgets comparer sweep_view playground demo run_comparison whole_folders csv_rows csv_import export commands "
-    "tiny grid_pages reading pretraining __main__"
+    "ranks schema fields pages phrases full_pages lora metrics micro_batches stats comparisons markup "
+    "original_layout parameters settings arms paths integrity locks disk synth records runs recovery progress "
+    "results table_output tables published arm_tables calibration errors right_sets hub model_folders florence "
+    "freezing device page_images degradations robustness_tables data batches vision_cache evaluation "
+    "training_arguments training one_run robustness headlines findings paper error_findings style drawing "
+    "pipeline figures arm_figures robustness_figures error_figures exploration monitor execution kernels workers "
+    "cluster sweep document_tree references typst_export report study stand_in timing estimate page_files uploads "
+    "saved_runs asking attention widgets comparer sweep_view playground demo run_comparison whole_folders "
+    "csv_rows csv_import export commands tiny grid_pages reading pretraining __main__"
 ).split()
 PYPROJECT = tomllib.loads((PROJECT / "pyproject.toml").read_text())
 README = (PROJECT / "README.md").read_text()

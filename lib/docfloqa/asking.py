@@ -14,6 +14,7 @@ from docfloqa.batches import QuestionCollator
 from docfloqa.device import compute_device
 from docfloqa.evaluation import evaluate
 from docfloqa.florence import Florence2ForDocVQA, encode_prompts, load_florence
+from docfloqa.page_images import as_page
 from docfloqa.paths import reports_folder, runs_folder
 from docfloqa.results import PLAN, Study
 from docfloqa.saved_runs import SavedRun, open_run
@@ -79,7 +80,7 @@ def answer(
         "questionId": "asked",
         "question": question,
         "question_types": [],
-        "image": image.convert("RGB"),
+        "image": as_page(image),
         # For the loss, which nobody sees here.
         "answers": [""],
         "page": "asked",

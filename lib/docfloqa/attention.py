@@ -16,6 +16,7 @@ from torch import nn
 from transformers import Florence2Processor
 
 from docfloqa.florence import Florence2ForDocVQA, encode_prompts, encode_text
+from docfloqa.page_images import as_page
 from docfloqa.settings import Settings
 from docfloqa.style import GREY, styled
 
@@ -68,7 +69,7 @@ def attention(
     longest = model.config.text_config.max_position_embeddings
     # As the collator makes them: bytes, which the model normalises.
     pixels = processor.image_processor(
-        image.convert("RGB"), do_rescale=False, do_normalize=False, return_tensors="pt"
+        as_page(image), do_rescale=False, do_normalize=False, return_tensors="pt"
     ).pixel_values
     states = model.vision_states(pixels.to(model.device), 0)
     features = model.model.multi_modal_projector(states)
@@ -103,10 +104,11 @@ def _eager(model: nn.Module) -> Iterator[None]:
 @styled
 def attention_figure(page: Image.Image, looked: Attention, token: int) -> Figure:
     """The page with the cells of the grid over it, the darker the more a token's attention is on them, in percent."""
-    height = min(4.5, 3.4 * page.height / page.width)
+    # Of a page that is a mere line there would be nothing to draw.
+    height = min(4.5, max(1.0, 3.4 * page.height / page.width))
     figure = Figure(figsize=(4.3, height), layout="constrained")
     ax = figure.subplots()
-    ax.imshow(page.convert("L"), cmap="gray", vmin=0, vmax=255)
+    ax.imshow(as_page(page).convert("L"), cmap="gray", vmin=0, vmax=255)
     extent = (-0.5, page.width - 0.5, page.height - 0.5, -0.5)
     cells = ax.imshow(
         100 * looked.on_page(token), cmap=INK, vmin=0, extent=extent, interpolation="nearest", aspect="auto"

@@ -15,6 +15,7 @@ from torch.utils.data import Sampler
 from transformers import Florence2Processor
 
 from docfloqa.florence import Florence2ForDocVQA, encode_prompts, encode_text
+from docfloqa.page_images import as_page
 from docfloqa.settings import SettingsError
 
 PAGES_IN_MEMORY = 2**28  # bytes of a split's pages kept by one process
@@ -53,7 +54,7 @@ class Pages:
 
     def load(self, page: str) -> Tensor:
         """The resized image of a page, made anew."""
-        image = self.rows[self.first_place[page]]["image"].convert("RGB")
+        image = as_page(self.rows[self.first_place[page]]["image"])
         resized = self.processor.image_processor(
             image, do_rescale=False, do_normalize=False, return_tensors="pt"
         )

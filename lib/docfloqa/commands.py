@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from docfloqa.paths import PROJECT, reports_folder
+from docfloqa.parameters import by_name
+from docfloqa.paths import PROJECT, is_folder, reports_folder
 from docfloqa.settings import Settings, SettingsError
 
 # The library is imported where it is used: torch and transformers take seconds, which help need not wait for.
@@ -129,7 +130,7 @@ def ask(arguments: Namespace) -> Result:
 
 def evaluate(arguments: Namespace) -> Result:
     """A run's best model on validation questions; see `docfloqa.saved_runs.evaluate_run`."""
-    further = _json(arguments.settings)
+    further = by_name(arguments.settings)
     from docfloqa.saved_runs import evaluate_run, evaluation_settings, find_run, score_intervals
     from docfloqa.stats import LOSS
 
@@ -163,6 +164,7 @@ def evaluate(arguments: Namespace) -> Result:
 
 def compare(arguments: Namespace) -> Result:
     """Two runs on the same questions; see `docfloqa.run_comparison`."""
+    from docfloqa.markup import flat
     from docfloqa.run_comparison import NOTE, as_text, changed_questions, compare_metrics, paired_answers
     from docfloqa.saved_runs import find_run
 
@@ -177,8 +179,8 @@ def compare(arguments: Namespace) -> Result:
         shown = questions.head(arguments.questions)
         lines.append(f"{name} in the second: {len(questions)} of {len(sides[0])} questions, by ANLS")
         lines += [
-            f"  {row.difference:+.2f}  {row.question}  {row.first!r} -> {row.second!r}, "
-            f"accepted {', '.join(map(repr, row.answers))}  ({row.question_id})"
+            f"  {row.difference:+.2f}  {flat(row.question)}  {row.first!r} -> {row.second!r}, "
+            f"accepted {', '.join(map(repr, row.answers))}  ({flat(row.question_id)})"
             for row in shown.itertuples()
         ]
     return Result(
@@ -235,7 +237,7 @@ def settings_of(arguments: Namespace) -> Settings:
     """The settings that the command line asks for; raises `SettingsError`."""
     return Settings.from_parameters(
         arguments.profile,
-        _json(arguments.settings),
+        arguments.settings,
         study=arguments.name,
         data=_found_from_here(arguments.data),
         model=_found_from_here(arguments.model),
@@ -245,16 +247,9 @@ def settings_of(arguments: Namespace) -> Settings:
     )
 
 
-def _json(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise SettingsError(f"--settings is {text!r}, which is not JSON: {error}") from None
-
-
 def _found_from_here(name: str | None) -> str | None:
     # Kernels work in another folder; what they would not find gets its whole path.
-    if name and Path(name).is_dir() and not (PROJECT / name).is_dir():
+    if name and is_folder(name) and not is_folder(PROJECT / name):
         return str(Path(name).resolve())
     return name
 

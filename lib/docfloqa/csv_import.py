@@ -13,6 +13,7 @@ from datasets import Dataset
 
 from docfloqa.csv_rows import CsvImportError, Problem, Question, checked_rows, read_csv, without_duplicates
 from docfloqa.data import SPLITS
+from docfloqa.paths import expanded, is_folder
 from docfloqa.schema import FEATURES
 from docfloqa.whole_folders import check_writable, whole_folder
 
@@ -51,10 +52,11 @@ def import_csv(
     """
     if not 0 < validation_share < 1:
         raise CsvImportError(f"validation_share is {validation_share!r}; allowed is a number between 0 and 1")
-    check_writable(folder.expanduser())
-    root = (images or path.parent).expanduser().resolve()
-    if not root.is_dir():
+    check_writable(folder)
+    root = expanded(images or path.parent)
+    if not is_folder(root):
         raise CsvImportError(f"there is no folder of images {str(root)!r}")
+    root = root.resolve()
     columns, rows = read_csv(path)
     problems: list[Problem] = []
     sound = checked_rows(columns, rows, path.stem, root, problems)

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from docfloqa.data import SPLITS
-from docfloqa.page_files import PageError, decode_image, read_bytes
+from docfloqa.page_files import PageError, read_bytes
+from docfloqa.page_images import decode_page
+from docfloqa.paths import expanded
 
 REQUIRED = ("image", "question", "answers")
 OPTIONAL = ("split", "document", "question_id", "question_type")
@@ -62,7 +64,7 @@ def read_csv(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     Raises `CsvImportError` for a file that is not there, not in UTF-8, not whole, or lacks a column.
     """
     try:
-        content = read_bytes(path.expanduser())
+        content = read_bytes(expanded(path))
         text = content.decode("utf-8-sig")
     except PageError as error:
         raise CsvImportError(str(error)) from error
@@ -177,8 +179,9 @@ def _image(root: Path, name: str) -> tuple[Path, str, str]:
         if not path.is_relative_to(root):
             return root, "", f"outside of the folder of images; allowed are files in {str(root)!r}"
         content = read_bytes(path)
-        decode_image(content)
-    except (PageError, OSError, ValueError) as error:
+        decode_page(content)
+    except (OSError, RuntimeError, ValueError) as error:
+        # RuntimeError: links in a circle.
         return root, "", str(error)
     return path, hashlib.sha1(content, usedforsecurity=False).hexdigest(), ""
 

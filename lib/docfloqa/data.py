@@ -7,7 +7,7 @@ import json
 import warnings
 from collections import Counter
 from dataclasses import dataclass, field
-from io import BytesIO
+from glob import escape
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -16,12 +16,12 @@ import pandas as pd
 import pyarrow as pa
 from datasets import Dataset, DatasetDict, Image, load_dataset
 from datasets.exceptions import DatasetGenerationError
-from PIL import Image as PILImage
-from PIL import UnidentifiedImageError
 from tqdm.auto import tqdm
 
 from docfloqa.hub import HubError, snapshot, split_revision
 from docfloqa.integrity import is_sound, read_sealed, seal
+from docfloqa.page_images import LARGEST_IMAGE, ImageError, ImageTooLargeError, decode_page
+from docfloqa.parameters import shown
 from docfloqa.paths import data_folder, is_hub_id, resolve, write_whole
 from docfloqa.schema import COLUMNS, FEATURES
 from docfloqa.settings import Settings
@@ -32,7 +32,7 @@ TRAINING_DATA = "HuggingFaceM4/DocumentVQA"
 # lmms-lab/DocVQA holds two data sets; its test answers are empty and it has no training split.
 HUB_FOLDERS = {"lmms-lab/DocVQA": "DocVQA"}
 PARQUET_FILES = ("{split}-*.parquet", "{split}.parquet", "data/{split}-*.parquet")
-LARGEST_IMAGE = 100_000_000  # pixels; a page of A3 at 600 dpi has 70 million
+CHECKS = 2  # what these checks are called where results are remembered: those of other checks do not count
 
 
 class DataError(ValueError):
@@ -57,7 +57,7 @@ class Checks:
         groups: dict[tuple[str, str], list[str]] = {}
         for row in self.left_out:
             groups.setdefault((row["split"], row["reason"]), []).append(row["questionId"])
-        rows = [(*key, len(ids), ", ".join(ids[:3])) for key, ids in groups.items()]
+        rows = [(*key, len(ids), ", ".join(map(shown, ids[:3]))) for key, ids in groups.items()]
         return pd.DataFrame(rows, columns=columns)
 
     def to_dict(self) -> dict[str, Any]:
@@ -153,7 +153,8 @@ def _read_folder(folder: Path, source: str, split: str) -> Dataset:
     try:
         return load_dataset(
             "parquet",
-            data_files={split: files},
+            # A folder's name may have what would be a pattern.
+            data_files={split: [escape(file) for file in files]},
             split=split,
             cache_dir=str(data_folder() / "cache" / "datasets"),
         )
@@ -173,6 +174,8 @@ def _check_split(rows: Dataset, source: str, split: str, checks: Checks) -> Data
         raise DataError(f"split {split!r} of {source!r} is empty")
     try:
         rows = rows.select_columns(list(COLUMNS)).cast(FEATURES)
+        # Parquet does not say whether what is called text is in UTF-8.
+        rows.remove_columns("image").data.validate(full=True)
     except (pa.ArrowException, TypeError, ValueError) as error:
         raise DataError(f"a column of split {split!r} of {source!r} has another type: {error}") from error
     found = _inspect(rows, split)
@@ -180,6 +183,12 @@ def _check_split(rows: Dataset, source: str, split: str, checks: Checks) -> Data
     question_ids = rows["questionId"]
     for place, reason in sorted(found["left_out"].items(), key=lambda item: int(item[0])):
         checks.leave_out(split, question_ids[int(place)], reason)
+    types = [[kind for kind in kinds or () if kind] for kinds in rows["question_types"]]
+    if types != rows["question_types"][:]:
+        rows = rows.remove_columns("question_types").add_column(
+            "question_types", types, feature=FEATURES["question_types"]
+        )
+        rows = rows.select_columns(list(COLUMNS))
     kept = [place for place in range(len(rows)) if str(place) not in found["left_out"]]
     documents = [
         name or f"docId {number}"
@@ -191,7 +200,7 @@ def _check_split(rows: Dataset, source: str, split: str, checks: Checks) -> Data
 
 def _inspect(rows: Dataset, split: str) -> dict[str, Any]:
     """The page of every row, and the reason of each that cannot be used, by its place; remembered on disk."""
-    memory = data_folder() / "cache" / "checks" / f"{rows._fingerprint}.json"
+    memory = data_folder() / "cache" / "checks" / f"{rows._fingerprint}-{CHECKS}.json"
     if is_sound(memory, read_sealed):
         return read_sealed(memory)
     pages: list[str] = []
@@ -203,10 +212,18 @@ def _inspect(rows: Dataset, split: str) -> dict[str, Any]:
         page, problem = _check_image(row["image"], problems_of_pages)
         pages.append(page)
         seen[row["questionId"]] += 1
+        answers = [(answer or "").strip() for answer in row["answers"] or ()]
         if not (row["question"] or "").strip():
             problem = "empty question"
-        elif not any((answer or "").strip() for answer in row["answers"] or ()):
+        elif not any(answers):
             problem = "no answer"
+        elif not all(answers):
+            # It would make saying nothing right.
+            problem = "an answer is empty"
+        elif not (row["questionId"] or "").strip():
+            problem = "no question id"
+        elif not row["ucsf_document_id"] and row["docId"] is None:
+            problem = "no document id"
         elif seen[row["questionId"]] > 1:
             problem = "duplicate question id"
         if problem:
@@ -218,10 +235,9 @@ def _inspect(rows: Dataset, split: str) -> dict[str, Any]:
 
 def _check_image(image: dict[str, Any] | None, known: dict[str, str | None]) -> tuple[str, str | None]:
     content = (image or {}).get("bytes")
-    if content is None and image and image.get("path") and Path(image["path"]).is_file():
-        content = Path(image["path"]).read_bytes()
     if not content:
-        return "", "no image"
+        # A path would make a data set read whatever file of this machine it names.
+        return "", "image is a path, not in the row" if image and image.get("path") else "no image"
     page = hashlib.sha1(content, usedforsecurity=False).hexdigest()
     if page not in known:
         known[page] = _image_problem(content)
@@ -230,16 +246,10 @@ def _check_image(image: dict[str, Any] | None, known: dict[str, str | None]) -> 
 
 def _image_problem(content: bytes) -> str | None:
     try:
-        with warnings.catch_warnings():
-            # The limit below is ours; Pillow's warning comes at another one.
-            warnings.simplefilter("ignore", PILImage.DecompressionBombWarning)
-            with PILImage.open(BytesIO(content)) as image:
-                if image.width * image.height > LARGEST_IMAGE:
-                    return f"image of more than {LARGEST_IMAGE:,} pixels"
-                image.load()
-    except PILImage.DecompressionBombError:
+        decode_page(content)
+    except ImageTooLargeError:
         return f"image of more than {LARGEST_IMAGE:,} pixels"
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError):
+    except ImageError:
         return "image cannot be decoded"
     return None
 

@@ -17,6 +17,8 @@ import datasets
 import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
+from docfloqa import page_images
+from docfloqa.page_images import as_page
 from docfloqa.paths import data_folder, write_whole
 
 # What is varied, its unit, and its values at severity 1, 2 and 3.
@@ -97,7 +99,7 @@ def degrade(image: Image.Image, kind: str, severity: int, page: str) -> Image.Im
     seed = hashlib.sha256(f"{kind} {page}".encode()).digest()
     rng = np.random.default_rng(int.from_bytes(seed[:8], "big"))
     # As an undegraded page reaches the model (`docfloqa.batches.Pages`), 16-bit and transparent ones included.
-    return DEGRADATIONS[kind](image.convert("RGB"), value, rng)
+    return DEGRADATIONS[kind](as_page(image), value, rng)
 
 
 def amount(kind: str, severity: int) -> float:
@@ -121,7 +123,8 @@ def degraded_pages(rows: datasets.Dataset, kind: str, severity: int) -> datasets
         return rows
     value = amount(kind, severity)
     versions = [version(package) for package in ("numpy", "pillow")]
-    about = json.dumps([kind, severity, value, *versions, Path(__file__).read_text()])
+    code = [Path(file).read_text() for file in (__file__, page_images.__file__)]
+    about = json.dumps([kind, severity, value, *versions, *code])
     folder = data_folder() / "cache" / "degraded"
     files: dict[str, Path] = {}
     for place, page in enumerate(rows["page"]):

@@ -14,6 +14,7 @@ from papermill.parameterize import parameterize_notebook
 from traitlets.config import Config
 from voila.app import Voila
 
+from docfloqa.parameters import check_study_name
 from docfloqa.paths import NOTEBOOKS
 from docfloqa.uploads import LARGEST_FILE
 
@@ -40,6 +41,7 @@ class Demo(Voila):
 
 def demo_notebook(study: str) -> NotebookNode:
     """The playground's notebook for a study, without the cells that stand for its widgets in a report."""
+    check_study_name(study)
     notebook = parameterize_notebook(load_notebook_node(str(NOTEBOOKS / NOTEBOOK)), {"study": study})
     notebook.cells = [cell for cell in notebook.cells if STATIC not in cell.metadata.get("tags", [])]
     return notebook

@@ -18,9 +18,10 @@ from docfloqa.calibration import (
 )
 from docfloqa.drawing import page, panels, point, shorten
 from docfloqa.errors import GROUPS, LOCATED, NOT_KNOWN, group_scores, locate, most_confident_errors
+from docfloqa.page_images import as_page
 from docfloqa.results import Study
 from docfloqa.right_sets import right_sets, set_name
-from docfloqa.style import GREY, ONE_COLUMN, TWO_COLUMNS, mark, plain_text, styled
+from docfloqa.style import GREY, ONE_COLUMN, TWO_COLUMNS, mark, plain_text, printable, styled
 from docfloqa.tables import RATIO, last_epoch, percent
 
 PANELS_ACROSS = 4
@@ -61,7 +62,7 @@ def anls_by_group(study: Study) -> Figure:
         ax.tick_params(axis="y", length=0)
     axes[0].set(xlim=(0, 100), ylim=(max(rows) + 0.8, -0.8))
     labels = {**headings, **{y: label for y, (label, _) in rows.items()}}
-    axes[0].set_yticks(list(labels), list(labels.values()), parse_math=False)
+    axes[0].set_yticks(list(labels), [printable(label) for label in labels.values()], parse_math=False)
     for label in axes[0].get_yticklabels()[: len(headings)]:
         label.set_fontweight("bold")
     figure.supxlabel("ANLS (%)")
@@ -133,7 +134,7 @@ def confident_errors(study: Study, dataset_validation: Dataset, count: int = 4) 
     for number, (error, box) in enumerate(zip(wrong.itertuples(), boxes.itertuples(), strict=True)):
         row = dataset_validation[places[error.Index]]
         paper, words = axes.flat[2 * number : 2 * number + 2]
-        page(paper, row["image"].convert("L"))
+        page(paper, as_page(row["image"]).convert("L"))
         paper.set_anchor("N")
         # Where the page as drawn now says something else, the box would mark that.
         if box.value in row["answers"]:

@@ -19,6 +19,7 @@ from papermill.exceptions import PapermillExecutionError
 from tqdm.auto import tqdm
 
 from docfloqa.disk import DiskFullError, is_full
+from docfloqa.parameters import check_parameters, literal
 from docfloqa.paths import NOTEBOOKS
 from docfloqa.records import PROGRESS
 from docfloqa.runs import RUN_NOTEBOOK, Run, read_record
@@ -97,15 +98,17 @@ def execute(
     """Execute a notebook of the project into the file `part`; once more if its kernel dies.
 
     With `progress`, a kernel that does not touch that file for `STALLED_AFTER` seconds is stopped, as if it had died.
-    Raises `PapermillExecutionError` for an error in a cell, and `KernelDiedError`.
+    Raises `SettingsError` for a parameter that the notebook does not have, `PapermillExecutionError` for an error in a
+    cell, and `KernelDiedError`.
     """
+    check_parameters(NOTEBOOKS / notebook, parameters)
     name = kernel or DEFAULT_KERNEL
     for attempt in range(1 + RETRIES):
         with watched(progress) as (manager, stopped):
             try:
                 papermill.execute_notebook(
-                    NOTEBOOKS / notebook,
-                    part,
+                    literal(NOTEBOOKS / notebook),
+                    literal(part),
                     parameters,
                     kernel_name=name,
                     kernel_manager_class=manager,

@@ -16,9 +16,10 @@ from transformers import Florence2Processor
 
 from docfloqa.data import SPLITS
 from docfloqa.florence import encode_text
+from docfloqa.page_images import as_page
 from docfloqa.pages import LAYOUTS, small_page
 from docfloqa.settings import SHIFTS
-from docfloqa.style import TWO_COLUMNS, show, use_style
+from docfloqa.style import TWO_COLUMNS, plain_text, show, use_style
 from docfloqa.synth import draw_page
 
 # Tanaka et al., VisualMRC (AAAI 2021), table 1; lengths in NLTK tokens. Pages and questions: Mathew et al. (WACV 2021).
@@ -140,13 +141,13 @@ def plot_samples(rows: Dataset, count: int = 4) -> Figure:
         )
         for column, page in zip(axes.T, chosen, strict=True):
             on_page = rows.select([place for place, other in enumerate(rows["page"]) if other == page])
-            column[0].imshow(on_page[0]["image"].convert("RGB"))
+            column[0].imshow(as_page(on_page[0]["image"]))
             lines = [
                 fill(f"{question} {answers[0]}", 32, subsequent_indent="   ")
                 for question, answers in zip(on_page["question"], on_page["answers"], strict=True)
             ]
             text = "\n".join(lines[:4])
-            column[1].text(0, 1, text, va="top", fontsize=6, parse_math=False, transform=column[1].transAxes)
+            plain_text(column[1], 0, 1, text, ha="left", va="top", fontsize=6, transform=column[1].transAxes)
             for axis in column:
                 axis.set_axis_off()
         figure.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=0.99, wspace=0.08, hspace=0.04)
@@ -189,7 +190,7 @@ def plot_drawings(what: str, seed: int = 0) -> None:
 
 def plot_model_view(rows: Dataset, processor: Florence2Processor, place: int = 0) -> Figure:
     """A page as it is and as the model sees it: a square of the processor's size, normalised and shown back."""
-    page = rows[place]["image"].convert("RGB")
+    page = as_page(rows[place]["image"])
     images = processor.image_processor
     pixels = images(page, return_tensors="np").pixel_values[0].transpose(1, 2, 0)
     seen = (pixels * images.image_std + images.image_mean).clip(0, 1)

@@ -49,7 +49,7 @@ def export_run(run: SavedRun, folder: Path) -> Path:
     saved generation settings are the run's. Raises `FolderError` for a folder that must not be overwritten,
     `RunError` where the model is gone, and `ExportError` for weights that fp16 cannot hold.
     """
-    check_writable(folder.expanduser(), is_export)
+    check_writable(folder, is_export)
     settings = run.settings
     model, processor = load_florence(run.model_folder, settings.prefix)
     card = model_card(run, model, processor)
@@ -93,7 +93,7 @@ def model_card(run: SavedRun, model: Florence2ForDocVQA, processor: Florence2Pro
         template_path=str(TEMPLATE),
         name=run.id,
         parameters=f"{model.num_parameters():,}",
-        base_model=repository(settings.model),
+        base_model=escaped(repository(settings.model)),
         trained_share=f"{100 * freezing['trainable_vision_parameters'] / freezing['vision_parameters']:.0f} %",
         epoch=epoch,
         epochs=settings.epochs,

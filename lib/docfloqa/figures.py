@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from docfloqa.drawing import band, name_ends, page, panels, percent_axis, point, scale_of, shorten
+from docfloqa.page_images import as_page
 from docfloqa.results import Study
 from docfloqa.settings import Settings
 from docfloqa.stats import LOSS
@@ -167,7 +168,7 @@ def qualitative_examples(study: Study, dataset_validation: Dataset, count: int =
         ax.set_axis_off()
     for number, (image, texts) in enumerate(examples):
         paper, words = axes.flat[2 * number : 2 * number + 2]
-        page(paper, image.convert("L"))
+        page(paper, as_page(image).convert("L"))
         paper.set_anchor("N")
         y = 1.0
         for name, text in texts.items():

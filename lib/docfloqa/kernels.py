@@ -11,6 +11,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 from docfloqa.execution import DEFAULT_KERNEL, RETRIES
+from docfloqa.parameters import shown
 from docfloqa.paths import NOTEBOOKS
 from docfloqa.settings import Settings
 
@@ -23,21 +24,25 @@ def check_kernel(kernel: str | None) -> str:
     """The name of the kernel; raises `SweepError` when there is none of that name."""
     name = kernel or DEFAULT_KERNEL
     known = KernelSpecManager().get_all_specs()
-    if name not in known:
-        raise SweepError(f"kernel {name!r} does not exist; kernels here are {', '.join(sorted(known))}")
+    if name not in list(known):
+        raise SweepError(f"kernel {shown(name)} does not exist; kernels here are {', '.join(sorted(known))}")
     return name
 
 
-def kernel_device(settings: Settings, kernel: str | None) -> dict[str, Any]:
-    """What the kernel really computes on, asked inside it; raises `SweepError` when it cannot serve."""
-    name = check_kernel(kernel)
-    source = (
+def device_probe(settings: Settings) -> str:
+    """The code that asks a kernel; the settings are one literal in it, whatever stands in them."""
+    return (
         "import json\n"
         "from docfloqa.device import require_device\n"
         "from docfloqa.settings import Settings\n"
         f"print(json.dumps(require_device(Settings.from_json({settings.to_json()!r}))))"
     )
-    probe = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
+
+
+def kernel_device(settings: Settings, kernel: str | None) -> dict[str, Any]:
+    """What the kernel really computes on, asked inside it; raises `SweepError` when it cannot serve."""
+    name = check_kernel(kernel)
+    probe = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(device_probe(settings))])
     place = {"metadata": {"path": NOTEBOOKS}}
     for attempt in range(1 + RETRIES):
         try:

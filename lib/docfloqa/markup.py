@@ -9,7 +9,15 @@ import pandas as pd
 NO_BREAK = "\u00a0"
 # Typeset as other signs by LaTeX's default font encoding; pandas escapes the rest.
 LATEX_SIGNS = str.maketrans({NO_BREAK: "~", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"})
-MARKUP = re.compile(r"[\\|*_`<>$~#&]|\](?=\()")
+# The second line is what would become a link, a dash or an ellipsis.
+MARKUP = re.compile(
+    r"[\\|*_`<>$~#&]|\](?=\()|"
+    r":(?=//)|(?<=\bwww)\.|@|-(?=-)|\.(?=\.\.)",
+    re.IGNORECASE,
+)
+# LaTeX takes what opens a row so for an argument of the line break before it.
+LATEX_OPENING = re.compile(r"^([ \t]*)([\[*])", re.MULTILINE)
+CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def to_markdown(frame: pd.DataFrame) -> str:
@@ -30,12 +38,13 @@ def to_latex(frame: pd.DataFrame) -> str:
     columns = "l" + "r" * frame.shape[1] if named else "lp{0.7\\textwidth}"
     one_line = frame.map(lambda cell: flat(str(cell)))
     latex = one_line.to_latex(index=named, escape=True, column_format=columns, multicolumn_format="c")
-    return "".join(f"% {note}\n" for note in frame.attrs.values()) + latex.translate(LATEX_SIGNS)
+    latex = LATEX_OPENING.sub(r"\1{\2}", latex.translate(LATEX_SIGNS))
+    return "".join(f"% {flat(str(note))}\n" for note in frame.attrs.values()) + latex
 
 
 def flat(text: str) -> str:
-    """`text` on one line, each run of white space as one space."""
-    return re.sub(r"[^\S\u00a0]+", " ", text).strip()
+    """`text` on one line, each run of white space as one space, "\ufffd" for every other control character."""
+    return CONTROL.sub("\ufffd", re.sub(r"[^\S\u00a0]+", " ", text).strip())
 
 
 def escaped(text: str) -> str:

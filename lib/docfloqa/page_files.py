@@ -1,17 +1,19 @@
-"""Images of pages from files: PNG, JPEG and whatever else Pillow reads, and pages of a PDF."""
+"""Pages from files: images of the common kinds, and pages of a PDF."""
 
 from __future__ import annotations
 
-import warnings
-from io import BytesIO
+import errno
 from pathlib import Path
 
 import pypdfium2
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
-from docfloqa.data import LARGEST_IMAGE
+from docfloqa.page_images import LARGEST_IMAGE, ImageError, decode_page
+from docfloqa.parameters import shown
+from docfloqa.paths import expanded
 
 PDF_DPI = 200
+LARGEST_FILE = 2**29  # bytes; the largest image that is allowed has 300 million, not compressed
 
 
 class PageError(ValueError):
@@ -22,9 +24,9 @@ def read_page(path: str | Path, number: int = 1) -> Image.Image:
     """The page that a file shows, RGB and upright; of a PDF the page `number`, from 1 on, at 200 dpi.
 
     An image is one page. Raises `PageError` for a file that is not there or cannot be decoded, a page that
-    the file does not have, and more than `docfloqa.data.LARGEST_IMAGE` pixels.
+    the file does not have, and more than `docfloqa.page_images.LARGEST_IMAGE` pixels.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     content = read_bytes(path)
     # Readers of PDFs find the mark anywhere in the first kilobyte.
     if b"%PDF-" in content[:1024]:
@@ -32,41 +34,25 @@ def read_page(path: str | Path, number: int = 1) -> Image.Image:
     if number != 1:
         raise PageError(f"{str(path)!r} is an image, and page is {number}; allowed is 1, or a PDF")
     try:
-        return decode_image(content)
-    except PageError as error:
+        return decode_page(content, largest=LARGEST_IMAGE)
+    except ImageError as error:
         raise PageError(f"{str(path)!r} {error}; allowed are PNG, JPEG and PDF files") from error
 
 
 def read_bytes(path: Path) -> bytes:
-    """What a file holds; raises `PageError` where there is none, or it cannot be read."""
+    """What a file holds; raises `PageError` where there is none, it cannot be read, or is above `LARGEST_FILE`."""
     try:
+        # What is no file (a pipe, a device) may never end.
+        if path.exists() and not path.is_file():
+            raise OSError(errno.EINVAL, "it is no file")
+        if path.stat().st_size > LARGEST_FILE:
+            raise OSError(errno.EFBIG, f"it has more than the {LARGEST_FILE // 2**20} MiB that are allowed")
         return path.read_bytes()
     except FileNotFoundError:
-        raise PageError(f"there is no file {str(path)!r}") from None
+        raise PageError(f"there is no file {shown(str(path))}") from None
     except (OSError, ValueError) as error:
         # ValueError: a name that no file can have.
-        raise PageError(f"{str(path)!r} cannot be read: {getattr(error, 'strerror', error)}") from error
-
-
-def decode_image(content: bytes) -> Image.Image:
-    """The image that a PNG, JPEG or other image file holds, RGB and upright.
-
-    Raises `PageError`, which says what is wrong but not where, when it cannot be decoded or has more than
-    `docfloqa.data.LARGEST_IMAGE` pixels.
-    """
-    try:
-        with warnings.catch_warnings():
-            # The limit below is ours; Pillow's warning comes at another one.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(BytesIO(content)) as image:
-                _check_size(image.width * image.height)
-                return ImageOps.exif_transpose(image).convert("RGB")
-    except Image.DecompressionBombError:
-        raise PageError(f"has more than {LARGEST_IMAGE:,} pixels") from None
-    except PageError:
-        raise
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError) as error:
-        raise PageError("is no image that can be decoded") from error
+        raise PageError(f"{shown(str(path))} cannot be read: {getattr(error, 'strerror', error)}") from error
 
 
 def _pdf_page(content: bytes, path: Path, number: int) -> Image.Image:

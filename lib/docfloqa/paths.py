@@ -6,6 +6,8 @@ import os
 import re
 from pathlib import Path
 
+from docfloqa.parameters import check_study_name
+
 PROJECT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = PROJECT / "notebooks"
 TINY_MODEL = PROJECT / "data" / "florence2-tiny"
@@ -22,12 +24,14 @@ def data_folder() -> Path:
 
 
 def reports_folder(study: str) -> Path:
-    """A study's executed notebooks, runs, tables, HTML and PDF."""
+    """A study's executed notebooks, runs, tables, HTML and PDF; raises `SettingsError` for what is no study's name."""
+    check_study_name(study)
     return output_folder() / "reports" / study
 
 
 def figures_folder(study: str) -> Path:
-    """A study's figures."""
+    """A study's figures; raises `SettingsError` for what is no study's name."""
+    check_study_name(study)
     return output_folder() / "figures" / study
 
 
@@ -38,10 +42,26 @@ def runs_folder(study: str) -> Path:
 
 def resolve(name: str | Path) -> str:
     """A local folder, taken from the working directory or else the project; anything else is a hub id."""
-    for candidate in (Path(name).expanduser(), PROJECT / name):
-        if candidate.is_dir():
+    for candidate in (expanded(name), PROJECT / name):
+        if is_folder(candidate):
             return str(candidate.resolve())
     return str(name)
+
+
+def is_folder(path: str | Path) -> bool:
+    """Whether there is such a folder; no name is an error, however long it is and whatever is in it."""
+    try:
+        return Path(path).is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+def expanded(path: str | Path) -> Path:
+    """A path with the home folder for "~"; "~name" stays as it is where nobody has that name."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
 
 
 def is_hub_id(name: str) -> bool:

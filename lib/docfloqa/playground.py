@@ -18,6 +18,7 @@ from docfloqa.asking import BEFORE, Asked, AskError, answer, models_of_study
 from docfloqa.attention import Attention, attention, attention_figure
 from docfloqa.data import load_docvqa
 from docfloqa.metrics import anls
+from docfloqa.page_images import as_page
 from docfloqa.results import ResultsError
 from docfloqa.saved_runs import RunError
 from docfloqa.settings import Settings
@@ -128,7 +129,7 @@ class Playground(ipywidgets.VBox):
         places = [place for place, page in enumerate(self.rows["page"]) if page == row["page"]]
         on_page = self.rows.select(places)
         self.known = dict(zip(on_page["question"], on_page["answers"], strict=True))
-        self._show_page(row["image"].convert("RGB"), f"document {row['document_id']}")
+        self._show_page(as_page(row["image"]), f"document {row['document_id']}")
 
     def _open_upload(self, change: dict[str, Any]) -> None:
         # Another page number means nothing while a document of the study is chosen.

@@ -22,14 +22,14 @@ from datasets import Dataset
 from tqdm.auto import tqdm
 from transformers import Florence2Processor
 
-from docfloqa import batches, degradations, evaluation, florence, metrics
+from docfloqa import batches, degradations, evaluation, florence, metrics, page_images
 from docfloqa.batches import QuestionCollator
 from docfloqa.data import load_docvqa
 from docfloqa.degradations import CLEAN, SEVERITIES, degraded_pages
 from docfloqa.device import compute_device, describe_device
 from docfloqa.evaluation import evaluate
 from docfloqa.florence import Florence2ForDocVQA, load_florence
-from docfloqa.paths import resolve, runs_folder, write_whole
+from docfloqa.paths import is_folder, resolve, runs_folder, write_whole
 from docfloqa.results import RUN_KEYS, ResultsError, Study
 from docfloqa.runs import BEST_MODEL
 from docfloqa.settings import SHIFTS, Settings, SettingsError
@@ -84,7 +84,7 @@ def cross_sets(study: Study, names: str) -> dict[str, Settings]:
         if name in SHIFTS:
             drawn = {"data": "synth", "validation_data": None, "synth_scale": "small", "synth_shift": name}
             other = study.settings.replace(**drawn)
-        elif Path(folder).is_dir():
+        elif is_folder(folder):
             other = study.settings.replace(validation_data=folder)
         else:
             raise SettingsError(
@@ -203,8 +203,8 @@ def questions_checksum(rows: Dataset) -> str:
 
 def code_checksum() -> str:
     """A checksum of the code that scores a model; comments and layout do not count."""
-    files = [Path(module.__file__) for module in (batches, degradations, evaluation, florence, metrics)]
-    trees = [ast.dump(ast.parse(file.read_text())) for file in files]
+    modules = (batches, degradations, evaluation, florence, metrics, page_images)
+    trees = [ast.dump(ast.parse(Path(module.__file__).read_text())) for module in modules]
     return hashlib.sha256("".join(trees).encode()).hexdigest()
 
 

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from docfloqa.degradations import SEVERITIES, degrade
 from docfloqa.drawing import band, name_ends, page, panels, percent_axis, point
+from docfloqa.page_images import as_page
 from docfloqa.robustness_tables import degradation_scores
 from docfloqa.stats import interval_table
 from docfloqa.style import TWO_COLUMNS, mark, styled
@@ -49,7 +50,7 @@ def degradation_gallery(rows: Dataset) -> Figure:
     """
     ids = rows["questionId"]
     row = rows[ids.index(min(ids))]
-    clean = row["image"].convert("RGB")
+    clean = as_page(row["image"])
     figure, axes = panels(
         TWO_COLUMNS, min(8, 0.45 + 2.9 * clean.height / clean.width), 3, 1 + len(SEVERITIES)
     )
@@ -78,7 +79,7 @@ def across_data(answers: pd.DataFrame) -> Figure:
         table = interval_table(answers[answers["data"] == name], [RATIO], ["anls"])
         for place, row in enumerate(table.itertuples()):
             point(ax, place, row, **mark(row.vision_trainable))
-        ax.set_title(name)
+        ax.set_title(name, parse_math=False)
         ax.set_xlim(-0.5, len(table) - 0.5)
         ax.set_xticks(range(len(table)), [percent(ratio) for ratio in table[RATIO]])
     percent_axis(axes)

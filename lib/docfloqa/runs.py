@@ -46,8 +46,8 @@ if TYPE_CHECKING:
 # What a run's results depend on; a test compares this with what the training code really imports.
 RUN_MODULES = (
     "batches data device disk evaluation fields florence freezing full_pages hub integrity locks lora metrics "
-    "micro_batches model_folders original_layout pages paths phrases progress ranks records recovery runs schema "
-    "settings synth training training_arguments vision_cache"
+    "micro_batches model_folders original_layout page_images pages parameters paths phrases progress ranks records "
+    "recovery runs schema settings synth training training_arguments vision_cache"
 ).split()
 RUN_NOTEBOOK = "02_finetune.ipynb"
 VERSIONED = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "peft", "numpy", "pillow")

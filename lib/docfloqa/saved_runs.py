@@ -16,7 +16,7 @@ from docfloqa.evaluation import evaluate
 from docfloqa.florence import Florence2ForDocVQA, load_florence
 from docfloqa.integrity import DamagedError, check_folder
 from docfloqa.metrics import METRICS
-from docfloqa.paths import output_folder
+from docfloqa.paths import expanded, is_folder, output_folder
 from docfloqa.runs import BEST_MODEL, PREDICTIONS, RECORD, is_complete, read_record
 from docfloqa.settings import Settings, SettingsError
 from docfloqa.stats import LOSS, Interval, interval_table
@@ -106,8 +106,8 @@ def find_run(name: str) -> SavedRun:
     Ids are looked for in every study under `reports/`; "study/beginning" looks in one study. Raises `RunError`
     for a name that fits none or several, and `IncompleteRunError` for a run that has not finished.
     """
-    folder = Path(name).expanduser()
-    if (folder / RECORD).is_file():
+    folder = expanded(name)
+    if is_folder(folder) and (folder / RECORD).is_file():
         return open_run(folder.resolve())
     study, _, beginning = name.rpartition("/")
     reports = output_folder() / "reports"
@@ -144,8 +144,6 @@ def evaluation_settings(run: SavedRun, data: str | None, further: dict[str, Any]
 
     `further` may change what an evaluation depends on, `EVALUATION_SETTINGS`; `SettingsError` for anything else.
     """
-    if not isinstance(further, dict):
-        raise SettingsError(f"further settings are {further!r}; allowed is a JSON object of settings by name")
     for name in further:
         if name not in EVALUATION_SETTINGS:
             raise SettingsError(

@@ -6,10 +6,11 @@ import dataclasses
 import functools
 import json
 import math
-import re
 from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
+
+from docfloqa.parameters import SettingsError, by_name, check_source, check_study_name, shown
 
 UNITS = ("tensor", "block", "stage")
 SIDES = ("output", "input")
@@ -19,10 +20,8 @@ PRECISIONS = ("auto", "fp32", "bf16")
 BATCHINGS = ("uniform", "by_image")
 SYNTH_SCALES = ("small", "full")
 SHIFTS = ("input", "layout", "content")
-
-
-class SettingsError(ValueError):
-    """A setting that is unknown or out of range: names the field, the value and what is allowed."""
+LARGEST_COUNT = 10**9
+MOST_LEGS = 16  # of trained_before: a run's folder names them all
 
 
 @dataclass(frozen=True)
@@ -98,8 +97,8 @@ class Settings:
             ("lora", 0, 1),
             ("seed", 0, 2**31 - 1),
             ("synth_seed", 0, 2**31 - 1),
-            ("train_questions", 1, math.inf),
-            ("validation_questions", 1, math.inf),
+            ("train_questions", 1, LARGEST_COUNT),
+            ("validation_questions", 1, LARGEST_COUNT),
             ("synth_documents", 1, 10**7),
             ("synth_validation_documents", 1, 10**7),
             ("epochs", 1, 10**4),
@@ -112,7 +111,7 @@ class Settings:
         ):
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
-                raise SettingsError(f"{name} is {value!r}; allowed is a number from {low} to {high}")
+                raise SettingsError(f"{name} is {shown(value)}; allowed is a number from {low} to {high}")
         for name in ("learning_rate", "max_grad_norm", "cache_gib"):
             if not 0 < getattr(self, name) < math.inf:
                 raise SettingsError(f"{name} is {getattr(self, name)!r}; allowed is a positive finite number")
@@ -127,24 +126,21 @@ class Settings:
             ("synth_shift", SHIFTS),
         ):
             if getattr(self, name) not in allowed:
-                raise SettingsError(f"{name} is {getattr(self, name)!r}; allowed are {', '.join(allowed)}")
-        if not all(0 <= share <= 1 for share in self.trained_before):
+                given = shown(getattr(self, name))
+                raise SettingsError(f"{name} is {given}; allowed are {', '.join(allowed)}")
+        earlier = self.trained_before
+        if len(earlier) > MOST_LEGS or not all(0 <= share <= 1 for share in earlier):
             raise SettingsError(
-                f"trained_before is {self.trained_before!r}; allowed are numbers from 0 to 1 only"
+                f"trained_before is {shown(earlier)}; allowed are at most {MOST_LEGS} numbers from 0 to 1"
             )
         if self.lora and self.trained_before:
             raise SettingsError(
                 f"lora is {self.lora!r} and trained_before {self.trained_before!r}; allowed is one of the two, since "
                 "adapters are merged into the weights when a run ends"
             )
-        for name in ("model", "data"):
-            if not getattr(self, name).strip():
-                raise SettingsError(f"{name} is empty; give a folder or a hub id")
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", self.study):
-            raise SettingsError(
-                f"study is {self.study!r}; allowed are up to 64 letters, digits, '.', '_' and '-', "
-                "beginning with a letter or digit"
-            )
+        for name in ("model", "data", "validation_data"):
+            check_source(name, getattr(self, name))
+        check_study_name(self.study)
 
     @classmethod
     def profile(cls, name: str = "embedded", **overrides: Any) -> Settings:
@@ -152,20 +148,19 @@ class Settings:
 
         Raises `SettingsError` for an unknown profile or field, or a value that is not allowed.
         """
-        if name not in PROFILES:
-            raise SettingsError(f"profile is {name!r}; allowed are {', '.join(PROFILES)}")
+        if not isinstance(name, str) or name not in PROFILES:
+            raise SettingsError(f"profile is {shown(name)}; allowed are {', '.join(PROFILES)}")
         given = {field: value for field, value in overrides.items() if value is not None}
         return cls.from_dict({"study": name, **PROFILES[name], **given})
 
     @classmethod
-    def from_parameters(cls, profile: str, further: dict[str, Any], **chosen: Any) -> Settings:
-        """The settings of a notebook's parameters: a profile, then `further`, then what is `chosen` and not None."""
-        if not isinstance(further, dict):
-            raise SettingsError(
-                f"further settings are {further!r}; allowed is a JSON object of settings by name"
-            )
+    def from_parameters(cls, profile: str, further: str | dict[str, Any], **chosen: Any) -> Settings:
+        """The settings of a notebook's parameters: a profile, then `further`, then what is `chosen` and not None.
+
+        `further` is a JSON object or what `by_name` made of one.
+        """
         chosen = {name: value for name, value in chosen.items() if value is not None}
-        return cls.profile(profile, **{**further, **chosen})
+        return cls.profile(profile, **{**by_name(further), **chosen})
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Settings:
@@ -173,13 +168,13 @@ class Settings:
         names = [field.name for field in dataclasses.fields(cls)]
         for name in values:
             if name not in names:
-                raise SettingsError(f"unknown setting {name!r}; settings are {', '.join(names)}")
+                raise SettingsError(f"unknown setting {shown(name)}; settings are {', '.join(names)}")
         return cls(**values)
 
     @classmethod
     def from_json(cls, text: str) -> Settings:
         """The inverse of `to_json`."""
-        return cls.from_dict(json.loads(text))
+        return cls.from_dict(by_name(text))
 
     def to_dict(self) -> dict[str, Any]:
         """Every field and its value."""
@@ -209,16 +204,19 @@ def _cast(name: str, value: Any) -> Any:
         return _of_kind(name, value, kind, hint)
     # JSON knows no tuples.
     if not isinstance(value, list | tuple):
-        raise SettingsError(f"{name} is {value!r}; allowed is a list of numbers")
+        raise SettingsError(f"{name} is {shown(value)}; allowed is a list of numbers")
     return tuple(_of_kind(name, item, float, hint) for item in value)
 
 
 def _of_kind(name: str, value: Any, kind: type, allowed: Any) -> Any:
     # A notebook parameter may arrive as 1 where 1.0 is meant; True is never meant as 1.
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise SettingsError(f"{name} is {shown(value)}; allowed is a number below 1e308") from None
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise SettingsError(f"{name} is {value!r} of type {type(value).__name__}; allowed is {allowed}")
+        raise SettingsError(f"{name} is {shown(value)} of type {type(value).__name__}; allowed is {allowed}")
     if kind is float and not math.isfinite(value):
         raise SettingsError(f"{name} is {value!r}; allowed is a finite number")
     return value

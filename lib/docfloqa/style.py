@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import functools
+import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from io import BytesIO
@@ -43,6 +44,8 @@ STYLE = {
     "pdf.fonttype": 42,
     "svg.hashsalt": "docfloqa",
 }
+# SVG cannot hold them, and matplotlib's PDF fails on the mark of byte order.
+UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufeff\ufffe\uffff]")
 # Mimetype, and the metadata that would otherwise differ from time to time.
 FORMATS: dict[str, tuple[str, dict[str, None]]] = {
     "pdf": ("application/pdf", {"CreationDate": None}),
@@ -128,6 +131,16 @@ def publish(figure: Figure, study_name: str, name: str, caption: str, alt: str) 
     show(figure, caption, alt)
 
 
+def printable(text: str) -> str:
+    """Text as every format of a figure can hold it: "\ufffd" for each control character but a line's end."""
+    return UNPRINTABLE.sub("\ufffd", text)
+
+
 def plain_text(ax: Axes, x: float, y: float, text: str, **style: Any) -> None:
     """Small text in a drawing, centred unless told otherwise, in which nothing is read as mathematics."""
-    ax.text(x, y, text, **{"ha": "center", "va": "center", "fontsize": 6.5, "parse_math": False, **style})
+    ax.text(
+        x,
+        y,
+        printable(text),
+        **{"ha": "center", "va": "center", "fontsize": 6.5, "parse_math": False, **style},
+    )

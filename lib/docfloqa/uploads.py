@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import warnings
 from io import BytesIO
 
 import pypdfium2
-from PIL import Image, ImageOps
+from PIL import Image
+
+from docfloqa.page_images import ImageError, decode_page
 
 LARGEST_FILE = 8 * 2**20  # bytes
 LARGEST_PAGE = 50_000_000  # pixels; a page of A3 at 400 dpi has 31 million
@@ -46,27 +47,16 @@ def open_upload(content: bytes, number: int = 1) -> Image.Image:
 def decode(content: bytes, number: int) -> Image.Image:
     """What `open_upload` gives, decoded in this process; raises `UploadError` likewise, but for size and time."""
     try:
-        page = _pdf_page(content, number) if content.lstrip()[:5] == b"%PDF-" else _image(content)
+        if content.lstrip()[:5] == b"%PDF-":
+            page = _pdf_page(content, number)
+        else:
+            page = decode_page(content, ("PNG", "JPEG"), LARGEST_PAGE)
     except pypdfium2.PdfiumError as error:
         raise UploadError(f"the PDF is damaged or needs a password ({error})") from error
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        if isinstance(error, UploadError):
-            raise
-        raise UploadError(f"the file is no image that can be read; {ALLOWED}") from error
+    except ImageError as error:
+        raise UploadError(f"the file {error}; {ALLOWED}") from error
     page.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
     return page
-
-
-def _image(content: bytes) -> Image.Image:
-    with warnings.catch_warnings():
-        # The limit below is ours; Pillow's warning comes at another one.
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        image = Image.open(BytesIO(content), formats=("PNG", "JPEG"))
-    if image.width * image.height > LARGEST_PAGE:
-        raise UploadError(
-            f"the image has {image.width * image.height:,} pixels; allowed are at most {LARGEST_PAGE:,}"
-        )
-    return ImageOps.exif_transpose(image).convert("RGB")
 
 
 def _pdf_page(content: bytes, number: int) -> Image.Image:

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from docfloqa import batches, florence
+from docfloqa import batches, florence, page_images
 from docfloqa.batches import Pages
 from docfloqa.device import autocast, describe_device, uses_bf16
 from docfloqa.florence import Florence2ForDocVQA, vision_sub_blocks
@@ -129,7 +129,8 @@ def prefix_checksum(model: Florence2ForDocVQA, boundary: int, pages: Pages, sett
         "boundary": boundary,
         "processor": pages.processor.image_processor.to_dict(),
         "versions": {package: version(package) for package in ("torch", "transformers", "pillow")},
-        "code": [Path(file).read_text() for file in (batches.__file__, florence.__file__, __file__)],
+        "code": [Path(module.__file__).read_text() for module in (batches, florence, page_images)],
+        "cache": Path(__file__).read_text(),
     }
     if boundary:
         about |= {

@@ -15,6 +15,7 @@ from PIL import Image, ImageOps
 
 from docfloqa.data import SPLITS
 from docfloqa.exploration import questions
+from docfloqa.page_images import as_page
 
 ALL_SPLITS, ALL_TYPES = "both splits", "all types"
 LISTED = 200  # pages or questions in a list to choose from
@@ -42,7 +43,7 @@ def text_html(text: str) -> str:
 
 def page_html(page: Image.Image, alt: str) -> str:
     """A whole page as large as its place and the window allow, with its text alternative."""
-    shown = page.convert("RGB")
+    shown = as_page(page)
     shown.thumbnail((SHOWN_PAGE, SHOWN_PAGE))
     # The edge of a white page is to be seen on a white ground.
     png = _png(ImageOps.expand(shown, border=1, fill="gray"))

@@ -1,0 +1,28 @@
+"""Bad input, hundreds of cases: no hang, no error from deep inside, no wrong number; a table of them at the end."""
+
+import pytest
+from bad_input import CLASSES
+from bad_input.case import Tried, try_cases
+
+EXAMPLES = 60  # of a class; some have several cases in one
+FEWEST_CLASSES, FEWEST_CASES = 25, 1000
+tried: dict[str, Tried] = {}
+
+
+@pytest.mark.parametrize("bad", CLASSES, ids=[bad.name for bad in CLASSES])
+def test_every_case_gives_what_it_must(bad):
+    tried[bad.name] = Tried(wrong=1)
+    tried[bad.name] = try_cases(bad, EXAMPLES)
+
+
+def test_enough_classes_and_cases_were_tried(capsys):
+    rows = [(bad.name, bad.must, tried[bad.name]) for bad in CLASSES if bad.name in tried]
+    if len(rows) < len(CLASSES):
+        pytest.skip("only some classes were tried")
+    cases, wrong = (sum(getattr(one, what) for *_, one in rows) for what in ("cases", "wrong"))
+    with capsys.disabled():
+        print("\n\n| bad input | must give | cases | wrong |\n| --- | --- | --- | --- |")
+        for name, must, one in rows:
+            print(f"| {name} | {must} | {one.cases} | {one.wrong} |")
+        print(f"| all {len(rows)} classes | | {cases:,} | {wrong} |")
+    assert len(rows) >= FEWEST_CLASSES and cases >= FEWEST_CASES and wrong == 0
