@@ -9,7 +9,7 @@ from docfloqa import paper, tables
 from docfloqa.published import published_systems
 
 STUDIES = {
-    "two seeds": {"ability": (0.3, 0.5)},
+    "two seeds": {"ability": (0.3, 0.5), "documents": 30},
     "the same": {"ratios": (0.0, 1.0), "seeds": (0,), "ability": (0.6, 0.0)},
     "one ratio": {"ratios": (0.33,), "seeds": (0,)},
     "one document": {"ratios": (0.0, 1.0), "seeds": (0,), "documents": 1},
@@ -49,7 +49,7 @@ def test_what_the_abstract_says_stands_in_the_tables(studies):
     clear = sum(p.startswith("<") or float(p) < 0.05 for p in compared["p (Holm)"])
     assert 0 < clear < 6 and f"Of 6 pairs of ratios {clear} are distinguished, the others cannot be" in said
     assert "0 %, 33 %, 66 % and 100 % of the vision encoder's tensors are trained" in said
-    assert "2 seeds, and 60 questions on 15 drawn documents" in said and "for 2 epochs" in said
+    assert "2 seeds, and 120 questions on 30 drawn documents" in said and "for 2 epochs" in said
     assert "protocol (" not in said, "no arm was made"
 
 
@@ -94,7 +94,7 @@ def test_the_setting_and_the_limits_are_the_studys_own(studies):
         studies["other"]
     )
     assert "learning rate of 0.001" in paper.setting(studies["two seeds"])
-    assert "60 validation questions" in paper.setting(studies["two seeds"])
+    assert "120 validation questions" in paper.setting(studies["two seeds"])
 
 
 def test_the_appendix_lists_the_runs_and_what_made_them(studies):

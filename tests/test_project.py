@@ -147,7 +147,7 @@ def test_the_commands_in_the_readme_exist():
             made.append(named[0])
         for notebook in re.findall(r"[\w/.]*\d\d_\w+\.ipynb", command):
             assert (PROJECT / "notebooks" / Path(notebook).name).is_file() or "reports/" in notebook, command
-    assert {"study", "test", "lab", "report"} <= set(made)
+    assert {"study", "estimate", "lab", "demo", "report"} <= set(made)
 
 
 def test_the_commands_that_the_readme_gives_papermill_are_its_own():
