@@ -132,12 +132,12 @@ def test_a_disk_that_fills_up_in_the_second_epoch(
     trainer = trainer_of(third, dataset)
     ballast, evaluate = small_disk / "ballast", trainer.evaluate
 
-    def fill_up():
+    def fill_up(*arguments, **further):
         if trainer.run.has_epoch(1):
             free = shutil.disk_usage(small_disk).free
             # Room for the answers, not for the checkpoint after them.
             ballast.write_bytes(bytes(free - 2**20))
-        return evaluate()
+        return evaluate(*arguments, **further)
 
     trainer.evaluate = fill_up
     with pytest.raises(
