@@ -50,6 +50,20 @@ def test_the_answer_names_what_differs_and_says_so_of_what_does_not(study):
         assert row["difference [95 %]"] in line
 
 
+def test_interactions_compare_the_same_contrast_between_shifts(study):
+    table = arm_tables.arm_interactions(study, "side")
+    pairs = {"input less layout", "input less content", "layout less content"}
+    says = {"all against nothing", "the input side against the output side"}
+    assert set(table.index) == {f"{one}: {pair}" for one in says for pair in pairs}
+    differences = {contrast: found for contrast, found, _ in arm_tables.arm_differences(study, "side")}
+    for here, there, found, _ in arm_tables.interaction_tests(study, "side"):
+        assert found.estimate == differences[here].estimate - differences[there].estimate
+        assert here.says == there.says and "" < here.shift != there.shift > ""
+    text = arm_tables.arm_answer(study, "side")
+    assert all(interval in text for interval in table["difference [95 %]"])
+    assert arm_tables.arm_interactions(study, "lora").empty
+
+
 def test_an_arm_that_is_not_made_says_which_command_makes_it(output):
     study = write_study("plain", epochs=1)
     assert "make study ARMS=side NAME=plain" in arm_tables.arm_answer(study, "side")

@@ -10,10 +10,11 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binomtest, t
+from scipy.stats import binomtest, t, ttest_ind
 from statsmodels.stats.power import TTestPower
 
 from docfloqa.comparisons import (
+    Interaction,
     PairedDifference,
     difference_of_cells,
     mcnemar_bounds,
@@ -99,6 +100,33 @@ def test_seeds_only_add_and_a_shift_of_all_moves_the_estimate_alone(sums, shift)
     assert found.standard_error >= found.over_documents
     assert moved.estimate == pytest.approx(found.estimate + shift)
     assert moved.standard_error == pytest.approx(found.standard_error, abs=1e-9)
+
+
+def test_an_interaction_is_welchs_test_of_two_differences():
+    rng = np.random.default_rng(3)
+    frames = []
+    for documents, shift in ((30, 0.4), (12, 0.1)):
+        noise = rng.normal(0, 0.3, documents)
+        frames.append(
+            (
+                answers({(0, f"d{place}"): [0.0] for place in range(documents)}),
+                answers({(0, f"d{place}"): [float(shift + value)] for place, value in enumerate(noise)}),
+            )
+        )
+    here, there = (paired_difference(*pair, "anls") for pair in frames)
+    welch = ttest_ind(*(pair[1]["anls"] for pair in frames), equal_var=False)
+    found = Interaction(there, here)
+    assert found.estimate == pytest.approx(here.estimate - there.estimate)
+    assert found.degrees_of_freedom == pytest.approx(welch.df)
+    assert found.p_value() == pytest.approx(welch.pvalue)
+    assert found.interval().low == pytest.approx(welch.confidence_interval().low)
+
+
+def test_seeds_that_vary_make_an_interaction_less_sure():
+    calm = PairedDifference(0.2, 0.03, 0.0, 100, 3)
+    shaky = PairedDifference(0.2, 0.03, 0.05, 100, 3)
+    assert Interaction(calm, shaky).p_value() == 1.0
+    assert Interaction(calm, shaky).degrees_of_freedom < 7 < Interaction(calm, calm).degrees_of_freedom
 
 
 def coverage(seeds: int, seed_spread: float, documents: int = 140, repetitions: int = 1500) -> float:

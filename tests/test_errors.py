@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from test_calibration import check_figure
 from test_figures import said
 
-from docfloqa import error_figures, error_findings, errors, right_sets, tables
+from docfloqa import error_figures, error_findings, errors, right_sets
 from docfloqa.data import load_docvqa
 from docfloqa.metrics import score
 from docfloqa.results import ResultsError
@@ -181,12 +181,6 @@ def test_questions_that_were_not_drawn_are_not_located(questions):
         questions["questionId"][0],
     ]
     assert errors.locate(settings, names).isna().all(axis=1).tolist() == [True] * 4 + [False]
-
-
-def test_by_question_type_is_the_table_that_there_was(study):
-    ours, theirs = errors.by_group(study, "question_type"), tables.by_question_type(study)
-    pd.testing.assert_frame_equal(ours.sort_index(), theirs.sort_index())
-    assert ours["questions"].tolist() == sorted(ours["questions"], reverse=True)
 
 
 def test_groups_of_a_study_that_was_not_drawn_are_not_known(study):

@@ -1,7 +1,10 @@
 """The estimate counts what a study does, stands in for what is not at hand, and leaves nothing behind."""
 
 import math
+import subprocess
+import sys
 
+import psutil
 import pytest
 import torch
 from hypothesis import given
@@ -116,3 +119,23 @@ def test_the_random_model_loads_and_has_the_size_of_florence_2_base(output, monk
     with torch.no_grad():
         page = torch.zeros(1, 3, docfloqa.stand_in.PAGE_SIZE, docfloqa.stand_in.PAGE_SIZE)
         assert model.page_features(page).shape[1] == processor.num_image_tokens == 577
+
+
+def test_a_calibration_ends_when_the_estimate_is_killed():
+    """Otherwise it would go on for minutes, with nobody left to read it."""
+    script = (
+        "import time\n"
+        "from concurrent.futures import ProcessPoolExecutor\n"
+        "from multiprocessing import get_context\n"
+        "import os\n"
+        "from docfloqa.timing import end_with_parent\n"
+        "if __name__ == '__main__':\n"
+        "    pool = ProcessPoolExecutor(1, get_context('spawn'), initializer=end_with_parent)\n"
+        "    print(pool.submit(os.getpid).result(), flush=True)\n"
+        "    pool.submit(time.sleep, 600)\n"
+        "    time.sleep(600)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as estimate:
+        child = psutil.Process(int(estimate.stdout.readline()))
+        estimate.kill()
+    child.wait(timeout=30)

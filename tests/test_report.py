@@ -165,7 +165,7 @@ def test_pdf_source_holds_what_a_paper_has(study, typst_of):
     call, body = source.split("#show: paper.with(")[1].split("\n)\n", 1)
     assert "title: [Which ratio?]" in call
     assert "Study “embedded” · 9 March 2025 · commit 0123456789ab" in call
-    assert '("seed", "7")' in call
+    assert body.rstrip().endswith('#settings((("seed", "7"), ))')
     assert "Which" not in body, "the title is set once"
     assert "= Method" in body
     assert "$ 1 / N sum_i s_i $" in body
@@ -178,6 +178,53 @@ def test_code_is_shown_on_request_but_never_the_parameters(study, typst_of):
     source = typst_of(study, show_code=True)
     assert '#raw(block: true, lang: "python", "secret_call()")' in source
     assert "seed = 7" not in source
+
+
+@pytest.fixture
+def paper() -> NotebookNode:
+    return notebook(
+        new_markdown_cell("# Which <ratio>?\n\nFor the notebook only.", metadata={"tags": ["remove_cell"]}),
+        code(shown({"text/markdown": "In short, 50 % #panic()."}), tags=("abstract",)),
+        new_markdown_cell(
+            "## Related work\n\nAs shown [(Xiao et al. 2024)](#ref-xiao2024), and [no](#ref-no)."
+        ),
+        new_markdown_cell("## References"),
+        code(shown({"text/html": "<p>as the notebook shows them</p>"}), tags=("references",)),
+        new_markdown_cell("## More", metadata={"tags": ["appendix"]}),
+        docfloqa=STUDY,
+    )
+
+
+def test_a_paper_has_title_abstract_references_and_appendix(paper, typst_of):
+    source = typst_of(paper)
+    call, body = source.split("#show: paper.with(")[1].split("\n)\n", 1)
+    assert "Which" in call and "ratio" in said(call) and "For the notebook only" not in source
+    abstract = body[body.index("#abstract[") : body.index("= Related work")]
+    assert "In short" in abstract and abstract.rstrip().endswith("]") and "#panic()" in said(abstract)
+    assert "#link(<ref-xiao2024>)" in body and "ref-no" not in body
+    listed = body[body.index("#references[") : body.index("#show: appendix")]
+    assert "<ref-xiao2024>" in listed and "as the notebook shows them" not in body
+    assert body.index("#show: appendix") < body.index("= More") < body.index("#settings(")
+
+
+def test_the_page_of_a_paper_has_them_too(paper):
+    page = html_of(paper)
+    assert_inert(page)
+    assert page.h1.text == "Which <ratio>?" and "For the notebook only" not in page.text
+    assert "In short, 50\xa0% #panic()." in page.select_one("section.abstract").text
+    assert (
+        page.find(id=page.select_one("a[href='#ref-xiao2024']")["href"][1:])
+        .text.strip()
+        .startswith("Xiao, Bin")
+    )
+    assert "as the notebook shows them" not in page.text
+    assert page.select_one("meta[name=commit]")["content"] == STUDY["commit"]
+    assert [link.text for link in page.select("nav a")][-2:] == ["More", "Settings"]
+
+
+def test_a_percent_sign_stays_with_its_number_but_code_is_left_alone():
+    page = html_of(notebook(new_markdown_cell("**66 %** or 5 % and `5 % 3`"), code()))
+    assert "66\xa0% or 5\xa0% and 5 % 3" in page.main.text
 
 
 def test_tables_are_typst_tables_with_numbers_to_the_right(study, typst_of):
@@ -257,9 +304,12 @@ def test_hostile_text_stays_text_in_the_pdf(text):
     document = Document(Path())
     document.add_output(new_output("stream", name="stdout", text="<" + text + ">"))
     document.add_text(f"<table><tr><th>q</th></tr><tr><td>{escape(text)}</td></tr></table>", "text/html")
-    source = document.source(text, None, {text: text}, text)
+    document.add_settings({text: text})
+    source = document.source(text, None, text)
     assert document.pdf(source, None).startswith(b"%PDF-")
     raw, table = re.search(r"#raw\(block: true(.*)", source)[1], source.rsplit("table.cell(", 1)[1]
+    table, settings = table.split("#settings(")
+    assert said(settings) == f"{text} {text}"
     assert said(raw) == "<" + text + ">"
     # Plain words stand outside quotes, so only their order and spelling can be compared.
     unquoted = re.sub(r'#"((?:[^"\\]|\\.)*)";', lambda m: re.sub(r"\\(.)", r"\1", m[1]), table)
@@ -352,15 +402,21 @@ def test_page_is_complete_without_a_network(study, caplog):
     assert not [record for record in caplog.records if "Alternative text" in record.getMessage()]
     assert_inert(page)
     assert page.title.text == "Which ratio? · embedded"
+    assert [title.text for title in page.select("h1")] == [page.header.h1.text] == ["Which ratio?"]
     assert "9 March 2025" in page.header.text
     assert len(page.select("math")) == 2
     assert page.select_one("math[display=block] mfrac")
     assert page.img["src"].startswith("data:image/svg+xml;base64,")
     assert page.img["alt"] == "A rising line"
     assert page.figcaption.text == "ANLS by epoch"
-    assert [summary.text for summary in page.select("details.code:not([open]) summary")] == ["code"] * 4
+    assert [summary.text for summary in page.select("details.code:not([open]) summary")] == ["code"] * 3
+    assert [len(fold.select(".highlight")) for fold in page.select("details.code")] == [2, 1, 1]
     assert [link["href"] for link in page.select("nav a")] == ["#method", "#settings"]
-    assert "prefers-color-scheme: dark" in page.style.text
+    assert [choice["id"] for choice in page.select("header input")] == [
+        "theme-system",
+        "theme-light",
+        "theme-dark",
+    ]
     aligned = page.select("div.output td")[0]["style"]
     assert "right" in aligned
 

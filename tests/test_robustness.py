@@ -44,7 +44,6 @@ from docfloqa.robustness_tables import (
     degradation_table,
     robustness_conclusion,
     severity_curves,
-    write_frames,
 )
 from docfloqa.runs import BEST_MODEL, Run, weights_checksum
 from docfloqa.settings import Settings, SettingsError
@@ -436,18 +435,11 @@ def test_other_data_are_compared_with_one_correction_for_all():
     assert "No other data" in cross_conclusion(cross_answers(own, {}))
 
 
-def test_tables_are_written_and_empty_ones_are_not(output):
+def test_one_ratio_alone_has_a_table_and_no_comparisons():
     answers = answered(same, ratios=(0.0,))
     table = degradation_table(answers)
     assert len(table) == len(PAGE_SETS) and table.columns.tolist() == ["0 %"]
-    empty = area_comparisons(area_under_curve(answers))
-    written = write_frames("some", {"degradations": table, "pairs": empty, "answers": answers})
-    assert [path.name for path in written] == [
-        "degradations.csv",
-        "degradations.md",
-        "degradations.tex",
-        "answers.csv",
-    ]
+    assert area_comparisons(area_under_curve(answers)).empty
 
 
 @pytest.mark.parametrize("ratios", [(0.0, 0.33, 0.66, 1.0), (0.5,)])

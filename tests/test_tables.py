@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from fake_study import write_study
 
-from docfloqa import findings, markup, tables
+from docfloqa import errors, findings, markup, tables
 from docfloqa.metrics import METRICS
 from docfloqa.paths import reports_folder
 from docfloqa.stats import bootstrap_interval
@@ -177,7 +177,7 @@ def test_studies_stand_side_by_side_whatever_their_ratios(study, alone):
 
 
 def test_by_question_type_counts_a_question_in_each_of_its_types(study):
-    frame = tables.by_question_type(study)
+    frame = errors.by_group(study, "question_type")
     # Of four questions a document has, the first and the last are of the first type; the third has two types.
     assert frame["questions"].to_dict() == {
         "table/list": 60,
@@ -312,7 +312,8 @@ def test_all_tables_are_written_whole(study):
     folder = reports_folder("tables") / "tables"
     names = (
         "finetuning_curve freezing_ablation summary comparisons exact_match_pairs page_use costs seed_spread "
-        "by_question_type claims published_differences"
+        "by_question_type by_answer_kind by_answer_length only_right_at calibration claims published_differences "
+        "published_systems"
     ).split()
     expected = {f"{name}.{suffix}" for name in names for suffix in ("csv", "md", "tex")} | {"scores.csv"}
     assert {path.name for path in paths} == {path.name for path in folder.iterdir()} == expected

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from textwrap import fill
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from docfloqa.arm_tables import VARIANT, arm_differences, arm_of, last_answers
+from docfloqa.arm_tables import VARIANT, arm_differences, arm_of, arm_p_values, last_answers
+from docfloqa.drawing import panels, point
 from docfloqa.results import Study
 from docfloqa.stats import interval_table
 from docfloqa.style import GREY, TWO_COLUMNS, mark, styled
+from docfloqa.tables import SIGNIFICANT
 
 # Arms whose variants train equally long, so that only what is trained differs.
 EQUALLY_LONG = ("side", "lora", "cumulative")
@@ -21,21 +22,25 @@ EQUALLY_LONG = ("side", "lora", "cumulative")
 def arm_contrasts(study: Study, name: str) -> Figure:
     """The contrasts of an arm: differences in ANLS with 95 % intervals over documents and seeds; a line at none.
 
-    Raises ValueError where nothing can be compared.
+    Points are filled where p is below 0.05 after Holm's correction within the arm. Raises ValueError where nothing
+    can be compared.
     """
     found = list(arm_differences(study, name))
     if not found:
         raise ValueError(f"arm {name!r} of study {study.name!r} has no two complete variants to compare")
-    figure = Figure(figsize=(TWO_COLUMNS, 0.5 + 0.42 * len(found)), layout="constrained")
-    ax = figure.subplots()
+    figure, [[ax]] = panels(TWO_COLUMNS, 0.5 + 0.32 * len(found))
     ax.axvline(0, color=GREY, linewidth=0.8)
-    for place, (_, difference, _) in enumerate(found):
-        interval = difference.interval()
-        ends = 100 * np.array([[interval.half_width], [interval.half_width]])
-        look = mark(1.0) | {"linestyle": "none", "capsize": 2, "markersize": 4.5}
-        ax.errorbar(100 * interval.estimate, place, xerr=ends, **look)
+    values = ax.secondary_yaxis("right")
+    for place, ((_, difference, _), p_value) in enumerate(zip(found, arm_p_values(found), strict=True)):
+        face = "black" if p_value < SIGNIFICANT else "white"
+        point(
+            ax, place, difference.interval(), vertical=False, color="black", marker="o", markerfacecolor=face
+        )
+    values.set_yticks(range(len(found)), [each.interval().format(100) for _, each, _ in found])
+    values.tick_params(length=0)
+    values.spines["right"].set_visible(False)
     names = [
-        fill(f"{contrast.second} less {contrast.first}", 62, break_long_words=False)
+        fill(f"{contrast.second} less {contrast.first}", 58, break_long_words=False)
         for contrast, _, _ in found
     ]
     ax.set_yticks(range(len(found)), names)
@@ -81,8 +86,7 @@ def pareto(study: Study) -> Figure:
     table = equally_long(study)
     if table.empty:
         raise ValueError(f"study {study.name!r} has no complete run of the arms {', '.join(EQUALLY_LONG)}")
-    figure = Figure(figsize=(TWO_COLUMNS, 3.4), layout="constrained")
-    axes = figure.subplots(1, 2, sharey=True)
+    figure, [axes] = panels(TWO_COLUMNS, 3.4, 1, 2, sharey=True)
     numbers = {name: place + 1 for place, name in enumerate(table[VARIANT])}
     for ax, (column, unit, label) in zip(
         axes,
@@ -94,9 +98,7 @@ def pareto(study: Study) -> Figure:
     ):
         for row in table.itertuples():
             cost, anls = getattr(row, column) / unit, 100 * row.estimate
-            ends = 100 * np.array([[row.estimate - row.low], [row.high - row.estimate]])
-            look = mark(row.ratio) | {"linestyle": "none", "capsize": 1.5, "elinewidth": 0.7}
-            ax.errorbar(cost, anls, yerr=ends, **look)
+            point(ax, cost, row, capsize=1.5, elinewidth=0.7, markersize=3.5, **mark(row.ratio))
             ax.annotate(
                 str(numbers[row.variant]), (cost, anls), (4, 3), textcoords="offset points", fontsize=6.5
             )

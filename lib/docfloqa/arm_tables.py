@@ -8,12 +8,19 @@ import pandas as pd
 from statsmodels.stats.multitest import multipletests
 
 from docfloqa.arms import ARMS, Arm, Contrast
-from docfloqa.comparisons import PairedDifference, paired_difference, permutation_p_value
+from docfloqa.comparisons import (
+    Interaction,
+    PairedDifference,
+    StudentEstimate,
+    paired_difference,
+    permutation_p_value,
+)
 from docfloqa.results import Study
 from docfloqa.stats import interval_table, p_text
 from docfloqa.tables import NONE, SIGNIFICANT, costs_of, number, percent, texts
 
 VARIANT = "variant"
+MAIN_COLUMNS = ["vision parameters", "epochs", "seeds", "ANLS (%)", "exact match (%)"]
 SCORED = ["anls", "exact_match"]
 
 
@@ -126,18 +133,15 @@ def arm_answer(study: Study, name: str) -> str:
         return (
             f"{question} No two of its variants are complete with a seed in common, so nothing is compared."
         )
-    lines = []
-    for (contrast, difference, _), p_value in zip(found, arm_p_values(found), strict=True):
-        verdict = (
-            f"{100 * abs(difference.estimate):.1f} points "
-            + ("higher" if difference.estimate > 0 else "lower")
-            + f", {difference.interval().format(100)}"
-            if p_value < SIGNIFICANT
-            else f"cannot be distinguished, {difference.interval().format(100)}; a true difference below "
-            f"{100 * difference.smallest_detectable():.1f} points would often be missed"
-        )
-        says = contrast.says[0].upper() + contrast.says[1:]
-        lines.append(f"- {says} (*{contrast.second}* less *{contrast.first}*): {verdict}.")
+    lines = [
+        f"- {_sentence(contrast.says)} (*{contrast.second}* less *{contrast.first}*): {_verdict(difference, p_value)}."
+        for (contrast, difference, _), p_value in zip(found, arm_p_values(found), strict=True)
+    ]
+    lines += [
+        f"- {_sentence(here.says)}, where the {here.shift} is new less where the {there.shift} is new: "
+        f"{_verdict(interaction, p_value)}."
+        for here, there, interaction, p_value in interaction_tests(study, name)
+    ]
     seeds = sorted({difference.seeds for _, difference, _ in found})
     scope = (
         "one seed, of which alone this speaks" if seeds == [1] else f"{' or '.join(map(str, seeds))} seeds"
@@ -145,7 +149,49 @@ def arm_answer(study: Study, name: str) -> str:
     return "\n".join([f"{question} ANLS, points, {scope}:", "", *lines])
 
 
+def arm_interactions(study: Study, name: str) -> pd.DataFrame:
+    """By how much the differences of an arm differ between documents, in points of ANLS, as text.
+
+    Documents and seeds of the two sides have nothing in common; p-values have Holm's correction for those of this
+    table. Empty where the arm compares none, or lacks runs.
+    """
+    rows = {
+        f"{here.says}: {here.shift} less {there.shift}": {
+            "difference [95 %]": found.interval().format(100),
+            "p (Holm)": p_text(p_value),
+            "smallest shown": number(100 * found.smallest_detectable(), 1),
+        }
+        for here, there, found, p_value in interaction_tests(study, name)
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("ANLS, points")
+
+
+def interaction_tests(study: Study, name: str) -> list[tuple[Contrast, Contrast, Interaction, float]]:
+    """Contrast here, contrast there, the interaction of their differences in ANLS, and its p-value after Holm's."""
+    differences = {contrast: difference for contrast, difference, _ in arm_differences(study, name)}
+    found = [
+        (here, there, Interaction(differences[there], differences[here]))
+        for there, here in arm_of(study, name).interactions
+        if there in differences and here in differences
+    ]
+    p_values = multipletests([test.p_value() for *_, test in found], method="holm")[1] if found else []
+    return [(*one, float(p_value)) for one, p_value in zip(found, p_values, strict=True)]
+
+
 def arm_p_values(found: Sequence[tuple[Contrast, PairedDifference, float]]) -> list[float]:
     """The p-values of `arm_differences` over documents and seeds, after Holm's correction for those of the arm."""
     p_values = [difference.p_value() for _, difference, _ in found]
     return multipletests(p_values, method="holm")[1].tolist() if p_values else []
+
+
+def _sentence(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
+def _verdict(difference: StudentEstimate, p_value: float) -> str:
+    interval = difference.interval().format(100)
+    if p_value < SIGNIFICANT:
+        points = f"{100 * abs(difference.estimate):.1f} points"
+        return f"{points} {'higher' if difference.estimate > 0 else 'lower'}, {interval}"
+    missed = 100 * difference.smallest_detectable()
+    return f"cannot be distinguished, {interval}; a true difference below {missed:.1f} points would often be missed"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Any
 
 from docfloqa.settings import SHIFTS, UNITS, Settings, SettingsError
@@ -15,6 +16,9 @@ SIDE_SHARE = 0.33  # of the vision encoder's parameters
 LORA_SHARE = 0.1  # of the model's parameters
 # Adapters begin at zero: what moves weights gently from where they are does not move them at all.
 LORA_LEARNING_RATE = 1e-4
+# What the contrasts of the arm `side` say that are compared across shifts.
+ENDS = "the input side against the output side"
+WHOLE = "all against nothing"
 UNIT_NAMES = {"tensor": "tensors", "block": "blocks", "stage": "stages"}
 
 
@@ -44,15 +48,25 @@ class Contrast:
     second: str
     says: str
 
+    @property
+    def shift(self) -> str:
+        """The designed shift that the variants' names begin with; empty where they name none."""
+        shift, colon, _ = self.first.partition(": ")
+        return shift if colon else ""
+
 
 @dataclass(frozen=True)
 class Arm:
-    """A question in one sentence, the variants whose runs answer it, and what is compared."""
+    """A question in one sentence, the variants whose runs answer it, and what is compared.
+
+    `interactions` are pairs of contrasts on different documents, the second's difference compared with the first's.
+    """
 
     name: str
     question: str
     variants: tuple[Variant, ...]
     contrasts: tuple[Contrast, ...]
+    interactions: tuple[tuple[Contrast, Contrast], ...] = ()
 
 
 def cumulative(settings: Settings) -> Arm:
@@ -130,17 +144,23 @@ def side(settings: Settings) -> Arm:
             variants += ends
             if unit == "tensor":
                 contrasts += [
-                    Contrast(none.name, everything.name, "all against nothing"),
-                    Contrast(ends[0].name, ends[1].name, "the input side against the output side"),
+                    Contrast(none.name, everything.name, WHOLE),
+                    Contrast(ends[0].name, ends[1].name, ENDS),
                     Contrast(none.name, ends[1].name, "the input side against nothing"),
                     Contrast(ends[1].name, everything.name, "all against the input side"),
                 ]
+    across_shifts = [
+        (there, here)
+        for here, there in combinations(contrasts, 2)
+        if here.says == there.says and here.says in (ENDS, WHOLE)
+    ]
     return Arm(
         "side",
         "Is it how much of the vision encoder is trained, or which part of it, and does that depend on what is "
         "new about the documents?",
         tuple(variants),
         tuple(contrasts),
+        tuple(across_shifts),
     )
 
 

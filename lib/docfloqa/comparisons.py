@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,8 +20,32 @@ KEYS = ["seed", "document_id", "question_id"]
 FEWEST_DOCUMENTS = 2
 
 
+class StudentEstimate:
+    """What has an `estimate`, a `standard_error` in its unit and `degrees_of_freedom`, by Student's distribution."""
+
+    estimate: float
+    standard_error: float
+    degrees_of_freedom: float
+
+    def interval(self, confidence: float = 0.95) -> Interval:
+        """The estimate with Student's interval."""
+        half = student.ppf((1 + confidence) / 2, self.degrees_of_freedom) * self.standard_error
+        return Interval(self.estimate, self.estimate - half, self.estimate + half)
+
+    def p_value(self) -> float:
+        """Two-sided, that the truth is 0."""
+        if self.standard_error == 0:
+            return 1.0 if self.estimate == 0 else 0.0
+        return float(2 * student.sf(abs(self.estimate) / self.standard_error, self.degrees_of_freedom))
+
+    def smallest_detectable(self, power: float = 0.8, confidence: float = 0.95) -> float:
+        """The truth that would be told from 0 with probability `power`, were the standard error this one."""
+        quantiles = student.ppf([(1 + confidence) / 2, power], self.degrees_of_freedom)
+        return float(quantiles.sum() * self.standard_error)
+
+
 @dataclass(frozen=True)
-class PairedDifference:
+class PairedDifference(StudentEstimate):
     """How much higher the second mean is than the first, on the same questions, and how sure that is.
 
     Standard errors are in the metric's unit. `over_seeds` is that of the seeds' own differences, 0 with one
@@ -39,29 +64,17 @@ class PairedDifference:
         return float(np.hypot(self.over_documents, self.over_seeds))
 
     @property
+    def variances(self) -> tuple[tuple[float, int], tuple[float, int]]:
+        """The variances over documents and over seeds, each with its degrees of freedom."""
+        return (
+            (self.over_documents**2, self.documents - 1),
+            (self.over_seeds**2, max(1, self.seeds - 1)),
+        )
+
+    @property
     def degrees_of_freedom(self) -> float:
         """Welch and Satterthwaite's, from documents and seeds."""
-        by_documents, by_seeds = self.over_documents**2, self.over_seeds**2
-        if by_documents + by_seeds == 0:
-            return float(self.documents - 1)
-        spread = by_documents**2 / (self.documents - 1) + by_seeds**2 / max(1, self.seeds - 1)
-        return (by_documents + by_seeds) ** 2 / spread
-
-    def interval(self, confidence: float = 0.95) -> Interval:
-        """The difference with Student's interval."""
-        half = student.ppf((1 + confidence) / 2, self.degrees_of_freedom) * self.standard_error
-        return Interval(self.estimate, self.estimate - half, self.estimate + half)
-
-    def p_value(self) -> float:
-        """Two-sided, that there is no difference."""
-        if self.standard_error == 0:
-            return 1.0 if self.estimate == 0 else 0.0
-        return float(2 * student.sf(abs(self.estimate) / self.standard_error, self.degrees_of_freedom))
-
-    def smallest_detectable(self, power: float = 0.8, confidence: float = 0.95) -> float:
-        """The difference that would be found with probability `power`, were its standard error this one."""
-        quantiles = student.ppf([(1 + confidence) / 2, power], self.degrees_of_freedom)
-        return float(quantiles.sum() * self.standard_error)
+        return welch_satterthwaite(self.variances)
 
     def documents_needed(
         self, difference: float, power: float = 0.8, confidence: float = 0.95
@@ -110,6 +123,40 @@ class PairedDifference:
                 return steps[bisect_left(steps, True, key=suffices)]
             below = math.ceil(documents)
         return math.inf
+
+
+@dataclass(frozen=True)
+class Interaction(StudentEstimate):
+    """How much larger a difference is on some documents than another one is on other documents."""
+
+    there: PairedDifference
+    here: PairedDifference
+
+    @property
+    def estimate(self) -> float:
+        """The difference here less that there."""
+        return self.here.estimate - self.there.estimate
+
+    @property
+    def standard_error(self) -> float:
+        """Over the documents and seeds of both, which have neither in common."""
+        return float(np.hypot(self.here.standard_error, self.there.standard_error))
+
+    @property
+    def degrees_of_freedom(self) -> float:
+        """Welch and Satterthwaite's, from the documents and seeds of both."""
+        return welch_satterthwaite((*self.here.variances, *self.there.variances))
+
+
+def welch_satterthwaite(variances: Sequence[tuple[float, int]]) -> float:
+    """Degrees of freedom of a sum of independent variances, each given with its own; of the first if all are 0.
+
+    Source: Satterthwaite, Biometrics Bulletin 2, 1946.
+    """
+    together = sum(variance for variance, _ in variances)
+    if together == 0:
+        return float(variances[0][1])
+    return together**2 / sum(variance**2 / freedom for variance, freedom in variances)
 
 
 def paired_difference(first: pd.DataFrame, second: pd.DataFrame, metric: str) -> PairedDifference:

@@ -45,7 +45,6 @@ HTML_TABLE = re.compile(r"(<table\b.*?</table>)", re.DOTALL | re.IGNORECASE)
 HTML_SCRIPT = re.compile(r"<(script|style)\b[^>]*>(.*?)</\1>", re.DOTALL | re.IGNORECASE)
 NO_NUMBER = {"", "nan", "none", "<na>", "n/a", "na", "-", "–", "—", "...", "…"}
 NUMBER = re.compile(r"[\s\d.,:/eE+−±×%()\[\]<>=≤≥~≈$€–-]*\d[\s\d.,:/eE+−±×%()\[\]<>=≤≥~≈–-]*[A-Za-zµ]{0,3}")
-# Words that mean nothing to Typst wherever they stand; any other text goes in as a quoted string.
 NO_ATTRIBUTES: list[Any] = ["", [], []]
 DATA_URI = re.compile(r"data:(image/(?:png|jpeg|svg\+xml));base64,([A-Za-z0-9+/=\s]+)")
 
@@ -170,11 +169,27 @@ def read(text: str, mimetype: str, folder: Path, suffix: str) -> list[Node]:
                 return {"t": key, "c": _ready(value, bold)}
             case "Div" | "Span":
                 return {"t": key, "c": [NO_ATTRIBUTES, value[1]]}
+            case "Para" | "Plain" | "Emph" | "Strong":
+                return {"t": key, "c": _percents_kept(value)}
             case "Cite":
                 return {"t": "Span", "c": [NO_ATTRIBUTES, value[1]]}
         return None
 
     return walk(blocks, neutral, "", {})
+
+
+def _percents_kept(inlines: list[Node]) -> list[Node]:
+    """The same with no line break between a number and its percent sign."""
+    kept: list[Node] = []
+    for node in inlines:
+        if len(kept) > 1 and kept[-1]["t"] == "Space" and _ends(kept[-2], node):
+            kept[-1] = {"t": "Str", "c": "\xa0"}
+        kept.append(node)
+    return kept
+
+
+def _ends(number: Node, sign: Node) -> bool:
+    return number["t"] == sign["t"] == "Str" and number["c"][-1:].isdigit() and sign["c"][:1] == "%"
 
 
 def _as_text(key: str, markup: str) -> Node | list[Node]:

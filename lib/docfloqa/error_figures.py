@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import textwrap
 from typing import Any
 
-import numpy as np
 from datasets import Dataset
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -18,6 +16,7 @@ from docfloqa.calibration import (
     coverage_curve,
     reliability,
 )
+from docfloqa.drawing import page, panels, point, shorten
 from docfloqa.errors import GROUPS, LOCATED, NOT_KNOWN, group_scores, locate, most_confident_errors
 from docfloqa.results import Study
 from docfloqa.right_sets import right_sets, set_name
@@ -27,6 +26,7 @@ from docfloqa.tables import RATIO, last_epoch, percent
 PANELS_ACROSS = 4
 MOST_SETS = 14
 PALE = "#cccccc"
+SMALL = {"capsize": 1.5, "elinewidth": 0.9, "markersize": 3.5}  # points that stand close together
 
 
 @styled
@@ -45,18 +45,17 @@ def anls_by_group(study: Study) -> Figure:
         headings[line] = GROUPS[group]
         for name, part in table.groupby(group, sort=False):
             line += 1
-            rows[line] = f"{_cut(name, 24, 1)} ({part['questions'].iloc[0]})", part.set_index(RATIO)
+            rows[line] = f"{shorten(name, 24, 1)} ({part['questions'].iloc[0]})", part.set_index(RATIO)
         line += 2
-    figure = Figure(figsize=(TWO_COLUMNS, 0.6 + 0.13 * line), layout="constrained")
+    figure, [axes] = panels(TWO_COLUMNS, 0.6 + 0.13 * line, 1, len(means), sharex=True, sharey=True)
     # Long labels on the left are a little wider at one resolution than at another.
     figure.get_layout_engine().set(w_pad=0.1)
-    axes = figure.subplots(1, len(means), squeeze=False, sharex=True, sharey=True)[0]
     lowest = means.index[0]
     for ax, (ratio, mean) in zip(axes, means.items(), strict=True):
         for y, (_, scores) in rows.items():
             if ratio != lowest:
                 ax.plot(100 * scores["estimate"][lowest], y, "x", color=GREY, markersize=3, clip_on=False)
-            _whisker(ax, scores.loc[ratio], y, **mark(ratio))
+            point(ax, y, scores.loc[ratio], vertical=False, **SMALL, **mark(ratio))
         ax.axvline(mean, color=GREY, linestyle="--", linewidth=0.6, zorder=0)
         ax.set_title(percent(ratio))
         ax.tick_params(axis="y", length=0)
@@ -128,19 +127,17 @@ def confident_errors(study: Study, dataset_validation: Dataset, count: int = 4) 
         )
     boxes = locate(study.settings, wrong.index)
     lines = -(-len(wrong) // 2)
-    figure = Figure(figsize=(TWO_COLUMNS, 1.5 * lines), layout="constrained")
-    axes = figure.subplots(lines, 4, squeeze=False, width_ratios=[2, 3, 2, 3])
+    figure, axes = panels(TWO_COLUMNS, 1.5 * lines, lines, 4, width_ratios=[2, 3, 2, 3])
     for ax in axes.flat:
         ax.set_axis_off()
     for number, (error, box) in enumerate(zip(wrong.itertuples(), boxes.itertuples(), strict=True)):
         row = dataset_validation[places[error.Index]]
-        page, words = axes.flat[2 * number : 2 * number + 2]
-        page.imshow(row["image"].convert("L"), cmap="gray", vmin=0, vmax=255)
-        page.add_patch(Rectangle((0, 0), 1, 1, transform=page.transAxes, fill=False, edgecolor=GREY))
-        page.set_anchor("N")
+        paper, words = axes.flat[2 * number : 2 * number + 2]
+        page(paper, row["image"].convert("L"))
+        paper.set_anchor("N")
         # Where the page as drawn now says something else, the box would mark that.
         if box.value in row["answers"]:
-            _mark_box(page, box, row["image"].width / 80)
+            _mark_box(paper, box, row["image"].width / 80)
         texts = {
             "question": row["question"],
             "accepted": " · ".join(row["answers"]),
@@ -149,7 +146,7 @@ def confident_errors(study: Study, dataset_validation: Dataset, count: int = 4) 
         }
         y = 1.0
         for name, text in texts.items():
-            cut = _cut(text, 34, 2)
+            cut = shorten(text, 34, 2)
             # Clipped text cannot make the layout shrink the pages.
             left = {"ha": "left", "va": "top", "clip_on": True}
             plain_text(words, 0, y, name, color=GREY, fontsize=5.5, **left)
@@ -171,7 +168,7 @@ def reliability_diagram(study: Study) -> Figure:
         ax = axes[ratio]
         ax.plot([0, 100], [0, 100], color=GREY, linestyle="--", linewidth=0.6, zorder=0)
         for row in table.itertuples():
-            _whisker(ax, row, 100 * row.confidence, vertical=True, **mark(ratio))
+            point(ax, 100 * row.confidence, row, **SMALL, **mark(ratio))
         error = calibration_error(answers[ratio]).format(100)
         ax.set_title(f"{percent(ratio)}: error {error}")
     next(iter(axes.values())).set(xlim=(0, 100), ylim=(0, 100))
@@ -210,19 +207,11 @@ def _panels(names: dict[float, Any]) -> tuple[Figure, dict[float, Axes]]:
     """A panel for every name, at most `PANELS_ACROSS` side by side, with equal axes."""
     lines, across = -(-len(names) // PANELS_ACROSS), min(len(names), PANELS_ACROSS)
     width = TWO_COLUMNS if across > 2 else ONE_COLUMN
-    figure = Figure(figsize=(width, 0.4 + 1.7 * lines), layout="constrained")
-    axes = figure.subplots(lines, across, squeeze=False, sharex=True, sharey=True).flat
+    figure, axes = panels(width, 0.4 + 1.7 * lines, lines, across, sharex=True, sharey=True)
+    axes = axes.flat
     for ax in axes[len(names) :]:
         ax.set_axis_off()
     return figure, dict(zip(names, axes, strict=False))
-
-
-def _whisker(ax: Axes, row: Any, at: float, vertical: bool = False, **style: Any) -> None:
-    """Draw an estimate in percent with its interval."""
-    ends = 100 * np.array([[row.estimate - row.low], [row.high - row.estimate]])
-    xy = (at, 100 * row.estimate) if vertical else (100 * row.estimate, at)
-    look = {**style, "linestyle": "none", "clip_on": False, "capsize": 1.5, "elinewidth": 0.9}
-    ax.errorbar(*xy, **{"yerr" if vertical else "xerr": np.maximum(ends, 0)}, **look)
 
 
 def _mark_box(ax: Axes, box: Any, margin: float) -> None:
@@ -232,9 +221,3 @@ def _mark_box(ax: Axes, box: Any, margin: float) -> None:
     size = min(right, box.right + margin) - corner[0], min(bottom, box.bottom + margin) - corner[1]
     for color, width in (("white", 2.0), ("black", 0.9)):
         ax.add_patch(Rectangle(corner, *size, fill=False, edgecolor=color, linewidth=width))
-
-
-def _cut(text: str, width: int, lines: int) -> str:
-    """At most so many lines of plain text, with an ellipsis where more was cut off."""
-    plain = "".join(sign if sign.isprintable() else " " for sign in text)
-    return "\n".join(textwrap.wrap(plain, width, max_lines=lines, placeholder="…"))

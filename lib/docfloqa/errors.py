@@ -199,7 +199,7 @@ def group_scores(study: Study, group: str) -> pd.DataFrame:
 
 
 def by_group(study: Study, group: str) -> pd.DataFrame:
-    """ANLS in percent by group and ratio as text, as `tables.by_question_type` has it; see `group_scores`."""
+    """ANLS in percent by group and ratio as text; see `group_scores`."""
     table = group_scores(study, group)
     frame = table.assign(text=texts(table)).pivot(index=group, columns=RATIO, values="text").fillna(NONE)
     frame.columns = [f"ANLS at {percent(ratio)}" for ratio in frame.columns]

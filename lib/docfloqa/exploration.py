@@ -18,7 +18,7 @@ from docfloqa.data import SPLITS
 from docfloqa.florence import encode_text
 from docfloqa.pages import LAYOUTS, small_page
 from docfloqa.settings import SHIFTS
-from docfloqa.style import show, use_style
+from docfloqa.style import TWO_COLUMNS, show, use_style
 from docfloqa.synth import draw_page
 
 # Tanaka et al., VisualMRC (AAAI 2021), table 1; lengths in NLTK tokens. Pages and questions: Mathew et al. (WACV 2021).
@@ -110,7 +110,7 @@ def plot_distributions(asked: pd.DataFrame) -> Figure:
         (asked, "answer_words", "words in the first answer"),
     )
     with use_style():
-        figure, axes = plt.subplots(1, 3, figsize=(7, 2.2), layout="constrained")
+        figure, axes = plt.subplots(1, 3, figsize=(TWO_COLUMNS, 2.2), layout="constrained")
         for axis, (frame, column, label) in zip(axes, panels, strict=True):
             sns.histplot(
                 frame,
@@ -135,7 +135,9 @@ def plot_samples(rows: Dataset, count: int = 4) -> Figure:
     pages = list(dict.fromkeys(rows["page"]))
     chosen = [pages[int(place)] for place in np.linspace(0, len(pages) - 1, min(count, len(pages)))]
     with use_style():
-        figure, axes = plt.subplots(2, len(chosen), figsize=(7, 3.8), height_ratios=(1, 1), squeeze=False)
+        figure, axes = plt.subplots(
+            2, len(chosen), figsize=(TWO_COLUMNS, 3.8), height_ratios=(1, 1), squeeze=False
+        )
         for column, page in zip(axes.T, chosen, strict=True):
             on_page = rows.select([place for place, other in enumerate(rows["page"]) if other == page])
             column[0].imshow(on_page[0]["image"].convert("RGB"))
@@ -166,7 +168,9 @@ def plot_drawings(what: str, seed: int = 0) -> None:
             for shift in SHIFTS
         }
     with use_style():
-        figure, axes = plt.subplots(len(rows), len(LAYOUTS), figsize=(7, 1.25 * len(rows)), squeeze=False)
+        figure, axes = plt.subplots(
+            len(rows), len(LAYOUTS), figsize=(TWO_COLUMNS, 1.25 * len(rows)), squeeze=False
+        )
         for line, (name, pages) in zip(axes, rows.items(), strict=True):
             line[0].set_ylabel(name)
             for axis, page in zip(line, pages, strict=True):
@@ -190,7 +194,7 @@ def plot_model_view(rows: Dataset, processor: Florence2Processor, place: int = 0
     pixels = images(page, return_tensors="np").pixel_values[0].transpose(1, 2, 0)
     seen = (pixels * images.image_std + images.image_mean).clip(0, 1)
     with use_style():
-        figure, axes = plt.subplots(1, 2, figsize=(7, 3.4), layout="constrained")
+        figure, axes = plt.subplots(1, 2, figsize=(TWO_COLUMNS, 3.4), layout="constrained")
         for axis, image, title in (
             (axes[0], page, f"the page: {page.width} x {page.height}"),
             (axes[1], seen, f"what the model sees: {seen.shape[1]} x {seen.shape[0]}"),

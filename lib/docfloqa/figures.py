@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from datasets import Dataset
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
+from docfloqa.drawing import band, name_ends, page, panels, percent_axis, point, scale_of, shorten
 from docfloqa.results import Study
 from docfloqa.settings import Settings
 from docfloqa.stats import LOSS
@@ -30,12 +28,12 @@ def epoch_progress(study: Study) -> Figure:
     """Four scores by epoch at the study's lowest ratio, with 95 % intervals over documents."""
     table = scores(study).query(f"{RATIO} == {RATIO}.min() and metric in @SCORES")
     lowest = table[RATIO].iloc[0]
-    figure, axes = _figure(ONE_COLUMN, 2.9, 2, 2, sharex=True, sharey=True)
+    figure, axes = panels(ONE_COLUMN, 2.9, 2, 2, sharex=True, sharey=True)
     drawn = {metric: _line(ax, table, lowest, metric) for ax, metric in zip(axes.flat, SCORES, strict=True)}
-    _percent_axis(axes)
+    percent_axis(axes)
     for ax, (metric, (end, style)) in zip(axes.flat, drawn.items(), strict=True):
         ax.set_title(SCORES[metric])
-        _name_ends(ax, [(end, f"{end:.1f}", style)])
+        name_ends(ax, [(end, f"{end:.1f}", style)])
     figure.supxlabel("epoch")
     figure.supylabel(f"score (%), {percent(lowest)} of vision {study.settings.unit}s trained")
     return figure
@@ -45,18 +43,18 @@ def epoch_progress(study: Study) -> Figure:
 def ablation_metrics(study: Study) -> Figure:
     """Scores and loss after the last epoch by ratio, with 95 % intervals; small points are single seeds."""
     table, runs, shares = last_epoch(scores(study)), last_epoch(study.epochs), vision_shares(study)
-    figure, axes = _figure(TWO_COLUMNS, 2.1, 1, len(NAMES))
+    figure, axes = panels(TWO_COLUMNS, 2.1, 1, len(NAMES))
     for ax, (metric, name) in zip(axes.flat, NAMES.items(), strict=True):
         for place, row in enumerate(table[table["metric"] == metric].itertuples()):
             style = mark(row.vision_trainable)
-            seeds = _scale(metric) * runs.loc[runs[RATIO] == row.vision_trainable, metric]
+            seeds = scale_of(metric) * runs.loc[runs[RATIO] == row.vision_trainable, metric]
             if len(seeds) > 1:
                 ax.plot([place + 0.25] * len(seeds), seeds, ".", color=style["color"], alpha=0.5)
-            _point(ax, place, row, vertical=True, **style)
+            point(ax, place, row, scale=scale_of(metric), **style)
         ax.set_title(name if metric == LOSS else f"{name} (%)")
         ax.set_xlim(-0.5, len(shares) - 0.5)
         ax.set_xticks(range(len(shares)), [f"{100 * r:.0f}\n{100 * s:.0f}" for r, s in shares.items()])
-    _percent_axis(axes.flat[:-1])
+    percent_axis(axes.flat[:-1])
     axes.flat[-1].margins(y=0.15)
     figure.supxlabel(f"vision encoder trained (%): above in {study.settings.unit}s, below in parameters")
     return figure
@@ -65,17 +63,17 @@ def ablation_metrics(study: Study) -> Figure:
 @styled
 def across_studies(studies: Sequence[Study]) -> Figure:
     """ANLS after the last epoch by ratio, a panel for every study, with 95 % intervals; dashed: before training."""
-    figure, axes = _figure(TWO_COLUMNS, 2.1, 1, len(studies), sharey=True)
+    figure, axes = panels(TWO_COLUMNS, 2.1, 1, len(studies), sharey=True)
     for ax, study in zip(axes.flat, studies, strict=True):
         table = scores(study).query("metric == 'anls'")
         last = last_epoch(table)
         for place, row in enumerate(last.itertuples()):
-            _point(ax, place, row, vertical=True, **mark(row.vision_trainable))
+            point(ax, place, row, **mark(row.vision_trainable))
         ax.axhline(100 * table["estimate"].iloc[0], color=GREY, linestyle="--", linewidth=0.8)
         ax.set_title(study.name)
         ax.set_xlim(-0.5, len(last) - 0.5)
         ax.set_xticks(range(len(last)), [percent(ratio) for ratio in last[RATIO]])
-    _percent_axis(axes)
+    percent_axis(axes)
     axes[0, 0].set_ylabel("ANLS (%)")
     figure.supxlabel("vision encoder trained")
     return figure
@@ -84,7 +82,7 @@ def across_studies(studies: Sequence[Study]) -> Figure:
 @styled
 def val_loss_curve(study: Study) -> Figure:
     """Validation loss by epoch for every ratio, with 95 % intervals over documents."""
-    figure, axes = _figure(ONE_COLUMN, 2.4)
+    figure, axes = panels(ONE_COLUMN, 2.4)
     _lines(axes[0, 0], scores(study), LOSS)
     axes[0, 0].set_ylabel("validation loss (nats per token)")
     return figure
@@ -97,14 +95,14 @@ def training_validation_metrics(study: Study) -> Figure:
     train = study.epochs.groupby([RATIO, "epoch"])["train_loss"].mean()
     ratios = sorted(table[RATIO].unique())
     width = TWO_COLUMNS if len(ratios) > 2 else ONE_COLUMN
-    figure, axes = _figure(width, 3.0, 2, len(ratios), sharex=True, sharey="row")
+    figure, axes = panels(width, 3.0, 2, len(ratios), sharex=True, sharey="row")
     for (loss, anls), ratio in zip(axes.T, ratios, strict=True):
         _line(anls, table, ratio, "anls")
         end, style = _line(loss, table, ratio, LOSS)
         loss.plot(train[ratio].index, train[ratio], **SECOND)
         loss.set_title(percent(ratio) + (f" of {study.settings.unit}s" if len(ratios) < 5 else ""))
-    _percent_axis(axes[1])
-    _name_ends(loss, [(end, "validation", style), (train[ratio].iloc[-1], "training", SECOND)])
+    percent_axis(axes[1])
+    name_ends(loss, [(end, "validation", style), (train[ratio].iloc[-1], "training", SECOND)])
     axes[0, 0].set_ylabel("loss (nats per token)")
     axes[1, 0].set_ylabel("ANLS (%)")
     figure.supxlabel("epoch")
@@ -115,7 +113,7 @@ def training_validation_metrics(study: Study) -> Figure:
 def compare_finetune(study: Study) -> Figure:
     """ANLS by epoch for every ratio, and before against after training; all with 95 % intervals."""
     table = scores(study).query("metric == 'anls'")
-    figure, axes = _figure(TWO_COLUMNS, 2.3, 1, 2)
+    figure, axes = panels(TWO_COLUMNS, 2.3, 1, 2)
     curves, ends = axes.flat
     _lines(curves, table, "anls")
     curves.set_ylabel("ANLS (%)")
@@ -124,8 +122,8 @@ def compare_finetune(study: Study) -> Figure:
         rows, style = list(table[table[RATIO] == ratio].itertuples()), mark(ratio)
         way = [100 * rows[0].estimate, 100 * rows[-1].estimate]
         ends.plot(way, [place, place], color=style["color"], alpha=0.35)
-        _point(ends, place, rows[0], vertical=False, **style, markerfacecolor="white")
-        _point(ends, place, rows[-1], vertical=False, **style)
+        point(ends, place, rows[0], vertical=False, **style, markerfacecolor="white")
+        point(ends, place, rows[-1], vertical=False, **style)
     top = curves.get_ylim()[1]
     ends.set(xlim=(-0.04 * top, top), ylim=(len(ratios) - 0.5, -0.5))
     ends.set_yticks(range(len(ratios)), map(percent, ratios))
@@ -161,17 +159,16 @@ def qualitative_examples(study: Study, dataset_validation: Dataset, count: int =
         for name, table in answers.items():
             answer = table.loc[question]
             texts[f"{name}: ANLS {answer['anls']:.2f}"] = answer["prediction"] or "(nothing)"
-        examples.append((row["image"], {name: _cut(text) for name, text in texts.items()}))
+        examples.append((row["image"], {name: shorten(text) for name, text in texts.items()}))
     breaks = max(sum(text.count("\n") for text in texts.values()) for _, texts in examples)
     lines, height = -(-count // 2), max(1.6, 0.15 + 0.25 * len(texts) + 0.12 * breaks)
-    figure, axes = _figure(TWO_COLUMNS, height * lines, lines, 4, width_ratios=[2, 3, 2, 3])
+    figure, axes = panels(TWO_COLUMNS, height * lines, lines, 4, width_ratios=[2, 3, 2, 3])
     for ax in axes.flat:
         ax.set_axis_off()
     for number, (image, texts) in enumerate(examples):
-        page, words = axes.flat[2 * number : 2 * number + 2]
-        page.imshow(image.convert("L"), cmap="gray", vmin=0, vmax=255)
-        page.add_patch(Rectangle((0, 0), 1, 1, transform=page.transAxes, fill=False, edgecolor=GREY))
-        page.set_anchor("N")
+        paper, words = axes.flat[2 * number : 2 * number + 2]
+        page(paper, image.convert("L"))
+        paper.set_anchor("N")
         y = 1.0
         for name, text in texts.items():
             # Clipped text cannot make the layout shrink the pages.
@@ -185,7 +182,7 @@ def qualitative_examples(study: Study, dataset_validation: Dataset, count: int =
 @styled
 def run_progress(epochs: pd.DataFrame, settings: Settings) -> Figure:
     """ANLS and exact match, and both losses, by epoch of one run; `epochs` is the run's `epochs.csv`."""
-    figure, axes = _figure(5.0, 1.9, 1, 2)
+    figure, axes = panels(TWO_COLUMNS, 2.1, 1, 2)
     scored, loss = axes.flat
     for ax, columns in (
         (scored, {"anls": "ANLS", "exact_match": "exact match"}),
@@ -199,8 +196,8 @@ def run_progress(epochs: pd.DataFrame, settings: Settings) -> Figure:
         ax.set(xlabel="epoch", ylabel="score (%)" if ax is scored else "loss (nats per token)")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         if ax is scored:
-            _percent_axis(ax)
-        _name_ends(ax, ends)
+            percent_axis(ax)
+        name_ends(ax, ends)
     return figure
 
 
@@ -212,25 +209,12 @@ def plot_run(epochs: pd.DataFrame, settings: Settings) -> None:
     show(run_progress(epochs, settings), caption, f"{caption} ANLS goes from {first} to {last}.")
 
 
-def _figure(
-    width: float, height: float, rows: int = 1, columns: int = 1, **options: Any
-) -> tuple[Figure, Any]:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots(rows, columns, squeeze=False, **options)
-
-
-def _scale(metric: str) -> int:
-    return 1 if metric == LOSS else 100
-
-
 def _line(ax: Axes, table: pd.DataFrame, ratio: float, metric: str) -> tuple[float, dict[str, Any]]:
     """Draw a metric by epoch with its band; returns its last value as drawn, and its look."""
     rows, style = table[(table[RATIO] == ratio) & (table["metric"] == metric)], mark(ratio)
-    low, high, values = (_scale(metric) * rows[name] for name in ("low", "high", "estimate"))
-    ax.fill_between(rows["epoch"], low, high, color=style["color"], alpha=0.16, linewidth=0)
-    ax.plot(rows["epoch"], values, clip_on=False, zorder=3, **style)
+    end = band(ax, rows["epoch"], rows, style, scale_of(metric))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    return values.iloc[-1], style
+    return end, style
 
 
 def _lines(ax: Axes, table: pd.DataFrame, metric: str) -> None:
@@ -238,47 +222,5 @@ def _lines(ax: Axes, table: pd.DataFrame, metric: str) -> None:
     drawn = {ratio: _line(ax, table, ratio, metric) for ratio in sorted(table[RATIO].unique())}
     ax.set_xlabel("epoch")
     if metric != LOSS:
-        _percent_axis(ax)
-    _name_ends(ax, [(end, percent(ratio), style) for ratio, (end, style) in drawn.items()])
-
-
-def _name_ends(ax: Axes, ends: list[tuple[float, str, dict[str, Any]]]) -> None:
-    """Write names beside the right ends of lines, moved apart where they would overlap."""
-    if len(ends) > 1:
-        # The layout decides how many points a step of the axis has; a single name stays where it is.
-        ax.figure.draw_without_rendering()
-    low, high = ax.get_ylim()
-    points = ax.bbox.height / ax.figure.dpi * 72 / (high - low)
-    ends = sorted(ends, key=lambda end: end[0])
-    places = points * np.array([value for value, _, _ in ends])
-    for _ in range(100):
-        for below in range(len(places) - 1):
-            overlap = max(0.0, 8.5 - (places[below + 1] - places[below]))
-            places[below : below + 2] += -overlap / 2, overlap / 2
-    last = max(line.get_xdata()[-1] for line in ax.lines)
-    for place, (value, name, style) in zip(places, ends, strict=True):
-        pointer = {"arrowstyle": "-", "color": style["color"], "linewidth": 0.5, "shrinkA": 0, "shrinkB": 4}
-        beside = {"textcoords": "offset points", "va": "center", "arrowprops": pointer}
-        ax.annotate(name, (last, value), (14, place - points * value), **beside)
-
-
-def _point(ax: Axes, place: float, row: Any, vertical: bool, **style: Any) -> None:
-    """Draw an estimate with its interval."""
-    scale = _scale(row.metric)
-    ends = scale * np.array([[row.estimate - row.low], [row.high - row.estimate]])
-    xy = (place, scale * row.estimate) if vertical else (scale * row.estimate, place)
-    look = {**style, "linestyle": "none", "clip_on": False, "capsize": 2, "elinewidth": 1, "markersize": 4.5}
-    ax.errorbar(*xy, **{"yerr" if vertical else "xerr": np.maximum(ends, 0)}, **look)
-
-
-def _percent_axis(axes: Any) -> None:
-    """From 0 to just above all that is drawn: an axis that is cut off makes differences look large."""
-    top = max(ax.dataLim.y1 for ax in np.ravel(axes))
-    for ax in np.ravel(axes):
-        ax.set_ylim(0, max(5, 1.08 * top))
-
-
-def _cut(text: str, width: int = 34, lines: int = 2) -> str:
-    """At most so many lines of plain text, with an ellipsis where more was cut off."""
-    wrapped = textwrap.wrap("".join(sign if sign.isprintable() else " " for sign in text), width)
-    return "\n".join(wrapped[:lines]) + "…" * (len(wrapped) > lines)
+        percent_axis(ax)
+    name_ends(ax, [(end, percent(ratio), style) for ratio, (end, style) in drawn.items()])

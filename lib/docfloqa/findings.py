@@ -9,20 +9,23 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from docfloqa.arm_tables import arm_comparisons, arm_summary
+from docfloqa.arm_tables import arm_comparisons, arm_interactions, arm_summary
+from docfloqa.calibration import calibration, has_confidence
+from docfloqa.errors import GROUPS, NOT_KNOWN, by_group
 from docfloqa.florence import PREFIX, Florence2ForDocVQA, base_config
 from docfloqa.freezing import Freezing, freeze
-from docfloqa.markup import NO_BREAK, escaped, to_latex, to_markdown
-from docfloqa.paths import TINY_MODEL, reports_folder, resolve, write_whole
-from docfloqa.published import QUESTIONS, published_differences
+from docfloqa.markup import escaped
+from docfloqa.paths import TINY_MODEL, resolve
+from docfloqa.published import QUESTIONS, published_differences, published_systems
 from docfloqa.results import Study
+from docfloqa.right_sets import only_right_at
 from docfloqa.stats import Interval, interval_table, share_interval
+from docfloqa.table_output import write_frames
 from docfloqa.tables import (
     PUBLISHED,
     RATIO,
     SIGNIFICANT,
     across,
-    by_question_type,
     comparisons,
     costs,
     exact_match_pairs,
@@ -88,7 +91,7 @@ def conclusion(study: Study) -> str:
 
 def claims(study: Study) -> pd.DataFrame:
     """Published claims and what the evidence says, as plain text; a model's facts are Florence-2-base's."""
-    frozen, most = _base_freezing(0.0), _base_freezing(0.66)
+    frozen, most = base_freezing(0.0), base_freezing(0.66)
     ablation, count = PUBLISHED["freezing_ablation_epoch_8"], QUESTIONS
     accuracy = dict(zip(ablation[RATIO], ablation["accuracy"], strict=True))
     best, full = accuracy[0.66], accuracy[1.0]
@@ -121,10 +124,10 @@ def claims(study: Study) -> pd.DataFrame:
 
 
 def write_tables(study: Study, beside: Sequence[Study] = ()) -> list[Path]:
-    """Write the tables to `reports/<study>/tables/` as CSV, Markdown and LaTeX (booktabs); returns the files.
+    """Write all tables of a study as `write_frames` does; returns the files.
 
-    `scores`, whose numbers are not rounded, is written as CSV only; `across` where other studies are set
-    beside this one; a table without rows is not written.
+    Beside the tables themselves there are those of the arms and of the errors as far as they can be made, and
+    `across` where other studies are set beside this one.
     """
     frames = {
         table.__name__: table(study)
@@ -137,30 +140,31 @@ def write_tables(study: Study, beside: Sequence[Study] = ()) -> list[Path]:
             page_use,
             costs,
             seed_spread,
-            by_question_type,
             claims,
+            only_right_at,
             scores,
         )
     }
+    for group in GROUPS:
+        table = by_group(study, group)
+        if table.index.tolist() != [NOT_KNOWN]:
+            frames[f"by_{group}"] = table
+    if has_confidence(study):
+        frames["calibration"] = calibration(study)
     frames["published_differences"] = published_differences()
+    frames["published_systems"] = published_systems()
     for arm in study.arms:
         frames[f"arm_{arm}"] = arm_summary(study, arm)
         frames[f"arm_{arm}_comparisons"] = arm_comparisons(study, arm)
+        frames[f"arm_{arm}_interactions"] = arm_interactions(study, arm)
     if beside:
         frames["across"] = across([study, *beside])
-    written = []
-    for name, frame in frames.items():
-        contents = {"csv": frame.to_csv(index=frame.index.name is not None).replace(NO_BREAK, " ")}
-        if name != "scores":
-            contents |= {"md": to_markdown(frame), "tex": to_latex(frame)}
-        for suffix, content in contents.items() if len(frame) else ():
-            written.append(reports_folder(study.name) / "tables" / f"{name}.{suffix}")
-            write_whole(written[-1], content)
-    return written
+    return write_frames(study.name, frames)
 
 
 @functools.cache
-def _base_freezing(ratio: float) -> Freezing:
+def base_freezing(ratio: float) -> Freezing:
+    """What a ratio of tensors freezes of Florence-2-base."""
     with torch.device("meta"):
         return freeze(Florence2ForDocVQA(base_config()), ratio)
 
@@ -197,18 +201,25 @@ def _comparison(study: Study) -> str:
     )
 
 
-def _scope(study: Study) -> str:
+def instrument(study: Study) -> str:
+    """What the study's figures come from, as Markdown: model and parameters, seeds, questions and documents."""
     name, counts = study.settings.model, study.predictions[["seed", "question_id", "document_id"]].nunique()
     source = resolve(name)
     named = f"the model {escaped(Path(name).name if Path(source).is_dir() else name)}"
     model = "the tiny embedded model" if source == str(TINY_MODEL) else named
     drawn = "drawn " if (study.settings.validation_data or study.settings.data) == "synth" else ""
     return (
-        f"This is about {model} with {study.runs['parameters'].iloc[0]:,} parameters, trained with "
-        f"{_counted(counts['seed'], 'seed')}, and {_counted(counts['question_id'], 'question')} on "
-        f"{_counted(counts['document_id'], drawn + 'document')}; the interval of one ratio (95 %) is "
+        f"{model} with {study.runs['parameters'].iloc[0]:,} parameters, trained with "
+        f"{counted(counts['seed'], 'seed')}, and {counted(counts['question_id'], 'question')} on "
+        f"{counted(counts['document_id'], drawn + 'document')}"
+    )
+
+
+def _scope(study: Study) -> str:
+    return (
+        f"This is about {instrument(study)}; the interval of one ratio (95 %) is "
         "over documents and says nothing about other seeds, comparisons "
-        + ("are over both." if counts["seed"] > 1 else "neither.")
+        + ("are over both." if study.runs["seed"].nunique() > 1 else "neither.")
         + " A seed is an order of the training questions: starting weights and documents are the same for all."
         + (f" Planned runs that are missing: {len(study.missing)}." if study.missing else "")
     )
@@ -219,5 +230,6 @@ def _last_anls(study: Study) -> dict[float, Interval]:
     return {row.vision_trainable: interval(row) for row in table.itertuples()}
 
 
-def _counted(number: int, noun: str) -> str:
+def counted(number: int, noun: str) -> str:
+    """A number with a noun in the singular or plural."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"

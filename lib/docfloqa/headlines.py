@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from docfloqa.arm_tables import arm_differences, arm_p_values
-from docfloqa.arms import FEWER_EPOCHS, Contrast
-from docfloqa.comparisons import PairedDifference
+from docfloqa.arm_tables import arm_differences, arm_p_values, interaction_tests
+from docfloqa.arms import ENDS, FEWER_EPOCHS, Contrast
+from docfloqa.comparisons import PairedDifference, StudentEstimate
 from docfloqa.paths import runs_folder
 from docfloqa.results import Study
 from docfloqa.robustness import ROBUSTNESS, read_scores
@@ -39,67 +39,70 @@ def _ratios(study: Study) -> str:
     found = list(paired_differences(study))
     if not found:
         return ""
-    said = {
-        (low, high): _said(pair, p_value)
+    differences = {
+        (low, high): said(pair, p_value)
         for (low, high, pair), p_value in zip(found, holm(found), strict=True)
     }
-    lowest, highest = min(low for low, _ in said), max(high for _, high in said)
+    lowest, highest = min(low for low, _ in differences), max(high for _, high in differences)
     table = interval_table(last_epoch(study.predictions), [RATIO], ["anls"]).set_index(RATIO)
     reached = {ratio: interval(table.loc[ratio]).format(100) for ratio in (lowest, highest)}
-    others = [
-        f"{percent(high)} less {percent(low)} {text}"
-        for (low, high), text in said.items()
-        if (low, high) != (lowest, highest)
+    ratios = sorted({ratio for pair in differences for ratio in pair})
+    # Each against none of the encoder, and all of it against the next lower share; the tables have every pair.
+    told = [
+        *((lowest, ratio) for ratio in ratios[1:-1]),
+        *([(ratios[-2], highest)] if len(ratios) > 2 else []),
     ]
+    others = [f"{percent(high)} less {percent(low)} {differences[low, high]}" for low, high in told]
     return (
         f"**How much** ({study.settings.epochs} epochs{_shift(study)}). With {percent(highest)} of the vision encoder "
         f"trained ANLS is {reached[highest]} %, with {percent(lowest)} {reached[lowest]} %: a difference of "
-        f"{said[lowest, highest]}" + (f"; {', '.join(others)}." if others else ".")
+        f"{'; '.join([differences[lowest, highest], *others])}."
     )
 
 
 def _protocol(study: Study) -> str:
-    said = [text for _, _, text in _contrasts(study, "cumulative")]
-    if len(said) < 7:
+    texts = [text for _, _, text in contrasts(study, "cumulative")]
+    if len(texts) < 7:
         return ""
-    fresh, stacked, control, left, last, fresh_last, lost = said
+    _, stacked, control, _, last, _, lost = texts
     return (
-        f"**The published protocol** ({_epochs(study)}). 100 % with fresh weights less 100 % after 0, 33 and 66 % on "
-        f"the same weights is {lost}. In that protocol 66 % less 0 % is {stacked} and 100 % less 66 % {last}, with "
-        f"fresh weights for each {fresh} and {fresh_last}; as many epochs with the encoder frozen throughout add "
-        f"{control} to 0 %, and 66 % in the protocol less that is {left}."
+        f"**The published protocol** ({arm_epochs(study)}). 100 % with fresh weights less 100 % after 0, 33 and 66 % "
+        f"on the same weights is {lost}. In that protocol 66 % less 0 % is {stacked} and 100 % less 66 % {last}; as "
+        f"many epochs with the encoder frozen throughout add {control} to 0 %."
     )
 
 
 def _part(study: Study) -> str:
-    found = _contrasts(study, "side")
-    sides, whole = (
-        [
-            f"{text} where the {contrast.first.split(':')[0]} is new" if ":" in contrast.first else text
-            for contrast, _, text in found
-            if contrast.says == says
-        ]
-        for says in ("the input side against the output side", "all against nothing")
-    )
+    sides = [
+        f"{text} where the {contrast.shift} is new" if contrast.shift else text
+        for contrast, _, text in contrasts(study, "side")
+        if contrast.says == ENDS
+    ]
     if not sides:
         return ""
+    more = [
+        f"less the same where the {there.shift} is new {said(found, p_value)}"
+        for here, there, found, p_value in interaction_tests(study, "side")
+        if here.says == ENDS and here.shift == study.settings.synth_shift
+    ]
     return (
-        f"**Which part** ({_epochs(study)}). The first third of the encoder's parameters in the published order of "
+        f"**Which part** ({arm_epochs(study)}). The first third of the encoder's parameters in the published order of "
         "tensors (all patch embeddings and the early blocks) less the last third is "
-        f"{', '.join(sides)}; all of the encoder less none of it {', '.join(whole)}."
+        f"{', '.join(sides)}" + (f"; the first of these {', '.join(more)}." if more else ".")
     )
 
 
 def _question(study: Study) -> str:
-    found = _contrasts(study, "prefix")
+    found = contrasts(study, "prefix")
     if len(found) < 3:
         return ""
-    text, none, shuffled = (said for _, _, said in found)
+    text, none, shuffled = (words for _, _, words in found)
     used = UNSURE not in shuffled and found[2][1].estimate > 0
     return (
-        f"**The question** (encoder frozen, {_epochs(study)}). Trained and asked with its own questions less trained "
-        f"and asked with the texts of others is {shuffled}: the task {'needs' if used else 'is not shown to need'} "
-        f"the question. One prefix token less the same as text is {text}, less no prefix {none}."
+        f"**The question** (encoder frozen, {arm_epochs(study)}). Trained and asked with its own questions less "
+        f"trained and asked with the texts of others is {shuffled}: the task "
+        f"{'needs' if used else 'is not shown to need'} the question. One prefix token less the same as text is "
+        f"{text}, less no prefix {none}."
     )
 
 
@@ -121,7 +124,8 @@ def _scans(study: Study) -> str:
     )
 
 
-def _epochs(study: Study) -> str:
+def arm_epochs(study: Study) -> str:
+    """How long each run of an arm trains, in words."""
     return f"{max(1, study.settings.epochs // FEWER_EPOCHS)} epochs each"
 
 
@@ -129,11 +133,11 @@ def _shift(study: Study) -> str:
     return f", documents whose {study.settings.synth_shift} is new" if study.settings.data == "synth" else ""
 
 
-def _contrasts(study: Study, arm: str) -> list[tuple[Contrast, PairedDifference, str]]:
-    """What an arm compares, with its difference in words."""
+def contrasts(study: Study, arm: str, unsure: str = UNSURE) -> list[tuple[Contrast, PairedDifference, str]]:
+    """What an arm compares, with its difference in words; `unsure` is added where none cannot be excluded."""
     found = list(arm_differences(study, arm))
     return [
-        (contrast, difference, _said(difference, p_value))
+        (contrast, difference, said(difference, p_value, unsure))
         for (contrast, difference, _), p_value in zip(found, arm_p_values(found), strict=True)
     ]
 
@@ -142,9 +146,10 @@ def _between(found: Sequence[Comparison], ends: tuple[float, float]) -> str:
     """The difference of two ratios in words, corrected for all pairs."""
     p_values = holm(found)
     return next(
-        _said(found[place][-1], p_values[place]) for place in range(len(found)) if found[place][1:3] == ends
+        said(found[place][-1], p_values[place]) for place in range(len(found)) if found[place][1:3] == ends
     )
 
 
-def _said(difference: PairedDifference, p_value: float) -> str:
-    return f"{difference.interval().format(100)} points{'' if p_value < SIGNIFICANT else UNSURE}"
+def said(difference: StudentEstimate, p_value: float, unsure: str = UNSURE) -> str:
+    """A difference in points with its interval, and `unsure` where its p-value is not below 0.05."""
+    return f"{difference.interval().format(100)} points{'' if p_value < SIGNIFICANT else unsure}"

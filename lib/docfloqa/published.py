@@ -51,6 +51,19 @@ def published_differences() -> pd.DataFrame:
     return frame
 
 
+def published_systems() -> pd.DataFrame:
+    """Published DocVQA figures of other systems, in points, as text: a row each, with the split and the measure."""
+    rows = []
+    for entry in PUBLISHED["other_published_docvqa_figures"]:
+        measure = next(name for name in ("anls", "similarity") if name in entry)
+        values = entry[measure] if isinstance(entry[measure], list) else [entry[measure]]
+        name = {"anls": "ANLS", "similarity": "similarity, first answer"}[measure]
+        rows.append((entry["system"], entry["split"], name, " / ".join(f"{value:.1f}" for value in values)))
+    frame = pd.DataFrame(rows, columns=["system", "split", "measure", "published (%)"]).set_index("system")
+    frame.attrs["note"] = "Measures and splits differ, so rows cannot be compared with one another."
+    return frame
+
+
 def _unpaired(first: float, second: float) -> Interval:
     # Statsmodels takes the first less the second.
     low, high = confint_proportions_2indep(second, QUESTIONS, first, QUESTIONS, method="score")

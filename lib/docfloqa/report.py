@@ -2,8 +2,10 @@
 
 A notebook's metadata may say what it belongs to:
 `docfloqa = {"study": str, "date": "YYYY-MM-DD", "commit": str, "settings": {name: value}}`. An image's output
-metadata may carry `{"image/png": {"alt": str, "caption": str}}`. Cells tagged `remove_cell`, and outputs of
-cells tagged `remove_output`, stay out.
+metadata may carry `{"image/png": {"alt": str, "caption": str}}`. The first heading of level 1 is the title. Cells
+tagged `remove_cell`, and outputs of cells tagged `remove_output`, stay out. The output of a cell tagged `abstract` is
+set as one, in place of that of a cell tagged `references` stands the list of works cited, and the appendix begins with
+the cell tagged `appendix`; at its end are the settings.
 """
 
 import datetime
@@ -12,6 +14,7 @@ import json
 import os
 import re
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -28,6 +31,7 @@ from tqdm.auto import tqdm
 from traitlets import Bool, List, Unicode, default
 
 from docfloqa.document_tree import IMAGES, ReportError, clean_html, read, write
+from docfloqa.references import references_html
 from docfloqa.typst_export import Document
 
 __all__ = ["HtmlReport", "ReportError", "TypstExporter", "export", "export_study"]
@@ -104,15 +108,15 @@ class Prepare(Preprocessor):
     def preprocess(self, nb: NotebookNode, resources: dict[str, Any]) -> tuple[NotebookNode, dict[str, Any]]:
         """Raises ReportError as `About.of` does."""
         nb = _legible(nb)
-        nb.cells = [cell for cell in nb.cells if "remove_cell" not in cell.metadata.get("tags", [])]
         resources["about"] = About.of(nb, resources)
+        nb.cells = [cell for cell in nb.cells if "remove_cell" not in _tags(cell)]
         section = resources["about"].title
         for cell in nb.cells:
             if cell.cell_type == "markdown":
                 headings = re.findall(r"^#{1,6} +(.+)$", cell.source, re.MULTILINE)
                 section = headings[-1] if headings else section
             elif cell.cell_type == "code":
-                silent = "remove_output" in cell.metadata.get("tags", [])
+                silent = "remove_output" in _tags(cell)
                 cell.outputs = [] if silent else [o for o in cell.outputs if self._reduce(o, section)]
         return nb, resources
 
@@ -130,6 +134,10 @@ class Prepare(Preprocessor):
         output.data = NotebookNode({mimetype: output.data[mimetype]})
         output.metadata["report"] = NotebookNode(alt=alt, caption=caption)
         return True
+
+
+def _tags(cell: NotebookNode) -> list[str]:
+    return cell.metadata.get("tags", [])
 
 
 def _legible(value: Any) -> Any:
@@ -166,20 +174,30 @@ class TypstExporter(Exporter):
         about = resources["about"]
         document = Document(Path(resources["metadata"].get("path") or "."))
         for cell in nb.cells:
-            if cell.cell_type == "markdown":
-                document.add_text(cell.source)
-            elif cell.cell_type == "code":
-                hidden = not self.show_code or PARAMETERS & set(cell.metadata.get("tags", []))
-                if cell.source.strip() and not hidden:
-                    document.add_code(cell.source)
+            self._add(cell, document)
+        document.add_settings(about.settings)
+        source = document.source(about.byline, about.date, about.title)
+        return document.pdf(source, about.date), resources
+
+    def _add(self, cell: NotebookNode, document: Document) -> None:
+        tags = _tags(cell)
+        if "appendix" in tags:
+            document.begin_appendix()
+        if cell.cell_type == "markdown":
+            document.add_text(cell.source)
+        elif cell.cell_type == "code":
+            if self.show_code and cell.source.strip() and not PARAMETERS & set(tags):
+                document.add_code(cell.source)
+            if "references" in tags:
+                document.add_references()
+                return
+            with document.inside("abstract") if "abstract" in tags else nullcontext():
                 for output in cell.outputs:
                     document.add_output(output)
-        source = document.source(about.byline, about.date, about.settings, about.title)
-        return document.pdf(source, about.date), resources
 
 
 class HtmlReport(HTMLExporter):
-    """An executed notebook as one page of HTML that fetches nothing and runs nothing."""
+    """An executed notebook as one page of HTML that fetches nothing and runs nothing; style sheets alone change it."""
 
     export_from_notebook = "HTML report"
 
@@ -213,8 +231,16 @@ class HtmlReport(HTMLExporter):
     ) -> tuple[str, dict[str, Any]]:
         """The page; raises ReportError as `Prepare` does."""
         self._parts = itertools.count(1)
+        resources = resources or {}
+        resources["references"] = references_html()
         html, resources = super().from_notebook_node(nb, resources, **kw)
         page = BeautifulSoup(html, features="html.parser")
+        if title := page.select_one("main h1"):
+            page.select_one("header h1").replace_with(title.extract())
+        for fold in page.select("details.code + details.code"):
+            first = fold.find_previous_sibling("details")
+            first.extend(fold.find_all("div", class_="highlight"))
+            fold.extract()
         contents = []
         seen: set[str] = set()
         for heading in page.select("main :is(h2, h3)"):

@@ -5,13 +5,12 @@ from __future__ import annotations
 import pandas as pd
 from datasets import Dataset
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
 from docfloqa.degradations import SEVERITIES, degrade
-from docfloqa.figures import _figure, _name_ends, _percent_axis, _point
+from docfloqa.drawing import band, name_ends, page, panels, percent_axis, point
 from docfloqa.robustness_tables import degradation_scores
 from docfloqa.stats import interval_table
-from docfloqa.style import GREY, TWO_COLUMNS, mark, styled
+from docfloqa.style import TWO_COLUMNS, mark, styled
 from docfloqa.tables import RATIO, percent
 
 LARGEST_SIDE = 400  # pixels of a page in a figure in which it is an inch wide
@@ -24,29 +23,20 @@ def degradation_curves(answers: pd.DataFrame) -> Figure:
     Takes the answers of `docfloqa.robustness.read_scores`; severity 0 is the clean page.
     """
     table = degradation_scores(answers, ["anls"])
-    figure, axes = _figure(TWO_COLUMNS, 3.9, 2, 3, sharey=True)
+    figure, axes = panels(TWO_COLUMNS, 3.9, 2, 3, sharey=True)
     drawn = []
     for ax, (kind, (unit, values)) in zip(axes.flat, SEVERITIES.items(), strict=True):
         ends = []
         for ratio, rows in table[table["kind"] == kind].groupby(RATIO):
             style = mark(ratio)
-            ax.fill_between(
-                rows["severity"],
-                100 * rows["low"],
-                100 * rows["high"],
-                color=style["color"],
-                alpha=0.16,
-                linewidth=0,
-            )
-            ax.plot(rows["severity"], 100 * rows["estimate"], clip_on=False, zorder=3, **style)
-            ends.append((100 * rows["estimate"].iloc[-1], percent(ratio), style))
+            ends.append((band(ax, rows["severity"], rows, style), percent(ratio), style))
         ax.set_title(kind)
         ax.set_xticks(range(len(values) + 1), ["clean", *(f"{value:g}" for value in values)])
         ax.set_xlabel(unit)
         drawn.append((ax, ends))
-    _percent_axis(axes)
+    percent_axis(axes)
     for ax, ends in drawn:
-        _name_ends(ax, ends)
+        name_ends(ax, ends)
     figure.supylabel("ANLS (%)")
     return figure
 
@@ -60,18 +50,17 @@ def degradation_gallery(rows: Dataset) -> Figure:
     ids = rows["questionId"]
     row = rows[ids.index(min(ids))]
     clean = row["image"].convert("RGB")
-    figure, axes = _figure(
+    figure, axes = panels(
         TWO_COLUMNS, min(8, 0.45 + 2.9 * clean.height / clean.width), 3, 1 + len(SEVERITIES)
     )
     for ax in axes.flat:
         ax.set_axis_off()
     for place, kind in enumerate(("clean", *SEVERITIES)):
         for severity in (1, 2, 3) if place else (1,):
-            page = degrade(clean, kind, severity, row["page"]) if place else clean.copy()
-            page.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
+            degraded = degrade(clean, kind, severity, row["page"]) if place else clean.copy()
+            degraded.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
             ax = axes[severity - 1, place]
-            ax.imshow(page)
-            ax.add_patch(Rectangle((0, 0), 1, 1, transform=ax.transAxes, fill=False, edgecolor=GREY))
+            page(ax, degraded)
             value = f"{SEVERITIES[kind][1][severity - 1]:g}" if place else ""
             ax.set_title(f"{kind}\n{value}" if severity == 1 else value)
     return figure
@@ -84,15 +73,15 @@ def across_data(answers: pd.DataFrame) -> Figure:
     Takes the answers of `docfloqa.robustness_tables.cross_answers`.
     """
     names = answers["data"].unique()
-    figure, axes = _figure(TWO_COLUMNS, 2.1, 1, len(names), sharey=True)
+    figure, axes = panels(TWO_COLUMNS, 2.1, 1, len(names), sharey=True)
     for ax, name in zip(axes.flat, names, strict=True):
         table = interval_table(answers[answers["data"] == name], [RATIO], ["anls"])
         for place, row in enumerate(table.itertuples()):
-            _point(ax, place, row, vertical=True, **mark(row.vision_trainable))
+            point(ax, place, row, **mark(row.vision_trainable))
         ax.set_title(name)
         ax.set_xlim(-0.5, len(table) - 0.5)
         ax.set_xticks(range(len(table)), [percent(ratio) for ratio in table[RATIO]])
-    _percent_axis(axes)
+    percent_axis(axes)
     axes[0, 0].set_ylabel("ANLS (%)")
     figure.supxlabel("vision encoder trained")
     return figure

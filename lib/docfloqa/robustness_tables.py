@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations
-from pathlib import Path
 
 import pandas as pd
 from scipy.integrate import trapezoid
 
 from docfloqa.comparisons import KEYS, PairedDifference, paired_difference
 from docfloqa.degradations import CLEAN, SEVERITIES, amount
-from docfloqa.markup import NO_BREAK, escaped, to_latex, to_markdown
-from docfloqa.paths import reports_folder, write_whole
+from docfloqa.markup import NO_BREAK, escaped
 from docfloqa.stats import interval_table, p_text
 from docfloqa.tables import RATIO, SIGNIFICANT, holm, interval, number, percent, smallest_of_all, texts
 
@@ -195,23 +193,6 @@ def cross_conclusion(answers: pd.DataFrame) -> str:
         names = ", ".join(map(escaped, others["data"].unique()))
         said.append(f"On {names}: {_compared(compare_ratios(others, 'anls', by='data'), 'above')}")
     return " ".join(said)
-
-
-def write_frames(study: str, frames: dict[str, pd.DataFrame]) -> list[Path]:
-    """Write tables to `reports/<study>/tables/` as CSV, Markdown and LaTeX (booktabs); returns the files.
-
-    A frame whose index has no name holds numbers, and is written as CSV only; one without rows is not written.
-    """
-    written = []
-    for name, frame in frames.items():
-        named = frame.index.name is not None
-        contents = {"csv": frame.to_csv(index=named).replace(NO_BREAK, " ")}
-        if named:
-            contents |= {"md": to_markdown(frame), "tex": to_latex(frame)}
-        for suffix, content in contents.items() if len(frame) else ():
-            written.append(reports_folder(study) / "tables" / f"{name}.{suffix}")
-            write_whole(written[-1], content)
-    return written
 
 
 def _pair(comparison: Comparison) -> str:

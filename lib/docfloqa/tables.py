@@ -19,7 +19,7 @@ from docfloqa.comparisons import (
     paired_difference,
     permutation_p_value,
 )
-from docfloqa.markup import NO_BREAK, flat
+from docfloqa.markup import NO_BREAK
 from docfloqa.metrics import METRICS
 from docfloqa.results import Study
 from docfloqa.stats import LOSS, Interval, interval_table, p_text
@@ -287,21 +287,6 @@ def across(studies: Sequence[Study]) -> pd.DataFrame:
     ratios = sorted({ratio for study in studies for ratio in study.runs[RATIO]})
     order = ["before training", *map(percent, ratios)]
     return pd.DataFrame(columns).reindex(order).fillna(NONE).rename_axis("vision encoder trained")
-
-
-def by_question_type(study: Study) -> pd.DataFrame:
-    """ANLS in percent after the last epoch by question type and ratio, with the questions of each type.
-
-    A question with several types counts in each. The most frequent type comes first.
-    """
-    answers = last_epoch(study.predictions)
-    kinds = [sorted({flat(kind) for kind in types}) or ["none given"] for types in answers["question_types"]]
-    answers = answers.assign(kind=kinds).explode("kind")
-    table = interval_table(answers, ["kind", RATIO], ["anls"])
-    frame = table.assign(text=texts(table)).pivot(index="kind", columns=RATIO, values="text").fillna(NONE)
-    frame.columns = [f"ANLS at {percent(ratio)}" for ratio in frame.columns]
-    frame.insert(0, "questions", answers.groupby("kind")["question_id"].nunique())
-    return frame.sort_values("questions", ascending=False, kind="stable").rename_axis("question type")
 
 
 def page_use_scores(study: Study) -> pd.DataFrame:

@@ -9,9 +9,10 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from queue import SimpleQueue
+from threading import Thread
 
 from datasets import DatasetDict
 from transformers import TrainerCallback
@@ -57,7 +58,7 @@ def calibrate_in_a_slot(settings: Settings, slots: SimpleQueue[Slot], scratch: s
     slot = slots.get()
     try:
         # A process of its own, started afresh, as a run's kernel is: its memory is its own.
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        with ProcessPoolExecutor(1, get_context("spawn"), initializer=end_with_parent) as process:
             return process.submit(calibrate, settings, slot, scratch, time.time()).result()
     except BrokenProcessPool:
         raise CalibrationError(
@@ -66,6 +67,16 @@ def calibrate_in_a_slot(settings: Settings, slots: SimpleQueue[Slot], scratch: s
         ) from None
     finally:
         slots.put(slot)
+
+
+def end_with_parent() -> None:
+    """Let this process end as soon as the one that began it is gone, however that ended."""
+
+    def watch() -> None:
+        parent_process().join()
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
 
 
 def calibrate(settings: Settings, slot: Slot, scratch: str, asked: float) -> Calibration:

@@ -1,11 +1,13 @@
 """From a notebook's parts to Typst and PDF, by way of pandoc's document tree."""
 
 import base64
+import copy
 import datetime
 import functools
 import re
 import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from docfloqa.document_tree import (
     read,
     write,
 )
+from docfloqa.references import references
 
 # Words that mean nothing to Typst wherever they stand; any other text goes in as a quoted string.
 PLAIN_WORD = re.compile(r"[^\W\d_][^\W_]*[,.;:!?]?")
@@ -64,7 +67,8 @@ def _set_table(key: str, value: Any, *_: Any) -> list[Node] | None:
     for column, cell in [*table.placed(table.head), *table.placed(table.body)]:
         if cell[3] == 1:
             lines[column] = max(lines[column], cell_text(cell), key=len)
-            pieces = [word[:LONGEST_WORD] for word in cell_text(cell).split()]
+            # An interval has no-break spaces: it is one word.
+            pieces = [word[:LONGEST_WORD] for word in re.split(r"[^\S\xa0]+", stringify(cell[4]))]
             words[column] = max(words[column], "", *pieces, key=len)
     sides = [alignment["t"].removeprefix("Align").lower() for alignment, _ in table.columns]
     measures = f"words: {_array(map(quoted, words))}, lines: {_array(map(quoted, lines))}"
@@ -100,6 +104,28 @@ class Document:
         """Add Markdown, HTML or LaTeX."""
         self._blocks += read(text, mimetype, self._folder, ".pdf")
 
+    @contextmanager
+    def inside(self, name: str) -> Iterator[None]:
+        """What is added meanwhile goes through the preamble's function of this name."""
+        self._blocks.append(_typst(f"#{name}["))
+        yield
+        self._blocks.append(_typst("]"))
+
+    def begin_appendix(self) -> None:
+        """What is added from now on is the appendix."""
+        self._blocks.append(_typst("#show: appendix"))
+
+    def add_references(self) -> None:
+        """Add the list of works cited."""
+        with self.inside("references"):
+            self._blocks += copy.deepcopy(references())
+
+    def add_settings(self, settings: dict[str, str]) -> None:
+        """Add a section with names and values."""
+        if settings:
+            pairs = _array(f"({quoted(key)}, {quoted(value)})" for key, value in settings.items())
+            self._blocks.append(_typst(f"#settings({pairs})"))
+
     def add_code(self, source: str) -> None:
         """Add a code cell's source."""
         self._blocks.append(verbatim(source, "python"))
@@ -121,13 +147,15 @@ class Document:
             else:
                 self._blocks.append(verbatim(data))
 
-    def source(self, byline: str, date: datetime.date | None, settings: dict[str, str], name: str) -> str:
+    def source(self, byline: str, date: datetime.date | None, name: str) -> str:
         """The whole document in Typst; `name` is its title if no level-1 heading gives one."""
         title = next((b for b in self._blocks if b["t"] == "Header" and b["c"][0] == 1), None)
         shown = title["c"][2] if title else [{"t": "Str", "c": name}]
         sections: dict[str, str] = {}
 
         def number(key: str, value: Any, *_: Any) -> Node | None:
+            if key == "Div" and value[0][0]:
+                sections.setdefault(value[0][0], value[0][0])
             if key != "Header":
                 return None
             section = f"section-{len(sections) + 1}"
@@ -139,7 +167,6 @@ class Document:
             "title": f"[{self._markup([{'t': 'Plain', 'c': shown}], sections)}]",
             "byline": quoted(byline),
             "date": f"datetime(year: {date.year}, month: {date.month}, day: {date.day})" if date else "none",
-            "settings": _array([f"({quoted(key)}, {quoted(value)})" for key, value in settings.items()]),
         }
         call = ",\n".join(f"  {key}: {value}" for key, value in arguments.items())
         preamble = PREAMBLE.read_text(encoding="utf-8")
