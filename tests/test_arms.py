@@ -1,5 +1,7 @@
 """What the arms change in a run, and that an arm's runs are those that answer its question."""
 
+import copy
+
 import pandas as pd
 import pytest
 import torch
@@ -14,7 +16,7 @@ from docfloqa.evaluation import evaluate
 from docfloqa.florence import load_florence
 from docfloqa.freezing import freeze
 from docfloqa.lora import adapter_layers, without_adapters
-from docfloqa.runs import Run, weights_checksum
+from docfloqa.runs import Run, in_fp16, weights_checksum
 from docfloqa.settings import SHIFTS, Settings, SettingsError
 from docfloqa.sweep import plan
 from docfloqa.training import DocVQATrainer, PredecessorError
@@ -123,9 +125,20 @@ def test_the_best_model_is_that_of_the_best_epoch(dataset, output, monkeypatch):
     monkeypatch.setattr("docfloqa.training.evaluate", scored)
     run = trainer.fit()
     assert run.record["best_epoch"] == 2, "the epoch before training does not count"
-    for name, epoch in (("best_model", 2), ("model", 3)):
-        saved = load_file(run.folder / name / "model.safetensors")
-        assert torch.equal(saved["model.vision_tower.convs.0.conv.weight"], weights[epoch])
+    files = {name: run.folder / name / "model.safetensors" for name in ("best_model", "model")}
+    best, last = (load_file(file)["model.vision_tower.convs.0.conv.weight"] for file in files.values())
+    assert torch.equal(best, weights[2].half()) and torch.equal(last, weights[3])
+    assert files["best_model"].stat().st_size < 0.52 * files["model"].stat().st_size, (
+        "fp16, tied weights once"
+    )
+
+
+def test_weights_that_fp16_cannot_hold_are_kept_as_they_are(tiny):
+    model = copy.deepcopy(tiny[0])
+    assert {weight.dtype for weight in in_fp16(model).values()} == {torch.half}
+    with torch.no_grad():
+        next(model.parameters())[0] = 1e5
+    assert in_fp16(model) is None
 
 
 def test_confidence_is_the_probability_of_the_answer(tiny, dataset):

@@ -40,7 +40,7 @@ from docfloqa.records import (
 from docfloqa.settings import Settings
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
     from transformers import ProcessorMixin
 
 # What a run's results depend on; a test compares this with what the training code really imports.
@@ -81,6 +81,16 @@ def _checksum_of(*texts: str) -> str:
         if cell["cell_type"] == "code" and "parameters" not in cell["metadata"].get("tags", []):
             digest.update("".join(cell["source"]).encode())
     return digest.hexdigest()
+
+
+def in_fp16(model: nn.Module) -> dict[str, Tensor] | None:
+    """The weights in fp16, tied ones as one tensor still; None where one is too large for it (above 65,504)."""
+    halves: dict[tuple, Tensor] = {}
+    weights = {
+        name: halves.setdefault((weight.data_ptr(), weight.shape), weight.half())
+        for name, weight in model.state_dict().items()
+    }
+    return weights if all(bool(weight.isfinite().all()) for weight in halves.values()) else None
 
 
 def weights_checksum(model: nn.Module) -> str:
@@ -204,13 +214,17 @@ class Run:
         return max(range(1, last + 1), key=lambda epoch: (self._epoch_row(epoch)["anls"], -epoch))
 
     def save_model(self, model: nn.Module, processor: ProcessorMixin, name: str, epoch: int) -> None:
-        """Keep weights and processor after an epoch as the folder `name`, which plain transformers loads."""
+        """Keep weights and processor after an epoch as the folder `name`, which plain transformers loads.
+
+        The best model, which nothing is trained from, is kept in fp16, half as large, where fp16 can hold it.
+        """
         # Not above: whoever only reads runs need not wait for torch and transformers.
         from docfloqa.lora import without_adapters
 
         part = self.folder / f".{name}.part"
         shutil.rmtree(part, ignore_errors=True)
-        without_adapters(model).save_pretrained(part)
+        merged = without_adapters(model)
+        merged.save_pretrained(part, state_dict=in_fp16(merged) if name == BEST_MODEL else None)
         processor.save_pretrained(part)
         seal_folder(part, epoch=epoch)
         shutil.rmtree(self.folder / name, ignore_errors=True)
