@@ -58,7 +58,7 @@ SIZES = {
 }
 WHAT = {
     "questions": "questions on 200 pages that are loaded, checked, summed, explored and tokenised",
-    "pages": "pages of 600 x 800 px with a question each, with which the same is done, and which are resized and cached",
+    "pages": "pages of 600 x 800 px with a question each, with which the same is done and which are cached",
     "validation": "questions of one validation, on 200 pages, that are answered and scored",
     "results": "runs of one study, with 500 questions and 9 epochs each, whose answers are loaded and scored",
     "runs": "runs of one sweep: its process, and the largest of its kernels at the moment",
