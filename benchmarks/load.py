@@ -57,11 +57,11 @@ SIZES = {
     "runs": (100,),
 }
 WHAT = {
-    "questions": "questions on 200 pages: loaded, checked, summed, explored, tokenised",
-    "pages": "pages of 600 x 800 px, each with a question: the same, and every page resized and kept on disk",
-    "validation": "questions of one validation, on 200 pages: answered and scored",
-    "results": "runs of one study with 500 questions and 9 epochs each: every answer loaded, the last ones scored",
-    "runs": "runs of one sweep: planned, made and reported (the sweep's process; its kernels beside)",
+    "questions": "questions on 200 pages that are loaded, checked, summed, explored and tokenised",
+    "pages": "pages of 600 x 800 px with a question each, with which the same is done and which are cached",
+    "validation": "questions of one validation, on 200 pages, that are answered and scored",
+    "results": "runs of one study, with 500 questions and 9 epochs each, whose answers are loaded and scored",
+    "runs": "runs of one sweep: its process, and the largest of its kernels at the moment",
 }
 FEW_PAGES, SMALL, LARGE = 200, (160, 160), (600, 800)
 
@@ -270,9 +270,10 @@ def report(measured: dict[str, Any]) -> str:
         frame = pd.DataFrame(part["rows"])
         frame.insert(2, "grown_mib", frame["private_mib"] - frame["before_mib"])
         frame = frame.rename(columns={"size": what}).round(1)
+        frame[what] = [f"{size:,}" for size in frame[what]]
         frame.columns = [name.replace("_mib", " (MiB)").replace("_", " ") for name in frame.columns]
         about = f"{part['device']}, {part['date']}, commit {part['commit']}"
-        parts.append(f"## {what.capitalize()}\n\n{WHAT[what]} ({about}).\n\n{to_markdown(frame)}")
+        parts.append(f"## {what.capitalize()}\n\nOf {WHAT[what]} ({about}).\n\n{to_markdown(frame)}")
     return "\n".join(parts)
 
 
