@@ -7,6 +7,7 @@ import sys
 
 import pandas as pd
 import pytest
+from fake_study import write_study
 from PIL import Image
 from small_study import small_study
 
@@ -231,3 +232,11 @@ def test_a_fault_of_ours_is_not_hidden_as_bad_input(two, monkeypatch):
     monkeypatch.setattr("docfloqa.page_files.read_page", faulty)
     with pytest.raises(ValueError, match="ours"):
         main(["ask", "page.png", "what?"])
+
+
+def test_the_runs_of_the_ratios_are_meant_before_those_of_the_arms(output):
+    study = write_study(seeds=(0,), epochs=1, documents=4)
+    folder = runs_folder(study.name)
+    shutil.copytree(folder / "vision000-seed0-fake", folder / "vision000-seed0-of-an-arm")
+    assert find_run("vision000").id == "vision000-seed0-fake"
+    assert find_run("vision000-seed0-of").id == "vision000-seed0-of-an-arm"

@@ -76,7 +76,8 @@ def test_the_abstract_tells_of_the_arms_that_were_made(studies):
     text = paper.abstract(studies["arms"])
     assert re.search(r"In the published protocol \(1 epochs? each\) 100 % less 66 % is -?\d", text)
     assert "the first third of the encoder's parameters" in text
-    assert len(numbers(text)) == 3 + 3
+    assert "where the layout is new instead it is" in text and "where the content is new instead" in text
+    assert len(numbers(text)) == 3 + 2 + 3
 
 
 def test_the_setting_and_the_limits_are_the_studys_own(studies):

@@ -152,7 +152,7 @@ def arm_answer(study: Study, name: str) -> str:
 def arm_interactions(study: Study, name: str) -> pd.DataFrame:
     """By how much the differences of an arm differ between documents, in points of ANLS, as text.
 
-    Documents and seeds of the two sides have nothing in common; p-values have Holm's correction for those of this
+    The two sides have no document in common; p-values have Holm's correction for those of this
     table. Empty where the arm compares none, or lacks runs.
     """
     rows = {

@@ -139,7 +139,7 @@ class Interaction(StudentEstimate):
 
     @property
     def standard_error(self) -> float:
-        """Over the documents and seeds of both, which have neither in common."""
+        """Over documents and seeds of both; a seed is an order of other questions there than here."""
         return float(np.hypot(self.here.standard_error, self.there.standard_error))
 
     @property

@@ -11,6 +11,7 @@ import torch
 
 from docfloqa.arm_tables import arm_comparisons, arm_interactions, arm_summary
 from docfloqa.calibration import calibration, has_confidence
+from docfloqa.comparisons import mcnemar_bounds
 from docfloqa.errors import GROUPS, NOT_KNOWN, by_group
 from docfloqa.florence import PREFIX, Florence2ForDocVQA, base_config
 from docfloqa.freezing import Freezing, freeze
@@ -19,7 +20,7 @@ from docfloqa.paths import TINY_MODEL, resolve
 from docfloqa.published import QUESTIONS, published_differences, published_systems
 from docfloqa.results import Study
 from docfloqa.right_sets import only_right_at
-from docfloqa.stats import Interval, interval_table, share_interval
+from docfloqa.stats import Interval, interval_table, p_text
 from docfloqa.table_output import write_frames
 from docfloqa.tables import (
     PUBLISHED,
@@ -95,8 +96,7 @@ def claims(study: Study) -> pd.DataFrame:
     ablation, count = PUBLISHED["freezing_ablation_epoch_8"], QUESTIONS
     accuracy = dict(zip(ablation[RATIO], ablation["accuracy"], strict=True))
     best, full = accuracy[0.66], accuracy[1.0]
-    wilson = [share_interval(round(count * value / 100), count) for value in (best, full)]
-    ends = " and ".join(each.format(100).split(" ", 1)[1] for each in wilson)
+    bounds = mcnemar_bounds(*(round(count * value / 100) for value in (full, best)), count)
     odd = " and ".join(f"{value} %" for value in accuracy.values() if round(value * count / 100, 6) % 1)
     epochs = [str(PUBLISHED["setting"]["epochs"] * place) for place in range(1, len(accuracy) + 1)]
     others = pd.DataFrame(PUBLISHED["other_published_docvqa_figures"]).query("split == 'test'")
@@ -111,8 +111,8 @@ def claims(study: Study) -> pd.DataFrame:
         f"answer without a threshold, not ANLS, on {count} validation questions; of the systems that the "
         f"project lists, the highest ANLS on the test split is {top['anls']:.1f} ({top['system']}).",
         "66 % is best": f"Published: {best} % accuracy against {full} % at 100 %. These {best - full:.1f} "
-        f"points come from {count} questions, as published; taken so, the 95 % intervals {ends} overlap, and "
-        f"{odd} are no "
+        f"points come from {count} questions, as published; taken so, McNemar's exact test has a p-value between "
+        f"{p_text(bounds[0])} and {p_text(bounds[1])}, whichever questions were right, and {odd} are no "
         f"shares of {count} questions, which come in steps of {100 / count:.1f} %. The ratios were "
         f"trained one after another on the same weights and had {' / '.join(epochs)} epochs. This study: "
         f"{_comparison(study)}",
@@ -186,13 +186,14 @@ def _comparison(study: Study) -> str:
         if p_value < SIGNIFICANT:
             above, below = (high, low) if difference.estimate > 0 else (low, high)
             size = abs(difference.estimate)
-            clear.append(f"{percent(above)} above {percent(below)} by {100 * size:.1f} points")
+            sure = f"p {p_text(p_value)}"
+            clear.append(f"{percent(above)} above {percent(below)} by {100 * size:.1f} points ({sure})")
         else:
             together.append(" and ".join(map(percent, (low, high))))
     smallest = max(smallest_of_all(difference, len(pairs)) for *_, difference in pairs)
     return (
         (
-            f"Distinguished (paired, p < {SIGNIFICANT} after Holm's correction): {', '.join(clear)}. "
+            f"Distinguished (paired, p below {SIGNIFICANT} after Holm's correction): {', '.join(clear)}. "
             if clear
             else ""
         )

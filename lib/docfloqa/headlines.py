@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from docfloqa.arm_tables import arm_differences, arm_p_values, interaction_tests
-from docfloqa.arms import ENDS, FEWER_EPOCHS, Contrast
+from docfloqa.arms import ENDS, FEWER_EPOCHS, WHOLE, Contrast
 from docfloqa.comparisons import PairedDifference, StudentEstimate
+from docfloqa.degradations import CLEAN
 from docfloqa.paths import runs_folder
 from docfloqa.results import Study
 from docfloqa.robustness import ROBUSTNESS, read_scores
@@ -21,15 +22,14 @@ from docfloqa.robustness_tables import (
 from docfloqa.stats import interval_table
 from docfloqa.tables import RATIO, SIGNIFICANT, holm, interval, last_epoch, paired_differences, percent
 
-UNSURE = " (not told from none)"
+UNSURE = " (not significant)"
 
 
 def headlines(study: Study) -> list[str]:
     """A sentence in Markdown on the ratios, the protocol, the part, the question and bad scans, where they are made.
 
     Differences are in points of ANLS with 95 % intervals over documents and seeds, each of one comparison alone;
-    one whose p-value is not below 0.05, after Holm's correction for those of its table, is said not to be told
-    from none.
+    one whose p-value is not below 0.05, after Holm's correction for those of its table, is called not significant.
     """
     made = [_ratios(study), _protocol(study), _part(study), _question(study), _scans(study)]
     return [sentence for sentence in made if sentence]
@@ -67,17 +67,21 @@ def _protocol(study: Study) -> str:
     _, stacked, control, _, last, _, lost = texts
     return (
         f"**The published protocol** ({arm_epochs(study)}). 100 % with fresh weights less 100 % after 0, 33 and 66 % "
-        f"on the same weights is {lost}. In that protocol 66 % less 0 % is {stacked} and 100 % less 66 % {last}; as "
-        f"many epochs with the encoder frozen throughout add {control} to 0 %."
+        f"on the same weights is {lost}; no control trained as long as the latter. In that protocol 66 % less 0 % is "
+        f"{stacked} and 100 % less 66 % {last}; as many epochs with the encoder frozen throughout change 0 % by "
+        f"{control}."
     )
 
 
 def _part(study: Study) -> str:
-    sides = [
-        f"{text} where the {contrast.shift} is new" if contrast.shift else text
-        for contrast, _, text in contrasts(study, "side")
-        if contrast.says == ENDS
-    ]
+    sides, whole = (
+        [
+            f"{text} where the {contrast.shift} is new" if contrast.shift else text
+            for contrast, _, text in contrasts(study, "side")
+            if contrast.says == says
+        ]
+        for says in (ENDS, WHOLE)
+    )
     if not sides:
         return ""
     more = [
@@ -88,7 +92,9 @@ def _part(study: Study) -> str:
     return (
         f"**Which part** ({arm_epochs(study)}). The first third of the encoder's parameters in the published order of "
         "tensors (all patch embeddings and the early blocks) less the last third is "
-        f"{', '.join(sides)}" + (f"; the first of these {', '.join(more)}." if more else ".")
+        f"{', '.join(sides)}"
+        + (f"; the first of these {', '.join(more)}" if more else "")
+        + f". All of the encoder less none of it is {', '.join(whole)}."
     )
 
 
@@ -116,7 +122,12 @@ def _scans(study: Study) -> str:
         return ""
     ends = lowest, highest = table.index.min(), table.index.max()
     more, lost = (_between(compare_ratios(together, metric), ends) for metric in (AREA, LOST))
-    lose = [f"{percent(ratio)} loses {interval(table.loc[ratio]).format(100)} points" for ratio in ends]
+    clean = together.groupby(RATIO)[CLEAN].mean()
+    lose = [
+        f"{percent(ratio)} loses {interval(table.loc[ratio]).format(100)} points, "
+        f"{percent(table.loc[ratio, 'estimate'] / clean[ratio])} of its score,"
+        for ratio in ends
+    ]
     return (
         "**Bad scans** (best epochs, chosen on these questions). Over six degradations and severities 0 to 3 "
         f"{percent(highest)} less {percent(lowest)} is {more}. Against its own clean pages {' and '.join(lose)}: a "

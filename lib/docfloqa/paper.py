@@ -12,7 +12,7 @@ from docfloqa.headlines import arm_epochs, contrasts, said
 from docfloqa.markup import escaped
 from docfloqa.paths import TINY_MODEL, resolve
 from docfloqa.results import Study
-from docfloqa.stats import interval_table
+from docfloqa.stats import LOSS, interval_table
 from docfloqa.tables import (
     NONE,
     RATIO,
@@ -95,15 +95,18 @@ def _protocol(study: Study) -> str:
 
 def _part(study: Study) -> str:
     found = [
-        text
+        (contrast.shift, text)
         for contrast, _, text in contrasts(study, "side", NO_DIFFERENCE)
-        if contrast.says == ENDS and contrast.shift in ("", study.settings.synth_shift)
+        if contrast.says == ENDS
     ]
     if not found:
         return ""
+    # The study's own shift, or the only data that there is, comes first.
+    (_, own), *others = found
+    elsewhere = "".join(f"; where the {shift} is new instead it is {text}" for shift, text in others)
     return (
         f"Trained alone ({arm_epochs(study)}), the first third of the encoder's parameters, in the published order of "
-        f"tensors, less the last third is {found[0]}."
+        f"tensors, less the last third is {own}{elsewhere}."
     )
 
 
@@ -167,6 +170,13 @@ def limitations(study: Study) -> str:
         f"**One learning rate** ({settings.learning_rate:g}) is used for all ratios; none was tuned for any of them. "
         "Scores are those after the last epoch, on the validation questions; there is no further test set."
     )
+    losses = study.epochs.query(f"{RATIO} == {RATIO}.min()").groupby("epoch")[LOSS].mean()
+    if losses.idxmin() < losses.index.max():
+        items.append(
+            f"**Overfitting.** At the lowest ratio the validation loss is least after epoch {losses.idxmin()} "
+            f"({losses.min():.2f}) and {losses.iloc[-1]:.2f} after the last; the published one fell to its end, at a "
+            "learning rate of 1e-6. What stacking ratios on the same weights costs here may come from that."
+        )
     pairs = list(paired_differences(study))
     if pairs:
         smallest = max(smallest_of_all(difference, len(pairs)) for *_, difference in pairs)

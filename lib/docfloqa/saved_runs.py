@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from docfloqa.florence import Florence2ForDocVQA, load_florence
 from docfloqa.integrity import DamagedError, check_folder
 from docfloqa.metrics import METRICS
 from docfloqa.paths import expanded, is_folder, output_folder
+from docfloqa.results import PLAN
 from docfloqa.runs import BEST_MODEL, PREDICTIONS, RECORD, is_complete, read_record
 from docfloqa.settings import Settings, SettingsError
 from docfloqa.stats import LOSS, Interval, interval_table
@@ -103,7 +105,8 @@ class SavedRun:
 def find_run(name: str) -> SavedRun:
     """The complete run that `name` means: a folder, an id, or the beginning of an id that no other run has.
 
-    Ids are looked for in every study under `reports/`; "study/beginning" looks in one study. Raises `RunError`
+    Ids are looked for in every study under `reports/`; "study/beginning" looks in one study. Where several runs begin
+    so and one of them alone is of a study's ratios, not of its arms, that one is meant. Raises `RunError`
     for a name that fits none or several, and `IncompleteRunError` for a run that has not finished.
     """
     folder = expanded(name)
@@ -115,8 +118,9 @@ def find_run(name: str) -> SavedRun:
     studies = [path for path in there if study in ("", path.parents[1].name)]
     found = [path for path in studies if path.name.startswith(beginning)]
     exact = [path for path in found if path.name == beginning]
-    if len(exact or found) == 1:
-        return open_run(*(exact or found))
+    for meant in (exact, found, [path for path in found if _is_of_the_ratios(path)]):
+        if len(meant) == 1:
+            return open_run(*meant)
     if found:
         names = [f"{path.parents[1].name}/{path.name}" for path in found[:NAMES_SHOWN]]
         more = f" and {len(found) - NAMES_SHOWN} more" if len(found) > NAMES_SHOWN else ""
@@ -126,6 +130,11 @@ def find_run(name: str) -> SavedRun:
         f"there is no run {name!r}; allowed are a run's folder, its id or the beginning of one, alone or after a "
         + (f"study's name: {', '.join(known)}" if known else "study's name, and no study is here: make study")
     )
+
+
+def _is_of_the_ratios(folder: Path) -> bool:
+    plan = folder.parents[1] / PLAN
+    return plan.is_file() and folder.name in json.loads(plan.read_text())["runs"]
 
 
 def open_run(folder: Path) -> SavedRun:
