@@ -59,7 +59,8 @@ def test_killed_processes_go_on_and_end_with_the_loss_curve_of_one(output):
 
 
 def test_a_loss_that_is_not_finite_fails_the_run_in_all_processes(output):
-    further = {**FEW, "epochs": 1, "learning_rate": 1e30}
+    # Every batch is a full one.
+    further = {**FEW, "train_questions": 24, "epochs": 1, "learning_rate": 1e30}
     command = [*TORCHRUN, "2", "-m", "docfloqa", "run", "--profile", "smoke", "--name", "far"]
     done = subprocess.run([*command, "--settings", json.dumps(further)], capture_output=True, timeout=500)
     assert done.returncode != 0
