@@ -87,7 +87,7 @@ def test_the_paper_profile_is_made_to_the_end(study, original):
         assert (settings["batch_size"], settings["num_beams"], settings["learning_rate"]) == (6, 3, 1e-6)
         epochs = pd.read_csv(runs[name] / "epochs.csv")
         assert epochs["epoch"].tolist() == [0, 1] and epochs["val_loss"].notna().all()
-        trained = load_file(runs[name] / "best_model" / "model.safetensors")
+        trained = load_file(runs[name] / "model" / "model.safetensors")
         for tensor in (
             "model.vision_tower.convs.0.conv.weight",
             "model.vision_tower.blocks.3.0.channel_block.ffn.fc2.bias",
