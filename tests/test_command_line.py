@@ -183,7 +183,10 @@ def test_a_run_that_is_not_complete_is_exit_code_1(two, capsys):
             "ratio is 0.5; allowed are those of study 'embedded': 0, 1",
         ),
         (["ask", "page.png", "what?", "--study", "none"], "make its runs with: docfloqa study --name none"),
-        (["ask", "page.png", "what?", "--model", "./none"], "model './none' cannot be loaded: it is not a folder"),
+        (
+            ["ask", "page.png", "what?", "--model", "./none"],
+            "model './none' cannot be loaded: it is not a folder",
+        ),
         (
             ["ask", "page.png", "what?", "--run", "vision1", "--ratio", "1"],
             "--ratio chooses among a study's runs",

@@ -219,7 +219,10 @@ def test_slots_are_gpus_or_single_threads():
         (["sweep", "--profile", "smoke", "--ratios", "2"], "vision_trainable is 2.0"),
         (["sweep", "--profile", "smoke", "--seeds", "0", "0"], "seeds are [0, 0]"),
         (["sweep", "--profile", "smoke", "--data", "./nowhere"], "'./nowhere' is not a folder"),
-        (["sweep", "--profile", "smoke", "--model", "./nowhere"], "'./nowhere' cannot be loaded: it is not a folder"),
+        (
+            ["sweep", "--profile", "smoke", "--model", "./nowhere"],
+            "'./nowhere' cannot be loaded: it is not a folder",
+        ),
         (["report", "--name", "nobody-made-it"], "make study PROFILE=... NAME=nobody-made-it"),
     ],
 )
