@@ -124,8 +124,8 @@ def plain(blocks) -> str:
 
 
 def alike(text: str) -> str:
-    """A text with straight quotation marks."""
-    return re.sub("[‘’]", "'", re.sub("[“”]", '"', text))
+    """A text with straight quotation marks, and spaces where reports keep a number and its sign on one line."""
+    return re.sub("[‘’]", "'", re.sub("[“”]", '"', text)).replace("\u00a0", " ")
 
 
 def markdown(texts: list[str]) -> int:
