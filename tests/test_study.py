@@ -126,6 +126,12 @@ def test_a_failed_run_is_reported_while_the_others_go_on(output, capfd):
     assert sweep(settings, [0], [0])["status"].tolist() == ["complete"]
 
 
+def test_a_study_of_one_ratio_is_reported_on(output):
+    outcome = make_study(Settings.profile("smoke", study="single", epochs=1), [0], [0])
+    assert outcome.complete
+    assert {"04_analyze.html", "04_analyze.pdf"} <= {path.name for path in outcome.files}
+
+
 def test_a_killed_kernel_is_no_complete_run(output, monkeypatch, capsys):
     killer = nbformat.read(NOTEBOOKS / "02_finetune.ipynb", as_version=4)
     [training] = [cell for cell in killer.cells if "trainer.fit()" in cell.source]

@@ -93,12 +93,15 @@ def kept(changes: list[dict]) -> int:
     return len(changes)
 
 
+def two_rows() -> pa.Table:
+    return pa.Table.from_pylist([row("train", number) for number in range(2)], schema=FEATURES.arrow_schema)
+
+
 def wrong_column(case) -> None:
     column, values = case
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        rows = [row("train", number) for number in range(2)]
-        table = pa.Table.from_pylist(rows, schema=FEATURES.arrow_schema)
+        table = two_rows()
         place = table.column_names.index(column)
         table = table.remove_column(place)
         if values is not None:
@@ -117,8 +120,7 @@ def not_utf8(case) -> None:
     column, content = case
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        rows = [row("train", number) for number in range(2)]
-        table = pa.Table.from_pylist(rows, schema=FEATURES.arrow_schema)
+        table = two_rows()
         values = pa.array([b"good", content], pa.binary())
         text = pa.Array.from_buffers(pa.string(), 2, values.buffers())
         table = table.set_column(table.column_names.index(column), column, text)
