@@ -124,8 +124,8 @@ def _scans(study: Study) -> str:
     more, lost = (_between(compare_ratios(together, metric), ends) for metric in (AREA, LOST))
     clean = together.groupby(RATIO)[CLEAN].mean()
     lose = [
-        f"{percent(ratio)} loses {interval(table.loc[ratio]).format(100)} points, "
-        f"{percent(table.loc[ratio, 'estimate'] / clean[ratio])} of its score,"
+        f"{percent(ratio)} loses {interval(table.loc[ratio]).format(100)} points "
+        f"({percent(table.loc[ratio, 'estimate'] / clean[ratio])} of its score)"
         for ratio in ends
     ]
     return (
