@@ -13,9 +13,8 @@ from __future__ import annotations
 import sys
 
 import pandas as pd
-from statsmodels.stats.multitest import multipletests
 
-from docfloqa.comparisons import paired_difference
+from docfloqa.comparisons import holm, paired_difference
 from docfloqa.markup import to_markdown
 from docfloqa.paths import PROJECT, write_whole
 from docfloqa.results import Study
@@ -42,7 +41,7 @@ def compare(by_image: Study, uniform: Study) -> pd.DataFrame:
                 "smallest shown (power 0.8)": f"{100 * difference.smallest_detectable():.1f}",
             }
         )
-    corrected = multipletests([difference.p_value() for difference in differences], method="holm")[1]
+    corrected = holm([difference.p_value() for difference in differences])
     table = pd.DataFrame(rows)
     table.insert(4, "p (Holm)", ["< 0.001" if value < 0.001 else f"{value:.3f}" for value in corrected])
     return table

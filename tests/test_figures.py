@@ -212,16 +212,6 @@ def test_long_texts_are_cut_and_stay_in_their_column(studies, validation):
     assert overlapping(figure) == []
 
 
-def test_a_figure_is_saved_whole_as_pdf_and_png(studies):
-    figure = figures.val_loss_curve(studies["full"])
-    paths = style.save_figure(figure, "saved", "loss")
-    assert paths == [figures_folder("saved") / "loss.pdf", figures_folder("saved") / "loss.png"]
-    assert sorted(figures_folder("saved").iterdir()) == paths
-    check_pdf(paths[0].read_bytes())
-    width, _ = struct.unpack(">II", paths[1].read_bytes()[16:24])
-    assert width == round(figures.ONE_COLUMN * style.DPI)
-
-
 @pytest.fixture
 def displayed(monkeypatch):
     """What `display` is called with."""
@@ -244,9 +234,15 @@ def test_a_figure_is_shown_once_with_its_texts(displayed):
     assert "<svg" in data["image/svg+xml"] and "<dc:date>" not in data["image/svg+xml"]
 
 
-def test_publishing_saves_and_shows(displayed, studies):
+def test_a_figure_is_published_whole_as_pdf_and_png_and_shown(displayed, studies):
     style.publish(figures.val_loss_curve(studies["full"]), "published", "loss", "caption", "alt")
-    assert len(displayed) == 1 and (figures_folder("published") / "loss.pdf").is_file()
+    paths = [figures_folder("published") / "loss.pdf", figures_folder("published") / "loss.png"]
+    assert sorted(figures_folder("published").iterdir()) == paths
+    check_pdf(paths[0].read_bytes())
+    width, _ = struct.unpack(">II", paths[1].read_bytes()[16:24])
+    assert width == round(figures.ONE_COLUMN * style.DPI)
+    ((data, _),) = displayed
+    assert base64.b64decode(data["application/pdf"]) == paths[0].read_bytes()
 
 
 @pytest.mark.parametrize("name", ["one ratio", "zero"])

@@ -25,7 +25,7 @@ def arm_contrasts(study: Study, name: str) -> Figure:
     Points are filled where p is below 0.05 after Holm's correction within the arm. Raises ValueError where nothing
     can be compared.
     """
-    found = list(arm_differences(study, name))
+    found = arm_differences(study, name)
     if not found:
         raise ValueError(f"arm {name!r} of study {study.name!r} has no two complete variants to compare")
     figure, [[ax]] = panels(TWO_COLUMNS, 0.5 + 0.32 * len(found))

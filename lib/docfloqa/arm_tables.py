@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import pandas as pd
-from statsmodels.stats.multitest import multipletests
 
 from docfloqa.arms import ARMS, Arm, Contrast
 from docfloqa.comparisons import (
     Interaction,
     PairedDifference,
     StudentEstimate,
+    holm,
     paired_difference,
     permutation_p_value,
 )
-from docfloqa.results import Study
+from docfloqa.results import Study, once_for_study
 from docfloqa.stats import interval_table, p_text
 from docfloqa.tables import NONE, SIGNIFICANT, costs_of, number, percent, texts
 
@@ -48,6 +48,7 @@ def last_answers(study: Study, name: str) -> pd.DataFrame:
     return answers[answers["epoch"] == answers.groupby("run")["epoch"].transform("max")]
 
 
+@once_for_study
 def arm_scores(study: Study, name: str) -> pd.DataFrame:
     """Tidy: variant, metric (ANLS and exact match, in [0, 1]), estimate, low, high; as `interval_table` gives them."""
     table = interval_table(last_answers(study, name), [VARIANT], SCORED)
@@ -85,22 +86,21 @@ def arm_summary(study: Study, name: str) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index").fillna(NONE).rename_axis(VARIANT)
 
 
-def arm_differences(study: Study, name: str) -> Iterator[tuple[Contrast, PairedDifference, float]]:
+@once_for_study
+def arm_differences(study: Study, name: str) -> list[tuple[Contrast, PairedDifference, float]]:
     """What an arm compares: the contrast, the difference in ANLS, and the permutation p-value by document.
 
     Only seeds that both sides have are compared; a contrast without one is left out.
     """
-    answers = last_answers(study, name)
+    answers, found = last_answers(study, name), []
     for contrast in arm_of(study, name).contrasts:
         sides = [answers[answers[VARIANT] == variant] for variant in (contrast.first, contrast.second)]
         common = set(sides[0]["seed"]) & set(sides[1]["seed"])
         if common:
             first, second = (side[side["seed"].isin(common)] for side in sides)
-            yield (
-                contrast,
-                paired_difference(first, second, "anls"),
-                permutation_p_value(first, second, "anls"),
-            )
+            difference = paired_difference(first, second, "anls")
+            found.append((contrast, difference, permutation_p_value(first, second, "anls")))
+    return found
 
 
 def arm_comparisons(study: Study, name: str) -> pd.DataFrame:
@@ -108,7 +108,7 @@ def arm_comparisons(study: Study, name: str) -> pd.DataFrame:
 
     Intervals are of one contrast alone, p-values have Holm's correction for those of the arm.
     """
-    found = list(arm_differences(study, name))
+    found = arm_differences(study, name)
     rows = {}
     for (contrast, difference, permuted), p_value in zip(found, arm_p_values(found), strict=True):
         rows[f"{contrast.second} less {contrast.first}"] = {
@@ -127,7 +127,7 @@ def arm_answer(study: Study, name: str) -> str:
     lacking = not_made(study, name)
     if lacking:
         return lacking
-    found = list(arm_differences(study, name))
+    found = arm_differences(study, name)
     question = f"**{arm_of(study, name).question}**"
     if not found:
         return (
@@ -174,14 +174,13 @@ def interaction_tests(study: Study, name: str) -> list[tuple[Contrast, Contrast,
         for there, here in arm_of(study, name).interactions
         if there in differences and here in differences
     ]
-    p_values = multipletests([test.p_value() for *_, test in found], method="holm")[1] if found else []
-    return [(*one, float(p_value)) for one, p_value in zip(found, p_values, strict=True)]
+    p_values = holm([test.p_value() for *_, test in found])
+    return [(*one, p_value) for one, p_value in zip(found, p_values, strict=True)]
 
 
 def arm_p_values(found: Sequence[tuple[Contrast, PairedDifference, float]]) -> list[float]:
     """The p-values of `arm_differences` over documents and seeds, after Holm's correction for those of the arm."""
-    p_values = [difference.p_value() for _, difference, _ in found]
-    return multipletests(p_values, method="holm")[1].tolist() if p_values else []
+    return holm([difference.p_value() for _, difference, _ in found])
 
 
 def _sentence(text: str) -> str:

@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import norm
 
-from docfloqa.results import ResultsError, Study
+from docfloqa.results import ResultsError, Study, once_for_study
 from docfloqa.stats import Interval
 from docfloqa.tables import RATIO, last_epoch, number, percent
 
@@ -149,6 +149,7 @@ def coverage_area(answers: pd.DataFrame) -> Interval:
     return _percentile(answers, _area)[0]
 
 
+@once_for_study
 def calibration(study: Study) -> pd.DataFrame:
     """By ratio, as text: confidence against being right, in percent and points, with 95 % intervals over documents.
 

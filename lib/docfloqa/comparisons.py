@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from scipy.stats import norm, permutation_test
 from scipy.stats import t as student
 from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.multitest import multipletests
 
 from docfloqa.stats import Interval
 
@@ -272,6 +274,20 @@ def mcnemar_bounds(first: int, second: int, questions: int) -> tuple[float, floa
         table = [[worse - swapped, swapped], [swapped + better - worse, questions - better - swapped]]
         bounds.append(float(mcnemar(table, exact=True).pvalue))
     return bounds[0], bounds[1]
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values after Holm's correction for as many tests as there are; none for none.
+
+    Source: Holm, Scandinavian Journal of Statistics 6, 1979.
+    """
+    return list(_holm(tuple(map(float, p_values))))
+
+
+@functools.lru_cache
+def _holm(p_values: tuple[float, ...]) -> tuple[float, ...]:
+    # Kept: statsmodels collects garbage at every call, which takes a third of a second in a notebook.
+    return tuple(multipletests(p_values, method="holm")[1].tolist()) if p_values else ()
 
 
 def _matched(first: pd.DataFrame, second: pd.DataFrame, metric: str) -> list[pd.Series]:

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
-from statsmodels.stats.multitest import multipletests
 
 from docfloqa.calibration import (
     calibration_error,
@@ -15,7 +14,7 @@ from docfloqa.calibration import (
     has_confidence,
     overconfidence,
 )
-from docfloqa.comparisons import PairedDifference
+from docfloqa.comparisons import PairedDifference, holm
 from docfloqa.errors import GROUPS, best_ratio, grouped_answers
 from docfloqa.findings import SIGNIFICANT, at_floor
 from docfloqa.markup import escaped
@@ -96,7 +95,7 @@ def _groups_said(study: Study, values: pd.Series, what: str, sides: tuple[str, s
     contrasts = sorted(group_contrasts(study, values), key=lambda contrast: contrast[2].estimate)
     if not contrasts:
         return f"No group has questions on {FEWEST_DOCUMENTS} documents, so nothing is compared."
-    p_values = multipletests([difference.p_value() for *_, difference in contrasts], method="holm")[1]
+    p_values = holm([difference.p_value() for *_, difference in contrasts])
     named: dict[str, list[str]] = {side: [] for side in sides}
     for (group, name, difference), p_value in zip(contrasts, p_values, strict=True):
         if p_value < SIGNIFICANT:

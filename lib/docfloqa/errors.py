@@ -14,7 +14,7 @@ from docfloqa.calibration import confident_answers
 from docfloqa.fields import MONTHS
 from docfloqa.markup import flat
 from docfloqa.pages import Field
-from docfloqa.results import Study
+from docfloqa.results import Study, once_for_study
 from docfloqa.settings import Settings
 from docfloqa.stats import interval_table
 from docfloqa.synth import asked_fields, draw_page, drawing_of, page_seed
@@ -138,6 +138,7 @@ def _third(direction: str, share: float) -> str:
     return THIRDS[direction][min(2, max(0, int(3 * share)))]
 
 
+@once_for_study
 def grouped_answers(study: Study) -> pd.DataFrame:
     """The answers after the last epoch with a column for every key of `GROUPS`.
 
@@ -173,6 +174,7 @@ def _in_thirds(values: pd.Series) -> pd.Categorical:
     return pd.Categorical.from_codes(places, names, ordered=True)
 
 
+@once_for_study
 def group_scores(study: Study, group: str) -> pd.DataFrame:
     """Tidy: the group (its key is the column), ratio, metric (anls), estimate, low, high, questions, in order.
 

@@ -32,7 +32,7 @@ from docfloqa.tables import (
     exact_match_pairs,
     finetuning_curve,
     freezing_ablation,
-    holm,
+    holm_of,
     interval,
     last_epoch,
     page_use,
@@ -178,11 +178,11 @@ def _comparison(study: Study) -> str:
         )
     if len(anls) == 1:
         return "There is one ratio only, so nothing is compared."
-    pairs = list(paired_differences(study))
+    pairs = paired_differences(study)
     if not pairs:
         return "Two ratios with a seed in common and two documents are lacking, so nothing is compared."
     clear, together = [], []
-    for (low, high, difference), p_value in zip(pairs, holm(pairs), strict=True):
+    for (low, high, difference), p_value in zip(pairs, holm_of(pairs), strict=True):
         if p_value < SIGNIFICANT:
             above, below = (high, low) if difference.estimate > 0 else (low, high)
             size = abs(difference.estimate)

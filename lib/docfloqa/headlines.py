@@ -20,7 +20,7 @@ from docfloqa.robustness_tables import (
     compare_ratios,
 )
 from docfloqa.stats import interval_table
-from docfloqa.tables import RATIO, SIGNIFICANT, holm, interval, last_epoch, paired_differences, percent
+from docfloqa.tables import RATIO, SIGNIFICANT, holm_of, interval, last_epoch, paired_differences, percent
 
 UNSURE = " (not significant)"
 
@@ -36,12 +36,12 @@ def headlines(study: Study) -> list[str]:
 
 
 def _ratios(study: Study) -> str:
-    found = list(paired_differences(study))
+    found = paired_differences(study)
     if not found:
         return ""
     differences = {
         (low, high): said(pair, p_value)
-        for (low, high, pair), p_value in zip(found, holm(found), strict=True)
+        for (low, high, pair), p_value in zip(found, holm_of(found), strict=True)
     }
     lowest, highest = min(low for low, _ in differences), max(high for _, high in differences)
     table = interval_table(last_epoch(study.predictions), [RATIO], ["anls"]).set_index(RATIO)
@@ -146,7 +146,7 @@ def _shift(study: Study) -> str:
 
 def contrasts(study: Study, arm: str, unsure: str = UNSURE) -> list[tuple[Contrast, PairedDifference, str]]:
     """What an arm compares, with its difference in words; `unsure` is added where none cannot be excluded."""
-    found = list(arm_differences(study, arm))
+    found = arm_differences(study, arm)
     return [
         (contrast, difference, said(difference, p_value, unsure))
         for (contrast, difference, _), p_value in zip(found, arm_p_values(found), strict=True)
@@ -155,7 +155,7 @@ def contrasts(study: Study, arm: str, unsure: str = UNSURE) -> list[tuple[Contra
 
 def _between(found: Sequence[Comparison], ends: tuple[float, float]) -> str:
     """The difference of two ratios in words, corrected for all pairs."""
-    p_values = holm(found)
+    p_values = holm_of(found)
     return next(
         said(found[place][-1], p_values[place]) for place in range(len(found)) if found[place][1:3] == ends
     )

@@ -17,7 +17,7 @@ from docfloqa.tables import (
     NONE,
     RATIO,
     SIGNIFICANT,
-    holm,
+    holm_of,
     interval,
     last_epoch,
     number,
@@ -55,7 +55,7 @@ def _found(study: Study, ratios: list[float]) -> str:
         )
     table = interval_table(last_epoch(study.predictions), [RATIO], ["anls"]).set_index(RATIO)
     reached = [f"{interval(table.loc[ratio]).format(100)} %" for ratio in (ratios[-1], ratios[0])]
-    pairs = list(paired_differences(study))
+    pairs = paired_differences(study)
     if len(ratios) == 1:
         return f"After the last epoch ANLS is {reached[0]}; there is one ratio only, so nothing is compared."
     sentence = (
@@ -64,7 +64,7 @@ def _found(study: Study, ratios: list[float]) -> str:
     )
     if not pairs:
         return f"{sentence}; too little is shared between them to compare them."
-    p_values = holm(pairs)
+    p_values = holm_of(pairs)
     clear = sum(p_value < SIGNIFICANT for p_value in p_values)
     ends = [
         said(difference, p_value, NO_DIFFERENCE)
@@ -177,7 +177,7 @@ def limitations(study: Study) -> str:
             f"({losses.min():.2f}) and {losses.iloc[-1]:.2f} after the last; the published one fell to its end, at a "
             "learning rate of 1e-6. What stacking ratios on the same weights costs here may come from that."
         )
-    pairs = list(paired_differences(study))
+    pairs = paired_differences(study)
     if pairs:
         smallest = max(smallest_of_all(difference, len(pairs)) for *_, difference in pairs)
         items.append(

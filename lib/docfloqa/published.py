@@ -6,10 +6,9 @@ import math
 from itertools import combinations, product
 
 import pandas as pd
-from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import confint_proportions_2indep, test_proportions_2indep
 
-from docfloqa.comparisons import mcnemar_bounds
+from docfloqa.comparisons import holm, mcnemar_bounds
 from docfloqa.stats import Interval, p_text
 from docfloqa.tables import PUBLISHED, RATIO, percent
 
@@ -42,7 +41,7 @@ def published_differences() -> pd.DataFrame:
         columns[name, "difference [95 %, unpaired]"] = [
             _unpaired(counts[low], counts[high]).format(100) for low, high in pairs
         ]
-        columns[name, "p (Holm, unpaired)"] = [*map(p_text, multipletests(p_values, method="holm")[1])]
+        columns[name, "p (Holm, unpaired)"] = [*map(p_text, holm(p_values))]
         columns[name, "p if paired, one pair"] = [" to ".join(map(p_text, ends)) for ends in bounds]
     ratios = [percent(ratio) for ratio in ablation[RATIO]]
     names = [f"{ratios[high]} less {ratios[low]}" for low, high in pairs]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, wraps
 from typing import Any
 
 import pandas as pd
@@ -15,6 +16,24 @@ from docfloqa.settings import Settings
 
 PLAN = "study.json"
 RUN_KEYS = ["vision_trainable", "seed"]
+
+
+def once_for_study(compute: Callable[..., Any]) -> Callable[..., Any]:
+    """What a function makes of a study and further arguments, computed once: who asks again gets a copy of it.
+
+    A report says the same scores in a sentence, a table and a figure. The function must give a frame or a list.
+    """
+
+    @wraps(compute)
+    def kept(study: Study, *args: Any) -> Any:
+        # Where `cached_property` keeps what it computes, too.
+        known = vars(study).setdefault("_computed", {})
+        key = (compute, *args)
+        if key not in known:
+            known[key] = compute(study, *args)
+        return known[key].copy()
+
+    return kept
 
 
 class ResultsError(ValueError):

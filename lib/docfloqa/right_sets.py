@@ -5,15 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from statsmodels.stats.multitest import multipletests
 
-from docfloqa.results import Study
+from docfloqa.comparisons import holm
+from docfloqa.results import Study, once_for_study
 from docfloqa.stats import Interval, bootstrap_interval, p_text
 from docfloqa.tables import RATIO, last_epoch, percent
 
 RELABELLINGS = 2000
 
 
+@once_for_study
 def right_sets(study: Study) -> pd.DataFrame:
     """A row for every set of ratios that some question is answered right by, and by no other ratio.
 
@@ -63,7 +64,7 @@ def right_sets(study: Study) -> pd.DataFrame:
                 "questions": sorted(table.index.get_level_values("question_id")[has]),
             }
         )
-    frame = pd.DataFrame(rows).assign(p=lambda sets: multipletests(sets["p"], method="holm")[1])
+    frame = pd.DataFrame(rows).assign(p=lambda sets: holm(sets["p"]))
     return frame.sort_values("estimate", ascending=False, kind="stable", ignore_index=True)
 
 

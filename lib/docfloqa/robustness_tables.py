@@ -12,7 +12,7 @@ from docfloqa.comparisons import KEYS, PairedDifference, paired_difference
 from docfloqa.degradations import CLEAN, SEVERITIES, amount
 from docfloqa.markup import NO_BREAK, escaped
 from docfloqa.stats import interval_table, p_text
-from docfloqa.tables import RATIO, SIGNIFICANT, holm, interval, number, percent, smallest_of_all, texts
+from docfloqa.tables import RATIO, SIGNIFICANT, holm_of, interval, number, percent, smallest_of_all, texts
 
 ALL_KINDS = "all degradations"
 AREA, LOST = "area", "lost"
@@ -105,7 +105,7 @@ def area_comparisons(areas: pd.DataFrame) -> pd.DataFrame:
     together = areas[areas["kind"] == ALL_KINDS]
     for quantity, name in ((AREA, "area under the curve"), (LOST, "lost")):
         comparisons = compare_ratios(together, quantity)
-        for comparison, p_value in zip(comparisons, holm(comparisons), strict=True):
+        for comparison, p_value in zip(comparisons, holm_of(comparisons), strict=True):
             difference = comparison[-1]
             cells = {
                 "difference [95 %, one pair]": difference.interval()
@@ -126,7 +126,7 @@ def comparisons_by(answers: pd.DataFrame, metric: str, by: str = "kind") -> pd.D
     """
     comparisons = compare_ratios(answers, metric, by)
     columns: dict[str, dict[str, str]] = {}
-    for comparison, p_value in zip(comparisons, holm(comparisons), strict=True):
+    for comparison, p_value in zip(comparisons, holm_of(comparisons), strict=True):
         text = comparison[-1].interval().format(100).replace(", ", f",{NO_BREAK}")
         star = f"{NO_BREAK}*" if p_value < SIGNIFICANT else ""
         columns.setdefault(comparison[0], {})[_pair(comparison)] = text + star
@@ -205,7 +205,7 @@ def _compared(comparisons: Sequence[Comparison], relation: str) -> str:
         return "Two ratios with a seed in common and two documents are lacking, so nothing is compared."
     several = len({name for name, *_ in comparisons}) > 1
     clear, together = [], []
-    for (name, low, high, difference), p_value in zip(comparisons, holm(comparisons), strict=True):
+    for (name, low, high, difference), p_value in zip(comparisons, holm_of(comparisons), strict=True):
         where = f" ({escaped(name)})" if several else ""
         if p_value < SIGNIFICANT:
             more, less = (high, low) if difference.estimate > 0 else (low, high)

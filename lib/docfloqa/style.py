@@ -8,7 +8,6 @@ import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -101,34 +100,34 @@ def _fewer_colours(png: BytesIO) -> bytes:
     return buffer.getvalue()
 
 
-def save_figure(figure: Figure, study_name: str, name: str) -> list[Path]:
-    """Write a figure as PDF and PNG to `figures/<study>/`, each whole or not at all; returns the files."""
-    paths = [figures_folder(study_name) / f"{name}.{kind}" for kind in ("pdf", "png")]
-    for path in paths:
-        write_whole(path, render(figure, path.suffix[1:]))
-    return paths
-
-
 def show(figure: Figure, caption: str, alt: str) -> None:
     """Display a figure in a notebook as one output in PDF, SVG and PNG with its texts, then close it.
 
     One that shows pages has no SVG, in which they would take several times the space.
     """
-    data = {}
-    pages = any(ax.images for ax in figure.axes)
-    for kind, (mimetype, _) in FORMATS.items():
-        if kind == "svg" and pages:
-            continue
-        content = render(figure, kind)
-        data[mimetype] = content.decode() if kind == "svg" else base64.b64encode(content).decode()
-    display(data, raw=True, metadata={mimetype: {"alt": alt, "caption": caption} for mimetype in data})
-    plt.close(figure)
+    _display(figure, _renderings(figure), caption, alt)
 
 
 def publish(figure: Figure, study_name: str, name: str, caption: str, alt: str) -> None:
-    """Save a figure and show it: `save_figure`, then `show`."""
-    save_figure(figure, study_name, name)
-    show(figure, caption, alt)
+    """Write a figure as PDF and PNG to `figures/<study>/`, each whole or not at all, and `show` it."""
+    renderings = _renderings(figure)
+    for kind in ("pdf", "png"):
+        write_whole(figures_folder(study_name) / f"{name}.{kind}", renderings[kind])
+    _display(figure, renderings, caption, alt)
+
+
+def _renderings(figure: Figure) -> dict[str, bytes]:
+    pages = any(ax.images for ax in figure.axes)
+    return {kind: render(figure, kind) for kind in FORMATS if not (kind == "svg" and pages)}
+
+
+def _display(figure: Figure, renderings: dict[str, bytes], caption: str, alt: str) -> None:
+    data = {
+        FORMATS[kind][0]: content.decode() if kind == "svg" else base64.b64encode(content).decode()
+        for kind, content in renderings.items()
+    }
+    display(data, raw=True, metadata={mimetype: {"alt": alt, "caption": caption} for mimetype in data})
+    plt.close(figure)
 
 
 def printable(text: str) -> str:

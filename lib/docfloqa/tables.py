@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.resources import files
 from itertools import combinations
 from typing import Any
 
 import pandas as pd
-from statsmodels.stats.multitest import multipletests
 
 from docfloqa.comparisons import (
     PairedDifference,
+    holm,
     mcnemar_p_value,
     paired_difference,
     permutation_p_value,
 )
 from docfloqa.markup import NO_BREAK
 from docfloqa.metrics import METRICS
-from docfloqa.results import Study
+from docfloqa.results import Study, once_for_study
 from docfloqa.stats import LOSS, Interval, interval_table, p_text
 
 PUBLISHED: dict[str, Any] = json.loads(files("docfloqa").joinpath("published.json").read_text())
@@ -56,6 +56,7 @@ def last_epoch(frame: pd.DataFrame) -> pd.DataFrame:
     return frame[frame["epoch"] == frame["epoch"].max()]
 
 
+@once_for_study
 def scores(study: Study) -> pd.DataFrame:
     """Tidy: ratio, epoch, metric, estimate, low, high; mean over seeds, 95 % interval over documents.
 
@@ -169,19 +170,21 @@ def seed_spread(study: Study) -> pd.DataFrame:
     return frame if frame["seeds"].max() > 1 else frame.iloc[:0]
 
 
-def paired_differences(study: Study, metric: str = "anls") -> Iterator[tuple[float, float, PairedDifference]]:
+@once_for_study
+def paired_differences(study: Study, metric: str = "anls") -> list[tuple[float, float, PairedDifference]]:
     """Every two ratios, the lower one first, and what the higher one has more after the last epoch.
 
     Only seeds that both have are compared; two ratios without a common seed are left out. On a single
     document nothing is compared.
     """
-    answers = last_epoch(study.predictions)
+    answers, found = last_epoch(study.predictions), []
     if answers["document_id"].nunique() < 2:
-        return
+        return []
     for low, high in combinations(sorted(answers[RATIO].unique()), 2):
         first, second = _both_sides(study, low, high)
         if len(first):
-            yield low, high, paired_difference(first, second, metric)
+            found.append((low, high, paired_difference(first, second, metric)))
+    return found
 
 
 def _both_sides(study: Study, low: float, high: float) -> list[pd.DataFrame]:
@@ -192,12 +195,12 @@ def _both_sides(study: Study, low: float, high: float) -> list[pd.DataFrame]:
     return [side[side["seed"].isin(common)] for side in sides]
 
 
-def holm(pairs: Sequence[tuple[float, float, PairedDifference]]) -> list[float]:
-    """The p-values of `paired_differences` after Holm's correction for as many comparisons as there are."""
-    p_values = [difference.p_value() for *_, difference in pairs]
-    return multipletests(p_values, method="holm")[1].tolist() if p_values else []
+def holm_of(found: Sequence[tuple[Any, ...]]) -> list[float]:
+    """The p-values of comparisons, each with its difference at the end, after Holm's correction for all of them."""
+    return holm([difference.p_value() for *_, difference in found])
 
 
+@once_for_study
 def comparisons(study: Study) -> pd.DataFrame:
     """Paired differences in ANLS after the last epoch between every two ratios, in points, as text.
 
@@ -207,9 +210,9 @@ def comparisons(study: Study) -> pd.DataFrame:
     last columns say how many documents would show the lead of the published 66 %, for these very seeds, and
     for others too, where it may be that no number does with as few seeds.
     """
-    pairs = list(paired_differences(study))
+    pairs = paired_differences(study)
     rows = {}
-    for (low, high, difference), p_value in zip(pairs, holm(pairs), strict=True):
+    for (low, high, difference), p_value in zip(pairs, holm_of(pairs), strict=True):
         permuted = permutation_p_value(*_both_sides(study, low, high), "anls")
         rows[f"{percent(high)} less {percent(low)}"] = {
             "difference [95 %, one pair]": difference.interval().format(100),
@@ -235,6 +238,7 @@ def _documents(difference: PairedDifference) -> str:
     return "no number" if math.isinf(needed) else f"{needed:,}"
 
 
+@once_for_study
 def exact_match_pairs(study: Study) -> pd.DataFrame:
     """McNemar's exact test of every two ratios on exact match after the last epoch, one row for every seed, as text.
 
@@ -249,7 +253,7 @@ def exact_match_pairs(study: Study) -> pd.DataFrame:
     columns = ["ratios", "seed", "right at the lower only", "right at the higher only", "p (Holm)"]
     frame = pd.DataFrame(rows, columns=columns)
     if len(frame):
-        frame["p (Holm)"] = [*map(p_text, multipletests(frame["p (Holm)"], method="holm")[1])]
+        frame["p (Holm)"] = [*map(p_text, holm(frame["p (Holm)"]))]
     return frame
 
 
@@ -289,6 +293,7 @@ def across(studies: Sequence[Study]) -> pd.DataFrame:
     return pd.DataFrame(columns).reindex(order).fillna(NONE).rename_axis("vision encoder trained")
 
 
+@once_for_study
 def page_use_scores(study: Study) -> pd.DataFrame:
     """Tidy: ratio, metric ("own", "wrong", "difference"), estimate, low, high of ANLS after the last epoch."""
     keys = ["run", "question_id"]
