@@ -51,9 +51,11 @@ from docfloqa.estimate import DOCVQA
 from docfloqa.evaluation import evaluate
 from docfloqa.florence import load_florence
 from docfloqa.freezing import freeze
+from docfloqa.identity import weights_checksum
 from docfloqa.markup import to_markdown
 from docfloqa.paths import PROJECT, write_whole
-from docfloqa.runs import Run, git_commit, now, weights_checksum
+from docfloqa.records import git_commit, now
+from docfloqa.runs import Run
 from docfloqa.settings import BATCHINGS, Settings
 from docfloqa.stand_in import like_docvqa, random_base_model
 from docfloqa.training import DocVQATrainer

@@ -12,9 +12,8 @@ import psutil
 from loopback import scheduler
 
 from docfloqa.paths import runs_folder
-from docfloqa.records import read_record
+from docfloqa.records import COMPLETE, read_record
 from docfloqa.results import Study
-from docfloqa.runs import COMPLETE
 from docfloqa.settings import Settings
 from docfloqa.sweep import sweep
 

@@ -15,7 +15,8 @@ import pytest
 from test_faults import of_interest
 
 from docfloqa.paths import NOTEBOOKS
-from docfloqa.runs import Run, is_complete, read_record
+from docfloqa.records import is_complete, read_record
+from docfloqa.runs import Run
 from docfloqa.settings import Settings
 
 SEED = int(os.environ.get("SEED", "1"))

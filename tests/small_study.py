@@ -6,8 +6,9 @@ from fake_study import write_study
 
 from docfloqa.florence import load_florence
 from docfloqa.paths import TINY_MODEL, runs_folder
+from docfloqa.records import RECORD, read_record
 from docfloqa.results import Study
-from docfloqa.runs import BEST_MODEL, RECORD, read_record
+from docfloqa.runs import BEST_MODEL
 
 BEST_EPOCH = 1
 

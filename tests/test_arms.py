@@ -15,8 +15,9 @@ from docfloqa.data import data_checksum
 from docfloqa.evaluation import evaluate
 from docfloqa.florence import load_florence
 from docfloqa.freezing import freeze
+from docfloqa.identity import weights_checksum
 from docfloqa.lora import adapter_layers, without_adapters
-from docfloqa.runs import Run, in_fp16, weights_checksum
+from docfloqa.runs import Run, in_fp16
 from docfloqa.settings import SHIFTS, Settings, SettingsError
 from docfloqa.sweep import plan
 from docfloqa.training import DocVQATrainer, PredecessorError

@@ -19,8 +19,9 @@ from docfloqa.execution import Slot
 from docfloqa.kernels import SweepError
 from docfloqa.monitor import Watcher
 from docfloqa.paths import reports_folder, write_whole
+from docfloqa.records import read_record
 from docfloqa.results import PLAN
-from docfloqa.runs import Run, read_record
+from docfloqa.runs import Run
 from docfloqa.settings import Settings
 from docfloqa.workers import LocalWorkers, make
 

@@ -20,8 +20,9 @@ from docfloqa.disk import DiskFullError, full_disk, room_for
 from docfloqa.integrity import DamagedError, check_folder, checksum, read_sealed, seal, seal_folder
 from docfloqa.locks import held
 from docfloqa.micro_batches import TooLargeError
+from docfloqa.records import is_complete, read_record
 from docfloqa.recovery import check_holds_no_code, last_checkpoint, refresh
-from docfloqa.runs import Run, is_complete, read_record
+from docfloqa.runs import Run
 from docfloqa.saved_runs import RunError, open_run
 from docfloqa.settings import Settings
 from docfloqa.synth import synth_folder

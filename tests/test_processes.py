@@ -10,7 +10,7 @@ import pytest
 from docfloqa.batches import NOTHING, EpochSampler, share_of_batch
 from docfloqa.one_run import make_run
 from docfloqa.paths import runs_folder
-from docfloqa.runs import read_record
+from docfloqa.records import read_record
 from docfloqa.settings import Settings, SettingsError
 
 PAGES = [f"page{place // 3}" for place in range(17)]

@@ -18,6 +18,7 @@ from docfloqa.degradations import DEGRADATIONS, SEVERITIES, degrade, degraded_pa
 from docfloqa.evaluation import evaluate
 from docfloqa.florence import load_florence
 from docfloqa.freezing import freeze
+from docfloqa.identity import weights_checksum
 from docfloqa.paths import data_folder, figures_folder, output_folder, reports_folder, runs_folder
 from docfloqa.results import ResultsError, Study
 from docfloqa.robustness import (
@@ -45,7 +46,7 @@ from docfloqa.robustness_tables import (
     robustness_conclusion,
     severity_curves,
 )
-from docfloqa.runs import BEST_MODEL, Run, weights_checksum
+from docfloqa.runs import BEST_MODEL, Run
 from docfloqa.settings import Settings, SettingsError
 from docfloqa.study import run_notebook
 from docfloqa.sweep import Plan, write_plan

@@ -14,9 +14,9 @@ import torch
 from docfloqa.__main__ import main, parser, settings_of
 from docfloqa.kernels import SweepError
 from docfloqa.paths import NOTEBOOKS, PROJECT, figures_folder, output_folder, reports_folder, runs_folder
+from docfloqa.records import read_record
 from docfloqa.report import ReportError, export_study
 from docfloqa.results import ResultsError, Study
-from docfloqa.runs import read_record
 from docfloqa.settings import Settings
 from docfloqa.study import make_study
 from docfloqa.sweep import plan, sweep

@@ -11,13 +11,14 @@ from torch.nn.functional import cross_entropy
 
 import docfloqa.evaluation
 import docfloqa.training
-from docfloqa import runs as runs_module
+from docfloqa import identity as identity_module
 from docfloqa.batches import EpochSampler, QuestionCollator
 from docfloqa.data import data_checksum
 from docfloqa.evaluation import evaluate
 from docfloqa.florence import load_florence
 from docfloqa.freezing import freeze
-from docfloqa.runs import RUN_MODULES, Run, code_checksum, run_id, weights_checksum
+from docfloqa.identity import RUN_MODULES, code_checksum, run_id, weights_checksum
+from docfloqa.runs import Run
 from docfloqa.settings import Settings
 from docfloqa.training import DivergedError, DocVQATrainer
 
@@ -252,9 +253,9 @@ def test_the_identity_covers_code_but_not_its_comments(smoke, monkeypatch, tmp_p
     folder = tmp_path / "docfloqa"
     folder.mkdir()
     for name in RUN_MODULES:
-        source = (runs_module.Path(runs_module.__file__).parent / f"{name}.py").read_text()
+        source = (identity_module.Path(identity_module.__file__).parent / f"{name}.py").read_text()
         (folder / f"{name}.py").write_text(source)
-    monkeypatch.setattr(runs_module, "__file__", str(folder / "runs.py"))
+    monkeypatch.setattr(identity_module, "__file__", str(folder / "identity.py"))
     before = code_checksum()
     metrics = folder / "metrics.py"
     metrics.write_text("# a comment\n" + metrics.read_text().replace('"""', '"""More words. ', 1))

@@ -14,7 +14,8 @@ from docfloqa.data import data_checksum
 from docfloqa.device import autocast
 from docfloqa.florence import load_florence, vision_sub_blocks
 from docfloqa.freezing import freeze
-from docfloqa.runs import Run, weights_checksum
+from docfloqa.identity import weights_checksum
+from docfloqa.runs import Run
 from docfloqa.settings import UNITS, Settings
 from docfloqa.training import DocVQATrainer
 from docfloqa.vision_cache import CachedPages, cache_folder, cache_states

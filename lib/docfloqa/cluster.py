@@ -14,10 +14,11 @@ from distributed.scheduler import KilledWorker
 from tqdm.auto import tqdm
 
 from docfloqa.execution import Slot
+from docfloqa.identity import IDENTIFYING_VERSIONS, code_checksum
 from docfloqa.kernels import SweepError, check_kernel, kernel_device
 from docfloqa.paths import reports_folder
 from docfloqa.results import PLAN
-from docfloqa.runs import IDENTIFYING_VERSIONS, Run, code_checksum
+from docfloqa.runs import Run
 from docfloqa.settings import Settings
 from docfloqa.workers import Execute, Workers, stop_kernels
 

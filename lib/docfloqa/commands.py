@@ -49,7 +49,7 @@ def study(arguments: Namespace) -> Result:
 def sweep(arguments: Namespace) -> Result:
     """Make a study's runs; see `docfloqa.sweep.sweep`."""
     settings = settings_of(arguments)
-    from docfloqa.runs import COMPLETE
+    from docfloqa.records import COMPLETE
     from docfloqa.sweep import sweep as make_runs
 
     runs = make_runs(

@@ -19,10 +19,11 @@ from papermill.exceptions import PapermillExecutionError
 from tqdm.auto import tqdm
 
 from docfloqa.disk import DiskFullError, is_full
+from docfloqa.identity import RUN_NOTEBOOK
 from docfloqa.parameters import check_parameters, literal
 from docfloqa.paths import NOTEBOOKS
-from docfloqa.records import PROGRESS
-from docfloqa.runs import RUN_NOTEBOOK, Run, read_record
+from docfloqa.records import PROGRESS, read_record
+from docfloqa.runs import Run
 
 DEFAULT_KERNEL = "python3"
 WIDGET = "application/vnd.jupyter.widget-view+json"

@@ -11,9 +11,9 @@ from transformers import Florence2Processor
 
 from docfloqa.florence import PREFIX, Florence2ForDocVQA, generation_config, load_florence
 from docfloqa.hub import split_revision
+from docfloqa.identity import SETTINGS_WITHOUT_EFFECT
 from docfloqa.markup import escaped
 from docfloqa.paths import TINY_MODEL, is_hub_id, resolve
-from docfloqa.runs import SETTINGS_WITHOUT_EFFECT
 from docfloqa.saved_runs import SavedRun, score_intervals
 from docfloqa.settings import Settings
 from docfloqa.stats import Interval

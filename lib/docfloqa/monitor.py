@@ -11,7 +11,8 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from docfloqa.runs import FAILED, PROGRESS, Run, read_record
+from docfloqa.records import FAILED, PROGRESS, read_record
+from docfloqa.runs import Run
 
 
 class Watcher:

@@ -9,7 +9,8 @@ from docfloqa.device import compute_device, require_device
 from docfloqa.florence import load_florence
 from docfloqa.freezing import freeze
 from docfloqa.hub import pinned
-from docfloqa.runs import Run, weights_checksum
+from docfloqa.identity import weights_checksum
+from docfloqa.runs import Run
 from docfloqa.settings import Settings
 from docfloqa.training import DivergedError, DocVQATrainer
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import pandas as pd
 
+from docfloqa.identity import code_checksum
 from docfloqa.paths import reports_folder, runs_folder
-from docfloqa.runs import CONTROL, EPOCHS, PREDICTIONS, code_checksum, is_complete, read_record
+from docfloqa.records import CONTROL, EPOCHS, PREDICTIONS, is_complete, read_record
 from docfloqa.settings import Settings
 
 PLAN = "study.json"

@@ -1,10 +1,7 @@
-"""A run: its identity, its folder, and what it leaves there."""
+"""A run: its folder, and what it leaves there."""
 
 from __future__ import annotations
 
-import ast
-import functools
-import hashlib
 import json
 import platform
 import shutil
@@ -17,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from docfloqa.identity import identity, run_id
 from docfloqa.integrity import DamagedError, check_folder, checksum, read_sealed, seal, seal_folder
 from docfloqa.locks import held
 from docfloqa.metrics import METRICS
-from docfloqa.paths import NOTEBOOKS, runs_folder, write_whole
+from docfloqa.paths import runs_folder, write_whole
 from docfloqa.records import (
     COMPLETE,
     CONTROL,
@@ -43,44 +41,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import ProcessorMixin
 
-# What a run's results depend on; a test compares this with what the training code really imports.
-RUN_MODULES = (
-    "batches data device disk evaluation fields florence freezing full_pages hub integrity locks lora metrics "
-    "micro_batches model_folders original_layout page_images pages parameters paths phrases progress ranks records "
-    "recovery runs schema settings synth training training_arguments vision_cache"
-).split()
-RUN_NOTEBOOK = "02_finetune.ipynb"
 VERSIONED = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "peft", "numpy", "pillow")
-IDENTIFYING_VERSIONS = ("torch", "transformers")
-# These say where and whether a run is made, not what it computes.
-SETTINGS_WITHOUT_EFFECT = ("study", "cache_gib", "allow_cpu")
 LAST_MODEL, BEST_MODEL = "model", "best_model"
-
-
-def code_checksum() -> str:
-    """A checksum of the code that a run executes; comments, docstrings and layout do not count."""
-    modules = (Path(__file__).parent / f"{name}.py" for name in RUN_MODULES)
-    return _checksum_of(*(path.read_text() for path in (*modules, NOTEBOOKS / RUN_NOTEBOOK)))
-
-
-# Every planned run asks, and to take the code apart takes a tenth of a second.
-@functools.lru_cache(maxsize=1)
-def _checksum_of(*texts: str) -> str:
-    *modules, notebook = texts
-    digest = hashlib.sha256()
-    for text in modules:
-        tree = ast.parse(text)
-        for node in ast.walk(tree):
-            if (
-                isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
-                and ast.get_docstring(node) is not None
-            ):
-                node.body = node.body[1:] or [ast.Pass()]
-        digest.update(ast.unparse(tree).encode())
-    for cell in json.loads(notebook)["cells"]:
-        if cell["cell_type"] == "code" and "parameters" not in cell["metadata"].get("tags", []):
-            digest.update("".join(cell["source"]).encode())
-    return digest.hexdigest()
 
 
 def in_fp16(model: nn.Module) -> dict[str, Tensor] | None:
@@ -91,37 +53,6 @@ def in_fp16(model: nn.Module) -> dict[str, Tensor] | None:
         for name, weight in model.state_dict().items()
     }
     return weights if all(bool(weight.isfinite().all()) for weight in halves.values()) else None
-
-
-def weights_checksum(model: nn.Module) -> str:
-    """A checksum of every tensor of the model, by name."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def identity(settings: Settings, weights: str, data: str) -> dict[str, Any]:
-    """Everything that makes a run the run that it is: settings, code, starting weights, data, versions."""
-    effective = {
-        name: value for name, value in settings.to_dict().items() if name not in SETTINGS_WITHOUT_EFFECT
-    }
-    return {
-        "settings": effective,
-        "code": code_checksum(),
-        "weights": weights,
-        "data": data,
-        "versions": {package: version(package) for package in IDENTIFYING_VERSIONS},
-    }
-
-
-def run_id(settings: Settings, weights: str, data: str) -> str:
-    """The name of a run's folder: ratio and seed for people, then a checksum of its `identity`."""
-    content = json.dumps(identity(settings, weights, data), sort_keys=True)
-    checksum = hashlib.sha256(content.encode()).hexdigest()[:10]
-    earlier = "".join(f"after{100 * ratio:03.0f}-" for ratio in settings.trained_before)
-    return f"{earlier}vision{100 * settings.vision_trainable:03.0f}-seed{settings.seed}-{checksum}"
 
 
 @dataclass

@@ -18,8 +18,9 @@ from docfloqa.florence import Florence2ForDocVQA, load_florence
 from docfloqa.integrity import DamagedError, check_folder
 from docfloqa.metrics import METRICS
 from docfloqa.paths import expanded, is_folder, output_folder
+from docfloqa.records import PREDICTIONS, RECORD, is_complete, read_record
 from docfloqa.results import PLAN
-from docfloqa.runs import BEST_MODEL, PREDICTIONS, RECORD, is_complete, read_record
+from docfloqa.runs import BEST_MODEL
 from docfloqa.settings import Settings, SettingsError
 from docfloqa.stats import LOSS, Interval, interval_table
 

@@ -17,9 +17,9 @@ from docfloqa.execution import KernelDiedError, execute, settle
 from docfloqa.hub import pinned
 from docfloqa.locks import held
 from docfloqa.paths import reports_folder
+from docfloqa.records import COMPLETE, git_commit, now
 from docfloqa.report import export, export_study
 from docfloqa.results import Study
-from docfloqa.runs import COMPLETE, git_commit, now
 from docfloqa.settings import SHIFTS, Settings
 from docfloqa.sweep import sweep
 

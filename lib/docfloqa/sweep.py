@@ -15,12 +15,14 @@ from docfloqa.data import data_checksum, load_checked
 from docfloqa.execution import execute_run, notebook_of
 from docfloqa.florence import load_florence
 from docfloqa.hub import pinned
+from docfloqa.identity import weights_checksum
 from docfloqa.locks import held
 from docfloqa.monitor import Watcher
 from docfloqa.paths import reports_folder, write_whole
+from docfloqa.records import COMPLETE, now, read_record
 from docfloqa.recovery import refresh
 from docfloqa.results import PLAN
-from docfloqa.runs import COMPLETE, Run, now, read_record, weights_checksum
+from docfloqa.runs import Run
 from docfloqa.settings import Settings, SettingsError
 from docfloqa.workers import LocalWorkers, make
 

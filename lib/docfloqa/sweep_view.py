@@ -18,8 +18,8 @@ from matplotlib.ticker import MaxNLocator
 from docfloqa.integrity import DamagedError
 from docfloqa.monitor import read_progress
 from docfloqa.paths import reports_folder, runs_folder
+from docfloqa.records import COMPLETE, EPOCHS, FAILED, RUNNING, is_complete, read_epoch_row, read_record
 from docfloqa.results import PLAN
-from docfloqa.runs import COMPLETE, EPOCHS, FAILED, RUNNING, is_complete, read_epoch_row, read_record
 from docfloqa.style import TWO_COLUMNS, mark, render, styled
 from docfloqa.tables import NONE, RATIO, number, percent
 from docfloqa.widgets import control, image_html, table_html, text_html

@@ -23,7 +23,8 @@ from docfloqa.evaluation import evaluate
 from docfloqa.execution import Slot
 from docfloqa.florence import load_florence
 from docfloqa.freezing import freeze
-from docfloqa.runs import Run, weights_checksum
+from docfloqa.identity import weights_checksum
+from docfloqa.runs import Run
 from docfloqa.settings import Settings
 from docfloqa.training import DocVQATrainer
 

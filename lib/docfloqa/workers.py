@@ -15,7 +15,8 @@ import psutil
 from docfloqa.execution import Slot
 from docfloqa.kernels import SweepError, check_kernel, kernel_device
 from docfloqa.monitor import Watcher
-from docfloqa.runs import Run, read_record
+from docfloqa.records import read_record
+from docfloqa.runs import Run
 from docfloqa.settings import Settings
 
 SECONDS = 1.0  # between two looks at how many workers there are
