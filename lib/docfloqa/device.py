@@ -136,8 +136,11 @@ def training_flops(settings: Settings) -> float:
         config = Florence2Config.from_pretrained(folder)
         side = json.loads(processor_file.read_text())["image_processor"]["size"]["height"]
     with torch.device("meta"), torch.no_grad():
-        # Other attention implementations look at the values of a mask, which tensors without data lack.
-        model = Florence2ForDocVQA._from_config(config, attn_implementation="eager", dtype=torch.float32)
+        # Other attention implementations look at the values of a mask, and in train mode layers are dropped by chance:
+        # tensors without data have no values.
+        model = Florence2ForDocVQA._from_config(
+            config, attn_implementation="eager", dtype=torch.float32
+        ).eval()
         with FlopCounterMode(display=False) as vision:
             pages = model.get_image_features(torch.zeros(1, 3, side, side)).pooler_output
         text = torch.zeros(1, pages.shape[1] + PROMPT_TOKENS, config.text_config.d_model)
