@@ -65,11 +65,14 @@ def main(by_image: str = "shipped", uniform: str = "uniform") -> None:
     settings = studies[0].settings
     seeds = studies[0].runs["seed"].nunique()
     questions = studies[0].predictions["question_id"].nunique()
+    days = sorted(record["finished"][:10] for study in studies for record in study.records.values())
+    [(code, *_)] = identities[0]
     text = (
         "# Does keeping the questions of a page together change what is learnt?\n\n"
         f"`{COMMAND}`: the embedded study with both kinds of batches of {settings.batch_size} questions, "
         f"{settings.epochs} epochs, {seeds} seeds, {questions} validation questions. Differences are in points of "
-        "ANLS, paired by question and seed, over documents and seeds.\n\n" + to_markdown(table)
+        f"ANLS, paired by question and seed, over documents and seeds. Runs of {days[0]} to {days[-1]}; the checksum "
+        f"of their code begins with {code[:12]}.\n\n" + to_markdown(table)
     )
     write_whole(PLACE, text)
     print(text)

@@ -29,25 +29,28 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from datasets import DatasetDict
 from published_loop import PublishedLoop
-from torch.utils.flop_counter import FlopCounterMode
+from scipy.stats import bootstrap
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 from tqdm.auto import tqdm
 from transformers import Florence2ForConditionalGeneration, Florence2Processor, TrainerCallback
 
 from docfloqa.batches import EpochSampler
 from docfloqa.data import data_checksum, load_docvqa
 from docfloqa.device import (
+    autocast,
     compute_device,
     describe_device,
     finish_device,
     matrix_product_rate,
     peak_memory,
     use_device,
+    uses_bf16,
 )
-from docfloqa.estimate import DOCVQA
 from docfloqa.evaluation import evaluate
 from docfloqa.florence import load_florence
 from docfloqa.freezing import freeze
@@ -56,8 +59,10 @@ from docfloqa.markup import to_markdown
 from docfloqa.paths import PROJECT, write_whole
 from docfloqa.records import git_commit, now
 from docfloqa.runs import Run
+from docfloqa.schema import DOCVQA
 from docfloqa.settings import BATCHINGS, Settings
 from docfloqa.stand_in import like_docvqa, random_base_model
+from docfloqa.stats import Interval
 from docfloqa.training import DocVQATrainer
 from docfloqa.vision_cache import cache_folder
 
@@ -172,24 +177,52 @@ def train(trainer: DocVQATrainer, steps: int, other: Callable[[list[int]], None]
     trainer.args.max_steps = steps + WARM_UP
     trainer.train()
     trainer.remove_callback(turns)
+    if trainer.micro_batch:
+        raise RuntimeError(
+            f"memory takes {trainer.micro_batch} questions at a time: this is no step of a whole batch"
+        )
     return turns.seconds[WARM_UP:]
 
 
 def step_flops(trainer: DocVQATrainer, steps: int) -> float:
-    """Mean floating point operations of the training steps that are timed, forward and backward."""
-    # The counter knows no formula for the CPU's fused attention.
-    trainer.model.set_attn_implementation("eager")
-    order, size = list(trainer._get_train_sampler()), trainer.settings.batch_size
-    trainer.model.train()
-    with FlopCounterMode(display=False) as counter:
-        for step in range(WARM_UP, WARM_UP + steps):
-            batch = trainer.training_collator(order[step * size : (step + 1) * size])
+    """Mean floating point operations of a training step, forward and backward, over `steps` or an epoch of them."""
+    model, size = trainer.model, trainer.settings.batch_size
+    order = list(trainer._get_train_sampler())
+    batches = [order[start : start + size] for start in range(0, len(order) - size + 1, size)][:steps]
+    if not batches:
+        raise ValueError(f"a batch of {size} is more than the {len(order)} questions that there are")
+    if model.device.type == "cpu":
+        # The counter knows no formula for the CPU's fused attention.
+        model.set_attn_implementation("eager")
+    model.train()
+    formulas = {torch.ops.aten.convolution_backward: convolution_backward_flops}
+    with FlopCounterMode(display=False, custom_mapping=formulas) as counter:
+        for places in batches:
+            batch = trainer.training_collator(places)
             batch.pop("places")
-            on_device = {name: tensor.to(trainer.model.device) for name, tensor in batch.items()}
-            trainer.model(**on_device).loss.backward()
-            trainer.model.zero_grad()
-    trainer.model.set_attn_implementation("sdpa")
-    return counter.get_total_flops() / steps
+            on_device = {name: tensor.to(model.device) for name, tensor in batch.items()}
+            with autocast(trainer.settings):
+                loss = model(**on_device).loss
+            loss.backward()
+            model.zero_grad()
+    model.set_attn_implementation("sdpa")
+    return counter.get_total_flops() / len(batches)
+
+
+def convolution_backward_flops(gradient, images, weights, *others, out_shape, **more) -> int:
+    """Of the gradients that are asked for, of images and weights: each takes what the forward pass does.
+
+    torch's own formula forgets that a depthwise convolution has groups, and counts its weights' gradient as many
+    times as there are channels.
+    """
+    wanted = others[-1][:2]
+    return sum(wanted) * conv_flop_count(images, weights, gradient)
+
+
+def median_interval(values: Sequence[float]) -> Interval:
+    """The median with its 95 % bootstrap interval."""
+    found = bootstrap((values,), np.median, method="percentile", rng=np.random.default_rng(0))
+    return Interval(statistics.median(values), *map(float, found.confidence_interval))
 
 
 def compare_training(settings: Settings, dataset: DatasetDict, pairs: int, precision: torch.dtype) -> dict:
@@ -215,9 +248,7 @@ def compare_training(settings: Settings, dataset: DatasetDict, pairs: int, preci
         "pairs": pairs,
         "samples_per_second": settings.batch_size / own,
         "published_samples_per_second": settings.batch_size / statistics.median(theirs),
-        "ratio": statistics.median(ratios),
-        "ratio_lowest": min(ratios),
-        "ratio_highest": max(ratios),
+        "ratio": vars(median_interval(ratios)),
         "gflop_per_sample": flops / settings.batch_size / 1e9,
         "matrix_product_gflops": statistics.mean(rates) / 1e9,
         "share_of_matrix_product_rate": flops / own / statistics.mean(rates),
@@ -243,33 +274,26 @@ def compare_evaluation(settings: Settings, dataset: DatasetDict, pairs: int) -> 
         "pairs": pairs,
         "samples_per_second": len(rows) / statistics.median(own),
         "published_samples_per_second": len(rows) / statistics.median(theirs),
-        "ratio": statistics.median(ratios),
-        "ratio_lowest": min(ratios),
-        "ratio_highest": max(ratios),
+        "ratio": vars(median_interval(ratios)),
     }
 
 
-def by_batch_size(
-    settings: Settings, dataset: DatasetDict, sizes: Sequence[int], steps: int, precision: torch.dtype
-) -> list[dict]:
-    """The share of the matrix-product rate at 100 %, by batch size."""
-    rows = []
-    for size in tqdm(sizes, desc="batch sizes", unit="size"):
-        trainer = ours(settings.replace(vision_trainable=1.0, batch_size=size), dataset)
-        flops = step_flops(trainer, steps)
-        rates = [matrix_product_rate(precision)]
-        seconds = statistics.median(train(trainer, steps, lambda places: None))
-        rates.append(matrix_product_rate(precision))
-        rows.append(
-            {
-                "batch_size": size,
-                "samples_per_second": size / seconds,
-                "gflop_per_sample": flops / size / 1e9,
-                "matrix_product_gflops": statistics.mean(rates) / 1e9,
-                "share_of_matrix_product_rate": flops / seconds / statistics.mean(rates),
-            }
-        )
-    return rows
+def at_batch_size(
+    settings: Settings, dataset: DatasetDict, size: int, steps: int, precision: torch.dtype
+) -> dict:
+    """The share of the matrix-product rate at 100 % with batches of this size."""
+    trainer = ours(settings.replace(vision_trainable=1.0, batch_size=size), dataset)
+    flops = step_flops(trainer, steps)
+    rates = [matrix_product_rate(precision)]
+    seconds = statistics.median(train(trainer, steps, lambda places: None))
+    rates.append(matrix_product_rate(precision))
+    return {
+        "batch_size": size,
+        "samples_per_second": size / seconds,
+        "gflop_per_sample": flops / size / 1e9,
+        "matrix_product_gflops": statistics.mean(rates) / 1e9,
+        "share_of_matrix_product_rate": flops / seconds / statistics.mean(rates),
+    }
 
 
 def memory(arguments: argparse.Namespace, whose: str, ratio: float, batching: str) -> dict[str, float]:
@@ -303,7 +327,9 @@ def paper_study_hours(parts: Sequence[dict], pages: int, batching: str) -> float
     """Hours of the paper's study on one device, one run after another, from the measured parts.
 
     Four ratios, 8 epochs of 39,463 questions, before and after each epoch 500 questions answered, and once
-    on wrong pages; the pages decoded once, by the first ratio measured, and the states computed for each.
+    on wrong pages; the pages decoded once, by the first ratio measured, and the states computed for each. States
+    are taken to be where they were when this was measured: on a GPU, in its memory. Left out are checkpoints,
+    starting a process, and what surrounds the runs of a study.
     """
     settings = Settings.profile("paper")
     questions, all_pages = DOCVQA["train"]
@@ -328,7 +354,7 @@ def summary(tiny: dict, base: dict | None) -> pd.DataFrame:
             (
                 f"{part['part']}, {part['batching']}".removesuffix(", -"),
                 f"{100 * part['vision_trainable']:.0f} %",
-            ): (f"{part['ratio']:.1f} [{part['ratio_lowest']:.1f}, {part['ratio_highest']:.1f}]")
+            ): Interval(**part["ratio"]).format()
             for part in (result["parts"] if result else [])
         }
 
@@ -358,9 +384,9 @@ def markdown(result: dict) -> str:
                 "batching": part["batching"],
                 "samples/s": f"{part['samples_per_second']:.1f}",
                 "published, samples/s": f"{part['published_samples_per_second']:.1f}",
-                "times faster": f"{part['ratio']:.1f} [{part['ratio_lowest']:.1f}, {part['ratio_highest']:.1f}]",
-                "peak MiB": f"{own:,.0f}" if own else "",
-                "published, peak MiB": f"{theirs:,.0f}" if theirs else "",
+                "times faster": Interval(**part["ratio"]).format(),
+                "peak MiB, training": f"{own:,.0f}" if own else "",
+                "published, peak MiB, training": f"{theirs:,.0f}" if theirs else "",
                 "of the matrix-product rate": f"{100 * share:.0f} %" if share else "",
             }
         )
@@ -387,10 +413,13 @@ def markdown(result: dict) -> str:
             f"pixels, batch {result['parts'][0]['batch_size']}, {result['parts'][0]['pairs']} pairs; answers of at "
             f"most {data['max_new_tokens']} tokens, {data['num_beams']} beams.",
             to_markdown(pd.DataFrame(rows)).strip(),
-            "Times faster: median [lowest, highest] of the pairs. Training is the trainer's whole step, from fetching "
-            "the questions to the optimizer; states of frozen parts are on the disk (computing them is counted "
-            "apart, `caching_seconds` in the JSON). Evaluation is loss and answers of the validation questions. Memory "
-            "is of a process of its own; the published loop computes in fp32.",
+            f"Ours computes in {result['precision']}, the published loop in fp32, as published. Times faster: median "
+            "of the pairs [95 % bootstrap interval]; other times and machines differ by more. Training is the "
+            "trainer's whole step, from fetching the questions to the optimizer; states of frozen parts are on the "
+            "disk, and computing them once is counted apart (`caching_seconds` in the JSON). Evaluation is loss, "
+            "answers and, of ours alone, the probability of each answer. Memory is of a process of its own that "
+            "fills the cache and takes a few training steps. Operations are counted, for depthwise convolutions "
+            "with their groups.",
             *(
                 f"The paper's study (4 ratios x 8 epochs x 39,463 questions, 500-question evaluations, decoding and "
                 f"cache filling included), extrapolated from these parts: {hours:,.2f} hours with {batching}."
@@ -414,8 +443,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--ratios", type=float, nargs="+", default=RATIOS)
     parser.add_argument("--batchings", nargs="+", choices=BATCHINGS, default=("by_image", "uniform"))
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=(6, 12, 24, 48, 96))
-    parser.add_argument("--pairs", type=int, default=9, help="pairs of training steps")
-    parser.add_argument("--evaluation-pairs", type=int, default=5)
+    parser.add_argument("--pairs", type=int, default=30, help="pairs of training steps, at least 2")
+    parser.add_argument("--evaluation-pairs", type=int, default=10)
     parser.add_argument("--evaluated", type=int, default=128, help="validation questions at most")
     parser.add_argument("--output", type=Path, default=FOLDER)
     parser.add_argument("--memory-of", choices=("ours", "published"), help=argparse.SUPPRESS)
@@ -433,6 +462,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         arguments.threads = arguments.threads or 1
     use_device(threads=arguments.threads)
     settings = settings_of(arguments.model, validation_questions=arguments.evaluated)
+    if min(arguments.pairs, arguments.evaluation_pairs) < 2:
+        sys.exit(
+            f"--pairs is {arguments.pairs}, --evaluation-pairs {arguments.evaluation_pairs}; allowed is 2 or more"
+        )
     dataset = questions(settings, arguments.model)
     variants = [
         settings.replace(vision_trainable=ratio, batching=batching)
@@ -442,32 +475,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.memory_of:
         print(json.dumps(measure_memory(arguments.memory_of, variants[0], dataset)))
         return
-    precision = torch.float32 if arguments.device == "cpu" else torch.bfloat16
-    parts = []
-    for variant in tqdm(variants, desc="training steps", unit="variant"):
-        part = compare_training(variant, dataset, arguments.pairs, precision)
-        clear_memory()
-        place = (variant.vision_trainable, variant.batching)
-        part["memory"] = memory(arguments, "ours", *place)
-        part["published_memory"] = memory(arguments, "published", *place)
-        parts.append(part)
-    for ratio in tqdm(arguments.ratios, desc="evaluations", unit="ratio"):
-        variant = settings.replace(vision_trainable=ratio)
-        parts.append(compare_evaluation(variant, dataset, arguments.evaluation_pairs))
-        clear_memory()
-    steps = max(5, arguments.pairs // 2)
-    sizes = by_batch_size(
-        settings.replace(batching="by_image"), dataset, arguments.batch_sizes, steps, precision
-    )
     rows = dataset["train"]
     pages = len({page for split in dataset.values() for page in split["page"]})
-    whole = arguments.model == "base" and set(arguments.ratios) == set(RATIOS)
+    precision = torch.bfloat16 if uses_bf16(settings) else torch.float32
     result = {
         "command": f"python benchmarks/throughput.py {' '.join(sys.argv[1:] if argv is None else argv)}".strip(),
         "date": now()[:10],
         "commit": git_commit(),
         "model": arguments.model,
         "machine": describe_device() | {"system": f"{platform.system()} {platform.machine()}"},
+        "precision": "bf16 autocast" if precision == torch.bfloat16 else "fp32",
         "versions": {"Python": platform.python_version()}
         | {package: version(package) for package in ("torch", "transformers")},
         "data": {
@@ -477,15 +494,39 @@ def main(argv: Sequence[str] | None = None) -> None:
             "max_new_tokens": settings.max_new_tokens,
             "num_beams": settings.num_beams,
         },
-        "parts": parts,
-        "batch_sizes": sizes,
-        "paper_study_hours": {
-            batching: paper_study_hours(parts, pages, batching) for batching in arguments.batchings if whole
-        },
+        "parts": [],
+        "batch_sizes": [],
+        "paper_study_hours": {},
     }
-    name = f"throughput-{arguments.model}-{arguments.device}"
-    write_whole(arguments.output / f"{name}.json", json.dumps(result, indent=2) + "\n")
-    write_whole(arguments.output / f"{name}.md", markdown(result))
+
+    def keep() -> None:
+        # What is measured so far: a later part may run out of memory or time.
+        name = f"throughput-{arguments.model}-{arguments.device}"
+        write_whole(arguments.output / f"{name}.json", json.dumps(result, indent=2) + "\n")
+        write_whole(arguments.output / f"{name}.md", markdown(result))
+        clear_memory()
+
+    for variant in tqdm(variants, desc="training steps", unit="variant"):
+        result["parts"].append(compare_training(variant, dataset, arguments.pairs, precision))
+        keep()
+    for ratio in tqdm(arguments.ratios, desc="evaluations", unit="ratio"):
+        variant = settings.replace(vision_trainable=ratio)
+        result["parts"].append(compare_evaluation(variant, dataset, arguments.evaluation_pairs))
+        keep()
+    if arguments.model == "base" and set(arguments.ratios) == set(RATIOS):
+        for batching in arguments.batchings:
+            result["paper_study_hours"][batching] = paper_study_hours(result["parts"], pages, batching)
+    by_image = settings.replace(batching="by_image")
+    for size in tqdm(arguments.batch_sizes, desc="batch sizes", unit="size"):
+        steps = max(5, arguments.pairs // 2)
+        result["batch_sizes"].append(at_batch_size(by_image, dataset, size, steps, precision))
+        keep()
+    # Last, since it empties the cache.
+    for part in tqdm(result["parts"][: len(variants)], desc="memory", unit="variant"):
+        place = (part["vision_trainable"], part["batching"])
+        part["memory"] = memory(arguments, "ours", *place)
+        part["published_memory"] = memory(arguments, "published", *place)
+        keep()
     print(markdown(result))
 
 

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 import docfloqa.estimate
 import docfloqa.stand_in
-from docfloqa.estimate import DOCVQA, estimate, makespan
+from docfloqa.estimate import estimate, makespan
 from docfloqa.florence import load_florence
 from docfloqa.paths import TINY_MODEL, output_folder
+from docfloqa.schema import DOCVQA
 from docfloqa.settings import Settings
 from docfloqa.stand_in import QUESTIONS_PER_PAGE, like_docvqa
 from docfloqa.sweep import plan

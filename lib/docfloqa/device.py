@@ -18,8 +18,6 @@ import torch
 from docfloqa.paths import resolve
 from docfloqa.settings import Settings
 
-# Published size of DocVQA's training split (Mathew et al., WACV 2021).
-DOCVQA_TRAINING_QUESTIONS = 39_463
 PROMPT_TOKENS, ANSWER_TOKENS = 20, 8
 
 
@@ -103,7 +101,10 @@ def require_device(settings: Settings) -> dict[str, Any]:
     """
     device = describe_device()
     if device["kind"] == "cpu" and not settings.allow_cpu:
-        questions = settings.train_questions or DOCVQA_TRAINING_QUESTIONS
+        # Only now, and below too: a kernel that is asked for its device answers without what takes seconds to import.
+        from docfloqa.schema import DOCVQA
+
+        questions = settings.train_questions or DOCVQA["train"][0]
         flops = training_flops(settings) * questions * settings.epochs
         rate = matrix_product_rate()
         raise NoGPUError(
@@ -123,7 +124,6 @@ def training_flops(settings: Settings) -> float:
     Counted on tensors without data by `torch.utils.flop_counter`; the backward pass costs two forward
     passes, of which frozen parts of the vision tower need none. A hub id counts as Florence-2-base.
     """
-    # Only now: a kernel that is asked for its device answers without what takes seconds to import.
     from torch.utils.flop_counter import FlopCounterMode
     from transformers import Florence2Config
 

@@ -23,6 +23,7 @@ from docfloqa.execution import Slot
 from docfloqa.florence import load_florence
 from docfloqa.hub import cached_model
 from docfloqa.paths import is_hub_id, resolve
+from docfloqa.schema import DOCVQA
 from docfloqa.settings import Settings
 from docfloqa.stand_in import like_docvqa, random_base_model
 from docfloqa.timing import SAMPLE, STEPS, WARM_UP, Calibration, calibrate_in_a_slot
@@ -33,8 +34,6 @@ from docfloqa.workers import available_slots
 COSTLY = ("vision_trainable", "unit", "side", "counted", "lora")
 EVALUATED = 192  # questions
 RANDOM_ANSWER = 16  # tokens; a random model never ends an answer, and DocVQA's are rarely longer
-# Published sizes of DocVQA (Mathew et al., WACV 2021): questions and pages.
-DOCVQA = {"train": (39_463, 10_194), "validation": (5_349, 1_286)}
 # What a study does beside its runs, in seconds on two cores: it asks the kernel, checks the data, executes and
 # exports the notebooks that report (the embedded study's, see reports/log.md).
 BESIDE_RUNS = 85.0
@@ -75,7 +74,7 @@ def estimate(
     not in its cache is stood in for by one of Florence-2-base's size, data of the hub by drawn pages in
     DocVQA's numbers; nothing is downloaded, and what stands in is kept under `data/`. Documents of an arm
     under another shift are taken to be as many as the study's. States that a GPU keeps in its memory are not
-    in `gpu_mib`.
+    in `gpu_mib`. The scoring on bad scans that a study with arms ends with is not counted.
 
     Raises `DataError`, `ModelError` or `SettingsError` as `sweep` does, and `CalibrationError` when a
     calibration does not survive.

@@ -216,7 +216,8 @@ def _load(folder: Path) -> tuple[Florence2ForDocVQA, Florence2Processor, dict[st
         config, weights, processor = convert(folder)
         source: dict[str, Any] = {"config": config, "state_dict": weights}
     else:
-        processor = Florence2Processor.from_pretrained(folder, trust_remote_code=False)
+        # Where torchvision is installed, it would resize pages otherwise, to other pixels.
+        processor = Florence2Processor.from_pretrained(folder, trust_remote_code=False, backend="pil")
         source = {"pretrained_model_name_or_path": folder}
     network, report = Florence2ForDocVQA.from_pretrained(
         **{"pretrained_model_name_or_path": None, **source},

@@ -18,3 +18,5 @@ FEATURES = Features(
     }
 )
 COLUMNS = tuple(FEATURES)
+# Published sizes of DocVQA's splits (Mathew et al., WACV 2021): questions and pages.
+DOCVQA = {"train": (39_463, 10_194), "validation": (5_349, 1_286)}

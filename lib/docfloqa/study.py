@@ -66,22 +66,22 @@ def make_study(
         "arms": " ".join(arms),
         "kernel": kernel,
     }
-    # None of them needs what another one writes.
+    # None of them needs what another one writes. The first takes as long as the other two, which follow one another.
     notebooks = {
+        "04_analyze": {"study": settings.study},
         "01_explore_data": shared,
         "03_ablate": shared | sweep_parameters,
-        "04_analyze": {"study": settings.study},
     }
     # Told before any of them begins: without a complete run there is nothing to report on.
     Study.load(settings.study)
     # Before the analysis, which tells of it.
     scored = score_study(settings.study) if arms else []
-    with ThreadPoolExecutor(len(notebooks)) as pool:
+    with ThreadPoolExecutor(2) as pool:
         reports = [
             pool.submit(lambda name, parameters: export(run_notebook(name, settings, parameters)), *notebook)
             for notebook in notebooks.items()
         ]
-    return Outcome(runs, [*scored, *(path for report in reports for path in report.result())])
+    return Outcome(runs, sorted([*scored, *(path for report in reports for path in report.result())]))
 
 
 def score_study(name: str, cross: Sequence[str] = SHIFTS) -> list[Path]:

@@ -222,8 +222,9 @@ class DocVQATrainer(MicroBatchTrainer):
         places = inputs.pop("places")
         tokens = (inputs["labels"] != -100).sum()
         outputs = model(**inputs)
-        # Where a process has no question of the last batch, the others still wait for its gradients.
-        loss = outputs.loss if tokens else 0 * outputs.logits.sum()
+        # Where a process has no question of the last batch, the others still wait for its gradients. A process alone
+        # does not ask, for a GPU would have to answer first.
+        loss = outputs.loss if self.args.world_size == 1 or tokens else 0 * outputs.logits.sum()
         losses = self.accelerator.gather(loss.detach())
         if not torch.isfinite(losses).all():
             question_ids = self.training_collator.rows["questionId"]

@@ -137,6 +137,8 @@ def prefix_checksum(model: Florence2ForDocVQA, boundary: int, pages: Pages, sett
             "vision": model.config.vision_config.to_dict(),
             "bf16": uses_bf16(settings),
             "device": describe_device()["name"],
+            # Processors of one name differ in what they compute with.
+            "instructions": torch.backends.cpu.get_cpu_capability(),
         }
     digest.update(json.dumps(about, sort_keys=True, default=str).encode())
     return digest.hexdigest()
