@@ -118,7 +118,8 @@ def ours(settings: Settings, dataset: DatasetDict) -> DocVQATrainer:
 
 def published(settings: Settings) -> PublishedLoop:
     """The published loop on the native class."""
-    processor = Florence2Processor.from_pretrained(PROJECT / settings.model)
+    # The same pixels as ours, and those of the published script.
+    processor = Florence2Processor.from_pretrained(PROJECT / settings.model, backend="pil")
     network = Florence2ForConditionalGeneration.from_pretrained(
         PROJECT / settings.model, dtype=torch.float32
     ).to(compute_device())
