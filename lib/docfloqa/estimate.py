@@ -103,6 +103,7 @@ def estimate(
             calibrations = {kind: one.result() for kind, one in zip(kinds, progress, strict=True)}
     differing = [name for name in COSTLY if len({getattr(kind, name) for kind in kinds}) > 1]
     table, hours, cached, models = {}, [], set(), 0
+    pages = sizes["train"][1] + sizes["validation"][1]
     for run in dict.fromkeys(runs):
         one = calibrations[_kind(run, settings)]
         key = tuple(getattr(run, name) for name in (*differing, "epochs"))
@@ -110,13 +111,16 @@ def estimate(
             key, {**dict(zip([*differing, "epochs"], key, strict=True)), "runs": 0, **_row(one, run, sizes)}
         )
         row["runs"] += 1
-        # What one run has kept, others with the same data and frozen part find.
-        kept = (one.cached_sub_blocks, run.synth_shift)
-        hours.append((row["run_minutes"] - (row["caching_minutes"] if kept in cached else 0)) / 60)
-        cached.add(kept)
+        # What one run has kept, others find: pages those with the same data, states those with the same frozen part.
+        kept = {
+            (None, run.synth_shift): one.decoding_seconds_per_page,
+            (one.cached_sub_blocks, run.synth_shift): one.caching_seconds_per_page,
+        }
+        found = pages * sum(seconds for key, seconds in kept.items() if key in cached)
+        hours.append(row["run_minutes"] / 60 - found / 3600)
+        cached |= kept.keys()
         # The weights after the last epoch and those of the best one.
         models += 2 * one.model_bytes
-    pages = sizes["train"][1] + sizes["validation"][1]
     checkpoints = sorted((one.checkpoint_bytes for one in calibrations.values()), reverse=True)
     # One more than is kept, while it is written.
     disk = models + sum((CHECKPOINTS + 1) * size for size in checkpoints[: len(places)])
@@ -212,7 +216,8 @@ def _sample(rows: Dataset, questions: int, batching: str) -> Dataset:
 def _row(one: Calibration, run: Settings, sizes: dict[str, tuple[int, int]]) -> dict:
     (training, training_pages), (validation, validation_pages) = sizes["train"], sizes["validation"]
     steps = math.ceil(training / run.batch_size)
-    caching = one.caching_seconds_per_page * (training_pages + validation_pages)
+    pages = training_pages + validation_pages
+    caching = pages * (one.decoding_seconds_per_page + one.caching_seconds_per_page)
     # Before training, after every epoch, and once on wrong pages.
     evaluations = (run.epochs + 2) * validation * one.evaluation_seconds_per_question
     epochs = run.epochs * (steps * one.step_seconds + one.save_seconds)
