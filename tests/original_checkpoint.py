@@ -145,15 +145,17 @@ def image_settings(side: int) -> dict:
     }
 
 
-def tensors(model: Florence2ForDocVQA, dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
-    """The original layout's tensors of a native model, without the embedding of `<image>`."""
+def tensors(
+    model: Florence2ForDocVQA, dtype: torch.dtype = torch.float32, rows: int = -1
+) -> dict[str, torch.Tensor]:
+    """The original layout's tensors of a native model, without the embeddings of `<image>` and what follows."""
     native = model.state_dict()
     pairs = dict(names(model.config.vision_config.depths, list(native)))
     assert sorted(pairs.values()) == sorted(native)
     state = {original: native[name].to(dtype).clone() for original, name in pairs.items()}
     state["image_projection"] = state["image_projection"].T.contiguous()
     for name in TIED:
-        state[name] = state[name][:-1].clone()
+        state[name] = state[name][:rows].clone()
     state["language_model.final_logits_bias"] = torch.zeros(1, len(state[TIED[0]]), dtype=dtype)
     return state
 

@@ -12,11 +12,11 @@ from docfloqa.florence import (
     Florence2ForDocVQA,
     encode_prompts,
     encode_text,
-    generation_config,
     load_florence,
 )
 from docfloqa.model_folders import CHECKSUMS, ModelError
 from docfloqa.paths import TINY_MODEL
+from docfloqa.targets import generation_config
 
 PLACES = [0, 1, 2, 5, 9, 12]
 

@@ -19,6 +19,7 @@ from docfloqa.florence import Florence2ForDocVQA, encode_prompts, encode_text
 from docfloqa.page_images import as_page
 from docfloqa.settings import Settings
 from docfloqa.style import GREY, styled
+from docfloqa.targets import target_format
 
 # The projector puts the mean of all image tokens before those of the grid, which stand row by row
 # (transformers, Florence2MultiModalProjector).
@@ -76,17 +77,20 @@ def attention(
     prompt = torch.tensor(encode_prompts(processor, [question], settings.prefix, longest)).to(model.device)
     mask = torch.ones_like(prompt)
     [ids] = encode_text(processor, [answer])
-    ids = [*ids[: longest - 1], model.config.text_config.eos_token_id]
+    target = target_format(model)
+    label = target.label(ids, longest)
     with _eager(model):
         encoded = model.encode(prompt, mask, features)
         layers = model(
             encoder_outputs=encoded,
             attention_mask=mask,
-            labels=torch.tensor([ids]).to(model.device),
+            labels=torch.tensor([label]).to(model.device),
             output_attentions=True,
         ).cross_attentions
-    weights = torch.stack(layers)[:, 0].float().mean(dim=(0, 1)).cpu().numpy()
-    tokens = [processor.tokenizer.decode([number]).strip() for number in ids[:-1]]
+    # Nobody chose what begins every target.
+    started = len(target.start)
+    weights = torch.stack(layers)[:, 0].float().mean(dim=(0, 1)).cpu().numpy()[started:]
+    tokens = [processor.tokenizer.decode([number]).strip() for number in label[started:-1]]
     return Attention([*tokens, END], weights, *states.shape[-2:])
 
 

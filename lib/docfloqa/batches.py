@@ -10,16 +10,17 @@ import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Sampler
 from transformers import Florence2Processor
 
 from docfloqa.florence import Florence2ForDocVQA, encode_prompts, encode_text
 from docfloqa.page_images import as_page
 from docfloqa.settings import SettingsError
+from docfloqa.targets import target_format
 
 PAGES_IN_MEMORY = 2**28  # bytes of a split's pages kept by one process
 QUESTIONS_AT_ONCE = 1000  # tokenised
+SHORTEST_TEXT, SHORTEST_LABEL = 32, 16  # tokens, where batches come in few shapes
 NOTHING = -1  # in place of a question where a process has fewer of them than the others
 
 
@@ -72,6 +73,9 @@ class QuestionCollator:
     With `wrong_pages`, a control, every question comes with a page of the next document instead of its
     own: what is right then was not read. Raises `ValueError` if there is no other document. With
     `shuffled_questions`, another control, the texts of the questions change places, always in the same way.
+
+    With `static_shapes`, texts, labels and the pages of a batch are padded to a power of two (pages with the last one
+    again, and to no more than there are questions): the same losses and answers in few shapes.
     """
 
     def __init__(
@@ -83,15 +87,16 @@ class QuestionCollator:
         pages: Pages | None = None,
         wrong_pages: bool = False,
         shuffled_questions: bool = False,
+        static_shapes: bool = False,
     ):
-        self.rows, self.processor = rows, processor
+        self.rows, self.processor, self.static_shapes = rows, processor, static_shapes
         self.states = pages or Pages(rows, processor)
         self.pages = self.states.of_question
         if wrong_pages:
             self.pages = _pages_of_the_next_document(self.pages, rows["document_id"])
-        text = model.config.text_config
-        self.pad_token_id = text.pad_token_id
-        longest = text.max_position_embeddings
+        target = target_format(model)
+        self.pad_token_id = target.pad
+        self.longest = longest = model.config.text_config.max_position_embeddings
         placeholders = processor.num_image_tokens
         self.placeholders = [processor.image_token_id] * placeholders
         # The hundreds of placeholders that every prompt begins with would be most of what a large data set takes.
@@ -103,9 +108,8 @@ class QuestionCollator:
         if shuffled_questions:
             order = np.random.default_rng(0).permutation(len(self.prompts))
             self.prompts = [self.prompts[place] for place in order]
-        end = [text.eos_token_id]
         self.labels = [
-            array("i", ids[: longest - 1] + end)
+            array("i", target.label(ids, longest))
             for answers in _split(rows["answers"], QUESTIONS_AT_ONCE)
             for ids in encode_text(processor, [accepted[0] for accepted in answers])
         ]
@@ -116,24 +120,40 @@ class QuestionCollator:
         pages = list(dict.fromkeys(self.pages[place] for place in places))
         position = {page: index for index, page in enumerate(pages)}
         page_index = torch.tensor([position[self.pages[place]] for place in places])
+        if self.static_shapes:
+            pages += pages[-1:] * (few(len(pages), 1, len(places)) - len(pages))
         return {"pixel_values": self.states.stack(pages), "page_index": page_index, **self.texts(places)}
 
     def texts(self, places: Sequence[int]) -> dict[str, Tensor]:
         """A batch without its pages."""
-        prompts = [[*self.placeholders, *self.prompts[place]] for place in places]
+        texts = [self.prompts[place] for place in places]
+        labels = [self.labels[place] if place != NOTHING else [-100] for place in places]
+        lengths = [max(map(len, sequences)) for sequences in (texts, labels)]
+        if self.static_shapes:
+            lengths[0] = few(lengths[0], SHORTEST_TEXT, self.longest - len(self.placeholders))
+            lengths[1] = few(lengths[1], SHORTEST_LABEL, self.longest)
+        images = torch.tensor(self.placeholders).expand(len(places), -1)
         return {
-            "input_ids": self._pad(prompts, self.pad_token_id),
-            "attention_mask": self._pad([[1] * len(prompt) for prompt in prompts], 0),
-            "labels": self._pad(
-                [self.labels[place] if place != NOTHING else [-100] for place in places], -100
+            "input_ids": torch.cat([images, padded(texts, lengths[0], self.pad_token_id)], dim=1),
+            "attention_mask": torch.cat(
+                [torch.ones_like(images), padded([[1] * len(text) for text in texts], lengths[0], 0)], dim=1
             ),
+            "labels": padded(labels, lengths[1], -100),
             "places": torch.tensor(places),
         }
 
-    @staticmethod
-    def _pad(sequences: Sequence[Sequence[int]], value: int) -> Tensor:
-        tensors = [torch.tensor(sequence, dtype=torch.long) for sequence in sequences]
-        return pad_sequence(tensors, batch_first=True, padding_value=value)
+
+def padded(sequences: Sequence[Sequence[int]], length: int, value: int) -> Tensor:
+    """Sequences as one tensor (sequences, length), filled with `value`."""
+    filled = torch.full((len(sequences), length), value)
+    for row, sequence in zip(filled, sequences, strict=True):
+        row[: len(sequence)] = torch.tensor(sequence)
+    return filled
+
+
+def few(count: int, least: int, most: int) -> int:
+    """The next power of two from `least` on, at most `most`: few numbers that stand for all."""
+    return min(max(least, 1 << (count - 1).bit_length()), most)
 
 
 def _split(column: Sequence, size: int) -> Iterator[Sequence]:

@@ -15,10 +15,11 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from docfloqa.batches import QuestionCollator
 from docfloqa.device import autocast
-from docfloqa.florence import Florence2ForDocVQA, generation_config
+from docfloqa.florence import Florence2ForDocVQA
 from docfloqa.metrics import score
 from docfloqa.ranks import gathered, rank_and_size
 from docfloqa.settings import Settings
+from docfloqa.targets import generation_config, target_format
 
 # Batches whose pages are encoded together: their questions are sorted by length without encoding a page twice,
 # and the features of no more pages are in memory.
@@ -36,7 +37,7 @@ def evaluate(
     """One row per question of the collator's split: what was asked, the answer, its loss and every metric.
 
     Columns: question_id, document_id, question, question_types, prediction, confidence (the probability that the
-    model gives this answer, its end included, in [0, 1]), answers, loss_sum (the summed cross-entropy of the
+    model gives this answer, in [0, 1]: its end included where the model ended it, the forced start not), answers, loss_sum (the summed cross-entropy of the
     first accepted answer's tokens, in nats), tokens, and the metrics of `docfloqa.metrics`. Leaves the model in
     the mode in which it was. Calls `on_batch` after every batch. Processes that
     make a run together share the questions, and each has all answers.
@@ -133,7 +134,9 @@ def _answer(
         # Without the token that every answer starts with. Once more through the decoder, since what generation
         # tells of its scores is of beams, and of the whole vocabulary at every step.
         given = answers[:, 1:].masked_fill(answers[:, 1:] == collator.pad_token_id, -100)
-        surprise, losses = (_summed_loss(model, encoded, mask, tokens) for tokens in (given, labels))
+        surprise, losses = (_token_losses(model, encoded, mask, tokens) for tokens in (given, labels))
+    # What decoding forces was not the model's choice.
+    surprise, losses = surprise[:, len(target_format(model).start) :].sum(1), losses.sum(1)
     texts = collator.processor.tokenizer.batch_decode(answers, skip_special_tokens=True)
     return list(
         zip(
@@ -146,6 +149,6 @@ def _answer(
     )
 
 
-def _summed_loss(model: Florence2ForDocVQA, encoded: BaseModelOutput, mask: Tensor, labels: Tensor) -> Tensor:
+def _token_losses(model: Florence2ForDocVQA, encoded: BaseModelOutput, mask: Tensor, labels: Tensor) -> Tensor:
     logits = model(encoder_outputs=encoded, attention_mask=mask, labels=labels).logits.float()
-    return cross_entropy(logits.transpose(1, 2), labels, reduction="none", ignore_index=-100).sum(1)
+    return cross_entropy(logits.transpose(1, 2), labels, reduction="none", ignore_index=-100)

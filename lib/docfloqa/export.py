@@ -9,7 +9,7 @@ import torch
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import Florence2Processor
 
-from docfloqa.florence import PREFIX, Florence2ForDocVQA, generation_config, load_florence
+from docfloqa.florence import PREFIX, Florence2ForDocVQA, load_florence
 from docfloqa.hub import split_revision
 from docfloqa.identity import SETTINGS_WITHOUT_EFFECT
 from docfloqa.markup import escaped
@@ -17,6 +17,7 @@ from docfloqa.paths import TINY_MODEL, is_hub_id, resolve
 from docfloqa.saved_runs import SavedRun, score_intervals
 from docfloqa.settings import Settings
 from docfloqa.stats import Interval
+from docfloqa.targets import generation_config
 from docfloqa.whole_folders import check_writable, whole_folder
 
 CARD = "README.md"

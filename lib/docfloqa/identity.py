@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from docfloqa.paths import NOTEBOOKS
 from docfloqa.settings import Settings
+from docfloqa.targets import target_format
 
 if TYPE_CHECKING:
     from torch import nn
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 RUN_MODULES = (
     "batches data device disk evaluation fields florence freezing full_pages hub identity integrity locks lora metrics "
     "micro_batches model_folders original_layout page_images pages parameters paths phrases progress ranks records "
-    "recovery runs schema settings synth training training_arguments vision_cache"
+    "recovery runs schema settings sources synth targets training training_arguments vision_cache"
 ).split()
 RUN_NOTEBOOK = "02_finetune.ipynb"
 IDENTIFYING_VERSIONS = ("torch", "transformers")
@@ -55,11 +56,14 @@ def _checksum_of(*texts: str) -> str:
 
 
 def weights_checksum(model: nn.Module) -> str:
-    """A checksum of every tensor of the model, by name."""
+    """A checksum of every tensor of the model, by name, and of what begins its targets where something does."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    # Without a model's own start, what it is called is what it was called before there were any.
+    if start := target_format(model).start:
+        digest.update(json.dumps(start).encode())
     return digest.hexdigest()
 
 

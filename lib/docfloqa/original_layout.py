@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import (
@@ -44,9 +45,12 @@ TIED = (
     EMBEDDINGS,
     "model.language_model.encoder.embed_tokens.weight",
     "model.language_model.decoder.embed_tokens.weight",
-    "lm_head.weight",
 )
+# One with them in Florence-2; whoever fine-tuned it with Microsoft's code may have untied it.
+OUTPUT_EMBEDDINGS = "lm_head.weight"
 LOGITS_BIAS = "language_model.final_logits_bias"
+# Native names begin with "model." or "lm_head.".
+ORIGINAL_NAMES = ("image_projection", "vision_tower.", "language_model.")
 # What the native classes can compute in one way only.
 FIXED = {
     "text_config.add_bias_logits": False,
@@ -82,13 +86,21 @@ class LayoutError(ValueError):
 
 
 def is_original_layout(folder: Path) -> bool:
-    """Whether config.json is written for Microsoft's code, which has other names than the native classes."""
-    return "dim_embed" in json.loads((folder / "config.json").read_text()).get("vision_config", {})
+    """Whether the weights are named as Microsoft's code names them.
+
+    config.json does not tell: native ones keep Microsoft's keys beside their own, resaved ones lose `model_type`.
+    """
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, "pt") as tensors:
+            if any(name.startswith(ORIGINAL_NAMES) for name in tensors.keys()):
+                return True
+    return False
 
 
 def convert(folder: Path) -> tuple[Florence2Config, dict[str, Tensor], Florence2Processor]:
     """Native configuration, tensors (fp32, tied ones once) and processor of a folder in the original layout.
 
+    An output embedding of its own, as of Florence-2 fine-tuned with Microsoft's code (271 M parameters), stays one.
     The native vocabulary has one token more, `<image>`, which only stands where a page's features go; its
     embedding is the mean of the others. Raises `LayoutError` for every tensor that is missing, is not Florence-2's
     or has another shape, and for settings that the native classes cannot follow.
@@ -105,8 +117,9 @@ def convert(folder: Path) -> tuple[Florence2Config, dict[str, Tensor], Florence2
     for file in sorted(folder.glob("model*.safetensors")):
         tensors |= load_file(file)
     weights = _native_tensors(tensors, config)
-    embeddings = weights[EMBEDDINGS]
-    weights[EMBEDDINGS] = torch.cat([embeddings, embeddings.mean(dim=0, keepdim=True)])
+    config.tie_word_embeddings = OUTPUT_EMBEDDINGS not in weights
+    for name in weights.keys() & {EMBEDDINGS, OUTPUT_EMBEDDINGS}:
+        weights[name] = torch.cat([weights[name], weights[name].mean(dim=0, keepdim=True)])
     config.text_config.vocab_size = rows + 1
     return config, weights, processor
 
@@ -124,8 +137,11 @@ def _native_tensors(tensors: dict[str, Tensor], config: Florence2Config) -> dict
     shapes = {original_name(name): tuple(tensor.shape) for name, tensor in wanted.items()}
     shapes["image_projection"] = shapes["image_projection"][::-1]
     bias = tensors.pop(LOGITS_BIAS, torch.zeros(1))
+    output = original_name(OUTPUT_EMBEDDINGS)
     tied = [name for name in map(original_name, TIED) if name in tensors]
-    optional = {original_name(name) for name in TIED} if tied else set()
+    # Where all are one, what a file keeps of them may be the output embedding alone.
+    tied = tied or [name for name in (output,) if name in tensors]
+    optional = {original_name(name) for name in (*TIED, OUTPUT_EMBEDDINGS)} if tied else set()
     misshapen = [
         f"{name} {tuple(tensor.shape)} instead of {shapes[name]}"
         for name, tensor in tensors.items()
@@ -143,10 +159,16 @@ def _native_tensors(tensors: dict[str, Tensor], config: Florence2Config) -> dict
     found = [f"{_listed(names)} {what}" for what, names in problems.items() if names]
     if found:
         raise LayoutError(f"tensors of the original layout do not fit: {'; '.join(found)}")
-    weights = {name: tensors[original_name(name)].float() for name in wanted if name not in TIED}
+    weights = {
+        name: tensors[original_name(name)].float()
+        for name in wanted
+        if name not in (*TIED, OUTPUT_EMBEDDINGS)
+    }
     projection = "model.multi_modal_projector.image_projection.weight"
     weights[projection] = weights[projection].T.contiguous()
     weights[EMBEDDINGS] = tensors[tied[0]].float()
+    if output in tensors and not torch.equal(tensors[output], tensors[tied[0]]):
+        weights[OUTPUT_EMBEDDINGS] = tensors[output].float()
     return weights
 
 

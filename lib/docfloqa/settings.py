@@ -45,6 +45,8 @@ class Settings:
     synth_shift: how small drawn pages differ from those of the tiny model's pretraining: on the "input"
         side (fonts, contrast, noise, shading, stamps), in "layout", or in "content" (words and formats)
     batching: "uniform" shuffles questions; "by_image" keeps the questions of a page together
+    static_shapes: whether batches come in few shapes, for what compiles a model or captures it as a CUDA graph:
+        texts padded to few lengths, pages to few numbers
     gradient_checkpointing: whether activations are computed again in the backward pass, to save memory
     num_beams, max_new_tokens: how answers are decoded
     vision_cache, cache_gib: whether the outputs of the frozen beginning of the vision encoder are computed
@@ -80,6 +82,7 @@ class Settings:
     warmup_steps: int = 20
     max_grad_norm: float = 1.0
     precision: str = "auto"
+    static_shapes: bool = False
     gradient_checkpointing: bool = False
     num_beams: int = 1
     max_new_tokens: int = 24

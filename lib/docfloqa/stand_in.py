@@ -10,8 +10,9 @@ import torch
 from datasets import Dataset
 from transformers import CLIPImageProcessorPil, Florence2Processor
 
-from docfloqa.florence import Florence2ForDocVQA, base_config, generation_config
+from docfloqa.florence import Florence2ForDocVQA, base_config
 from docfloqa.paths import TINY_MODEL, data_folder
+from docfloqa.targets import generation_config
 
 PAGE_SIZE = 768
 QUESTIONS_PER_PAGE = 3.9  # of DocVQA's training split: 39,463 questions on 10,194 pages
@@ -33,6 +34,8 @@ def random_base_model() -> Path:
         config.image_token_id = tokenizer.image_token_id
         torch.manual_seed(0)
         model = Florence2ForDocVQA(config).half()
+        # As the real one's targets begin.
+        model.generation_config.forced_bos_token_id = config.text_config.bos_token_id
         model.generation_config = generation_config(model, max_new_tokens=20)
         part = folder.with_name(f".{folder.name}.part")
         rmtree(part, ignore_errors=True)

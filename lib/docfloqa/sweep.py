@@ -24,6 +24,7 @@ from docfloqa.recovery import refresh
 from docfloqa.results import PLAN
 from docfloqa.runs import Run
 from docfloqa.settings import Settings, SettingsError
+from docfloqa.targets import generation_config
 from docfloqa.workers import LocalWorkers, make
 
 
@@ -83,7 +84,10 @@ class RunOpener:
         # The model first: it is the smaller download to find wrong.
         weights = (settings.model, settings.prefix)
         if weights not in self.weights:
-            self.weights[weights] = weights_checksum(load_florence(*weights)[0])
+            network, _ = load_florence(*weights)
+            # Refused here, not in every run.
+            generation_config(network, settings.max_new_tokens, settings.num_beams)
+            self.weights[weights] = weights_checksum(network)
         data = tuple(
             value
             for name, value in settings.to_dict().items()

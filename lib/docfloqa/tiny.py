@@ -18,8 +18,9 @@ from transformers import (
 )
 
 from docfloqa.fields import ITEMS, KEYS, TITLES, accepted_answers, item_key, question
-from docfloqa.florence import Florence2ForDocVQA, generation_config
+from docfloqa.florence import Florence2ForDocVQA
 from docfloqa.pages import SMALL_PAGE_SIZE
+from docfloqa.targets import generation_config
 
 FIELD_TASK = "<FIELD>"
 OCR_PROMPT = "What is the text in the image?"

@@ -21,6 +21,7 @@ from docfloqa.progress import RunProgress
 from docfloqa.ranks import agreed, gathered
 from docfloqa.recovery import last_checkpoint, refresh
 from docfloqa.runs import BEST_MODEL, LAST_MODEL, Run, SilentRun
+from docfloqa.targets import generation_config
 from docfloqa.training_arguments import CHECKPOINTS, Places, training_arguments
 from docfloqa.vision_cache import ResidentPages, cache_states
 
@@ -49,6 +50,8 @@ class DocVQATrainer(MicroBatchTrainer):
         checks: dict | None = None,
     ):
         settings = run.settings
+        # As every model that the run saves will decode; refused before any work where it cannot.
+        model.generation_config = generation_config(model, settings.max_new_tokens, settings.num_beams)
         arguments = training_arguments(settings, run)
         if arguments.process_index:
             run = SilentRun(run.id, settings, run.record)
@@ -63,6 +66,7 @@ class DocVQATrainer(MicroBatchTrainer):
                 self.images[split],
                 wrong_pages=wrong,
                 shuffled_questions=settings.shuffled_questions,
+                static_shapes=settings.static_shapes,
             )
             for split, wrong in (("train", False), ("validation", False), ("validation", True))
         )

@@ -1,0 +1,115 @@
+"""How an answer stands in a target, as the model was trained: what begins it and what ends it. Decided here alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import GenerationConfig
+
+from docfloqa.settings import SettingsError
+
+START = "forced_bos_token_id"
+# Tokens are the model's own; these say how it computes, not what it answers.
+NOT_DECODING = {
+    *("bos_token_id", "pad_token_id", "eos_token_id", "decoder_start_token_id", "use_cache"),
+    *("output_attentions", "output_hidden_states", "output_scores", "output_logits", "return_dict_in_generate"),
+    *("transformers_version", "_from_model_config"),
+}
+DECODING = GenerationConfig().to_dict().keys() | {START, "forced_eos_token_id"}
+
+
+@dataclass(frozen=True)
+class TargetFormat:
+    """The ids of the tokens around an answer: `decoder_start` is only fed, `start` and `end` are learnt.
+
+    `start` is empty or one token: Florence-2 was trained on `<s> answer </s>`, the shipped tiny model on
+    `answer </s>`.
+    """
+
+    decoder_start: int
+    start: tuple[int, ...]
+    end: int
+    pad: int
+
+    def label(self, answer: Sequence[int], longest: int) -> list[int]:
+        """The label of an answer's token ids, of at most `longest` tokens; the answer is cut to fit."""
+        return [*self.start, *answer[: longest - len(self.start) - 1], self.end]
+
+
+def target_format(model: nn.Module) -> TargetFormat:
+    """The target format of a model; what begins a target is kept, and saved, in its generation settings."""
+    text = model.config.text_config
+    start = model.generation_config.forced_bos_token_id
+    return TargetFormat(
+        decoder_start=text.decoder_start_token_id,
+        start=() if start is None else (start,),
+        end=text.eos_token_id,
+        pad=text.pad_token_id,
+    )
+
+
+def generation_config(model: nn.Module, max_new_tokens: int | None, num_beams: int = 1) -> GenerationConfig:
+    """Every setting of decoding, stated: Florence-2-base-ft's own forbids repeated 3-grams, so digits too.
+
+    The start of a target is forced, its end never: an answer that is cut has none. Raises `SettingsError` for
+    `max_new_tokens` beyond the model's positions.
+    """
+    positions = model.config.text_config.max_position_embeddings
+    if max_new_tokens is not None and max_new_tokens > positions:
+        raise SettingsError(
+            f"max_new_tokens is {max_new_tokens}; this model has {positions} positions, so allowed is 1 to {positions}"
+        )
+    target = target_format(model)
+    [start] = target.start or [None]
+    return GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        num_beams=num_beams,
+        do_sample=False,
+        early_stopping=num_beams > 1,
+        length_penalty=1.0,
+        no_repeat_ngram_size=0,
+        repetition_penalty=1.0,
+        use_cache=True,
+        bos_token_id=model.config.text_config.bos_token_id,
+        pad_token_id=target.pad,
+        eos_token_id=target.end,
+        decoder_start_token_id=target.decoder_start,
+        forced_bos_token_id=start,
+        forced_eos_token_id=None,
+    )
+
+
+def stated_decoding(folder: Path) -> dict[str, Any]:
+    """What a checkpoint's own files state of decoding, by name: generation_config.json before config.json."""
+    config = _content(folder / "config.json")
+    stated = {**config.get("text_config", {}), **config, **_content(folder / "generation_config.json")}
+    return {
+        name: value
+        for name, value in stated.items()
+        if name in DECODING - NOT_DECODING and value is not None
+    }
+
+
+def take_target_format(model: nn.Module, folder: Path) -> None:
+    """Keep of a checkpoint's own decoding what begins its targets, and nothing else.
+
+    `generate` fills whatever it is not told from the model's own settings. Raises `ValueError` for a start that is
+    no token of the model.
+    """
+    start = stated_decoding(folder).get(START)
+    rows = model.get_input_embeddings().num_embeddings
+    if start is not None and (type(start) is not int or not 0 <= start < rows):
+        raise ValueError(f"{START} of {folder} is {start!r}; allowed is the id of a token, 0 to {rows - 1}")
+    # A default of transformers' that the native class would fall back to.
+    model.config.text_config.forced_eos_token_id = None
+    model.generation_config = GenerationConfig(forced_bos_token_id=start)
+    model.generation_config = generation_config(model, max_new_tokens=None)
+
+
+def _content(file: Path) -> dict[str, Any]:
+    return json.loads(file.read_text()) if file.is_file() else {}
