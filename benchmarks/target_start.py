@@ -4,7 +4,7 @@
 
 Florence-2 was trained on `<s> answer </s>` and forces `<s>` when it answers; the shipped tiny model has neither. So it
 first learns that format on documents of its own (two epochs). Then it is fine-tuned for one epoch on other documents,
-once with `<s>` in the labels and once without, as before commit 65d95fb, both decoding as Florence-2 does. Takes five
+once with `<s>` in the labels and once without, as up to commit 65d95fb, both decoding as Florence-2 does. Takes five
 minutes on one core. Writes `reports/benchmarks/target_start.json` and `.md`.
 """
 
