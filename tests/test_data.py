@@ -21,12 +21,16 @@ def png(shade: int = 200, size: tuple[int, int] = (32, 32), mode: str = "L") -> 
     return content.getvalue()
 
 
+# Splits share no page.
+PAGE_SIZES = {"train": (32, 32), "validation": (40, 32), "other": (48, 32)}
+
+
 def row(number: int, split: str = "train", **changes) -> dict:
     return {
         "questionId": f"{split}-{number}",
         "question": "What is the date?",
         "question_types": ["form"],
-        "image": {"bytes": png(number % 256), "path": None},
+        "image": {"bytes": png(number % 256, PAGE_SIZES[split]), "path": None},
         "docId": number,
         "ucsf_document_id": f"{split}-{number}",
         "ucsf_document_page_no": "1",
@@ -85,6 +89,7 @@ BAD_ROWS = {
     },
     "duplicate question id": {"questionId": "train-0"},
     "document is also in validation": {"ucsf_document_id": "validation-1"},
+    "page is also in validation": {"image": {"bytes": png(1, PAGE_SIZES["validation"]), "path": None}},
 }
 
 
@@ -135,12 +140,11 @@ def test_an_empty_split_is_an_error(folder):
 
 
 def test_missing_columns_are_named(folder):
-    rows = [{key: value for key, value in row(0).items() if key not in ("answers", "docId")}]
     features = FEATURES.copy()
-    for name in ("answers", "docId"):
+    for name in ("question", "answers"):
         del features[name]
-    write(folder, "train", rows, features)
-    with pytest.raises(DataError, match=r"'train'.*lacks the columns docId, answers"):
+    write(folder, "train", [row(0)], features)
+    with pytest.raises(DataError, match=r"'train'.*lacks the columns question, answers; it has questionId"):
         load_docvqa(settings(folder))
 
 
@@ -148,7 +152,7 @@ def test_a_column_of_another_type_is_named(folder):
     Dataset.from_list([row(0) | {"image": "a path", "answers": "1 May"}]).to_parquet(
         folder / "train-00000-of-00001.parquet"
     )
-    with pytest.raises(DataError, match=r"train.*another type"):
+    with pytest.raises(DataError, match=r"column 'answers' of split 'train' .* another type than list"):
         load_docvqa(settings(folder))
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import huggingface_hub.constants
 import pytest
 import torch
+from hub_data import M4, PIXPARSE, write_data_set
 from hub_server import served
 from original_checkpoint import TASK_TOKENS, native_model, small_config, tensors, write
 
@@ -109,6 +110,28 @@ def test_data_of_the_hub_loads_by_name_once_it_is_in_the_cache(name, below, hub,
         load_docvqa(settings)["validation"].to_dict()
     )
     assert not [path for path in (cache / "hub").rglob("*") if path.name.startswith(("README", "test-"))]
+
+
+@pytest.mark.parametrize("name", [M4, PIXPARSE])
+def test_a_published_data_set_loads_by_name_without_its_test_files(name, hub, cache, tmp_path, output):
+    repositories, folders, address = hub
+    settings = Settings.profile("smoke", data=name)
+    commit = COMMITS.get(name, FIRST)
+    repositories[f"datasets/{name}"], folders[commit] = commit, tmp_path / "dataset"
+    rows = write_data_set(folders[commit], name, drawing="input")
+    with pytest.raises(DataError, match=f"{name}.*not in the hub's cache") as error:
+        load_docvqa(settings)
+    download(error.value, address, cache)
+    dataset = load_docvqa(settings)
+    assert {split: len(dataset[split]) for split in dataset} == {
+        split: len(rows[split]) for split in ("train", "validation")
+    }
+    [snapshot] = (cache / "hub" / f"datasets--{name.replace('/', '--')}" / "snapshots").iterdir()
+    assert snapshot.name == commit
+    assert {path.name[: path.name.index("-0")] for path in snapshot.rglob("*.parquet")} == {
+        "train",
+        "validation",
+    }
 
 
 def test_a_study_keeps_the_commit_that_its_first_load_found(hub, cache, output):

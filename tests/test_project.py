@@ -19,13 +19,14 @@ LIBRARY = PROJECT / "lib" / "docfloqa"
 # From the ground up: a module imports only from those before it.
 LAYERS = (
     "parameters settings arms paths ranks integrity locks hub schema disk page_images fields pages phrases "
-    "full_pages synth sources data original_layout model_folders targets florence lora freezing device batches vision_cache "
+    "full_pages synth sources availability data original_layout model_folders targets florence lora "
+    "freezing device batches vision_cache "
     "metrics evaluation records identity runs recovery progress micro_batches training_arguments training one_run "
     "stats comparisons results markup table_output tables published arm_tables degradations robustness "
     "robustness_tables headlines calibration errors right_sets findings error_findings paper style drawing "
     "pipeline figures arm_figures robustness_figures error_figures exploration monitor execution kernels workers "
-    "cluster sweep document_tree references typst_export report study stand_in timing estimate page_files uploads "
-    "saved_runs asking attention widgets comparer sweep_view playground demo run_comparison whole_folders "
+    "cluster sweep document_tree references typst_export report doctor study stand_in timing estimate page_files "
+    "uploads saved_runs asking attention widgets comparer sweep_view playground demo run_comparison whole_folders "
     "csv_rows csv_import export commands tiny grid_pages reading pretraining __main__"
 ).split()
 PYPROJECT = tomllib.loads((PROJECT / "pyproject.toml").read_text())

@@ -1,4 +1,4 @@
-"""Document questions in one schema, from the hub, a folder of parquet files or SynthDocVQA, checked."""
+"""The training and validation questions of a study, checked: bad rows and what both splits share left out."""
 
 from __future__ import annotations
 
@@ -7,36 +7,21 @@ import json
 import warnings
 from collections import Counter
 from dataclasses import dataclass, field
-from glob import escape
-from pathlib import Path
 from random import Random
 from typing import Any
 
 import pandas as pd
-import pyarrow as pa
-from datasets import Dataset, DatasetDict, Image, load_dataset
-from datasets.exceptions import DatasetGenerationError
+from datasets import Dataset, DatasetDict, Image
 from tqdm.auto import tqdm
 
-from docfloqa.hub import HubError, snapshot, split_revision
 from docfloqa.integrity import is_sound, read_sealed, seal
 from docfloqa.page_images import LARGEST_IMAGE, ImageError, ImageTooLargeError, decode_page
 from docfloqa.parameters import shown
-from docfloqa.paths import data_folder, is_hub_id, resolve, write_whole
-from docfloqa.schema import COLUMNS, FEATURES
+from docfloqa.paths import data_folder, write_whole
 from docfloqa.settings import Settings
-from docfloqa.synth import synth_folder
+from docfloqa.sources import SPLITS, DataError, read_split
 
-SPLITS = ("train", "validation")
-TRAINING_DATA = "HuggingFaceM4/DocumentVQA"
-# lmms-lab/DocVQA holds two data sets; its test answers are empty and it has no training split.
-HUB_FOLDERS = {"lmms-lab/DocVQA": "DocVQA"}
-PARQUET_FILES = ("{split}-*.parquet", "{split}.parquet", "data/{split}-*.parquet")
-CHECKS = 2  # what these checks are called where results are remembered: those of other checks do not count
-
-
-class DataError(ValueError):
-    """Data that a study cannot use: names where it came from, what is wrong and what is allowed."""
+CHECKS = 3  # what these checks are called where results are remembered: those of other checks do not count
 
 
 @dataclass
@@ -75,18 +60,17 @@ def load_checked(settings: Settings) -> tuple[DatasetDict, Checks]:
 
     Two columns are added: `page`, the checksum of the image's bytes, equal for questions on the same
     page; and `document_id`, the document that questions are clustered by. Splits are disjoint by
-    document: a document that is also in validation is left out of training.
+    document and by page: what is also in validation is left out of training, under whatever document id.
 
-    Raises `DataError` for a source that cannot be read, a missing split or column, or a split without
-    a usable row; warns when rows are left out.
+    Raises what `read_split` raises, and `DataError` for a split without a usable row; warns when rows are left out.
     """
     checks = Checks()
     sources = {"train": settings.data, "validation": settings.validation_data or settings.data}
     splits = {
-        split: _check_split(_read(source, split, settings), source, split, checks)
+        split: _check_split(*read_split(source, split, settings), source, split, checks)
         for split, source in sources.items()
     }
-    splits["train"] = _without_documents_of(splits["validation"], splits["train"], checks)
+    splits["train"] = _without_validation(splits["validation"], splits["train"], checks)
     limits = {"train": settings.train_questions, "validation": settings.validation_questions}
     for split, limit in limits.items():
         if not len(splits[split]):
@@ -119,76 +103,14 @@ def data_checksum(dataset: DatasetDict) -> str:
     return digest.hexdigest()
 
 
-def _read(source: str, split: str, settings: Settings) -> Dataset:
-    resolved = str(synth_folder(settings)) if source == "synth" else resolve(source)
-    if Path(resolved).is_dir():
-        return _read_folder(Path(resolved), source, split)
-    if not is_hub_id(resolved):
-        raise DataError(
-            f"data {source!r} is not a folder; give 'synth', a folder of parquet files, or a hub id such as "
-            f"{TRAINING_DATA!r}"
-        )
-    below = HUB_FOLDERS.get(split_revision(resolved)[0], ".")
-    # Both splits at once where both come from here, so that one command fills the cache.
-    splits = SPLITS if settings.validation_data in (None, settings.data) else (split,)
-    files = [str(Path(below, pattern.format(split=one))) for one in splits for pattern in PARQUET_FILES]
-    try:
-        folder = snapshot(resolved, files, "dataset") / below
-    except HubError as error:
-        raise DataError(f"data set {source!r} cannot be had: {error} as data; see data/README.md") from error
-    return _read_folder(folder, source, split)
-
-
-def _read_folder(folder: Path, source: str, split: str) -> Dataset:
-    files = sorted(
-        str(file) for pattern in PARQUET_FILES for file in folder.glob(pattern.format(split=split))
-    )
-    if not files:
-        found = sorted(path.name for path in (*folder.glob("*.parquet"), *folder.glob("data/*.parquet")))
-        hint = f"; to train, use {TRAINING_DATA!r} or a folder with both splits" if split == "train" else ""
-        raise DataError(
-            f"data folder {source!r} has no {split}-*.parquet (found: {', '.join(found[:5]) or 'no parquet file'})"
-            f"{hint}"
-        )
-    try:
-        return load_dataset(
-            "parquet",
-            # A folder's name may have what would be a pattern.
-            data_files={split: [escape(file) for file in files]},
-            split=split,
-            cache_dir=str(data_folder() / "cache" / "datasets"),
-        )
-    except (DatasetGenerationError, pa.ArrowException, OSError, ValueError) as error:
-        cause = error.__cause__ or error
-        raise DataError(f"a parquet file of {source!r} ({split}) cannot be read: {cause}") from error
-
-
-def _check_split(rows: Dataset, source: str, split: str, checks: Checks) -> Dataset:
-    missing = [column for column in COLUMNS if column not in rows.column_names]
-    if missing:
-        raise DataError(
-            f"split {split!r} of {source!r} lacks the columns {', '.join(missing)}; it has "
-            f"{', '.join(rows.column_names)}"
-        )
+def _check_split(rows: Dataset, content: str, source: str, split: str, checks: Checks) -> Dataset:
     if not len(rows):
         raise DataError(f"split {split!r} of {source!r} is empty")
-    try:
-        rows = rows.select_columns(list(COLUMNS)).cast(FEATURES)
-        # Parquet does not say whether what is called text is in UTF-8.
-        rows.remove_columns("image").data.validate(full=True)
-    except (pa.ArrowException, TypeError, ValueError) as error:
-        raise DataError(f"a column of split {split!r} of {source!r} has another type: {error}") from error
-    found = _inspect(rows, split)
+    found = _inspect(rows, content, split)
     checks.read[split] = len(rows)
     question_ids = rows["questionId"]
     for place, reason in sorted(found["left_out"].items(), key=lambda item: int(item[0])):
         checks.leave_out(split, question_ids[int(place)], reason)
-    types = [[kind for kind in kinds or () if kind] for kinds in rows["question_types"]]
-    if types != rows["question_types"][:]:
-        rows = rows.remove_columns("question_types").add_column(
-            "question_types", types, feature=FEATURES["question_types"]
-        )
-        rows = rows.select_columns(list(COLUMNS))
     kept = [place for place in range(len(rows)) if str(place) not in found["left_out"]]
     documents = [
         name or f"docId {number}"
@@ -198,9 +120,9 @@ def _check_split(rows: Dataset, source: str, split: str, checks: Checks) -> Data
     return rows
 
 
-def _inspect(rows: Dataset, split: str) -> dict[str, Any]:
+def _inspect(rows: Dataset, content: str, split: str) -> dict[str, Any]:
     """The page of every row, and the reason of each that cannot be used, by its place; remembered on disk."""
-    memory = data_folder() / "cache" / "checks" / f"{rows._fingerprint}-{CHECKS}.json"
+    memory = data_folder() / "cache" / "checks" / f"{content}-{CHECKS}.json"
     if is_sound(memory, read_sealed):
         return read_sealed(memory)
     pages: list[str] = []
@@ -254,14 +176,17 @@ def _image_problem(content: bytes) -> str | None:
     return None
 
 
-def _without_documents_of(validation: Dataset, train: Dataset, checks: Checks) -> Dataset:
-    held_out = set(validation["document_id"])
+def _without_validation(validation: Dataset, train: Dataset, checks: Checks) -> Dataset:
+    documents, pages = set(validation["document_id"]), set(validation["page"])
     kept = []
-    for place, (document, question_id) in enumerate(
-        zip(train["document_id"], train["questionId"], strict=True)
+    for place, (document, page, question_id) in enumerate(
+        zip(train["document_id"], train["page"], train["questionId"], strict=True)
     ):
-        if document in held_out:
+        if document in documents:
             checks.leave_out("train", question_id, "document is also in validation")
+        elif page in pages:
+            # Ids differ between sources, and within one where a page was scanned into two documents.
+            checks.leave_out("train", question_id, "page is also in validation")
         else:
             kept.append(place)
     return train.select(kept) if len(kept) < len(train) else train

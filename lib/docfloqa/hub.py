@@ -13,13 +13,14 @@ from huggingface_hub.errors import HTTPError
 from docfloqa.paths import is_hub_id, reports_folder, resolve, write_whole
 from docfloqa.settings import Settings
 
-# What other projects publicly pin; none of them could be compared with the hub itself. No such commit was
-# found for HuggingFaceM4/DocumentVQA.
+# What other projects publicly pin; none of them could be compared with the hub itself. HuggingFaceM4/DocumentVQA was
+# uploaded in two commits, of which 695cc83 is the first: it lacks the last validation files.
 COMMITS = {
     "florence-community/Florence-2-base-ft": "0b03b6f15a4a211370fb204aee4e7dd48887ea37",
     "florence-community/Florence-2-large-ft": "26b734a54fdfbf9c398351eedfabb7f27fc470b7",
     "microsoft/Florence-2-base-ft": "f6c1a25888ffc1d945ee8a1a77ac833c7303d46e",
     "microsoft/Florence-2-large-ft": "4a12a2b54b7016a48a22037fbd62da90cd566f2a",
+    "HuggingFaceM4/DocumentVQA": "a44195f8f989c10d06ab4ccc98ffe9cdb6d928e4",
     "lmms-lab/DocVQA": "539088ef8a8ada01ac8e2e6d4e372586748a265e",
 }
 # Neither the code of a repository nor its pickles are so much as downloaded.
@@ -51,26 +52,46 @@ def snapshot(name: str, files: Sequence[str], kind: str = "model") -> Path:
             snapshot_download(repository, repo_type=kind, revision=revision, allow_patterns=list(files))
         )
     except (OSError, ValueError, HTTPError) as error:
-        kept = "".join(f" --include '{pattern}'" for pattern in files)
-        type_of = f" --repo-type {kind}" if kind != "model" else ""
-        raise HubError(
-            f"{name} is not in the hub's cache, {constants.HF_HUB_CACHE}, and cannot be downloaded "
-            f"({str(error).splitlines()[0]}). Where there is a network, run: "
-            f"hf download {repository}{type_of} --revision {revision}{kept}. It fills the cache in $HF_HOME/hub "
-            "(~/.cache/huggingface/hub): copy that here, or download with --local-dir FOLDER and give the folder"
-        ) from error
+        raise not_to_be_had(name, files, kind, error) from error
+
+
+def not_to_be_had(name: str, files: Sequence[str], kind: str, why: Exception) -> HubError:
+    """What to tell of a repository (arguments as of `snapshot`) that the hub does not give for this reason."""
+    repository, revision = split_revision(name)
+    kept = "".join(f" --include '{pattern}'" for pattern in files)
+    type_of = f" --repo-type {kind}" if kind != "model" else ""
+    return HubError(
+        f"{name} is not in the hub's cache, {constants.HF_HUB_CACHE}, and cannot be downloaded "
+        f"({(str(why) or type(why).__name__).splitlines()[0]}). Where there is a network, run: "
+        f"hf download {repository}{type_of} --revision {revision}{kept}. It fills the cache in $HF_HOME/hub "
+        "(~/.cache/huggingface/hub): copy that here, or download with --local-dir FOLDER and give the folder"
+    )
+
+
+def cached_snapshot(name: str, files: Sequence[str], kind: str = "model") -> Path | None:
+    """The folder of `snapshot` (same arguments) if the hub's cache has it; never asks the hub.
+
+    Which files a repository has the cache knows only if the hub's client filled it: some may be missing.
+    """
+    repository, revision = split_revision(name)
+    try:
+        return Path(
+            snapshot_download(
+                repository,
+                repo_type=kind,
+                revision=revision,
+                allow_patterns=list(files),
+                local_files_only=True,
+            )
+        )
+    except FileNotFoundError:
+        return None
 
 
 def cached_model(name: str) -> bool:
     """Whether the hub's cache has a model's weights; never asks the hub."""
-    repository, revision = split_revision(name)
-    try:
-        folder = snapshot_download(
-            repository, revision=revision, allow_patterns=list(MODEL_FILES), local_files_only=True
-        )
-    except FileNotFoundError:
-        return False
-    return any(Path(folder).glob("*.safetensors"))
+    folder = cached_snapshot(name, MODEL_FILES)
+    return folder is not None and any(folder.glob("*.safetensors"))
 
 
 def pinned(settings: Settings) -> Settings:
