@@ -1,4 +1,4 @@
-# make study | estimate | robustness | ship | test | test-browser | test-faults | test-paper | lab | demo | report | bench | batching | lint: each makes the environment that it needs first.
+# make study | doctor | estimate | robustness | ship | test | test-browser | test-faults | test-paper | lab | demo | report | bench | batching | lint: each makes the environment that it needs first.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -17,14 +17,20 @@ ALLOW_CPU ?=
 DEVICE ?=
 SETTINGS ?= {}
 
-WHAT = --profile $(PROFILE) --ratios $(RATIOS) --seeds $(SEEDS) --settings '$(SETTINGS)' \
-	$(if $(ARMS),--arms $(ARMS)) $(if $(NAME),--name '$(NAME)') $(if $(DATA),--data '$(DATA)') $(if $(MODEL),--model '$(MODEL)')
-WHERE = $(if $(KERNEL),--kernel '$(KERNEL)') $(if $(SCHEDULER),--scheduler '$(SCHEDULER)') $(if $(ALLOW_CPU),--allow-cpu)
+WITH = --profile $(PROFILE) --settings '$(SETTINGS)' $(if $(NAME),--name '$(NAME)') $(if $(DATA),--data '$(DATA)') \
+	$(if $(MODEL),--model '$(MODEL)')
+WHAT = $(WITH) --ratios $(RATIOS) --seeds $(SEEDS) $(if $(ARMS),--arms $(ARMS))
+HERE = $(if $(KERNEL),--kernel '$(KERNEL)') $(if $(ALLOW_CPU),--allow-cpu)
+WHERE = $(HERE) $(if $(SCHEDULER),--scheduler '$(SCHEDULER)')
 
-.PHONY: study estimate robustness ship test test-browser test-faults test-paper lab demo report bench batching lint lock clean
+.PHONY: study doctor estimate robustness ship test test-browser test-faults test-paper lab demo report bench batching lint lock clean
 
 study: $(VENV)/installed
 	$(BIN)/python -m docfloqa study $(WHAT) $(WHERE)
+
+# What that study would meet here, line by line, before anything is downloaded.
+doctor: $(VENV)/installed
+	$(BIN)/python -m docfloqa doctor $(WITH) $(HERE)
 
 # Time, memory and disk of the study that make study would make.
 estimate: $(VENV)/installed

@@ -38,7 +38,12 @@ def root(tmp_path_factory) -> Path:
     commands = re.findall(DOWNLOADS, (PROJECT / "README.md").read_text(), re.MULTILINE)
     assert len(commands) == 2
     with served(repositories, folders) as address:
-        environment = {**os.environ, "HF_ENDPOINT": address, "HF_HOME": str(root / "huggingface"), "HF_HUB_OFFLINE": "0"}
+        environment = {
+            **os.environ,
+            "HF_ENDPOINT": address,
+            "HF_HOME": str(root / "huggingface"),
+            "HF_HUB_OFFLINE": "0",
+        }
         for command in commands:
             program, *arguments = shlex.split(command)
             subprocess.run([Path(sys.executable).with_name(program), *arguments], env=environment, check=True)

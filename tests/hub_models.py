@@ -188,7 +188,10 @@ def write_native(folder: Path, model: Florence2ForDocVQA, side: int = 768) -> Pa
         for number, token in enumerate(("<s>", "<pad>", "</s>", "<unk>"))
     }
     decoder[BART_WORDS - 1] = {**mask, "special": True}
-    decoder |= {number: {**TOKEN, "normalized": False, "content": token, "special": True} for token, number in added.items()}
+    decoder |= {
+        number: {**TOKEN, "normalized": False, "content": token, "special": True}
+        for token, number in added.items()
+    }
     vocab, merges = vocabulary(BART_WORDS)
     content = {
         "config.json": native_config(),

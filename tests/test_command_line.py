@@ -19,7 +19,7 @@ from docfloqa.paths import runs_folder
 from docfloqa.run_comparison import changed_questions, compare_metrics, paired_answers
 from docfloqa.saved_runs import IncompleteRunError, RunError, find_run
 
-VERBS = "study sweep estimate report ask evaluate compare export import-csv".split()
+VERBS = "study sweep doctor estimate report ask evaluate compare export import-csv".split()
 
 
 @pytest.fixture(scope="module")

@@ -41,7 +41,9 @@ def test_losses_and_gradients_are_the_same(tiny, dataset):
 @pytest.mark.parametrize("beams", [1, 3])
 def test_answers_are_the_same(tiny, dataset, beams):
     settings = Settings.profile("smoke", num_beams=beams, max_new_tokens=8)
-    plain, static = (evaluate(tiny[0], collator, settings) for collator in collators(tiny, dataset, "validation"))
+    plain, static = (
+        evaluate(tiny[0], collator, settings) for collator in collators(tiny, dataset, "validation")
+    )
     exact = ["prediction", "tokens", "anls"]
     pd.testing.assert_frame_equal(plain[exact], static[exact])
     close = ["loss_sum", "confidence"]

@@ -10,15 +10,15 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout
 
 from docfloqa import commands
-from docfloqa.commands import INCOMPLETE, settings_of
+from docfloqa.commands import BAD_INPUT, INCOMPLETE, settings_of
 from docfloqa.settings import PROFILES
 
 __all__ = ["main", "parser", "settings_of"]
 
-BAD_INPUT, INTERRUPTED = 2, 130
+INTERRUPTED = 130
 EXIT_CODES = (
-    f"exit codes: 0 fine, {INCOMPLETE} a run is not complete, {BAD_INPUT} bad input (standard error says what), "
-    f"{INTERRUPTED} interrupted"
+    f"exit codes: 0 fine, {INCOMPLETE} a run is not complete, {BAD_INPUT} bad input (standard error says what) or, of "
+    f"doctor, something to do, {INTERRUPTED} interrupted"
 )
 RUN = "a run's folder, its id or the beginning of one; study/beginning looks in one study"
 
@@ -44,11 +44,20 @@ def parser() -> argparse.ArgumentParser:
             "--arms", nargs="*", default=[], help="arms beside the ratios (see docfloqa.arms), or all"
         )
         if not command.prog.endswith("estimate"):
-            command.add_argument("--kernel", help="the Jupyter kernel in which runs are made")
+            _add_kernel(command)
             command.add_argument(
                 "--scheduler", metavar="ADDRESS", help="a dask scheduler whose workers make the runs"
             )
             _add_allow_cpu(command)
+    doctor = _verb(
+        verbs,
+        "doctor",
+        "--profile paper",
+        "say what a study would meet here (device, disk, model, data, one question), before anything is downloaded",
+    )
+    _add_settings(doctor)
+    _add_kernel(doctor)
+    _add_allow_cpu(doctor)
     one = _verb(
         verbs,
         "run",
@@ -121,6 +130,10 @@ def _add_settings(command: argparse.ArgumentParser) -> None:
     command.add_argument("--data", help="synth, a folder of parquet files, or a hub id")
     command.add_argument("--model", help="a model folder or a hub id")
     command.add_argument("--settings", default="{}", metavar="JSON", help="any other setting, by name")
+
+
+def _add_kernel(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--kernel", help="the Jupyter kernel in which runs are made")
 
 
 def _add_allow_cpu(command: argparse.ArgumentParser) -> None:

@@ -16,7 +16,7 @@ from docfloqa.settings import Settings, SettingsError
 
 # The library is imported where it is used: torch and transformers take seconds, which help need not wait for.
 
-INCOMPLETE = 1
+INCOMPLETE, BAD_INPUT = 1, 2
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,17 @@ def estimate(arguments: Namespace) -> Result:
 
     found = calibrated(settings, arguments.ratios, arguments.seeds, arguments.arms)
     return Result(vars(found) | {"kinds": _records(found.kinds)}, str(found))
+
+
+def doctor(arguments: Namespace) -> Result:
+    """What a study would meet here, before anything is downloaded; see `docfloqa.doctor.examine`."""
+    settings = settings_of(arguments)
+    from docfloqa.doctor import examine, verdict
+
+    findings = examine(settings, arguments.kernel)
+    ok = all(finding.to_do is None for finding in findings)
+    data = {"ok": ok, "findings": [asdict(finding) for finding in findings]}
+    return Result(data, verdict(findings), 0 if ok else BAD_INPUT)
 
 
 def report(arguments: Namespace) -> Result:

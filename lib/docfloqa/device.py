@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import re
@@ -127,14 +126,14 @@ def training_flops(settings: Settings) -> float:
     from torch.utils.flop_counter import FlopCounterMode
     from transformers import Florence2Config
 
-    from docfloqa.florence import Florence2ForDocVQA, base_config
+    from docfloqa.florence import Florence2ForDocVQA, base_config, load_processor
+    from docfloqa.original_layout import is_original_layout
 
     folder = Path(resolve(settings.model))
-    config_file, processor_file = folder / "config.json", folder / "processor_config.json"
     config, side = base_config(), 768
-    if config_file.is_file() and processor_file.is_file():
+    if (folder / "config.json").is_file() and not is_original_layout(folder):
         config = Florence2Config.from_pretrained(folder)
-        side = json.loads(processor_file.read_text())["image_processor"]["size"]["height"]
+        side = load_processor(folder).image_processor.size["height"]
     with torch.device("meta"), torch.no_grad():
         # Other attention implementations look at the values of a mask, and in train mode layers are dropped by chance:
         # tensors without data have no values.

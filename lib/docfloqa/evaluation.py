@@ -149,6 +149,8 @@ def _answer(
     )
 
 
-def _token_losses(model: Florence2ForDocVQA, encoded: BaseModelOutput, mask: Tensor, labels: Tensor) -> Tensor:
+def _token_losses(
+    model: Florence2ForDocVQA, encoded: BaseModelOutput, mask: Tensor, labels: Tensor
+) -> Tensor:
     logits = model(encoder_outputs=encoded, attention_mask=mask, labels=labels).logits.float()
     return cross_entropy(logits.transpose(1, 2), labels, reduction="none", ignore_index=-100)

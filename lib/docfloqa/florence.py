@@ -200,13 +200,18 @@ def load_florence(model: str | Path, prefix: str = "token") -> tuple[Florence2Fo
     return network.eval(), processor
 
 
+def load_processor(folder: Path) -> Florence2Processor:
+    """The processor of a folder in the native layout."""
+    # Where torchvision is installed, it would resize pages otherwise, to other pixels.
+    return Florence2Processor.from_pretrained(folder, trust_remote_code=False, backend="pil")
+
+
 def _load(folder: Path) -> tuple[Florence2ForDocVQA, Florence2Processor, dict[str, Any]]:
     if is_original_layout(folder):
         config, weights, processor = convert(folder)
         source: dict[str, Any] = {"config": config, "state_dict": weights}
     else:
-        # Where torchvision is installed, it would resize pages otherwise, to other pixels.
-        processor = Florence2Processor.from_pretrained(folder, trust_remote_code=False, backend="pil")
+        processor = load_processor(folder)
         source = {"pretrained_model_name_or_path": folder}
     network, report = Florence2ForDocVQA.from_pretrained(
         **{"pretrained_model_name_or_path": None, **source},

@@ -43,7 +43,7 @@ def read_split(source: str, split: str, settings: Settings) -> tuple[Dataset, st
     Columns that a file lacks are null; `question_types` are lists without nulls. Raises `DataError` for a source that
     cannot be read, a split that is missing or lacks files, and a column that is missing or has another type.
     """
-    files = _files(source, split, settings)
+    files = files_of(source, split, settings)
     of = f"split {split!r} of {source!r}"
     content = _content(files, of)
     place = data_folder() / "cache" / "questions" / f"{content}-{READING}.arrow"
@@ -55,7 +55,7 @@ def read_split(source: str, split: str, settings: Settings) -> tuple[Dataset, st
     return Dataset.from_file(str(place)), content
 
 
-def _files(source: str, split: str, settings: Settings) -> list[Path]:
+def files_of(source: str, split: str, settings: Settings) -> list[Path]:
     resolved = str(synth_folder(settings)) if source == "synth" else resolve(source)
     folder = Path(resolved)
     if not folder.is_dir():
@@ -132,7 +132,7 @@ def _write(files: list[Path], of: str, place: Path) -> None:
             pa.ipc.new_stream(sink, FEATURES.arrow_schema) as writer,
         ):
             for file in tqdm(files, desc="reading", unit="file", leave=False):
-                for batch in _batches(file, of):
+                for batch in batches_in_schema(file, of):
                     writer.write_batch(batch)
         part.replace(place)
     except BaseException:
@@ -141,11 +141,11 @@ def _write(files: list[Path], of: str, place: Path) -> None:
         raise
 
 
-def _batches(file: Path, of: str) -> Iterator[pa.RecordBatch]:
+def batches_in_schema(file: Path, of: str) -> Iterator[pa.RecordBatch]:
     """The rows of a parquet file in the schema, some at a time; columns that the schema has not are not read."""
     try:
         with pq.ParquetFile(file) as shard:
-            names = _names(shard.schema_arrow, of)
+            names = column_names(shard.schema_arrow, of)
             for batch in shard.iter_batches(ROWS_AT_ONCE, columns=list(names.values())):
                 yield _in_schema(batch, names, of)
     except DataError:
@@ -154,7 +154,7 @@ def _batches(file: Path, of: str) -> Iterator[pa.RecordBatch]:
         raise DataError(f"{file.name} of {of} cannot be read: {error}") from error
 
 
-def _names(schema: pa.Schema, of: str) -> dict[str, str]:
+def column_names(schema: pa.Schema, of: str) -> dict[str, str]:
     """What a file calls the columns that it has, by their names in the schema."""
     there = set(schema.names)
     for field in schema:

@@ -13,6 +13,7 @@ import pandas as pd
 from papermill.exceptions import PapermillExecutionError
 from tqdm.auto import tqdm
 
+from docfloqa.doctor import check_study
 from docfloqa.execution import KernelDiedError, execute, settle
 from docfloqa.hub import pinned
 from docfloqa.locks import held
@@ -54,10 +55,11 @@ def make_study(
     A run that fails is told in the outcome, and the report is made from the others. With arms, the best models
     are scored on bad scans as well.
 
-    Raises what `sweep` raises, `StudyError` for a notebook that fails, and `ResultsError` when no run
-    is complete.
+    Raises `DoctorError` and what `sweep` raises before any work, `StudyError` for a notebook that fails, and
+    `ResultsError` when no run is complete.
     """
-    # First of all, since it tries kernel, data and model before any work.
+    check_study(settings, kernel, scheduler)
+    # Before the rest, since it tries kernel, data and model before any work.
     runs = sweep(settings, ratios, seeds, kernel, arms, scheduler)
     shared = {"settings_json": pinned(settings).to_json()}
     sweep_parameters = {

@@ -17,7 +17,13 @@ START = "forced_bos_token_id"
 # Tokens are the model's own; these say how it computes, not what it answers.
 NOT_DECODING = {
     *("bos_token_id", "pad_token_id", "eos_token_id", "decoder_start_token_id", "use_cache"),
-    *("output_attentions", "output_hidden_states", "output_scores", "output_logits", "return_dict_in_generate"),
+    *(
+        "output_attentions",
+        "output_hidden_states",
+        "output_scores",
+        "output_logits",
+        "return_dict_in_generate",
+    ),
     *("transformers_version", "_from_model_config"),
 }
 DECODING = GenerationConfig().to_dict().keys() | {START, "forced_eos_token_id"}
@@ -89,9 +95,7 @@ def stated_decoding(folder: Path) -> dict[str, Any]:
     config = _content(folder / "config.json")
     stated = {**config.get("text_config", {}), **config, **_content(folder / "generation_config.json")}
     return {
-        name: value
-        for name, value in stated.items()
-        if name in DECODING - NOT_DECODING and value is not None
+        name: value for name, value in stated.items() if name in DECODING - NOT_DECODING and value is not None
     }
 
 
