@@ -81,8 +81,8 @@ def main() -> None:
     page = [
         "# Labels with and without the `<s>` that decoding forces",
         f"`{about['command']}`, {about['date']}, commit {about['commit']}",
-        "The tiny model, taught Florence-2's format on documents of its own; then one epoch on others, all of the vision "
-        "encoder trained, learning rate 1e-3, one seed. Decoding forces `<s>` in both.",
+        "The tiny model, taught Florence-2's format on documents of its own; then one epoch on others, all of the "
+        "vision encoder trained, learning rate 1e-3, one seed. Decoding forces `<s>` in both.",
         table,
     ]
     write_whole(FOLDER / "target_start.md", "\n\n".join(page) + "\n")

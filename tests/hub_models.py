@@ -202,7 +202,7 @@ def write_native(folder: Path, model: Florence2ForDocVQA, side: int = 768) -> Pa
             "post_processor_config": {
                 "ocr": {"area_threshold": 0.0, "pattern": r"(.+?)<loc_(\d+)>"},
                 "phrase_grounding": {"banned_grounding_tokens": ["it", "the image"]},
-                **dict.fromkeys(POST_PROCESSING, {}),
+                **{name: {} for name in POST_PROCESSING},
             },
             "processor_class": "Florence2Processor",
         },

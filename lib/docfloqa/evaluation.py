@@ -37,10 +37,10 @@ def evaluate(
     """One row per question of the collator's split: what was asked, the answer, its loss and every metric.
 
     Columns: question_id, document_id, question, question_types, prediction, confidence (the probability that the
-    model gives this answer, in [0, 1]: its end included where the model ended it, the forced start not), answers, loss_sum (the summed cross-entropy of the
-    first accepted answer's tokens, in nats), tokens, and the metrics of `docfloqa.metrics`. Leaves the model in
-    the mode in which it was. Calls `on_batch` after every batch. Processes that
-    make a run together share the questions, and each has all answers.
+    model gives this answer, in [0, 1]: its end included where the model ended it, the forced start not), answers,
+    loss_sum (the summed cross-entropy of the first accepted answer's tokens, in nats), tokens, and the metrics of
+    `docfloqa.metrics`. Leaves the model in the mode in which it was. Calls `on_batch` after every batch. Processes
+    that make a run together share the questions, and each has all answers.
     """
     rows = collator.rows
     decoding = generation_config(model, settings.max_new_tokens, settings.num_beams)

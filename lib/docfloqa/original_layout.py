@@ -92,8 +92,9 @@ def is_original_layout(folder: Path) -> bool:
     """
     for file in folder.glob("*.safetensors"):
         with safe_open(file, "pt") as tensors:
-            if any(name.startswith(ORIGINAL_NAMES) for name in tensors.keys()):
-                return True
+            names = list(tensors.keys())
+        if any(name.startswith(ORIGINAL_NAMES) for name in names):
+            return True
     return False
 
 

@@ -56,6 +56,7 @@ def read_split(source: str, split: str, settings: Settings) -> tuple[Dataset, st
 
 
 def files_of(source: str, split: str, settings: Settings) -> list[Path]:
+    """The parquet files of a split, downloaded or drawn if need be; raises `DataError` where some are missing."""
     resolved = str(synth_folder(settings)) if source == "synth" else resolve(source)
     folder = Path(resolved)
     if not folder.is_dir():
