@@ -26,6 +26,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +34,12 @@ import numpy as np
 import pandas as pd
 import torch
 from datasets import DatasetDict
-from published_loop import PublishedLoop
+from paper_hours import paper_study_hours
+from published_loop import PublishedLoop, load_published
 from scipy.stats import bootstrap
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 from tqdm.auto import tqdm
-from transformers import Florence2ForConditionalGeneration, Florence2Processor, TrainerCallback
+from transformers import Florence2Processor, TrainerCallback
 
 from docfloqa.batches import EpochSampler
 from docfloqa.data import data_checksum, load_docvqa
@@ -59,15 +61,15 @@ from docfloqa.markup import to_markdown
 from docfloqa.paths import PROJECT, write_whole
 from docfloqa.records import git_commit, now
 from docfloqa.runs import Run
-from docfloqa.schema import DOCVQA
 from docfloqa.settings import BATCHINGS, Settings
 from docfloqa.stand_in import like_docvqa, random_base_model
 from docfloqa.stats import Interval
 from docfloqa.training import DocVQATrainer
-from docfloqa.vision_cache import cache_folder
+from docfloqa.vision_cache import PAGES_PER_FILE, cache_folder, states_of
 
 RATIOS = (0.0, 0.33, 0.66, 1.0)
 WARM_UP = 3
+DOCUMENTS = (120, 60)  # drawn for a base-size model, of training and validation
 SCRATCH = "DOCFLOQA_BENCHMARK_SCRATCH"  # tells the processes that measure memory where the documents are
 FOLDER = PROJECT / "reports" / "benchmarks"
 # Of the published study: the prefix is text, so that the two see the very same prompts.
@@ -78,20 +80,19 @@ def settings_of(model: str, **changes: Any) -> Settings:
     """The embedded study's settings, or those of a base-size model on full drawn pages."""
     if model == "tiny":
         return Settings.profile("embedded", study="benchmark", prefix=PREFIX, **changes)
-    return Settings.profile(
-        "paper",
-        study="benchmark",
-        prefix=PREFIX,
-        model=str(random_base_model()),
-        data="synth",
-        synth_scale="full",
-        synth_documents=120,
-        synth_validation_documents=60,
+    chosen = {
+        "study": "benchmark",
+        "prefix": PREFIX,
+        "model": str(random_base_model()),
+        "data": "synth",
+        "synth_scale": "full",
+        "synth_documents": DOCUMENTS[0],
+        "synth_validation_documents": DOCUMENTS[1],
         # A random model never ends an answer; DocVQA's are rarely longer.
-        max_new_tokens=16,
-        allow_cpu=True,
-        **changes,
-    )
+        "max_new_tokens": 16,
+        "allow_cpu": True,
+    }
+    return Settings.profile("paper", **{**chosen, **changes})
 
 
 def questions(settings: Settings, model: str) -> DatasetDict:
@@ -120,9 +121,7 @@ def published(settings: Settings) -> PublishedLoop:
     """The published loop on the native class."""
     # The same pixels as ours, and those of the published script.
     processor = Florence2Processor.from_pretrained(PROJECT / settings.model, backend="pil")
-    network = Florence2ForConditionalGeneration.from_pretrained(
-        PROJECT / settings.model, dtype=torch.float32
-    ).to(compute_device())
+    network = load_published(PROJECT / settings.model).to(compute_device())
     freeze(network, settings.vision_trainable, settings.unit, settings.side)
     return PublishedLoop(
         network, processor, settings.learning_rate, settings.num_beams, settings.max_new_tokens
@@ -226,10 +225,38 @@ def median_interval(values: Sequence[float]) -> Interval:
     return Interval(statistics.median(values), *map(float, found.confidence_interval))
 
 
-def compare_training(settings: Settings, dataset: DatasetDict, pairs: int, precision: torch.dtype) -> dict:
-    """One ratio and batching: steps of both, taking turns, and the share of the limit."""
+def page_seconds(trainer: DocVQATrainer) -> dict[str, float]:
+    """Seconds for a page to be decoded and resized, and for its states to be computed, many pages at once."""
+    images, model = trainer.images["train"], trainer.model
+    chunk = list(images.first_place)[:PAGES_PER_FILE]
+    contents: list[bytes] = []
+    # Not from memory, where a page that was decoded is kept.
+    decoding = timed(lambda: contents.append(states_of(chunk, images, model, 0, trainer.settings)))
+    found = {"decoding_seconds_per_page": decoding / len(chunk), "states_seconds_per_page": 0.0}
+    boundary = trainer.freezing.frozen_prefix
+    if boundary:
+        pixels = torch.from_numpy(np.load(BytesIO(contents[0])))
+
+        def states() -> None:
+            with torch.no_grad(), autocast(trainer.settings):
+                model.vision_states(pixels.to(model.device), 0, boundary).cpu()
+
+        model.eval()
+        states()
+        found["states_seconds_per_page"] = timed(states) / len(chunk)
+    return found
+
+
+def compare_training(
+    settings: Settings, dataset: DatasetDict, pairs: int, precision: torch.dtype, counted: int | None = None
+) -> dict:
+    """One ratio and batching: steps of both, taking turns, and the share of the limit.
+
+    Operations are those of the first `counted` batches, of as many as there are pairs by default.
+    """
     trainer, loop = ours(settings, dataset), published(settings)
-    flops = step_flops(trainer, pairs)
+    flops = step_flops(trainer, counted or pairs)
+    filling = page_seconds(trainer)
     theirs: list[float] = []
     rates = [matrix_product_rate(precision)]
     seconds = train(
@@ -254,6 +281,7 @@ def compare_training(settings: Settings, dataset: DatasetDict, pairs: int, preci
         "matrix_product_gflops": statistics.mean(rates) / 1e9,
         "share_of_matrix_product_rate": flops / own / statistics.mean(rates),
         "caching_seconds": trainer.run.record["caching_seconds"],
+        **filling,
     }
 
 
@@ -297,17 +325,29 @@ def at_batch_size(
     }
 
 
-def memory(arguments: argparse.Namespace, whose: str, ratio: float, batching: str) -> dict[str, float]:
-    """Peak memory of a few steps of one of the two, in a process of its own."""
-    command = [sys.executable, __file__, "--model", arguments.model, "--device", arguments.device]
-    command += ["--ratios", str(ratio), "--batchings", batching, "--memory-of", whose]
-    command += ["--threads", str(arguments.threads)] if arguments.threads else []
-    # So that the memory that filling the cache takes is counted too.
+def memory(arguments: argparse.Namespace, whose: str, settings: Settings, dataset: DatasetDict) -> dict:
+    """Peak memory of a few steps of one of the two, the filling of the cache included.
+
+    Of a GPU what torch has allocated above what it had before; else that of a process of its own.
+    """
     shutil.rmtree(cache_folder(), ignore_errors=True)
+    if arguments.device == "cuda":
+        clear_memory()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated() / 2**20
+        peak = measure_memory(whose, settings, dataset)["gpu_mib"]
+        return {"gpu_mib": round(peak - before, 1)}
+    command = [sys.executable, __file__, "--model", arguments.model, "--device", arguments.device]
+    command += ["--ratios", str(settings.vision_trainable), "--batchings", settings.batching]
+    command += ["--documents", *map(str, arguments.documents)] if arguments.documents else []
+    command += ["--threads", str(arguments.threads)] if arguments.threads else []
+    command += ["--memory-of", whose]
     environment = {**os.environ, SCRATCH: os.environ["DOCFLOQA_OUTPUT"]}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
-        raise RuntimeError(f"memory of {whose} at {ratio:g} cannot be measured: {done.stderr[-2000:]}")
+        raise RuntimeError(
+            f"memory of {whose} at {settings.vision_trainable:g} cannot be measured: {done.stderr[-2000:]}"
+        )
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -322,29 +362,6 @@ def measure_memory(whose: str, settings: Settings, dataset: DatasetDict) -> dict
         for step in range(WARM_UP + 1):
             loop.training_step(dataset["train"], order[step * size : (step + 1) * size])
     return peak_memory()
-
-
-def paper_study_hours(parts: Sequence[dict], pages: int, batching: str) -> float:
-    """Hours of the paper's study on one device, one run after another, from the measured parts.
-
-    Four ratios, 8 epochs of 39,463 questions, before and after each epoch 500 questions answered, and once
-    on wrong pages; the pages decoded once, by the first ratio measured, and the states computed for each. States
-    are taken to be where they were when this was measured: on a GPU, in its memory. Left out are checkpoints,
-    starting a process, and what surrounds the runs of a study.
-    """
-    settings = Settings.profile("paper")
-    questions, all_pages = DOCVQA["train"]
-    seconds = 0.0
-    for ratio in RATIOS:
-        same = [part for part in parts if part["vision_trainable"] == ratio]
-        steps = [part for part in same if part["part"] == "training step"]
-        [step] = [part for part in steps if part["batching"] == batching]
-        [evaluation] = [part for part in same if part["part"] == "evaluation"]
-        seconds += settings.epochs * questions / step["samples_per_second"]
-        seconds += (settings.epochs + 2) * settings.validation_questions / evaluation["samples_per_second"]
-        # The first of a ratio's measurements found no states on the disk.
-        seconds += max(part["caching_seconds"] for part in steps) / pages * all_pages
-    return seconds / 3600
 
 
 def summary(tiny: dict, base: dict | None) -> pd.DataFrame:
@@ -418,16 +435,26 @@ def markdown(result: dict) -> str:
             "of the pairs [95 % bootstrap interval]; other times and machines differ by more. Training is the "
             "trainer's whole step, from fetching the questions to the optimizer; states of frozen parts are on the "
             "disk, and computing them once is counted apart (`caching_seconds` in the JSON). Evaluation is loss, "
-            "answers and, of ours alone, the probability of each answer. Memory is of a process of its own that "
-            "fills the cache and takes a few training steps. Operations are counted, for depthwise convolutions "
+            "answers and, of ours alone, the probability of each answer. "
+            + (
+                "Memory is what torch allocates while the cache is filled and a few training steps are taken; the "
+                "published loop's is the same for both batchings. "
+                if machine["kind"] == "cuda"
+                else "Memory is of a process of its own that fills the cache and takes a few training steps. "
+            )
+            + "Operations are counted, for depthwise convolutions "
             "with their groups.",
             *(
                 f"The paper's study (4 ratios x 8 epochs x 39,463 questions, 500-question evaluations, decoding and "
-                f"cache filling included), extrapolated from these parts: {hours:,.2f} hours with {batching}."
+                f"cache filling included), extrapolated from these parts, a ratio that is not among them taken for the "
+                f"next one above: {hours:,.2f} hours with {batching}."
                 for batching, hours in result["paper_study_hours"].items()
             ),
-            "## The share of the limit at 100 %, by batch size",
-            to_markdown(pd.DataFrame(sizes)),
+            *(
+                ["## The share of the limit at 100 %, by batch size", to_markdown(pd.DataFrame(sizes))]
+                if sizes
+                else []
+            ),
         ]
     )
 
@@ -443,10 +470,18 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--ratios", type=float, nargs="+", default=RATIOS)
     parser.add_argument("--batchings", nargs="+", choices=BATCHINGS, default=("by_image", "uniform"))
-    parser.add_argument("--batch-sizes", type=int, nargs="+", default=(6, 12, 24, 48, 96))
+    parser.add_argument("--batch-sizes", type=int, nargs="*", default=(6, 12, 24, 48, 96))
+    parser.add_argument(
+        "--documents",
+        type=int,
+        nargs=2,
+        metavar=("TRAINING", "VALIDATION"),
+        help=f"drawn; default: the embedded study's, for the base model {DOCUMENTS[0]} and {DOCUMENTS[1]}",
+    )
     parser.add_argument("--pairs", type=int, default=30, help="pairs of training steps, at least 2")
     parser.add_argument("--evaluation-pairs", type=int, default=10)
     parser.add_argument("--evaluated", type=int, default=128, help="validation questions at most")
+    parser.add_argument("--counted", type=int, help="batches whose operations are counted; default: --pairs")
     parser.add_argument("--output", type=Path, default=FOLDER)
     parser.add_argument("--memory-of", choices=("ours", "published"), help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
@@ -462,7 +497,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.device == "cpu":
         arguments.threads = arguments.threads or 1
     use_device(threads=arguments.threads)
-    settings = settings_of(arguments.model, validation_questions=arguments.evaluated)
+    changes = {"validation_questions": arguments.evaluated}
+    if arguments.documents:
+        training, validation = arguments.documents
+        changes |= {"synth_documents": training, "synth_validation_documents": validation}
+    settings = settings_of(arguments.model, **changes)
     if min(arguments.pairs, arguments.evaluation_pairs) < 2:
         sys.exit(
             f"--pairs is {arguments.pairs}, --evaluation-pairs {arguments.evaluation_pairs}; allowed is 2 or more"
@@ -477,7 +516,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(json.dumps(measure_memory(arguments.memory_of, variants[0], dataset)))
         return
     rows = dataset["train"]
-    pages = len({page for split in dataset.values() for page in split["page"]})
     precision = torch.bfloat16 if uses_bf16(settings) else torch.float32
     result = {
         "command": f"python benchmarks/throughput.py {' '.join(sys.argv[1:] if argv is None else argv)}".strip(),
@@ -508,15 +546,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         clear_memory()
 
     for variant in tqdm(variants, desc="training steps", unit="variant"):
-        result["parts"].append(compare_training(variant, dataset, arguments.pairs, precision))
+        result["parts"].append(
+            compare_training(variant, dataset, arguments.pairs, precision, arguments.counted)
+        )
         keep()
     for ratio in tqdm(arguments.ratios, desc="evaluations", unit="ratio"):
         variant = settings.replace(vision_trainable=ratio)
         result["parts"].append(compare_evaluation(variant, dataset, arguments.evaluation_pairs))
         keep()
-    if arguments.model == "base" and set(arguments.ratios) == set(RATIOS):
+    if arguments.model == "base" and {0.0, 1.0} <= set(arguments.ratios):
         for batching in arguments.batchings:
-            result["paper_study_hours"][batching] = paper_study_hours(result["parts"], pages, batching)
+            result["paper_study_hours"][batching] = paper_study_hours(result["parts"], batching)
     by_image = settings.replace(batching="by_image")
     for size in tqdm(arguments.batch_sizes, desc="batch sizes", unit="size"):
         steps = max(5, arguments.pairs // 2)
@@ -524,9 +564,20 @@ def main(argv: Sequence[str] | None = None) -> None:
         keep()
     # Last, since it empties the cache.
     for part in tqdm(result["parts"][: len(variants)], desc="memory", unit="variant"):
-        place = (part["vision_trainable"], part["batching"])
-        part["memory"] = memory(arguments, "ours", *place)
-        part["published_memory"] = memory(arguments, "published", *place)
+        place = {name: part[name] for name in ("vision_trainable", "batching")}
+        part["memory"] = memory(arguments, "ours", settings.replace(**place), dataset)
+        same = [
+            other
+            for other in result["parts"]
+            if arguments.device == "cuda"
+            and other["vision_trainable"] == part["vision_trainable"]
+            and "published_memory" in other
+        ]
+        part["published_memory"] = (
+            same[0]["published_memory"]
+            if same
+            else memory(arguments, "published", settings.replace(**place), dataset)
+        )
         keep()
     print(markdown(result))
 
