@@ -3,19 +3,24 @@
 # and where it goes, throughput against the published loop, the hours of the paper's study.
 #
 #   bash benchmarks/gpu.sh [--device cuda|cpu] [--rehearse] [--output FOLDER] [--seconds 460]
+#                          [--parts "checks step throughput hours"]
 #
 # Every part's result is in the output folder (default: reports/benchmarks/gpu) as soon as it is there; a part that
 # fails or takes too long is noted and the rest goes on. Needs no installation and no network; packages that are
 # missing come as wheels in .whl/ (see gpu.md). --rehearse takes the shipped tiny model in place of a base-size one.
+# Two parts more, which together with the others take longer than eight minutes: shapes (what a batch of a new shape
+# costs the trainer) and compiled (torch.compile).
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
 device=cuda rehearse= output=${DOCFLOQA_GPU_OUTPUT:-reports/benchmarks/gpu} seconds=
+parts="checks step throughput hours"
 while [ $# -gt 0 ]; do
     case $1 in
     --device) device=$2 && shift 2 ;;
     --rehearse) rehearse=1 && shift ;;
     --output) output=$2 && shift 2 ;;
+    --parts) parts=$2 && shift 2 ;;
     --seconds) seconds=$2 && shift 2 ;;
     *) echo "unknown argument $1; see the head of $0" >&2 && exit 2 ;;
     esac
@@ -55,6 +60,7 @@ log=$output/log.txt table=$output/summary.md failed=0
 part() {
     local name=$1 limit=$2 begun=$SECONDS left=$((seconds - SECONDS)) code
     shift 2
+    : >"$scratch/part.log"
     [ "$limit" -lt "$left" ] || limit=$left
     if [ "$limit" -lt 5 ]; then
         code=no
@@ -75,32 +81,44 @@ part() {
     [ "$code" = 0 ] || tail -c 1500 "$scratch/part.log" | tr '\r' '\n'
 }
 
-share() { # of 460 seconds, in seconds of what there is; a rehearsal on a CPU takes as long as it takes
-    [ -n "$rehearse" ] && echo "$seconds" || echo $(($1 * seconds / 460))
+share() { # in seconds; a rehearsal on a CPU takes as long as it takes
+    [ -n "$rehearse" ] && echo "$seconds" || echo "$1"
 }
 
 if [ -z "$rehearse" ]; then
     # Draws pages and writes the model on the CPU while the checks use the GPU.
-    CUDA_VISIBLE_DEVICES= "$python" benchmarks/paper_step.py --prepare --device cpu --threads $threads \
+    CUDA_VISIBLE_DEVICES= timeout 150 "$python" benchmarks/paper_step.py --prepare --device cpu --threads $threads \
         --documents $documents >"$scratch/prepare.log" 2>&1 &
     preparing=$!
 fi
-part "checks" "$(share 90)" "$python" benchmarks/gpu_checks.py --device "$device"
+wanted() { [[ " $parts " == *" $1 "* ]]; }
+if wanted checks; then part "checks" "$(share 90)" "$python" benchmarks/gpu_checks.py --device "$device"; fi
 if [ -z "$rehearse" ]; then
     begun=$SECONDS
     wait $preparing || { failed=1 && tail -c 1500 "$scratch/prepare.log"; }
     echo "| drawing pages, beyond the checks | $((SECONDS - begun)) | | |" | tee -a "$table"
 fi
 step="benchmarks/paper_step.py --device $device --output $output --threads $threads --steps $steps"
-step="$step --documents $documents --ratios $ratios ${rehearse:+--rehearse}"
-part "a step of paper" "$(share 110)" "$python" $step
-part "throughput" "$(share 190)" "$python" benchmarks/throughput.py --model $model --device "$device" \
-    --threads $threads --ratios $ratios --batchings $batchings --batch-sizes --pairs $pairs --counted 2 \
-    --evaluation-pairs 2 --evaluated $evaluated --documents $documents --output "$output"
-part "hours of the study" "$(share 25)" "$python" benchmarks/paper_hours.py "$output" --device "$device" --model $model
-# Last and with what is left: nobody knows how long a compiler takes.
-part "a step, compiled" "$(share 200)" "$python" $step --ratios 1 \
-    --tries compiled "compiled, CUDA graph" "compiled, reduce-overhead"
+step="$step --documents $documents ${rehearse:+--rehearse}"
+if wanted step; then part "a step of paper" "$(share 140)" "$python" $step --ratios $ratios; fi
+if wanted shapes; then
+    for way in "trainer, eager" "trainer, static shapes only" "trainer, no cuDNN attention"; do
+        part "batches of new shapes: $way" "$(share 60)" "$python" $step --ratios 0 --tries "$way"
+    done
+fi
+if wanted throughput; then
+    part "throughput" "$(share 230)" "$python" benchmarks/throughput.py --model $model --device "$device" \
+        --threads $threads --ratios $ratios --batchings $batchings --batch-sizes --pairs $pairs --counted 2 \
+        --evaluation-pairs 2 --evaluated $evaluated --documents $documents --output "$output"
+fi
+if wanted hours; then
+    part "hours of the study" "$(share 25)" "$python" benchmarks/paper_hours.py "$output" --device "$device" \
+        --model $model
+fi
+if wanted compiled; then
+    part "a step, compiled" "$(share 300)" "$python" $step --ratios 1 \
+        --tries compiled "compiled, CUDA graph" "compiled, reduce-overhead"
+fi
 
 for page in throughput-$model-$device paper_step-$device paper_hours; do
     if [ -f "$output/$page.md" ]; then echo && cat "$output/$page.md"; fi

@@ -20,7 +20,7 @@ LIBRARY = PROJECT / "lib" / "docfloqa"
 LAYERS = (
     "parameters settings arms paths ranks integrity locks hub schema disk page_images fields pages phrases "
     "full_pages synth sources availability data original_layout model_folders targets florence lora "
-    "freezing device batches vision_cache "
+    "freezing device batches cuda_graphs vision_cache "
     "metrics evaluation records identity runs recovery progress micro_batches training_arguments training one_run "
     "stats comparisons results markup table_output tables published arm_tables degradations robustness "
     "robustness_tables headlines calibration errors right_sets findings error_findings paper style drawing "

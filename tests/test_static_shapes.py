@@ -58,10 +58,10 @@ def test_an_epoch_has_few_shapes(tiny, dataset):
     def shapes(collator):
         return {tuple(tuple(tensor.shape) for tensor in collator(batch).values()) for batch in batches}
 
-    assert len(shapes(static)) <= 3 < len(shapes(plain))
+    assert len(shapes(static)) <= 4 < len(shapes(plain))
     for batch in batches:
         pages = static(batch)["pixel_values"]
-        assert len(pages) in (1, 2, 4, 6)
+        assert len(pages) in (1, 2, 3, 4, 6)
         assert torch.equal(pages[: len(plain(batch)["pixel_values"])], plain(batch)["pixel_values"])
 
 
@@ -76,5 +76,5 @@ def test_a_batch_in_parts_drops_the_pages_that_fill_it(tiny, dataset):
 def test_few_numbers_stand_for_all(count, least, most):
     chosen = few(count, least, most)
     assert count <= chosen <= most and chosen >= least
-    assert chosen == most or chosen & (chosen - 1) == 0
+    assert chosen in (least, most) or chosen.bit_count() <= 2
     assert chosen < 2 * max(count, least)

@@ -74,8 +74,8 @@ class QuestionCollator:
     own: what is right then was not read. Raises `ValueError` if there is no other document. With
     `shuffled_questions`, another control, the texts of the questions change places, always in the same way.
 
-    With `static_shapes`, texts, labels and the pages of a batch are padded to a power of two (pages with the last one
-    again, and to no more than there are questions): the same losses and answers in few shapes.
+    With `static_shapes`, texts, labels and the pages of a batch are padded to few lengths (`few`; pages with the last
+    one again, and to no more than there are questions): the same losses and answers in few shapes.
     """
 
     def __init__(
@@ -152,8 +152,10 @@ def padded(sequences: Sequence[Sequence[int]], length: int, value: int) -> Tenso
 
 
 def few(count: int, least: int, most: int) -> int:
-    """The next power of two from `least` on, at most `most`: few numbers that stand for all."""
-    return min(max(least, 1 << (count - 1).bit_length()), most)
+    """The next power of two, or three quarters of one, from `least` on, at most `most`: few numbers stand for all."""
+    power = 1 << (count - 1).bit_length()
+    chosen = power * 3 // 4 if 4 * count <= 3 * power and power > 2 else power
+    return min(max(least, chosen), most)
 
 
 def _split(column: Sequence, size: int) -> Iterator[Sequence]:

@@ -87,6 +87,13 @@ def uses_bf16(settings: Settings) -> bool:
     return settings.precision == "bf16"
 
 
+def uses_static_shapes(settings: Settings, processes: int) -> bool:
+    """Whether batches of training come in few shapes: asked for, or "auto" where a GPU trains alone."""
+    if settings.static_shapes == "auto":
+        return torch.cuda.is_available() and processes == 1
+    return settings.static_shapes == "on"
+
+
 def autocast(settings: Settings) -> AbstractContextManager:
     """The autocast context of evaluation; training's is the trainer's, by the same rule."""
     return torch.autocast(compute_device().type, torch.bfloat16, enabled=uses_bf16(settings))

@@ -42,6 +42,7 @@ from docfloqa.device import (
     matrix_product_rate,
     training_flops,
     uses_bf16,
+    uses_static_shapes,
 )
 from docfloqa.disk import DiskFullError, free_bytes, room_for, size
 from docfloqa.evaluation import evaluate
@@ -305,7 +306,7 @@ class _Examination:
         network.to(compute_device())
         started = time.perf_counter()
         collator = QuestionCollator(
-            self.row, network, self.processor, settings.prefix, static_shapes=settings.static_shapes
+            self.row, network, self.processor, settings.prefix, static_shapes=uses_static_shapes(settings, 1)
         )
         batch = {
             name: tensor.to(network.device) for name, tensor in collator([0]).items() if name != "places"

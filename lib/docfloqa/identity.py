@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 
 # What a run's results depend on; a test compares this with what the training code really imports.
 RUN_MODULES = (
-    "batches data device disk evaluation fields florence freezing full_pages hub identity integrity locks lora metrics "
-    "micro_batches model_folders original_layout page_images pages parameters paths phrases progress ranks records "
-    "recovery runs schema settings sources synth targets training training_arguments vision_cache"
+    "batches cuda_graphs data device disk evaluation fields florence freezing full_pages hub identity integrity "
+    "locks lora metrics micro_batches model_folders original_layout page_images pages parameters paths phrases "
+    "progress ranks records recovery runs schema settings sources synth targets training training_arguments "
+    "vision_cache"
 ).split()
 RUN_NOTEBOOK = "02_finetune.ipynb"
 IDENTIFYING_VERSIONS = ("torch", "transformers")

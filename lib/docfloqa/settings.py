@@ -17,6 +17,7 @@ SIDES = ("output", "input")
 COUNTED = ("units", "parameters")
 PREFIXES = ("token", "text", "none")
 PRECISIONS = ("auto", "fp32", "bf16")
+STATIC_SHAPES = ("auto", "on", "off")
 BATCHINGS = ("uniform", "by_image")
 SYNTH_SCALES = ("small", "full")
 SHIFTS = ("input", "layout", "content")
@@ -45,8 +46,8 @@ class Settings:
     synth_shift: how small drawn pages differ from those of the tiny model's pretraining: on the "input"
         side (fonts, contrast, noise, shading, stamps), in "layout", or in "content" (words and formats)
     batching: "uniform" shuffles questions; "by_image" keeps the questions of a page together
-    static_shapes: whether batches come in few shapes, for what compiles a model or captures it as a CUDA graph:
-        texts padded to few lengths, pages to few numbers
+    static_shapes: whether batches come in few shapes (texts padded to few lengths, pages to few numbers), so that a
+        GPU gets a training step as one CUDA graph: "on", "off", or "auto", which is on where a GPU trains alone
     gradient_checkpointing: whether activations are computed again in the backward pass, to save memory
     num_beams, max_new_tokens: how answers are decoded
     vision_cache, cache_gib: whether the outputs of the frozen beginning of the vision encoder are computed
@@ -82,7 +83,7 @@ class Settings:
     warmup_steps: int = 20
     max_grad_norm: float = 1.0
     precision: str = "auto"
-    static_shapes: bool = False
+    static_shapes: str = "auto"
     gradient_checkpointing: bool = False
     num_beams: int = 1
     max_new_tokens: int = 24
@@ -124,6 +125,7 @@ class Settings:
             ("counted", COUNTED),
             ("prefix", PREFIXES),
             ("precision", PRECISIONS),
+            ("static_shapes", STATIC_SHAPES),
             ("batching", BATCHINGS),
             ("synth_scale", SYNTH_SCALES),
             ("synth_shift", SHIFTS),

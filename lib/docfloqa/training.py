@@ -7,10 +7,12 @@ import time
 import pandas as pd
 import torch
 from datasets import DatasetDict
+from torch import Tensor
 from transformers import Florence2Processor, PrinterCallback
 
 from docfloqa.batches import EpochSampler, Pages, QuestionCollator
-from docfloqa.device import describe_device, peak_memory
+from docfloqa.cuda_graphs import CapturedSteps
+from docfloqa.device import compute_device, describe_device, peak_memory, uses_static_shapes
 from docfloqa.disk import folder_bytes, room_for
 from docfloqa.evaluation import evaluate
 from docfloqa.florence import Florence2ForDocVQA, load_florence
@@ -57,6 +59,7 @@ class DocVQATrainer(MicroBatchTrainer):
             run = SilentRun(run.id, settings, run.record)
         self.run, self.settings, self.freezing, self.checks = run, settings, freezing, checks
         self.images = {split: Pages(dataset[split], processor) for split in dataset}
+        static = uses_static_shapes(settings, arguments.world_size)
         self.training_collator, self.validation_collator, self.control_collator = (
             QuestionCollator(
                 dataset[split],
@@ -66,12 +69,16 @@ class DocVQATrainer(MicroBatchTrainer):
                 self.images[split],
                 wrong_pages=wrong,
                 shuffled_questions=settings.shuffled_questions,
-                static_shapes=settings.static_shapes,
+                static_shapes=static,
             )
             for split, wrong in (("train", False), ("validation", False), ("validation", True))
         )
         model.vision_checkpointing = settings.gradient_checkpointing
+        # What is computed again in the backward pass cannot be captured, nor what processes tell each other.
+        alone = arguments.world_size == 1 and not settings.gradient_checkpointing
+        self.captured = CapturedSteps() if static and alone and compute_device().type == "cuda" else None
         self.loss_sum, self.loss_tokens, self.epoch_started = 0.0, 0, 0.0
+        self.unchecked: list[tuple[Tensor, Tensor, int, float]] = []
         self.progress = RunProgress(self)
         super().__init__(
             model=model,
@@ -130,6 +137,7 @@ class DocVQATrainer(MicroBatchTrainer):
             if not evaluated:
                 self.evaluate()
             self.train(resume_from_checkpoint=last)
+            run.update(cuda_graphs=len(self.captured.graphs) if self.captured else 0)
             self.progress.report(self.settings.epochs, "evaluating on wrong pages")
             control = self.answers(self.control_collator)
         finally:
@@ -197,7 +205,11 @@ class DocVQATrainer(MicroBatchTrainer):
         return round(time.perf_counter() - self.started, 1)
 
     def evaluate(self, *args, **kwargs) -> dict[str, float]:
-        """Answer every validation question, keep the epoch in the run, and return its figures."""
+        """Answer every validation question, keep the epoch in the run, and return its figures.
+
+        Raises `DivergedError` where the last training loss is not finite.
+        """
+        self.check_losses()
         epoch = round(self.state.epoch or 0)
         self.progress.report(epoch, "evaluating")
         training = {}
@@ -222,37 +234,64 @@ class DocVQATrainer(MicroBatchTrainer):
         return metrics
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Mean cross-entropy over the label tokens of the batch; raises `DivergedError` if not finite."""
+        """Mean cross-entropy over the label tokens of the batch; `check_losses` looks at it later."""
         places = inputs.pop("places")
         tokens = (inputs["labels"] != -100).sum()
         outputs = model(**inputs)
         # Where a process has no question of the last batch, the others still wait for its gradients. A process alone
         # does not ask, for a GPU would have to answer first.
         loss = outputs.loss if self.args.world_size == 1 or tokens else 0 * outputs.logits.sum()
-        losses = self.accelerator.gather(loss.detach())
-        if not torch.isfinite(losses).all():
-            question_ids = self.training_collator.rows["questionId"]
-            questions = [
-                question_ids[place] for part in gathered(places.tolist()) for place in part if place >= 0
-            ]
-            raise DivergedError(
-                f"the training loss is {losses.mean().item()} at step {self.state.global_step + 1} with learning rate "
-                f"{self._get_learning_rate():.3g}; questions of the batch: {', '.join(map(str, questions))}"
-            )
+        self._remember(loss, places)
         if num_items_in_batch is not None:
             # What went in may be a part of the batch; gradients are averaged over processes.
             loss = loss * (self.args.world_size * tokens / num_items_in_batch)
         return (loss, outputs) if return_outputs else loss
 
+    def _remember(self, loss: Tensor, places: Tensor) -> None:
+        self.unchecked.append((loss.detach(), places, self.state.global_step + 1, self._get_learning_rate()))
+
+    def check_losses(self) -> None:
+        """Raise `DivergedError` where a loss since the last look is not finite.
+
+        A step later, since a GPU would have to be waited for; before anything is kept of the epoch.
+        """
+        unchecked, self.unchecked = self.unchecked, []
+        for loss, places, step, learning_rate in unchecked:
+            losses = self.accelerator.gather(loss)
+            if torch.isfinite(losses).all():
+                continue
+            question_ids = self.training_collator.rows["questionId"]
+            questions = [
+                question_ids[place] for part in gathered(places.tolist()) for place in part if place >= 0
+            ]
+            raise DivergedError(
+                f"the training loss is {losses.mean().item()} at step {step} with learning rate {learning_rate:.3g}; "
+                f"questions of the batch: {', '.join(map(str, questions))}"
+            )
+
     def training_step(self, model, inputs, num_items_in_batch=None):
         """The loss of a step, which counts for its epoch's by its label tokens."""
-        loss = super().training_step(model, inputs, num_items_in_batch)
+        self.check_losses()
+        loss = self._captured_step(model, inputs) if self.captured and not self.micro_batch else None
+        if loss is None:
+            loss = super().training_step(model, inputs, num_items_in_batch)
         tokens = (inputs["labels"] != -100).sum()
         # That of a part counts by the tokens of the whole batch already.
         self.loss_sum += loss * (
             tokens if num_items_in_batch is None else num_items_in_batch / self.args.world_size
         )
         self.loss_tokens += tokens
+        return loss
+
+    def _captured_step(self, model, inputs) -> Tensor | None:
+        """The loss of a step that a CUDA graph has made; None where there is none for it."""
+        if not model.training:
+            model.train()
+        batch = self._prepare_inputs(dict(inputs))
+        places = batch.pop("places")
+        loss = self.captured(model, batch)
+        if loss is not None:
+            self._remember(loss, places)
         return loss
 
     def on_smaller_micro_batch(self) -> None:

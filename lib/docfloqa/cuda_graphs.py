@@ -1,0 +1,95 @@
+"""Training steps as CUDA graphs: the host gives the GPU one command for the thousands of kernels of a step."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor, nn
+
+WARM_UP = 2  # steps before a capture, in which libraries choose their kernels
+MOST_GRAPHS = 32  # each takes up to a second to capture
+
+Shape = tuple[tuple[str, torch.Size, torch.dtype], ...]
+
+
+class CapturedSteps:
+    """Forward and backward pass of a model on a GPU, captured once for every shape that batches come in.
+
+    Batches must come in few shapes (`static_shapes`). Shapes beyond `MOST_GRAPHS`, and all where a capture fails, are
+    computed as ever. What is drawn by chance (dropout) is drawn anew in every step, as without graphs.
+    """
+
+    def __init__(self) -> None:
+        self.graphs: dict[Shape, _Graph] = {}
+        self.gradients: list[Tensor] = []
+        self.pool = None
+        self.failed = False
+
+    def __call__(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor | None:
+        """The loss of a batch, its gradients in the parameters; None where this shape has no graph."""
+        shape = tuple((name, tensor.shape, tensor.dtype) for name, tensor in batch.items())
+        if shape not in self.graphs:
+            full = self.failed or len(self.graphs) == MOST_GRAPHS
+            if full or not self._capture(model, shape, batch):
+                return None
+        for parameter, gradient in zip(_trained(model), self.gradients, strict=True):
+            parameter.grad = gradient
+        return self.graphs[shape].replay(batch)
+
+    def _capture(self, model: nn.Module, shape: Shape, batch: dict[str, Tensor]) -> bool:
+        try:
+            if not self.gradients:
+                # One set for all graphs, which never run at the same time.
+                self.gradients = [torch.zeros_like(parameter) for parameter in _trained(model)]
+                self.pool = torch.cuda.graph_pool_handle()
+            self.graphs[shape] = _Graph(model, batch, self.gradients, self.pool)
+        except RuntimeError as error:
+            self.failed = True
+            self.gradients.clear()
+            self.graphs.clear()
+            model.zero_grad()
+            warnings.warn(
+                f"training goes on without CUDA graphs, more slowly: {str(error).splitlines()[0]}",
+                stacklevel=3,
+            )
+            return False
+        return True
+
+
+class _Graph:
+    def __init__(self, model: nn.Module, batch: dict[str, Tensor], gradients: list[Tensor], pool):
+        self.inputs = {name: tensor.clone() for name, tensor in batch.items()}
+        self.graph = torch.cuda.CUDAGraph()
+        # Steps that are not steps must leave no trace in what is drawn later.
+        state = torch.cuda.get_rng_state()
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(WARM_UP):
+                self._step(model, gradients)
+        torch.cuda.current_stream().wait_stream(side)
+        # Other threads fetch batches meanwhile.
+        with torch.cuda.graph(self.graph, pool=pool, capture_error_mode="thread_local"):
+            self.loss = self._step(model, gradients)
+        torch.cuda.set_rng_state(state)
+
+    def _step(self, model: nn.Module, gradients: list[Tensor]) -> Tensor:
+        torch._foreach_zero_(gradients)
+        for parameter, gradient in zip(_trained(model), gradients, strict=True):
+            # Where there is a gradient, the backward pass adds to it in place.
+            parameter.grad = gradient
+        loss = model(**self.inputs).loss
+        loss.backward()
+        return loss.detach()
+
+    def replay(self, batch: dict[str, Tensor]) -> Tensor:
+        for name, tensor in batch.items():
+            self.inputs[name].copy_(tensor, non_blocking=True)
+        self.graph.replay()
+        # Another graph may use the same memory.
+        return self.loss.clone()
+
+
+def _trained(model: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
