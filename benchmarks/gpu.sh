@@ -47,7 +47,7 @@ ratios='0 1' batchings='uniform by_image'
 if [ -n "$rehearse" ]; then
     model=tiny threads=1 documents='18 4' steps=2 pairs=2 evaluated=8 batchings=uniform
 fi
-log=$output/log.txt table=$output/summary.md failed=0
+log=$output/log.txt table=$output/parts.md failed=0
 : >"$log"
 {
     echo "# What a GPU shows"

@@ -71,7 +71,7 @@ def main() -> None:
                 {
                     "labels": "<s> answer </s>" if with_start else "answer </s>",
                     "when": "before training" if not epoch.epoch else "after one epoch",
-                    "ANLS": round(epoch.anls, 3),
+                    "ANLS (%)": round(100 * epoch.anls, 1),
                     "validation loss": round(epoch.val_loss, 2),
                 }
             )
@@ -81,6 +81,8 @@ def main() -> None:
     page = [
         "# Labels with and without the `<s>` that decoding forces",
         f"`{about['command']}`, {about['date']}, commit {about['commit']}",
+        "**Labels must begin with `<s>` where decoding forces it.** Without it ANLS falls from "
+        f"{rows[2]['ANLS (%)']} to {rows[3]['ANLS (%)']} % in one epoch, with it it becomes {rows[1]['ANLS (%)']} %.",
         "The tiny model, taught Florence-2's format on documents of its own; then one epoch on others, all of the "
         "vision encoder trained, learning rate 1e-3, one seed. Decoding forces `<s>` in both.",
         table,

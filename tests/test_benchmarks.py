@@ -215,7 +215,7 @@ def test_the_gpu_command_notes_a_part_that_fails_and_goes_on(tmp_path):
     done = subprocess.run(
         command, cwd=PROJECT, capture_output=True, text=True, env={**os.environ, "PYTHON": "false"}
     )
-    table = (tmp_path / "summary.md").read_text()
+    table = (tmp_path / "parts.md").read_text()
     assert done.returncode == 1 and table.count("| failed (1) |") == 4 and table in done.stdout
 
 

@@ -353,8 +353,8 @@ class _Examination:
         return (
             f"one of ratio {settings.vision_trainable:g}: {trained}; weights, gradients and AdamW's numbers take "
             f"{size(held)}, activations not counted\n"
-            f"{settings.epochs} epochs of {steps:,} steps, at most {flops:.1e} floating point operations: "
-            f"{_duration(flops / rate)} at the {where}, evaluation not counted; make estimate measures"
+            f"{settings.epochs} epochs of {steps:,} steps, {flops:.1e} floating point operations: "
+            f"{_duration(flops / rate)} at the full {where}, which training does not reach; make estimate measures"
         )
 
     def disk(self) -> str:
