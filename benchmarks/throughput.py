@@ -457,8 +457,8 @@ def markdown(result: dict) -> str:
             "with their groups.",
             *(
                 f"The paper's study (4 ratios x 8 epochs x 39,463 questions, 500-question evaluations, decoding and "
-                f"cache filling included), extrapolated from these parts, 33 and 66 % counted as 100 % where they were not "
-                f"measured: {hours:,.2f} hours with {batching}."
+                f"cache filling included), extrapolated from these parts, 33 and 66 % counted as 100 % where they were "
+                f"not measured: {hours:,.2f} hours with {batching}."
                 for batching, hours in result["paper_study_hours"].items()
             ),
             *(
