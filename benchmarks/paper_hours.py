@@ -25,8 +25,8 @@ NOTE = (
     "Four ratios, one seed, one run after another: 8 epochs of 39,463 questions, 500 questions answered before and "
     "after each epoch and once on wrong pages, every page decoded once and its states computed once for each ratio. A "
     "ratio that was not measured counts as the next one above, so 33 % and 66 % as 100 %, which says too much. Left "
-    "out are checkpoints, starting a process, shapes that come for the first time, longer answers than 16 tokens, and what "
-    "surrounds the runs of a study, which says too little. No study was timed whole."
+    "out are checkpoints, starting a process, shapes that come for the first time, answers longer than 16 tokens, and "
+    "what surrounds the runs of a study, which says too little. No study was timed whole."
 )
 
 
