@@ -387,7 +387,8 @@ def summary(tiny: dict, base: dict | None) -> pd.DataFrame:
             for part in (result["parts"] if result else [])
         }
 
-    measured = {"CPU, tiny model": cells(tiny), "GPU, base size": cells(base)}
+    card = base["machine"]["name"].removeprefix("NVIDIA ") if base else "GPU"
+    measured = {"CPU, tiny model": cells(tiny), f"{card}, base size, random weights": cells(base)}
     keys = sorted(measured["CPU, tiny model"], key=lambda key: (key[0] == "evaluation", key[0]))
     ratios = list(dict.fromkeys(ratio for _, ratio in keys))
     rows = []

@@ -2,15 +2,19 @@
 
 import json
 import shutil
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
 import huggingface_hub.constants
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hub_data import M4, write_data_set
 from hub_models import NATIVE, ORIGINAL, random_florence, write_native, write_original
 from huggingface_hub.errors import RevisionNotFoundError
+from PIL import Image
 
 from docfloqa import availability, device, doctor, hub
 from docfloqa.__main__ import main
@@ -141,6 +145,28 @@ def test_damaged_data(smoke, tmp_path, monkeypatch):
         monkeypatch.setattr(doctor, "SMALL", small)
         wrong = the_one_thing_to_do(examine(smoke.replace(data=str(folder))))
         assert wrong.subject == "data" and "cannot be read" in wrong.to_do
+
+
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize(
+    "image",
+    [{"bytes": b"no image", "path": None}, {"bytes": None, "path": "page.png"}, {"bytes": b"", "path": None}],
+)
+def test_a_first_row_that_cannot_be_used_is_passed_over(image, large, smoke, tmp_path, monkeypatch):
+    for split in ("train", "validation"):
+        shutil.copy(next(synth_folder(smoke).glob(f"{split}-*.parquet")), tmp_path / f"{split}.parquet")
+    Image.new("RGB", (9, 9)).save(tmp_path / "page.png")
+    rows = pq.read_table(tmp_path / "validation.parquet").to_pylist()
+    rows[0]["image"] = image | ({"path": str(tmp_path / "page.png")} if image["path"] else {})
+    schema = pq.read_schema(tmp_path / "validation.parquet")
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), tmp_path / "validation.parquet")
+    if large:
+        monkeypatch.setattr(doctor, "SMALL", 0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        findings = by_subject(examine(smoke.replace(data=str(tmp_path))))
+    assert not any(finding.to_do for finding in findings.values())
+    assert rows[1]["question"] in findings["question"].found
 
 
 def test_more_new_tokens_than_positions(smoke):

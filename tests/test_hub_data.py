@@ -132,6 +132,21 @@ def test_question_ids_may_be_of_any_integer_or_string_type(folder, kind):
     assert asked[: len(numbers)] == [str(number) for number in numbers]
 
 
+def test_missing_document_numbers_may_be_floats_as_pandas_writes_them(folder):
+    file = folder / "train-00000-of-00002.parquet"
+    count = pq.read_metadata(file).num_rows
+    changed(file, docId=pa.array([float("nan"), *map(float, range(1, count))]))
+    assert load(folder)[0]["train"]["docId"][:count] == [None, *range(1, count)]
+
+
+def test_a_part_of_a_column_may_stand_as_a_column_of_its_own(folder):
+    for file in folder.iterdir():
+        table = pq.read_table(file)
+        names = ["other_metadata.doc_id" if name == "docId" else name for name in table.column_names]
+        pq.write_table(table.rename_columns(names), file)
+    assert None not in load(folder)[0]["validation"]["docId"][:]
+
+
 @pytest.mark.parametrize(("gone", "named"), [("docId", "fax-7"), ("ucsf_document_id", "docId 7")])
 def test_one_id_of_a_document_is_enough(folder, gone, named):
     for file in folder.glob("train-*"):

@@ -175,6 +175,24 @@ def test_a_start_that_is_no_token_is_an_error(model, tmp_path):
         load_florence(folder)
 
 
+@pytest.mark.parametrize(
+    ("file", "changes", "said"),
+    [
+        ("generation_config.json", [], "odd.* cannot be loaded"),
+        ("config.json", {"eos_token_id": [2]}, r"eos_token_id of .* is \[2\]; allowed is the id of a token"),
+        ("config.json", {"decoder_start_token_id": None}, "decoder_start_token_id of .* is None"),
+    ],
+)
+def test_targets_that_no_model_can_have_are_an_error(model, tmp_path, file, changes, said):
+    path = write_native(tmp_path / "odd", model, SIDE) / file
+    content = json.loads(path.read_text())
+    if file == "config.json":
+        content["text_config"] |= changes
+    path.write_text(json.dumps(content if file == "config.json" else changes))
+    with pytest.raises(ModelError, match=said):
+        load_florence(path.parent)
+
+
 def test_what_begins_targets_makes_another_run(model, tmp_path):
     folder = write_native(tmp_path / "plain", model, SIDE)
     before = weights_checksum(load_florence(folder)[0])
@@ -217,6 +235,13 @@ def test_answers_beyond_the_models_positions_are_refused(tiny):
     assert generation_config(network, 256).max_new_tokens == 256
     with pytest.raises(SettingsError, match="max_new_tokens is 257; this model has 256 positions"):
         generation_config(network, 257)
+
+
+def test_there_is_room_for_more_than_what_is_forced(checkpoint):
+    network, _ = load_florence(checkpoint)
+    assert generation_config(network, 2).max_new_tokens == 2
+    with pytest.raises(SettingsError, match=r"max_new_tokens is 1; .* so allowed is 2 to 1024"):
+        generation_config(network, 1)
 
 
 def test_the_published_decoding_would_leak_if_it_were_not_cleared(tiny):

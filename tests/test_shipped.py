@@ -107,7 +107,7 @@ def test_every_best_model_was_scored_on_bad_scans_and_elsewhere(study):
 
 
 def test_the_readme_shows_the_benchmark():
-    results = [BENCHMARKS / f"throughput-{name}.json" for name in ("tiny-cpu", "base-cuda")]
+    results = [BENCHMARKS / name for name in ("throughput-tiny-cpu.json", "gpu/throughput-base-cuda.json")]
     tiny, base = (json.loads(path.read_text()) if path.is_file() else None for path in results)
     assert to_markdown(throughput.summary(tiny, base)).strip() in README
     assert (BENCHMARKS / "throughput-tiny-cpu.md").read_text() == throughput.markdown(tiny)

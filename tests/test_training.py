@@ -6,8 +6,10 @@ import sys
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.functional import cross_entropy
+from transformers import TrainerCallback
 
 import docfloqa.evaluation
 import docfloqa.training
@@ -144,6 +146,34 @@ def test_a_loss_that_is_not_finite_stops_the_run(dataset, output):
     ):
         trainer.fit()
     assert not trainer.run.complete
+
+
+class Spoil(TrainerCallback):
+    """Weights that are no numbers after a step whose loss was finite, as after gradients that are too large."""
+
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_optimizer_step(self, args, state, control, model=None, **kwargs):
+        if state.global_step + 1 == self.step:
+            with torch.no_grad():
+                model.lm_head.weight.fill_(float("nan"))
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_weights_that_are_not_finite_after_an_epochs_last_step_are_not_kept(dataset, output, epoch):
+    settings = Settings.profile("smoke")
+    trainer = trainer_of(settings, dataset)
+    steps = -(-len(dataset["train"]) // settings.batch_size)
+    trainer.add_callback(Spoil(epoch * steps))
+    with pytest.raises(DivergedError, match=rf"validation loss after step {epoch * steps} is not finite"):
+        trainer.fit()
+    run = trainer.run
+    assert not run.complete and not run.has_epoch(epoch)
+    for weights in run.folder.rglob("model.safetensors"):
+        assert all(tensor.isfinite().all() for tensor in load_file(weights).values()), weights
+    # What was kept before goes on to the end.
+    assert trainer_of(settings, dataset).fit().complete
 
 
 def test_beams_change_answers_and_nothing_else(dataset, smoke, tiny):

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import torch
+from accelerate.utils.memory import clear_device_cache
 from torch import Tensor, nn
 
 WARM_UP = 2  # steps before a capture, in which libraries choose their kernels
 MOST_GRAPHS = 32  # each takes up to a second to capture
 
-Shape = tuple[tuple[str, torch.Size, torch.dtype], ...]
+Shape = tuple[Any, ...]
 
 
 class CapturedSteps:
@@ -28,7 +30,9 @@ class CapturedSteps:
 
     def __call__(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor | None:
         """The loss of a batch, its gradients in the parameters; None where this shape has no graph."""
-        shape = tuple((name, tensor.shape, tensor.dtype) for name, tensor in batch.items())
+        # States after another number of sub-blocks may have the same shape.
+        start = getattr(model, "vision_start", 0)
+        shape = (start, *((name, tensor.shape, tensor.dtype) for name, tensor in batch.items()))
         if shape not in self.graphs:
             full = self.failed or len(self.graphs) == MOST_GRAPHS
             if full or not self._capture(model, shape, batch):
@@ -46,15 +50,20 @@ class CapturedSteps:
             self.graphs[shape] = _Graph(model, batch, self.gradients, self.pool)
         except RuntimeError as error:
             self.failed = True
-            self.gradients.clear()
-            self.graphs.clear()
+            why = str(error).splitlines()[0]
+        if self.failed:
+            # Here the error no longer holds on to what was computed.
             model.zero_grad()
-            warnings.warn(
-                f"training goes on without CUDA graphs, more slowly: {str(error).splitlines()[0]}",
-                stacklevel=3,
-            )
-            return False
-        return True
+            self.release()
+            warnings.warn(f"training goes on without CUDA graphs, more slowly: {why}", stacklevel=3)
+        return not self.failed
+
+    def release(self) -> None:
+        """Give the memory of all graphs and their gradients back."""
+        self.graphs.clear()
+        self.gradients.clear()
+        self.pool = None
+        clear_device_cache(garbage_collection=True)
 
 
 class _Graph:
@@ -65,14 +74,16 @@ class _Graph:
         state = torch.cuda.get_rng_state()
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(WARM_UP):
-                self._step(model, gradients)
-        torch.cuda.current_stream().wait_stream(side)
-        # Other threads fetch batches meanwhile.
-        with torch.cuda.graph(self.graph, pool=pool, capture_error_mode="thread_local"):
-            self.loss = self._step(model, gradients)
-        torch.cuda.set_rng_state(state)
+        try:
+            with torch.cuda.stream(side):
+                for _ in range(WARM_UP):
+                    self._step(model, gradients)
+            torch.cuda.current_stream().wait_stream(side)
+            # Other threads fetch batches meanwhile.
+            with torch.cuda.graph(self.graph, pool=pool, capture_error_mode="thread_local"):
+                self.loss = self._step(model, gradients)
+        finally:
+            torch.cuda.set_rng_state(state)
 
     def _step(self, model: nn.Module, gradients: list[Tensor]) -> Tensor:
         torch._foreach_zero_(gradients)

@@ -131,7 +131,7 @@ def _inspect(rows: Dataset, content: str, split: str) -> dict[str, Any]:
     seen = Counter()
     raw = rows.cast_column("image", Image(decode=False))
     for place, row in enumerate(tqdm(raw, desc=f"checking {split}", unit="row", leave=False)):
-        page, problem = _check_image(row["image"], problems_of_pages)
+        page, problem = check_image(row["image"], problems_of_pages)
         pages.append(page)
         seen[row["questionId"]] += 1
         answers = [(answer or "").strip() for answer in row["answers"] or ()]
@@ -155,7 +155,8 @@ def _inspect(rows: Dataset, content: str, split: str) -> dict[str, Any]:
     return found
 
 
-def _check_image(image: dict[str, Any] | None, known: dict[str, str | None]) -> tuple[str, str | None]:
+def check_image(image: dict[str, Any] | None, known: dict[str, str | None]) -> tuple[str, str | None]:
+    """The page of an image as parquet holds it, a checksum, and why it cannot be used; `known` remembers by page."""
     content = (image or {}).get("bytes")
     if not content:
         # A path would make a data set read whatever file of this machine it names.

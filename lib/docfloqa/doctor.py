@@ -17,6 +17,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
+from itertools import chain
 from multiprocessing import get_context
 from pathlib import Path
 from shutil import which
@@ -33,7 +34,7 @@ from tqdm.auto import tqdm
 from docfloqa import sources
 from docfloqa.availability import Source, find_data, find_model
 from docfloqa.batches import QuestionCollator
-from docfloqa.data import load_checked
+from docfloqa.data import check_image, load_checked
 from docfloqa.device import (
     autocast,
     compute_device,
@@ -267,7 +268,6 @@ class _Examination:
         }
         settings = self.settings.replace(data=names["train"], validation_data=names["validation"])
         files = {split: sources.files_of(names[split], split, settings) for split in SPLITS}
-        self.row = _first_usable(files["validation"], f"split 'validation' of {names['validation']!r}")
         lines = self._counted(settings, files)
         columns = ", ".join(pq.read_schema(files["validation"][0]).names)
         return "\n".join(["; ".join(map(str, needed)), f"columns {columns}", *lines])
@@ -281,12 +281,13 @@ class _Examination:
                 f"{len(set(rows['page'])):,} pages of {len(set(rows['document_id'])):,} documents"
                 for split, rows in dataset.items()
             ]
-            self.questions = dict(checks.kept)
+            self.questions, self.row = dict(checks.kept), dataset["validation"].select([0])
             reasons = checks.summary()[["split", "rows", "reason"]].itertuples(index=False)
             return [
                 *lines,
                 *(f"left out of {split}: {rows:,} rows, {reason}" for split, rows, reason in reasons),
             ]
+        self.row = _first_usable(files["validation"], f"split 'validation' of {settings.validation_data!r}")
         lines = []
         for split, some in files.items():
             rows, pages = _rows_and_pages(some, f"split {split!r}")
@@ -443,12 +444,13 @@ def _quiet() -> Iterator[None]:
 
 def _first_usable(files: Sequence[Path], of: str) -> Dataset:
     """The first row with a question, answers and an image, as the collator wants it."""
-    batch = next(sources.batches_in_schema(files[0], of), None)
-    for place, row in enumerate(batch.to_pylist() if batch else ()):
-        if (row["question"] or "").strip() and row["answers"] and all(row["answers"]) and row["image"]:
-            rows = Dataset(InMemoryTable(pa.Table.from_batches([batch.slice(place, 1)])))
-            return rows.add_column("page", ["first"]).add_column("document_id", ["first"])
-    raise DataError(f"{files[0].name} of {of} has no usable row among its first ones")
+    for batch in chain.from_iterable(sources.batches_in_schema(file, of) for file in files):
+        for place, row in enumerate(batch.to_pylist()):
+            asked = (row["question"] or "").strip() and row["answers"] and all(row["answers"])
+            if asked and check_image(row["image"], {})[1] is None:
+                rows = Dataset(InMemoryTable(pa.Table.from_batches([batch.slice(place, 1)])))
+                return rows.add_column("page", ["first"]).add_column("document_id", ["first"])
+    raise DataError(f"{of} has no usable row")
 
 
 def _rows_and_pages(files: Sequence[Path], of: str) -> tuple[int, str]:
@@ -477,6 +479,8 @@ def _require_room(needs: dict[Path, tuple[int, str]]) -> None:
     by_disk: dict[int, list[tuple[Path, int, str]]] = {}
     for folder, (needed, what) in needs.items():
         there = next(path for path in (folder, *folder.parents) if path.exists())
+        if needed and not os.access(there, os.W_OK):
+            raise DiskFullError(f"{folder} is needed for {what} and cannot be written")
         if needed:
             by_disk.setdefault(there.stat().st_dev, []).append((folder, needed, what))
     for some in by_disk.values():

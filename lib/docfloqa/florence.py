@@ -189,7 +189,7 @@ def load_florence(model: str | Path, prefix: str = "token") -> tuple[Florence2Fo
     try:
         network, processor, report = _load(model_folder(model))
     # A damaged safetensors file has an exception of its own.
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise ModelError(f"model {str(model)!r} cannot be loaded: {str(error).rstrip('.')}") from error
     wrong = {kind: sorted(map(str, names)) for kind, names in report.items() if names}
     if wrong:

@@ -127,7 +127,7 @@ class Run:
     def save_epoch(self, epoch: int, predictions: pd.DataFrame, **figures: float) -> dict[str, float]:
         """Keep an epoch's predictions and its row of `epochs.csv`; returns the row."""
         row = {"epoch": epoch, **{metric: predictions[metric].mean() for metric in METRICS}}
-        row["val_loss"] = predictions["loss_sum"].sum() / predictions["tokens"].sum()
+        row["val_loss"] = predictions["loss_sum"].sum(skipna=False) / predictions["tokens"].sum()
         row.update(figures)
         predictions = predictions.assign(epoch=epoch)
         predictions = predictions[["epoch", *predictions.columns.drop("epoch")]]

@@ -177,10 +177,8 @@ def _in_schema(batch: pa.RecordBatch, names: dict[str, str], of: str) -> pa.Reco
     for column, feature in FEATURES.items():
         values = pa.nulls(len(batch), schema.field(column).type)
         if column in names:
-            outer, _, inner = names[column].partition(".")
-            values = batch.column(outer)
             try:
-                values = cast_array_to_feature(pc.struct_field(values, inner) if inner else values, feature)
+                values = cast_array_to_feature(_column(batch, names[column]), feature)
                 if column != "image":
                     # Parquet does not say whether what is called text is in UTF-8.
                     values.validate(full=True)
@@ -193,3 +191,10 @@ def _in_schema(batch: pa.RecordBatch, names: dict[str, str], of: str) -> pa.Reco
             values = pa.array(kinds, schema.field(column).type)
         arrays.append(values)
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _column(batch: pa.RecordBatch, name: str) -> pa.Array:
+    """A column, or a part of one ("outer.inner"); a float that is no number is null, as pandas writes missing ids."""
+    outer, _, inner = (name, "", "") if name in batch.schema.names else name.partition(".")
+    values = pc.struct_field(batch.column(outer), inner) if inner else batch.column(outer)
+    return pc.if_else(pc.is_nan(values), None, values) if pa.types.is_floating(values.type) else values

@@ -63,14 +63,16 @@ def generation_config(model: nn.Module, max_new_tokens: int | None, num_beams: i
     """Every setting of decoding, stated: Florence-2-base-ft's own forbids repeated 3-grams, so digits too.
 
     The start of a target is forced, its end never: an answer that is cut has none. Raises `SettingsError` for
-    `max_new_tokens` beyond the model's positions.
+    `max_new_tokens` beyond the model's positions, or so few that there is room for the start alone.
     """
-    positions = model.config.text_config.max_position_embeddings
-    if max_new_tokens is not None and max_new_tokens > positions:
-        raise SettingsError(
-            f"max_new_tokens is {max_new_tokens}; this model has {positions} positions, so allowed is 1 to {positions}"
-        )
     target = target_format(model)
+    positions, least = model.config.text_config.max_position_embeddings, len(target.start) + 1
+    if max_new_tokens is not None and not least <= max_new_tokens <= positions:
+        raise SettingsError(
+            f"max_new_tokens is {max_new_tokens}; this model has {positions} positions"
+            + (" and begins every answer with a token of its own" if target.start else "")
+            + f", so allowed is {least} to {positions}"
+        )
     [start] = target.start or [None]
     return GenerationConfig(
         max_new_tokens=max_new_tokens,
@@ -93,7 +95,7 @@ def generation_config(model: nn.Module, max_new_tokens: int | None, num_beams: i
 def stated_decoding(folder: Path) -> dict[str, Any]:
     """What a checkpoint's own files state of decoding, by name: generation_config.json before config.json."""
     config = _content(folder / "config.json")
-    stated = {**config.get("text_config", {}), **config, **_content(folder / "generation_config.json")}
+    stated = {**(config.get("text_config") or {}), **config, **_content(folder / "generation_config.json")}
     return {
         name: value for name, value in stated.items() if name in DECODING - NOT_DECODING and value is not None
     }
@@ -102,18 +104,27 @@ def stated_decoding(folder: Path) -> dict[str, Any]:
 def take_target_format(model: nn.Module, folder: Path) -> None:
     """Keep of a checkpoint's own decoding what begins its targets, and nothing else.
 
-    `generate` fills whatever it is not told from the model's own settings. Raises `ValueError` for a start that is
-    no token of the model.
+    `generate` fills whatever it is not told from the model's own settings. Raises `ValueError` for what is no token
+    of the model.
     """
     start = stated_decoding(folder).get(START)
-    rows = model.get_input_embeddings().num_embeddings
-    if start is not None and (type(start) is not int or not 0 <= start < rows):
-        raise ValueError(f"{START} of {folder} is {start!r}; allowed is the id of a token, 0 to {rows - 1}")
+    rows, text = model.get_input_embeddings().num_embeddings, model.config.text_config
+    tokens = {
+        name: getattr(text, name) for name in ("decoder_start_token_id", "eos_token_id", "pad_token_id")
+    }
+    for name, token in (tokens | ({START: start} if start is not None else {})).items():
+        if type(token) is not int or not 0 <= token < rows:
+            raise ValueError(
+                f"{name} of {folder} is {token!r}; allowed is the id of a token, 0 to {rows - 1}"
+            )
     # A default of transformers' that the native class would fall back to.
-    model.config.text_config.forced_eos_token_id = None
+    text.forced_eos_token_id = None
     model.generation_config = GenerationConfig(forced_bos_token_id=start)
     model.generation_config = generation_config(model, max_new_tokens=None)
 
 
 def _content(file: Path) -> dict[str, Any]:
-    return json.loads(file.read_text()) if file.is_file() else {}
+    content = json.loads(file.read_text()) if file.is_file() else {}
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} holds no JSON object")
+    return content

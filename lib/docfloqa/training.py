@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 
+import numpy as np
 import pandas as pd
 import torch
 from datasets import DatasetDict
 from torch import Tensor
-from transformers import Florence2Processor, PrinterCallback
+from transformers import Florence2Processor, PrinterCallback, Seq2SeqTrainingArguments
 
 from docfloqa.batches import EpochSampler, Pages, QuestionCollator
 from docfloqa.cuda_graphs import CapturedSteps
@@ -74,9 +75,7 @@ class DocVQATrainer(MicroBatchTrainer):
             for split, wrong in (("train", False), ("validation", False), ("validation", True))
         )
         model.vision_checkpointing = settings.gradient_checkpointing
-        # What is computed again in the backward pass cannot be captured, nor what processes tell each other.
-        alone = arguments.world_size == 1 and not settings.gradient_checkpointing
-        self.captured = CapturedSteps() if static and alone and compute_device().type == "cuda" else None
+        self.captured = CapturedSteps() if static and self._can_be_captured(model, arguments) else None
         self.loss_sum, self.loss_tokens, self.epoch_started = 0.0, 0, 0.0
         self.unchecked: list[tuple[Tensor, Tensor, int, float]] = []
         self.progress = RunProgress(self)
@@ -91,6 +90,14 @@ class DocVQATrainer(MicroBatchTrainer):
         )
         # Its dictionaries would be printed between the bars.
         self.remove_callback(PrinterCallback)
+
+    def _can_be_captured(self, model: Florence2ForDocVQA, arguments: Seq2SeqTrainingArguments) -> bool:
+        # Neither what processes tell each other, nor what is computed again in the backward pass, nor layers that the
+        # host drops by chance.
+        text = model.config.text_config
+        drops = text.encoder_layerdrop or text.decoder_layerdrop
+        alone = arguments.world_size == 1 and not self.settings.gradient_checkpointing
+        return compute_device().type == "cuda" and alone and not drops
 
     def fit(self) -> Run:
         """Make the run: the evaluation before training, the epochs, the record; from the last epoch kept.
@@ -207,7 +214,7 @@ class DocVQATrainer(MicroBatchTrainer):
     def evaluate(self, *args, **kwargs) -> dict[str, float]:
         """Answer every validation question, keep the epoch in the run, and return its figures.
 
-        Raises `DivergedError` where the last training loss is not finite.
+        Raises `DivergedError` where the last training loss or a validation loss is not finite: nothing is kept then.
         """
         self.check_losses()
         epoch = round(self.state.epoch or 0)
@@ -222,7 +229,11 @@ class DocVQATrainer(MicroBatchTrainer):
                 "train_samples_per_second": round(len(self.train_dataset) / seconds, 3),
             }
         started = time.perf_counter()
-        predictions = self.answers(self.validation_collator)
+        predictions = self._validation_answers()
+        if not np.isfinite(predictions["loss_sum"]).all():
+            # The gradients of the last step may have been too large, though its loss was not.
+            when = f"after step {self.state.global_step}" if epoch else "of the model before training"
+            raise DivergedError(f"the validation loss {when} is not finite")
         if not self.is_world_process_zero():
             return {}
         evaluation_seconds = round(time.perf_counter() - started, 3)
@@ -232,6 +243,21 @@ class DocVQATrainer(MicroBatchTrainer):
         self.log(metrics)
         self.progress.show(row)
         return metrics
+
+    def _validation_answers(self) -> pd.DataFrame:
+        try:
+            return self.answers(self.validation_collator)
+        except torch.OutOfMemoryError:
+            if not self._release_graphs():
+                raise
+        return self.answers(self.validation_collator)
+
+    def _release_graphs(self) -> bool:
+        """Give the memory of CUDA graphs back, for good; whether there were any."""
+        captured, self.captured = self.captured, None
+        if captured:
+            captured.release()
+        return captured is not None
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Mean cross-entropy over the label tokens of the batch; `check_losses` looks at it later."""
@@ -248,7 +274,8 @@ class DocVQATrainer(MicroBatchTrainer):
         return (loss, outputs) if return_outputs else loss
 
     def _remember(self, loss: Tensor, places: Tensor) -> None:
-        self.unchecked.append((loss.detach(), places, self.state.global_step + 1, self._get_learning_rate()))
+        rate = self._get_learning_rate() if self.lr_scheduler else self.args.learning_rate
+        self.unchecked.append((loss.detach(), places, self.state.global_step + 1, rate))
 
     def check_losses(self) -> None:
         """Raise `DivergedError` where a loss since the last look is not finite.
@@ -272,7 +299,7 @@ class DocVQATrainer(MicroBatchTrainer):
     def training_step(self, model, inputs, num_items_in_batch=None):
         """The loss of a step, which counts for its epoch's by its label tokens."""
         self.check_losses()
-        loss = self._captured_step(model, inputs) if self.captured and not self.micro_batch else None
+        loss = self._captured_step(model, inputs) if self.captured else None
         if loss is None:
             loss = super().training_step(model, inputs, num_items_in_batch)
         tokens = (inputs["labels"] != -100).sum()
@@ -296,6 +323,7 @@ class DocVQATrainer(MicroBatchTrainer):
 
     def on_smaller_micro_batch(self) -> None:
         """Record at which step memory ran out, and how many questions go through at once from there on."""
+        self._release_graphs()
         parts = self.run.record.get("out_of_memory", [])
         parts = [*parts, {"step": self.state.global_step + 1, "micro_batch": self.micro_batch}]
         self.run.update(micro_batch=self.micro_batch, out_of_memory=parts)
