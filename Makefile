@@ -76,7 +76,8 @@ batching: $(VENV)/installed
 test-faults: $(VENV)/installed
 	$(BIN)/python -m pytest fault_tests
 
-# The paper profile to its end on a model of Florence-2-base's size with random weights, no GPU needed: ten minutes.
+# The paper profile to its end without a GPU: with its defaults on small files of the real structure, and on a model of
+# Florence-2-base's size with random weights. Takes a quarter of an hour.
 test-paper: $(VENV)/installed
 	$(BIN)/python -m pytest paper_tests
 
