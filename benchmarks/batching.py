@@ -52,7 +52,7 @@ def main(by_image: str = "shipped", uniform: str = "uniform") -> None:
     studies = [Study.load(name) for name in (by_image, uniform)]
     identities = [
         {
-            (record["identity"]["code"], *record["identity"]["versions"].values())
+            (record["identity"].get("training", 1), *record["identity"]["versions"].values())
             for record in study.records.values()
         }
         for study in studies
@@ -71,8 +71,8 @@ def main(by_image: str = "shipped", uniform: str = "uniform") -> None:
         "# Does keeping the questions of a page together change what is learnt?\n\n"
         f"`{COMMAND}`: the embedded study with both kinds of batches of {settings.batch_size} questions, "
         f"{settings.epochs} epochs, {seeds} seeds, {questions} validation questions. Differences are in points of "
-        f"ANLS, paired by question and seed, over documents and seeds. Runs of {days[0]} to {days[-1]}; the checksum "
-        f"of their code begins with {code[:12]}.\n\n" + to_markdown(table)
+        f"ANLS, paired by question and seed, over documents and seeds. Runs of {days[0]} to {days[-1]}; the number "
+        f"of their training is {code}.\n\n" + to_markdown(table)
     )
     write_whole(PLACE, text)
     print(text)

@@ -13,6 +13,7 @@ from docfloqa.paths import reports_folder, runs_folder
 from docfloqa.results import Study
 from docfloqa.schema import FEATURES
 from docfloqa.settings import Settings
+from docfloqa.versions import PAGES, TRAINING
 
 RATIOS = (0.0, 0.33, 0.66, 1.0)
 # Trainable tensors of 40 and parameters of 1,000 in the vision encoder; the rest of the model has 2,000.
@@ -120,7 +121,7 @@ def write_run(
     record = {
         "id": name,
         "status": "complete",
-        "identity": {"code": "made up"},
+        "identity": {"training": TRAINING, "pages": PAGES},
         "settings": settings.to_dict(),
         "freezing": freezing(ratio),
         "seconds": 1000.0 + 10 * seed,

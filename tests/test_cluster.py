@@ -132,8 +132,8 @@ def test_workers_with_other_code_or_other_files_are_named_before_any_work(cluste
             workers.open(SETTINGS)
         elsewhere.kill()
         until(lambda: len(workers.client.scheduler_info()["workers"]) == 2)
-        monkeypatch.setattr("docfloqa.cluster.code_checksum", lambda: "0123456789abc")
-        with pytest.raises(SweepError, match=r"the project's code is \w{10} there and 0123456789 here"):
+        monkeypatch.setattr("docfloqa.cluster.git_commit", lambda: "0123456789")
+        with pytest.raises(SweepError, match=r"the project's commit is \S+ there and 0123456789 here"):
             workers.open(SETTINGS)
 
 

@@ -18,7 +18,7 @@ from docfloqa.paths import NOTEBOOKS, PROJECT
 LIBRARY = PROJECT / "lib" / "docfloqa"
 # From the ground up: a module imports only from those before it.
 LAYERS = (
-    "parameters settings arms paths ranks integrity locks hub schema disk page_images fields pages phrases "
+    "versions parameters settings arms paths ranks integrity locks hub schema disk page_images fields pages phrases "
     "full_pages synth sources availability data original_layout model_folders targets florence lora "
     "freezing device batches cuda_graphs vision_cache "
     "metrics evaluation records identity runs recovery progress micro_batches training_arguments training one_run "

@@ -226,6 +226,10 @@ def test_slots_are_gpus_or_single_threads():
         (["sweep", "--profile", "smoke", "--seeds", "0", "0"], "seeds are [0, 0]"),
         (["sweep", "--profile", "smoke", "--data", "./nowhere"], "'./nowhere' is not a folder"),
         (
+            ["study", "--profile", "smoke", "--settings", '{"max_new_tokens": 300}'],
+            "max_new_tokens is 300; this model has 256 positions",
+        ),
+        (
             ["sweep", "--profile", "smoke", "--model", "./nowhere"],
             "'./nowhere' cannot be loaded: it is not a folder",
         ),

@@ -154,6 +154,20 @@ def test_states_that_do_not_fit_are_not_cached(tiny, pages, smoke, output, monke
     assert not list(cache_folder().iterdir())
 
 
+def test_states_of_other_code_make_room_and_no_others_do(tiny, pages, smoke, output):
+    splits = {"train": pages}
+    others = [cache_folder().with_name("pages0-torch-1") / "state.npy", cache_folder().parent / "loose.npy"]
+    for other in others:
+        other.parent.mkdir(parents=True, exist_ok=True)
+        other.write_bytes(bytes(2**20))
+    assert cache_states(splits, tiny[0], 3, smoke)[1] == 3
+    # They are in nobody's way.
+    assert all(other.is_file() for other in others)
+    own, gib = files(), (vision_cache.cached_bytes() + 2**10) / 2**30
+    assert cache_states(splits, tiny[0], 4, smoke.replace(cache_gib=gib))[1] == 4
+    assert not any(other.exists() for other in others) and files().items() >= own.items()
+
+
 def test_a_full_disk_still_reads_what_is_there(tiny, pages, smoke, output, monkeypatch):
     splits = {"train": pages}
     assert cache_states(splits, tiny[0], 3, smoke)[1] == 3

@@ -14,9 +14,10 @@ from distributed.scheduler import KilledWorker
 from tqdm.auto import tqdm
 
 from docfloqa.execution import Slot
-from docfloqa.identity import IDENTIFYING_VERSIONS, code_checksum
+from docfloqa.identity import IDENTIFYING_VERSIONS
 from docfloqa.kernels import SweepError, check_kernel, kernel_device
 from docfloqa.paths import reports_folder
+from docfloqa.records import git_commit
 from docfloqa.results import PLAN
 from docfloqa.runs import Run
 from docfloqa.settings import Settings
@@ -117,7 +118,6 @@ class Admission(WorkerPlugin):
 
     async def setup(self, worker: Worker) -> None:
         """Check the worker; raises `SweepError` saying what is different there."""
-        # Not in a thread: before Python 3.12 two threads cannot take code apart at the same time.
         self.check(f"worker {worker.address} on {socket.gethostname()}")
         await worker.set_resources(**{RESOURCE: 1})
 
@@ -141,7 +141,7 @@ class Admission(WorkerPlugin):
 def software() -> dict[str, str]:
     """What of this process's software a run's results depend on."""
     versions = {package: version(package) for package in IDENTIFYING_VERSIONS}
-    return {"the project's code": code_checksum()[:10], **versions}
+    return {"the project's commit": git_commit() or "none", **versions}
 
 
 def _execute_here(execute: Execute, run: Run, kernel: str | None) -> None:

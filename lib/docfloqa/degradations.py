@@ -17,9 +17,10 @@ import datasets
 import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
-from docfloqa import page_images
 from docfloqa.page_images import as_page
 from docfloqa.paths import data_folder, write_whole
+from docfloqa.versions import DEGRADATIONS as VERSION
+from docfloqa.versions import PAGES
 
 # What is varied, its unit, and its values at severity 1, 2 and 3.
 SEVERITIES: dict[str, tuple[str, tuple[float, float, float]]] = {
@@ -117,14 +118,13 @@ def degraded_pages(rows: datasets.Dataset, kind: str, severity: int) -> datasets
 
     Each page is decoded and degraded once and kept on the disk as PNG, so that every model sees the same bytes;
     the column `page` becomes the name of that file, which covers the page's checksum, the degradation, its
-    severity, this code and the versions that draw. Raises ValueError for another kind or severity.
+    severity, the numbers of this code and the versions that draw. Raises ValueError for another kind or severity.
     """
     if (kind, severity) == (CLEAN, 0):
         return rows
     value = amount(kind, severity)
     versions = [version(package) for package in ("numpy", "pillow")]
-    code = [Path(file).read_text() for file in (__file__, page_images.__file__)]
-    about = json.dumps([kind, severity, value, *versions, *code])
+    about = json.dumps([kind, severity, value, *versions, VERSION, PAGES])
     folder = data_folder() / "cache" / "degraded"
     files: dict[str, Path] = {}
     for place, page in enumerate(rows["page"]):

@@ -10,10 +10,10 @@ from typing import Any
 
 import pandas as pd
 
-from docfloqa.identity import code_checksum
 from docfloqa.paths import reports_folder, runs_folder
 from docfloqa.records import CONTROL, EPOCHS, PREDICTIONS, is_complete, read_record
 from docfloqa.settings import Settings
+from docfloqa.versions import PAGES, TRAINING
 
 PLAN = "study.json"
 RUN_KEYS = ["vision_trainable", "seed"]
@@ -86,9 +86,13 @@ class Study:
 
     @property
     def outdated(self) -> list[str]:
-        """Runs made by other code than the library's present one."""
-        present = code_checksum()
-        return [run for run, record in self.records.items() if record["identity"]["code"] != present]
+        """Runs made by code whose results are not those of the library's present one."""
+        return [
+            run
+            for run, record in self.records.items()
+            # Those of before there were numbers computed what the first ones stand for.
+            if (record["identity"].get("training", 1), record["identity"].get("pages", 1)) != (TRAINING, PAGES)
+        ]
 
     @cached_property
     def runs(self) -> pd.DataFrame:

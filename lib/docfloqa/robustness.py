@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import functools
 import hashlib
 import json
@@ -22,7 +21,6 @@ from datasets import Dataset
 from tqdm.auto import tqdm
 from transformers import Florence2Processor
 
-from docfloqa import batches, degradations, evaluation, florence, metrics, page_images
 from docfloqa.batches import QuestionCollator
 from docfloqa.data import load_docvqa
 from docfloqa.degradations import CLEAN, SEVERITIES, degraded_pages
@@ -33,6 +31,7 @@ from docfloqa.paths import is_folder, resolve, runs_folder, write_whole
 from docfloqa.results import RUN_KEYS, ResultsError, Study
 from docfloqa.runs import BEST_MODEL
 from docfloqa.settings import SHIFTS, Settings, SettingsError
+from docfloqa.versions import DEGRADATIONS, PAGES, TRAINING
 
 ROBUSTNESS, CROSS = "robustness", "cross-"
 CLEAN_PAGES = (CLEAN, 0)
@@ -40,6 +39,8 @@ PAGE_SETS = (CLEAN_PAGES, *((kind, place) for kind in SEVERITIES for place in (1
 VERSIONED = ("torch", "transformers", "numpy", "pillow")
 SETTINGS_WITH_EFFECT = ("prefix", "precision", "num_beams", "max_new_tokens")
 PageSets = Sequence[tuple[str, int]]
+NUMBERS = [TRAINING, PAGES, DEGRADATIONS]
+FIRST_NUMBERS = [1, 1, 1]  # of scores that were made before there were numbers
 
 
 def score_robustness(study: Study) -> pd.DataFrame:
@@ -106,7 +107,7 @@ def score_runs(study: Study, name: str, rows: Dataset, page_sets: PageSets) -> p
     """Score each complete run's best model on `rows` under each of `page_sets`; returns `read_scores`.
 
     A run's scores are kept as `<name>.parquet` in its folder, whole or not at all, with what identifies them:
-    weights, code, data, decoding, versions. What is there and still right is kept, what is stale is made again;
+    weights, numbers of the code, data, decoding, versions. What is there and still right is kept, what is stale is made again;
     what was interrupted goes on from the last page set. On a CPU there is a process of one thread for each
     core, on a GPU one process. Of a run without a best model only what is there already is read.
 
@@ -159,7 +160,7 @@ def read_scores(study: Study, name: str) -> pd.DataFrame:
 
 
 def unscored(study: Study, names: Sequence[str]) -> pd.DataFrame:
-    """Runs that are missing from the scores of `names`, or have them of other code; may be empty.
+    """Runs that are missing from the scores of `names`, or have them of code with other results; may be empty.
 
     Columns: run, scores, reservation (what is the matter, and the command that mends it).
     """
@@ -169,8 +170,8 @@ def unscored(study: Study, names: Sequence[str]) -> pd.DataFrame:
             kept = kept_identity(runs_folder(study.name) / run / f"{name}.parquet")
             if kept is None:
                 rows.append((run, name, f"missing, and {_remedy(study)}"))
-            elif kept["code"] != code_checksum():
-                rows.append((run, name, f"made by other code than the present one, and {_remedy(study)}"))
+            elif kept.get("numbers", FIRST_NUMBERS) != NUMBERS:
+                rows.append((run, name, f"made by code with other results, and {_remedy(study)}"))
     return pd.DataFrame(rows, columns=["run", "scores", "reservation"])
 
 
@@ -182,7 +183,7 @@ def scores_identity(model: Path, settings: Settings, data: str, page_sets: PageS
             weights.update(hashlib.file_digest(file, "sha256").digest())
     return {
         "weights": weights.hexdigest(),
-        "code": code_checksum(),
+        "numbers": NUMBERS,
         "data": data,
         "settings": {name: getattr(settings, name) for name in SETTINGS_WITH_EFFECT},
         "page_sets": [list(page_set) for page_set in page_sets],
@@ -199,13 +200,6 @@ def questions_checksum(rows: Dataset) -> str:
     """A checksum of every question, its answers and its page, in order."""
     columns = rows.select_columns(["questionId", "question", "answers", "page", "document_id"])
     return hashlib.sha256(json.dumps(columns.to_dict()).encode()).hexdigest()
-
-
-def code_checksum() -> str:
-    """A checksum of the code that scores a model; comments and layout do not count."""
-    modules = (batches, degradations, evaluation, florence, metrics, page_images)
-    trees = [ast.dump(ast.parse(Path(module.__file__).read_text())) for module in modules]
-    return hashlib.sha256("".join(trees).encode()).hexdigest()
 
 
 def _remedy(study: Study) -> str:

@@ -13,7 +13,6 @@ from tempfile import mkdtemp
 from datasets import Dataset
 from tqdm.auto import tqdm
 
-from docfloqa import fields, full_pages, pages, phrases
 from docfloqa.fields import KNOWN, NEW, accepted_answers, question
 from docfloqa.full_pages import full_page
 from docfloqa.integrity import check_folder, is_sound, seal_folder
@@ -21,6 +20,7 @@ from docfloqa.pages import CLEAN, LAYOUTS, NEW_LAYOUTS, WORN, Field, Page, small
 from docfloqa.paths import data_folder
 from docfloqa.schema import FEATURES
 from docfloqa.settings import Settings
+from docfloqa.versions import DRAWING
 
 FEWEST_QUESTIONS, MOST_QUESTIONS = 3, 6
 # What small pages are drawn with under each shift; pretraining knows CLEAN, KNOWN and LAYOUTS only.
@@ -32,8 +32,8 @@ KINDS = {"input": LAYOUTS, "layout": NEW_LAYOUTS, "content": LAYOUTS}
 def synth_folder(settings: Settings) -> Path:
     """The folder of the parquet files that `settings` ask for, drawn and written if they are not there.
 
-    The folder's name covers the settings that matter and the code that draws, so that a changed
-    drawing is a new data set. Files appear whole or not at all; damaged ones are set aside and drawn again.
+    The folder's name covers the settings that matter and the number of the drawing, so that a changed one is a new
+    data set. Files appear whole or not at all; damaged ones are set aside and drawn again.
     """
     key = {
         "scale": settings.synth_scale,
@@ -42,10 +42,8 @@ def synth_folder(settings: Settings) -> Path:
         "train": settings.synth_documents,
         "validation": settings.synth_validation_documents,
     }
-    code = "".join(Path(module.__file__).read_text() for module in (fields, pages, phrases, full_pages))
-    code += Path(__file__).read_text()
     drawing = drawing_of(settings)
-    checksum = hashlib.sha256((json.dumps(key) + code).encode()).hexdigest()[:12]
+    checksum = hashlib.sha256(json.dumps(key | {"drawing": DRAWING}).encode()).hexdigest()[:12]
     folder = data_folder() / "synthdocvqa" / f"{drawing}-{settings.synth_seed}-{checksum}"
     if not is_sound(folder, check_folder):
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -72,12 +72,12 @@ def vision_shares(study: Study) -> pd.Series:
 
 
 def reservations(studies: Sequence[Study]) -> pd.DataFrame:
-    """Planned runs that are missing, and runs that other code than the present one has made; may be empty."""
+    """Planned runs that are missing, and runs of code with other results than the present one's; may be empty."""
     rows = []
     for study in studies:
         for run, record in study.missing.items():
             rows.append((study.name, run, record.get("error") or record.get("status", "not begun")))
-        rows += [(study.name, run, "made by other code than the present one") for run in study.outdated]
+        rows += [(study.name, run, "made by code with other results than the present one") for run in study.outdated]
     return pd.DataFrame(rows, columns=["study", "run", "reservation"])
 
 

@@ -18,13 +18,13 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from docfloqa import batches, florence, page_images
 from docfloqa.batches import Pages
 from docfloqa.device import autocast, describe_device, uses_bf16
 from docfloqa.florence import Florence2ForDocVQA, vision_sub_blocks
 from docfloqa.integrity import check_digest, is_sound, with_digest
 from docfloqa.paths import data_folder, write_whole
 from docfloqa.settings import Settings
+from docfloqa.versions import PAGES
 
 # Always the same pages go through together, whoever asks first: rounding may depend on a batch's size.
 PAGES_PER_FILE = 16
@@ -36,8 +36,8 @@ class CachedPages(Pages):
     """States of pages after the frozen beginning of the vision tower, memory-mapped from the disk.
 
     With `boundary` 0 they are the resized images themselves. A file holds a few pages; its name covers the
-    frozen weights, the processor, the boundary, the precision, the device, the code, the versions and the
-    images, so a stale one is never read. `fill` computes what is not on the disk yet.
+    frozen weights, the processor, the boundary, the precision, the device and the images, its folder's the number of
+    this code and the packages, so a stale one is never read. `fill` computes what is not on the disk yet.
     """
 
     def __init__(self, pages: Pages, model: Florence2ForDocVQA, boundary: int, settings: Settings):
@@ -113,13 +113,14 @@ class ResidentPages(Pages):
 
 
 def cache_folder() -> Path:
-    """Where states are kept; it may be deleted at any time between runs."""
-    return data_folder() / "cache" / "vision"
+    """Where states are kept that this code and these packages compute; it may be deleted at any time between runs."""
+    packages = (f"{package}-{version(package)}" for package in ("torch", "transformers", "pillow"))
+    return data_folder() / "cache" / "vision" / "-".join((f"pages{PAGES}", *packages))
 
 
 @torch.no_grad()
 def prefix_checksum(model: Florence2ForDocVQA, boundary: int, pages: Pages, settings: Settings) -> str:
-    """A checksum of everything that the states depend on, but for the images."""
+    """A checksum of everything that the states depend on, but for the images and what `cache_folder` is named after."""
     digest = hashlib.sha256()
     for name, sub_block in vision_sub_blocks(model)[:boundary]:
         for tensor_name, tensor in sub_block.state_dict().items():
@@ -128,9 +129,6 @@ def prefix_checksum(model: Florence2ForDocVQA, boundary: int, pages: Pages, sett
     about = {
         "boundary": boundary,
         "processor": pages.processor.image_processor.to_dict(),
-        "versions": {package: version(package) for package in ("torch", "transformers", "pillow")},
-        "code": [Path(module.__file__).read_text() for module in (batches, florence, page_images)],
-        "cache": Path(__file__).read_text(),
     }
     if boundary:
         about |= {
@@ -202,10 +200,11 @@ def _on_disk(
         what = "vision states" if boundary else "resized pages"
         one = len(states_of(lacking[0][:1], _source_of(lacking[0], splits), model, boundary, settings))
         wanted = one * sum(map(len, lacking))
-        # Not the parts of files, which other runs rename while they are counted.
-        kept = sum(file.stat().st_size for file in cache_folder().glob("[!.]*.npy"))
-        free = shutil.disk_usage(cache_folder()).free - SPARE_BYTES
-        if kept + wanted > settings.cache_gib * 2**30 or wanted > free:
+        limit = settings.cache_gib * 2**30
+        if cached_bytes() + wanted > limit or wanted > free_bytes():
+            evict_others()
+        kept, free = cached_bytes(), free_bytes()
+        if kept + wanted > limit or wanted > free:
             return _warn(
                 f"{what} would take {wanted / 2**30:.2f} GiB more; {kept / 2**30:.2f} GiB of at most "
                 f"{settings.cache_gib:g} (cache_gib) are in use, and {max(0, free) / 2**30:.2f} GiB are free"
@@ -216,6 +215,27 @@ def _on_disk(
         except OSError as error:
             return _warn(f"{what} cannot be written: {error}")
     return states
+
+
+def cached_bytes() -> int:
+    """What all cached states take on the disk, those of other code and packages too."""
+    # Not the parts of files, which other runs rename while they are counted.
+    return sum(file.stat().st_size for file in cache_folder().parent.rglob("[!.]*.npy"))
+
+
+def free_bytes() -> int:
+    """What the disk has left for states."""
+    return shutil.disk_usage(cache_folder()).free - SPARE_BYTES
+
+
+def evict_others() -> None:
+    """Delete the cached states that this code and these packages would never read."""
+    for other in cache_folder().parent.iterdir():
+        if other.is_dir() and other != cache_folder():
+            shutil.rmtree(other, ignore_errors=True)
+        # As they lay there before they had folders.
+        elif other.suffix == ".npy":
+            other.unlink(missing_ok=True)
 
 
 def _source_of(chunk: Sequence[str], splits: dict[str, Pages]) -> Pages:

@@ -1,0 +1,148 @@
+"""What the code computed when its numbers (`docfloqa.versions`) were last raised, in `golden.json`.
+
+    .venv/bin/python tests/golden.py     # after a number was raised: writes what it computes now
+
+Values are coarse enough that another processor's rounding does not show.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from docfloqa import versions
+from docfloqa.batches import Pages
+from docfloqa.data import data_checksum, load_docvqa
+from docfloqa.degradations import DEGRADATIONS, degrade
+from docfloqa.florence import load_florence
+from docfloqa.freezing import freeze
+from docfloqa.identity import weights_checksum
+from docfloqa.page_images import as_page
+from docfloqa.runs import Run
+from docfloqa.settings import Settings
+from docfloqa.synth import document_rows, draw_page, page_seed
+from docfloqa.training import DocVQATrainer
+
+FILE = Path(__file__).with_name("golden.json")
+# Grey levels of a mean over many pixels; of a loss, a share.
+GREY, SHARE = 0.5, 2e-3
+
+
+def grey(page: Image.Image) -> list[float]:
+    """Mean and standard deviation of a page, and its size."""
+    levels = np.asarray(page.convert("L"), dtype=float)
+    return [round(levels.mean(), 2), round(levels.std(), 2), *page.size]
+
+
+def drawing() -> dict[str, Any]:
+    """Texts and pages of the first documents of every kind of drawing."""
+    found = {}
+    for kind in ("input", "layout", "content", "full"):
+        for document in range(2):
+            rng = page_seed(kind, 1, "train", document)
+            page = draw_page(rng, kind)
+            rows = document_rows(rng, page, "train", document)
+            found[f"{kind} {document}"] = {
+                "grey": grey(page.image),
+                "texts": [[row["question"], *row["answers"]] for row in rows],
+            }
+    return found
+
+
+def pages() -> dict[str, Any]:
+    """What the model is given of odd images, and what the frozen beginning of its vision encoder makes of one."""
+    ramp = np.add.outer(np.arange(300), np.arange(420)) / 720
+    images = {
+        "grey": Image.fromarray((255 * ramp).astype(np.uint8)),
+        "16 bits": Image.fromarray((65535 * ramp).astype(np.uint16)),
+        "transparent": Image.merge("LA", [Image.fromarray((255 * ramp).astype(np.uint8))] * 2),
+    }
+    found: dict[str, Any] = {name: grey(as_page(image)) for name, image in images.items()}
+    model, processor = load_florence("data/florence2-tiny")
+    rows = load_docvqa(Settings.profile("smoke"))["train"]
+    images = Pages(rows, processor)
+    page = images.stack([images.of_question[0]])
+    blocks = page.float().unflatten(2, (4, -1)).unflatten(4, (4, -1)).mean(dim=(1, 3, 5))
+    found["resized"] = [round(value, 2) for value in blocks.flatten().tolist()]
+    with torch.no_grad():
+        for stop in (1, 4, None):
+            states = model.vision_states(page, 0, stop)
+            found[f"states {stop}"] = [round(states.mean().item(), 4), round(states.std().item(), 4)]
+    return found
+
+
+def training() -> dict[str, Any]:
+    """Losses and scores of a run of seconds."""
+    settings = Settings.profile("smoke", vision_trainable=0.66, precision="fp32")
+    dataset = load_docvqa(settings)
+    model, processor = load_florence(settings.model, settings.prefix)
+    run = Run.open(settings, weights_checksum(model), data_checksum(dataset))
+    freezing = freeze(model, settings.vision_trainable)
+    epochs = DocVQATrainer(run, model, processor, dataset, freezing).fit().epochs()
+    columns = ["val_loss", "train_loss", "similarity_first"]
+    return {f"epoch {row.epoch}": [round(getattr(row, name), 4) for name in columns] for row in epochs.itertuples()}
+
+
+def degradations() -> dict[str, Any]:
+    """A page under every degradation, at every severity."""
+    page = draw_page(page_seed("input", 1, "train", 0), "input").image
+    return {
+        f"{kind} {severity}": grey(degrade(page, kind, severity, "golden"))
+        for kind in DEGRADATIONS
+        for severity in (1, 2, 3)
+    }
+
+
+COMPUTE: dict[str, Callable[[], dict[str, Any]]] = {
+    "DRAWING": drawing,
+    "PAGES": pages,
+    "TRAINING": training,
+    "DEGRADATIONS": degradations,
+}
+
+
+def trouble(name: str, kept: dict[str, Any], found: dict[str, Any]) -> str | None:
+    """What to do where the values of a number are not those that were kept; None where they are."""
+    number = getattr(versions, name)
+    if kept["number"] != number:
+        return f"{name} is {number}, golden.json is of {kept['number']}: run .venv/bin/python tests/golden.py"
+    changed = [
+        key for key in kept["values"].keys() | found.keys() if not same(kept["values"].get(key), found.get(key))
+    ]
+    if changed:
+        return (
+            f"results have changed ({', '.join(sorted(changed)[:5])}) and {name} is still {number}: raise {name} in "
+            "lib/docfloqa/versions.py, then run .venv/bin/python tests/golden.py"
+        )
+    return None
+
+
+def same(kept: Any, found: Any) -> bool:
+    """Texts to the letter, numbers but for rounding."""
+    if isinstance(kept, dict) and isinstance(found, dict):
+        return kept.keys() == found.keys() and all(same(kept[key], found[key]) for key in kept)
+    if isinstance(kept, list) and isinstance(found, list):
+        return len(kept) == len(found) and all(map(same, kept, found))
+    if isinstance(kept, float) and isinstance(found, float):
+        # A mean of grey levels is large, a loss or a state is not.
+        return abs(kept - found) <= (GREY if abs(kept) > 10 else max(SHARE * abs(kept), SHARE))
+    return kept == found
+
+
+def main() -> None:
+    """Write the values of now."""
+    golden = {name: {"number": getattr(versions, name), "values": compute()} for name, compute in COMPUTE.items()}
+    FILE.write_text(json.dumps(golden, indent=1, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as scratch:
+        os.environ["DOCFLOQA_OUTPUT"] = scratch
+        main()
