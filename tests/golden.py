@@ -86,7 +86,9 @@ def training() -> dict[str, Any]:
     freezing = freeze(model, settings.vision_trainable)
     epochs = DocVQATrainer(run, model, processor, dataset, freezing).fit().epochs()
     columns = ["val_loss", "train_loss", "similarity_first"]
-    return {f"epoch {row.epoch}": [round(getattr(row, name), 4) for name in columns] for row in epochs.itertuples()}
+    # No training loss before training.
+    rows = epochs[columns].round(4).astype(object).where(epochs[columns].notna(), None)
+    return {f"epoch {epoch}": row for epoch, row in zip(epochs["epoch"], rows.values.tolist(), strict=True)}
 
 
 def degradations() -> dict[str, Any]:
@@ -113,7 +115,9 @@ def trouble(name: str, kept: dict[str, Any], found: dict[str, Any]) -> str | Non
     if kept["number"] != number:
         return f"{name} is {number}, golden.json is of {kept['number']}: run .venv/bin/python tests/golden.py"
     changed = [
-        key for key in kept["values"].keys() | found.keys() if not same(kept["values"].get(key), found.get(key))
+        key
+        for key in kept["values"].keys() | found.keys()
+        if not same(kept["values"].get(key), found.get(key))
     ]
     if changed:
         return (
@@ -137,7 +141,9 @@ def same(kept: Any, found: Any) -> bool:
 
 def main() -> None:
     """Write the values of now."""
-    golden = {name: {"number": getattr(versions, name), "values": compute()} for name, compute in COMPUTE.items()}
+    golden = {
+        name: {"number": getattr(versions, name), "values": compute()} for name, compute in COMPUTE.items()
+    }
     FILE.write_text(json.dumps(golden, indent=1, ensure_ascii=False) + "\n")
 
 

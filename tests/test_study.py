@@ -11,12 +11,16 @@ import papermill
 import pytest
 import torch
 
+from docfloqa import execution
+from docfloqa import study as study_module
 from docfloqa.__main__ import main, parser, settings_of
+from docfloqa.device import visible_gpus
 from docfloqa.kernels import SweepError
 from docfloqa.paths import NOTEBOOKS, PROJECT, figures_folder, output_folder, reports_folder, runs_folder
-from docfloqa.records import read_record
+from docfloqa.records import COMPLETE, read_record
 from docfloqa.report import ReportError, export_study
 from docfloqa.results import ResultsError, Study
+from docfloqa.runs import Run
 from docfloqa.settings import Settings
 from docfloqa.study import make_study
 from docfloqa.sweep import plan, sweep
@@ -212,8 +216,58 @@ def test_a_kernel_that_does_not_exist_is_named(output):
 
 
 def test_slots_are_gpus_or_single_threads():
-    assert available_slots({"gpus": 2, "cores": 64}) == [Slot("0", None), Slot("1", None)]
+    two = {"gpus": 2, "visible": ["2", "GPU-5c27"], "cores": 64}
+    assert available_slots(two) == [Slot("2", None), Slot("GPU-5c27", None)]
     assert available_slots({"gpus": 0, "cores": 3}) == [Slot(None, 1)] * 3
+
+
+@pytest.mark.parametrize(
+    ("named", "count", "visible"),
+    [
+        (None, 2, ["0", "1"]),
+        ("2,3", 2, ["2", "3"]),
+        (" 3 , 1,7", 2, ["3", "1"]),
+        ("GPU-5c27,GPU-11aa", 2, ["GPU-5c27", "GPU-11aa"]),
+        ("MIG-a,MIG-b", 1, ["MIG-a", "MIG-b"]),
+        ("", 0, []),
+        ("2", 0, []),
+    ],
+)
+def test_gpus_keep_the_names_that_this_process_was_given(named, count, visible, monkeypatch):
+    """Numbered anew, `CUDA_VISIBLE_DEVICES=2,3` would compute on GPUs 0 and 1."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if named is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+    assert visible_gpus(count) == visible
+
+
+def test_ratios_reach_the_notebooks_with_all_their_digits(monkeypatch, output):
+    """`RATIOS=0.3333333` lost digits on the way and was trained twice."""
+    asked: dict[str, dict] = {}
+    runs = pd.DataFrame({"status": [COMPLETE]})
+    monkeypatch.setattr(study_module, "sweep", lambda *_: runs)
+    monkeypatch.setattr(study_module, "check_study", lambda *_: None)
+    monkeypatch.setattr(study_module.Study, "load", lambda name: None)
+    monkeypatch.setattr(study_module, "run_notebook", lambda name, _, given: asked.update({name: given}))
+    monkeypatch.setattr(study_module, "export", lambda notebook: [])
+    study_module.make_study(Settings.profile("smoke"), [0.3333333, 2 / 3], [0])
+    assert [float(ratio) for ratio in asked["03_ablate"]["ratios"].split()] == [0.3333333, 2 / 3]
+
+
+@pytest.mark.parametrize(("on_purpose", "status"), [(True, "interrupted"), (False, "failed")])
+def test_a_run_that_was_stopped_on_purpose_has_not_failed(on_purpose, status, output, monkeypatch):
+    run = Run("vision100-seed0-stopped", Settings.profile("smoke"))
+
+    def dies(*arguments):
+        if on_purpose:
+            execution.stopped.add(run.id)
+        raise execution.KernelDiedError("the kernel died (out of memory, or killed from outside)")
+
+    monkeypatch.setattr(execution, "execute", dies)
+    execution.execute_run(run, Slot(None, 1), None)
+    record = read_record(run.folder)
+    assert record["status"] == status and bool(record["error"]) == (not on_purpose)
+    assert not execution.stopped
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from distributed import Client, Worker, WorkerPlugin, get_worker
 from distributed.scheduler import KilledWorker
 from tqdm.auto import tqdm
 
-from docfloqa.execution import Slot
+from docfloqa.execution import Slot, stopped
 from docfloqa.identity import IDENTIFYING_VERSIONS
 from docfloqa.kernels import SweepError, check_kernel, kernel_device
 from docfloqa.paths import reports_folder
@@ -154,6 +154,7 @@ def _execute_here(execute: Execute, run: Run, kernel: str | None) -> None:
 
 
 def _stop_here(runs: Collection[str]) -> None:
+    stopped.update(_going_on & set(runs))
     stop_kernels(lambda: bool(_going_on & set(runs)))
 
 

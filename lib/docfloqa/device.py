@@ -43,15 +43,27 @@ def compute_device() -> torch.device:
 
 
 def describe_device() -> dict[str, Any]:
-    """Kind ("cuda" or "cpu"), name, GPUs, CPU cores and threads of this process."""
+    """Kind ("cuda" or "cpu"), name, GPUs and what CUDA calls them, CPU cores and threads of this process."""
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     return {
         "kind": "cuda" if gpus else "cpu",
         "name": torch.cuda.get_device_name(0) if gpus else _processor_name(),
         "gpus": gpus,
+        "visible": visible_gpus(gpus),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),
     }
+
+
+def visible_gpus(count: int) -> list[str]:
+    """What `CUDA_VISIBLE_DEVICES` names each of so many GPUs: a number, a UUID, or a part of one (MIG).
+
+    A process sees one MIG part only, so all that are named count.
+    """
+    named = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    if not count or not named:
+        return [str(place) for place in range(count)]
+    return named if all(name.startswith("MIG-") for name in named) else named[:count]
 
 
 def _processor_name() -> str:

@@ -19,15 +19,16 @@ from papermill.exceptions import PapermillExecutionError
 from tqdm.auto import tqdm
 
 from docfloqa.disk import DiskFullError, is_full
-from docfloqa.identity import RUN_NOTEBOOK
 from docfloqa.parameters import check_parameters, literal
 from docfloqa.paths import NOTEBOOKS
 from docfloqa.records import PROGRESS, read_record
 from docfloqa.runs import Run
 
-DEFAULT_KERNEL = "python3"
+DEFAULT_KERNEL, RUN_NOTEBOOK = "python3", "02_finetune.ipynb"
 WIDGET = "application/vnd.jupyter.widget-view+json"
 RETRIES = 1  # of a notebook whose kernel died or was stopped
+# Runs whose kernels this process ends on purpose.
+stopped: set[str] = set()
 STALLED_AFTER = 1800.0  # seconds without a word from a run
 
 
@@ -77,11 +78,16 @@ def execute_run(run: Run, slot: Slot, kernel: str | None) -> None:
         after = Run(run.id, settings)
         if not after.complete:
             after.record = {**run.record, **read_record(after.folder)}
-            after.fail(error)
+            if run.id in stopped:
+                after.interrupt()
+            else:
+                after.fail(error)
     except OSError as failure:
         if not is_full(failure):
             raise
         raise DiskFullError(f"{error}; and the disk of {run.folder} is full: {failure}") from failure
+    finally:
+        stopped.discard(run.id)
 
 
 def notebook_of(run: Run) -> Path:
@@ -105,7 +111,7 @@ def execute(
     check_parameters(NOTEBOOKS / notebook, parameters)
     name = kernel or DEFAULT_KERNEL
     for attempt in range(1 + RETRIES):
-        with watched(progress) as (manager, stopped):
+        with watched(progress) as (manager, stalled):
             try:
                 papermill.execute_notebook(
                     literal(NOTEBOOKS / notebook),
@@ -120,8 +126,10 @@ def execute(
             # DeadKernelError is one, and so is what comes of a kernel that dies before it answers.
             except RuntimeError as failure:
                 died = f"the kernel died (out of memory, or killed from outside): {failure}"
-                if stopped.is_set():
+                if stalled.is_set():
                     died = f"the kernel was stopped, for it had not moved for {STALLED_AFTER:g} s"
+        if part.parent.name in stopped:
+            break
         if attempt < RETRIES:
             tqdm.write(f"{part.parent.name}: {died}; once more, from its last epoch")
     raise KernelDiedError(died)

@@ -16,7 +16,7 @@ RESULT_FILES = (EPOCHS, PREDICTIONS, CONTROL)
 PROGRESS = "progress.json"
 # Of what a study writes itself no commit can know.
 RESULTS = (":!/reports", ":!/figures")
-COMPLETE, RUNNING, FAILED = "complete", "running", "failed"
+COMPLETE, RUNNING, FAILED, INTERRUPTED = "complete", "running", "failed", "interrupted"
 
 
 def read_epoch_row(path: Path) -> dict[str, float]:

@@ -91,7 +91,8 @@ class Study:
             run
             for run, record in self.records.items()
             # Those of before there were numbers computed what the first ones stand for.
-            if (record["identity"].get("training", 1), record["identity"].get("pages", 1)) != (TRAINING, PAGES)
+            if (record["identity"].get("training", 1), record["identity"].get("pages", 1))
+            != (TRAINING, PAGES)
         ]
 
     @cached_property

@@ -107,8 +107,8 @@ def score_runs(study: Study, name: str, rows: Dataset, page_sets: PageSets) -> p
     """Score each complete run's best model on `rows` under each of `page_sets`; returns `read_scores`.
 
     A run's scores are kept as `<name>.parquet` in its folder, whole or not at all, with what identifies them:
-    weights, numbers of the code, data, decoding, versions. What is there and still right is kept, what is stale is made again;
-    what was interrupted goes on from the last page set. On a CPU there is a process of one thread for each
+    weights, numbers of the code, data, decoding, versions. What is there and still right is kept, what is stale is
+    made again; what was interrupted goes on from the last page set. On a CPU there is a process of one thread for each
     core, on a GPU one process. Of a run without a best model only what is there already is read.
 
     Raises `ResultsError` when no run has scores or a model to make them with.

@@ -24,6 +24,7 @@ from docfloqa.records import (
     CONTROL,
     EPOCHS,
     FAILED,
+    INTERRUPTED,
     PREDICTIONS,
     PROGRESS,
     RECORD,
@@ -203,6 +204,10 @@ class Run:
     def fail(self, error: str) -> None:
         """Record that the run stopped on an error."""
         self.update(status=FAILED, error=error)
+
+    def interrupt(self) -> None:
+        """Record that the run was stopped by whoever began it; the same command goes on from its last epoch."""
+        self.update(status=INTERRUPTED, error=None)
 
     def report_progress(self, done: float, doing: str) -> None:
         """Say how many epochs are done (a fraction counts) and what is being done, for whoever watches."""

@@ -63,7 +63,7 @@ def make_study(
     runs = sweep(settings, ratios, seeds, kernel, arms, scheduler)
     shared = {"settings_json": pinned(settings).to_json()}
     sweep_parameters = {
-        "ratios": " ".join(f"{ratio:g}" for ratio in ratios),
+        "ratios": " ".join(map(repr, ratios)),
         "seeds": " ".join(map(str, seeds)),
         "arms": " ".join(arms),
         "kernel": kernel,

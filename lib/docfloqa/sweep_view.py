@@ -18,7 +18,16 @@ from matplotlib.ticker import MaxNLocator
 from docfloqa.integrity import DamagedError
 from docfloqa.monitor import read_progress
 from docfloqa.paths import reports_folder, runs_folder
-from docfloqa.records import COMPLETE, EPOCHS, FAILED, RUNNING, is_complete, read_epoch_row, read_record
+from docfloqa.records import (
+    COMPLETE,
+    EPOCHS,
+    FAILED,
+    INTERRUPTED,
+    RUNNING,
+    is_complete,
+    read_epoch_row,
+    read_record,
+)
 from docfloqa.results import PLAN
 from docfloqa.style import TWO_COLUMNS, mark, render, styled
 from docfloqa.tables import NONE, RATIO, number, percent
@@ -26,7 +35,7 @@ from docfloqa.widgets import control, image_html, table_html, text_html
 
 SECONDS = 5.0  # between two looks at the files
 NOT_BEGUN = "not begun"
-STATUSES = (RUNNING, FAILED, NOT_BEGUN, COMPLETE)
+STATUSES = (RUNNING, FAILED, INTERRUPTED, NOT_BEGUN, COMPLETE)
 SILENT = 300.0  # seconds without a word after which a run that says it is running may have been killed
 
 
@@ -146,7 +155,7 @@ class SweepMonitor(ipywidgets.VBox):
             curves = image_html(render(sweep_curves(so_far), "png"), alt)
         caption = f"Study {self.study}, at {time.strftime('%H:%M:%S')}"
         self.view.value = curves + table_html(table, caption)
-        return bool(table["status"].isin([COMPLETE, FAILED]).all())
+        return bool(table["status"].isin([COMPLETE, FAILED, INTERRUPTED]).all())
 
     def _follow(self, change: dict[str, Any]) -> None:
         if change["new"]:

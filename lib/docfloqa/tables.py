@@ -77,7 +77,10 @@ def reservations(studies: Sequence[Study]) -> pd.DataFrame:
     for study in studies:
         for run, record in study.missing.items():
             rows.append((study.name, run, record.get("error") or record.get("status", "not begun")))
-        rows += [(study.name, run, "made by code with other results than the present one") for run in study.outdated]
+        rows += [
+            (study.name, run, "made by code with other results than the present one")
+            for run in study.outdated
+        ]
     return pd.DataFrame(rows, columns=["study", "run", "reservation"])
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 
-from docfloqa.execution import Slot
+from docfloqa.execution import Slot, stopped
 from docfloqa.kernels import SweepError, check_kernel, kernel_device
 from docfloqa.monitor import Watcher
 from docfloqa.records import read_record
@@ -67,6 +67,7 @@ class LocalWorkers(Workers):
         self.pool: ThreadPoolExecutor | None = None
         self.count = 0
         self.futures: list[Future] = []
+        self.going_on: set[str] = set()
 
     def __exit__(self, *_: Any) -> None:
         if self.pool:
@@ -94,13 +95,16 @@ class LocalWorkers(Workers):
 
     def _execute(self, run: Run) -> None:
         slot = self.slots.get()
+        self.going_on.add(run.id)
         try:
             self.execute(run, slot, self.kernel)
         finally:
+            self.going_on.discard(run.id)
             self.slots.put(slot)
 
     def stop(self) -> None:
         """End the runs that go on by ending their kernels."""
+        stopped.update(self.going_on)
         self.pool.shutdown(wait=False, cancel_futures=True)
         stop_kernels(lambda: any(not future.done() for future in self.futures))
 
@@ -143,7 +147,7 @@ def make(pending: Sequence[Run], workers: Workers, watcher: Watcher) -> None:
 def available_slots(device: dict[str, Any]) -> list[Slot]:
     """One slot per GPU, or one single-threaded slot per CPU core."""
     if device["gpus"]:
-        return [Slot(str(place), None) for place in range(device["gpus"])]
+        return [Slot(name, None) for name in device["visible"]]
     # Two one-thread runs do almost twice the work of one run with two threads.
     return [Slot(None, 1) for _ in range(max(1, device["cores"]))]
 
