@@ -205,7 +205,7 @@ def test_claims_are_answered_with_computed_facts(study):
     said = findings.claims(study).set_index("claim")["what the evidence says"]
     prefix = said["one prefix token + 80 % tunable parameters"]
     assert "71,616,000 of 90,368,000" in prefix and "79.2 %" in prefix and "264 of 400" in prefix
-    assert "5 pieces" in prefix
+    assert "6 pieces" in prefix
     assert "61.1" in said["near-SOTA"] and "84.8 (PaliGemma" in said["near-SOTA"]
     best = said["66 % is best"]
     assert "51.1 %" in best and "50.2 %" in best and "0.9 points" in best and "8 / 16 / 24 / 32" in best

@@ -47,7 +47,7 @@ from docfloqa.tables import (
     vision_shares,
 )
 
-PREFIX_PIECES = 5  # of `<DocVQA>` in Florence-2's original tokenizer, which has no such token
+PREFIX_PIECES = 6  # of `<DocVQA>` in Florence-2's original tokenizer, which has no such token
 # How much better a model must answer with a question's own page than with another document's before ratios
 # are compared: dates and amounts look so much alike that guessing them blindly already scores.
 FLOOR = 0.05
