@@ -15,7 +15,6 @@ import argparse
 import json
 import os
 import platform
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -28,12 +27,12 @@ from typing import Any
 import pandas as pd
 import torch
 from datasets import Dataset, DatasetDict
-from throughput import SCRATCH, WARM_UP, ours, questions, settings_of
+from throughput import SCRATCH, WARM_UP, confine, ours, questions, settings_of
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from transformers import TrainerCallback
 
-from docfloqa.device import autocast, describe_device, finish_device, use_device
+from docfloqa.device import autocast, describe_device, finish_device
 from docfloqa.florence import vision_sub_blocks
 from docfloqa.markup import to_markdown
 from docfloqa.paths import PROJECT, write_whole
@@ -574,11 +573,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure and write the two files."""
     arguments = parse(argv)
-    if arguments.device == "cpu":
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    elif not torch.cuda.is_available():
-        sys.exit("--device is cuda, and this machine has no GPU that PyTorch can use")
-    use_device(threads=arguments.threads)
+    confine(arguments)
     if arguments.prepare:
         # Resized pages are the same whatever is trained and wherever.
         ours(paper_settings(arguments, 1.0), questions(paper_settings(arguments, 1.0), "base"))

@@ -471,6 +471,15 @@ def markdown(result: dict) -> str:
     )
 
 
+def confine(arguments: argparse.Namespace) -> None:
+    """Compute on the device that is asked for, with so many threads; ends the program where there is no GPU."""
+    if arguments.device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    elif not torch.cuda.is_available():
+        sys.exit("--device is cuda, and this machine has no GPU that PyTorch can use")
+    use_device(threads=arguments.threads)
+
+
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -503,12 +512,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measure everything and write the two files."""
     arguments = parse(argv)
     if arguments.device == "cpu":
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    elif not torch.cuda.is_available():
-        sys.exit("--device is cuda, and this machine has no GPU that PyTorch can use")
-    if arguments.device == "cpu":
         arguments.threads = arguments.threads or 1
-    use_device(threads=arguments.threads)
+    confine(arguments)
     changes = {"validation_questions": arguments.evaluated}
     if arguments.documents:
         training, validation = arguments.documents
