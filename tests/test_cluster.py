@@ -15,7 +15,7 @@ from distributed.scheduler import KilledWorker
 from loopback import scheduler
 
 from docfloqa.cluster import Cluster
-from docfloqa.execution import Slot
+from docfloqa.execution import Slot, stopped
 from docfloqa.kernels import SweepError
 from docfloqa.monitor import Watcher
 from docfloqa.paths import reports_folder, write_whole
@@ -193,6 +193,7 @@ def test_an_interrupted_sweep_ends_its_kernels_and_begins_no_other_run(output, m
         make(runs, workers, watcher)
     assert time.monotonic() - started < 50
     assert set(names(told("begun"))) == set(names(told("ended"))) == {first.id, second.id}
+    assert not stopped
 
 
 def test_a_scheduler_that_does_not_answer_is_named(monkeypatch):

@@ -86,8 +86,6 @@ def execute_run(run: Run, slot: Slot, kernel: str | None) -> None:
         if not is_full(failure):
             raise
         raise DiskFullError(f"{error}; and the disk of {run.folder} is full: {failure}") from failure
-    finally:
-        stopped.discard(run.id)
 
 
 def notebook_of(run: Run) -> Path:

@@ -100,6 +100,7 @@ class LocalWorkers(Workers):
             self.execute(run, slot, self.kernel)
         finally:
             self.going_on.discard(run.id)
+            stopped.discard(run.id)
             self.slots.put(slot)
 
     def stop(self) -> None:
