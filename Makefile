@@ -55,13 +55,13 @@ lab: $(VENV)/installed
 
 # The playground as a web page, for this machine only; the address that it prints holds a token.
 demo: $(VENV)/installed
-	$(BIN)/python -m docfloqa.demo --name '$(or $(NAME),$(PROFILE))'
+	$(BIN)/python -m docfloqa.apps.demo --name '$(or $(NAME),$(PROFILE))'
 
 # JupyterLab and the demo in a real browser, Debian's chromium (CHROMIUM=... for another).
 test-browser: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'playwright>=1.50'
 	command -v "$${CHROMIUM:-chromium}" > /dev/null || { apt-get update -q && apt-get install -qy chromium; }
-	$(BIN)/python -m pytest browser_tests
+	$(BIN)/python -m pytest tests/browser
 
 # Against the published way; on a machine that does nothing else. DEVICE=cuda measures a GPU.
 bench: $(VENV)/installed
@@ -74,12 +74,12 @@ batching: $(VENV)/installed
 
 # Kills, corruption, bad input: longer than what make test has of them. Takes a quarter of an hour.
 test-faults: $(VENV)/installed
-	$(BIN)/python -m pytest fault_tests
+	$(BIN)/python -m pytest tests/faults
 
 # The paper profile to its end without a GPU: with its defaults on small files of the real structure, and on a model of
 # Florence-2-base's size with random weights. Takes a quarter of an hour.
 test-paper: $(VENV)/installed
-	$(BIN)/python -m pytest paper_tests
+	$(BIN)/python -m pytest tests/paper
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -14,10 +14,10 @@ import sys
 
 import pandas as pd
 
-from docfloqa.comparisons import holm, paired_difference
-from docfloqa.markup import to_markdown
+from docfloqa.analysis.paired import holm, paired_difference
 from docfloqa.paths import PROJECT, write_whole
-from docfloqa.results import Study
+from docfloqa.runs.results import Study
+from docfloqa.text import to_markdown
 
 COMMAND = "make batching"
 PLACE = PROJECT / "reports" / "benchmarks" / "batching.md"

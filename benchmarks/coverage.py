@@ -29,10 +29,10 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 from statsmodels.stats.proportion import test_proportions_2indep
 
-from docfloqa.comparisons import difference_of_cells, mcnemar_p_value, permutation_p_value
-from docfloqa.markup import to_markdown
+from docfloqa.analysis.intervals import interval_table, share_interval
+from docfloqa.analysis.paired import difference_of_cells, mcnemar_p_value, permutation_p_value
 from docfloqa.paths import PROJECT, write_whole
-from docfloqa.stats import interval_table, share_interval
+from docfloqa.text import to_markdown
 
 COMMAND = ".venv/bin/python benchmarks/coverage.py"
 PLACE = PROJECT / "reports" / "benchmarks" / "coverage.md"

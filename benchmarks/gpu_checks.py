@@ -30,15 +30,15 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from docfloqa import training
-from docfloqa.data import data_checksum, load_docvqa
-from docfloqa.evaluation import evaluate
-from docfloqa.florence import load_florence
-from docfloqa.freezing import freeze
-from docfloqa.identity import weights_checksum
-from docfloqa.runs import Run
+from docfloqa.data.load import data_checksum, load_docvqa
+from docfloqa.model.florence import load_florence
+from docfloqa.model.freezing import freeze
+from docfloqa.runs.identity import weights_checksum
+from docfloqa.runs.run import Run
 from docfloqa.settings import Settings
-from docfloqa.training import DocVQATrainer
+from docfloqa.training import trainer as training
+from docfloqa.training.evaluation import evaluate
+from docfloqa.training.trainer import DocVQATrainer
 
 RATIO = 1.0
 LOSSES = ["train_loss", "val_loss"]

@@ -29,21 +29,21 @@ import psutil
 from datasets import Dataset
 from PIL import Image
 
-from docfloqa.batches import QuestionCollator
-from docfloqa.data import data_checksum, load_checked
-from docfloqa.device import describe_device
-from docfloqa.evaluation import evaluate
-from docfloqa.exploration import counts, questions
-from docfloqa.florence import load_florence
-from docfloqa.markup import to_markdown
+from docfloqa.analysis.tables import scores
+from docfloqa.data.load import data_checksum, load_checked
+from docfloqa.data.schema import FEATURES
+from docfloqa.figures.data import counts, questions
+from docfloqa.model.device import describe_device
+from docfloqa.model.florence import load_florence
 from docfloqa.paths import PROJECT, reports_folder, runs_folder, write_whole
-from docfloqa.records import RECORD, git_commit, now, read_record
-from docfloqa.results import PLAN, Study
-from docfloqa.schema import FEATURES
+from docfloqa.runs.records import RECORD, git_commit, now, read_record
+from docfloqa.runs.results import PLAN, Study
 from docfloqa.settings import Settings
-from docfloqa.sweep import plan, sweep
-from docfloqa.tables import scores
-from docfloqa.vision_cache import cache_states
+from docfloqa.study.sweep import plan, sweep
+from docfloqa.text import to_markdown
+from docfloqa.training.batches import QuestionCollator
+from docfloqa.training.evaluation import evaluate
+from docfloqa.training.vision_cache import cache_states
 
 sys.path.append(str(PROJECT / "tests"))
 from fake_study import write_study

@@ -16,10 +16,10 @@ from pathlib import Path
 import pandas as pd
 
 from docfloqa.arms import RATIOS
-from docfloqa.markup import to_markdown
+from docfloqa.data.schema import DOCVQA
 from docfloqa.paths import PROJECT, write_whole
-from docfloqa.schema import DOCVQA
 from docfloqa.settings import Settings
+from docfloqa.text import to_markdown
 
 NOTE = (
     "Four ratios, one seed, one run after another: 8 epochs of 39,463 questions, 500 questions answered before and "

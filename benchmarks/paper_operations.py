@@ -13,8 +13,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from docfloqa.arms import RATIOS
-from docfloqa.florence import Florence2ForDocVQA, base_config
-from docfloqa.schema import DOCVQA
+from docfloqa.data.schema import DOCVQA
+from docfloqa.model.florence import Florence2ForDocVQA, base_config
 from docfloqa.settings import Settings
 
 H100_BF16 = 989e12  # operations a second, dense, from NVIDIA's data sheet of the H100 SXM

@@ -32,13 +32,13 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from transformers import TrainerCallback
 
-from docfloqa.device import autocast, describe_device, finish_device
-from docfloqa.florence import vision_sub_blocks
-from docfloqa.markup import to_markdown
+from docfloqa.model.device import autocast, describe_device, finish_device
+from docfloqa.model.florence import vision_sub_blocks
 from docfloqa.paths import PROJECT, write_whole
-from docfloqa.records import git_commit, now
+from docfloqa.runs.records import git_commit, now
 from docfloqa.settings import Settings
-from docfloqa.training import DocVQATrainer
+from docfloqa.text import to_markdown
+from docfloqa.training.trainer import DocVQATrainer
 
 FOLDER = PROJECT / "reports" / "benchmarks"
 TRIES = ("eager", "no mask", "static shapes", "CUDA graph", "CUDA graph with optimizer")

@@ -18,18 +18,18 @@ from pathlib import Path
 import pandas as pd
 from datasets import DatasetDict
 
-from docfloqa.data import data_checksum, load_docvqa
-from docfloqa.device import use_device
-from docfloqa.florence import load_florence
-from docfloqa.freezing import freeze
-from docfloqa.identity import weights_checksum
-from docfloqa.markup import to_markdown
+from docfloqa.data.load import data_checksum, load_docvqa
+from docfloqa.model.device import use_device
+from docfloqa.model.florence import load_florence
+from docfloqa.model.freezing import freeze
+from docfloqa.model.targets import generation_config
 from docfloqa.paths import PROJECT, write_whole
-from docfloqa.records import git_commit, now
-from docfloqa.runs import Run
+from docfloqa.runs.identity import weights_checksum
+from docfloqa.runs.records import git_commit, now
+from docfloqa.runs.run import Run
 from docfloqa.settings import Settings
-from docfloqa.targets import generation_config
-from docfloqa.training import DocVQATrainer
+from docfloqa.text import to_markdown
+from docfloqa.training.trainer import DocVQATrainer
 
 FOLDER = PROJECT / "reports" / "benchmarks"
 # Neither the study's documents nor those of its development.

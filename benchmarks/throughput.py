@@ -41,9 +41,9 @@ from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 from tqdm.auto import tqdm
 from transformers import Florence2Processor, TrainerCallback
 
-from docfloqa.batches import EpochSampler
-from docfloqa.data import data_checksum, load_docvqa
-from docfloqa.device import (
+from docfloqa.analysis.intervals import Interval
+from docfloqa.data.load import data_checksum, load_docvqa
+from docfloqa.model.device import (
     autocast,
     compute_device,
     describe_device,
@@ -53,19 +53,19 @@ from docfloqa.device import (
     use_device,
     uses_bf16,
 )
-from docfloqa.evaluation import evaluate
-from docfloqa.florence import load_florence
-from docfloqa.freezing import freeze
-from docfloqa.identity import weights_checksum
-from docfloqa.markup import to_markdown
+from docfloqa.model.florence import load_florence
+from docfloqa.model.freezing import freeze
 from docfloqa.paths import PROJECT, write_whole
-from docfloqa.records import git_commit, now
-from docfloqa.runs import Run
+from docfloqa.runs.identity import weights_checksum
+from docfloqa.runs.records import git_commit, now
+from docfloqa.runs.run import Run
 from docfloqa.settings import BATCHINGS, Settings
-from docfloqa.stand_in import like_docvqa, random_base_model
-from docfloqa.stats import Interval
-from docfloqa.training import DocVQATrainer
-from docfloqa.vision_cache import PAGES_PER_FILE, cache_folder, states_of
+from docfloqa.study.stand_in import like_docvqa, random_base_model
+from docfloqa.text import to_markdown
+from docfloqa.training.batches import EpochSampler
+from docfloqa.training.evaluation import evaluate
+from docfloqa.training.trainer import DocVQATrainer
+from docfloqa.training.vision_cache import PAGES_PER_FILE, cache_folder, states_of
 
 RATIOS = (0.0, 0.33, 0.66, 1.0)
 WARM_UP = 3

@@ -26,8 +26,8 @@ import pytest
 import torch
 from hypothesis import settings as hypothesis_settings
 
-from docfloqa.data import load_docvqa
-from docfloqa.florence import load_florence
+from docfloqa.data.load import load_docvqa
+from docfloqa.model.florence import load_florence
 from docfloqa.settings import Settings
 
 hypothesis_settings.register_profile("docfloqa", deadline=None, derandomize=True)

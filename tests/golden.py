@@ -17,17 +17,17 @@ import torch
 from PIL import Image
 
 from docfloqa import versions
-from docfloqa.batches import Pages
-from docfloqa.data import data_checksum, load_docvqa
-from docfloqa.degradations import DEGRADATIONS, degrade
-from docfloqa.florence import load_florence
-from docfloqa.freezing import freeze
-from docfloqa.identity import weights_checksum
-from docfloqa.page_images import as_page
-from docfloqa.runs import Run
+from docfloqa.data.degradations import DEGRADATIONS, degrade
+from docfloqa.data.images import as_page
+from docfloqa.data.load import data_checksum, load_docvqa
+from docfloqa.data.synth.dataset import document_rows, draw_page, page_seed
+from docfloqa.model.florence import load_florence
+from docfloqa.model.freezing import freeze
+from docfloqa.runs.identity import weights_checksum
+from docfloqa.runs.run import Run
 from docfloqa.settings import Settings
-from docfloqa.synth import document_rows, draw_page, page_seed
-from docfloqa.training import DocVQATrainer
+from docfloqa.training.batches import Pages
+from docfloqa.training.trainer import DocVQATrainer
 
 FILE = Path(__file__).with_name("golden.json")
 # Grey levels of a mean over many pixels; of a loss, a share.

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Features, Image, List, Value
 
-from docfloqa.synth import document_rows, draw_page, page_seed
+from docfloqa.data.synth.dataset import document_rows, draw_page, page_seed
 
 M4, LMMS, PIXPARSE = "HuggingFaceM4/DocumentVQA", "lmms-lab/DocVQA", "pixparse/docvqa-single-page-questions"
 STRUCTURE_FROM = {
@@ -89,7 +89,7 @@ def write_data_set(
 ) -> dict[str, list[dict]]:
     """Write the files of a repository, as many of each split as `shards`; returns its rows by split, as written.
 
-    Pages are of full size for `drawing` "full", else small ones (see `docfloqa.synth.draw_page`). lmms-lab/DocVQA
+    Pages are of full size for `drawing` "full", else small ones. lmms-lab/DocVQA
     gets no training split, and no test split has answers, as published.
     """
     documents = {"train": train_documents, "validation": validation_documents, "test": test_documents}

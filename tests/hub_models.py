@@ -20,7 +20,7 @@ from original_checkpoint import (
 from safetensors.torch import save_file
 from transformers import Florence2Config
 
-from docfloqa.florence import Florence2ForDocVQA
+from docfloqa.model.florence import Florence2ForDocVQA
 
 NATIVE = "florence-community/Florence-2-base-ft"
 ORIGINAL = "microsoft/Florence-2-base-ft"

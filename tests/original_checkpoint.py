@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from tokenizers import pre_tokenizers
 from transformers import AddedToken, BartTokenizer, CLIPImageProcessorPil, Florence2Config, Florence2Processor
 
-from docfloqa.florence import Florence2ForDocVQA
+from docfloqa.model.florence import Florence2ForDocVQA
 
 # As transformers' own conversion script and Microsoft's processing_florence2.py have them.
 TASK_TOKENS = (

@@ -4,11 +4,11 @@ import json
 
 from fake_study import write_study
 
-from docfloqa.florence import load_florence
+from docfloqa.model.florence import load_florence
 from docfloqa.paths import TINY_MODEL, runs_folder
-from docfloqa.records import RECORD, read_record
-from docfloqa.results import Study
-from docfloqa.runs import BEST_MODEL
+from docfloqa.runs.records import RECORD, read_record
+from docfloqa.runs.results import Study
+from docfloqa.runs.run import BEST_MODEL
 
 BEST_EPOCH = 1
 

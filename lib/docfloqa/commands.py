@@ -29,9 +29,9 @@ class Result:
 
 
 def study(arguments: Namespace) -> Result:
-    """Make a study and its report; see `docfloqa.study.make_study`."""
+    """Make a study and its report; see `docfloqa.study.study.make_study`."""
     settings = settings_of(arguments)
-    from docfloqa.study import make_study
+    from docfloqa.study.study import make_study
 
     outcome = make_study(
         settings, arguments.ratios, arguments.seeds, arguments.kernel, arguments.arms, arguments.scheduler
@@ -47,10 +47,10 @@ def study(arguments: Namespace) -> Result:
 
 
 def sweep(arguments: Namespace) -> Result:
-    """Make a study's runs; see `docfloqa.sweep.sweep`."""
+    """Make a study's runs; see `docfloqa.study.sweep.sweep`."""
     settings = settings_of(arguments)
-    from docfloqa.records import COMPLETE
-    from docfloqa.sweep import sweep as make_runs
+    from docfloqa.runs.records import COMPLETE
+    from docfloqa.study.sweep import sweep as make_runs
 
     runs = make_runs(
         settings, arguments.ratios, arguments.seeds, arguments.kernel, arguments.arms, arguments.scheduler
@@ -61,11 +61,11 @@ def sweep(arguments: Namespace) -> Result:
 
 
 def run(arguments: Namespace) -> Result | None:
-    """Make one run; see `docfloqa.one_run`. None in a process that leaves it to the first one to tell."""
+    """Make one run; see `docfloqa.training.make_run`. None in a process that leaves it to the first one to tell."""
     settings = settings_of(arguments)
-    from docfloqa.one_run import make_run
-    from docfloqa.ranks import rank_and_size
-    from docfloqa.sweep import status
+    from docfloqa.study.sweep import status
+    from docfloqa.training.make_run import make_run
+    from docfloqa.training.ranks import rank_and_size
 
     made = make_run(settings)
     if rank_and_size()[0]:
@@ -75,18 +75,18 @@ def run(arguments: Namespace) -> Result | None:
 
 
 def estimate(arguments: Namespace) -> Result:
-    """Time, memory and disk of a study; see `docfloqa.estimate.estimate`."""
+    """Time, memory and disk of a study; see `docfloqa.study.estimate.estimate`."""
     settings = settings_of(arguments)
-    from docfloqa.estimate import estimate as calibrated
+    from docfloqa.study.estimate import estimate as calibrated
 
     found = calibrated(settings, arguments.ratios, arguments.seeds, arguments.arms)
     return Result(vars(found) | {"kinds": _records(found.kinds)}, str(found))
 
 
 def doctor(arguments: Namespace) -> Result:
-    """What a study would meet here, before anything is downloaded; see `docfloqa.doctor.examine`."""
+    """What a study would meet here, before anything is downloaded; see `docfloqa.study.doctor.examine`."""
     settings = settings_of(arguments)
-    from docfloqa.doctor import examine, verdict
+    from docfloqa.study.doctor import examine, verdict
 
     findings = examine(settings, arguments.kernel)
     ok = all(finding.to_do is None for finding in findings)
@@ -95,27 +95,27 @@ def doctor(arguments: Namespace) -> Result:
 
 
 def report(arguments: Namespace) -> Result:
-    """Analyse and export again; see `docfloqa.study.report_study`."""
-    from docfloqa.study import report_study
+    """Analyse and export again; see `docfloqa.study.study.report_study`."""
+    from docfloqa.study.study import report_study
 
     files = [str(path) for path in report_study(arguments.name, arguments.beside)]
     return Result({"study": arguments.name, "files": files}, "\n".join(files))
 
 
 def robustness(arguments: Namespace) -> Result:
-    """Score a study's best models on bad scans and other data; see `docfloqa.study.score_study`."""
-    from docfloqa.study import score_study
+    """Score a study's best models on bad scans and other data; see `docfloqa.study.study.score_study`."""
+    from docfloqa.study.study import score_study
 
     files = [str(path) for path in score_study(arguments.name, arguments.cross)]
     return Result({"study": arguments.name, "files": files}, "\n".join(files))
 
 
 def ask(arguments: Namespace) -> Result:
-    """What one or several models answer to a question about a page; see `docfloqa.asking`."""
-    from docfloqa import asking
-    from docfloqa.markup import flat
-    from docfloqa.page_files import read_page
-    from docfloqa.saved_runs import find_run
+    """What one or several models answer to a question about a page; see `docfloqa.apps.ask`."""
+    from docfloqa.apps import ask as asking
+    from docfloqa.data.page_files import read_page
+    from docfloqa.runs.saved_runs import find_run
+    from docfloqa.text import flat
 
     asking.check_question(arguments.question)
     if arguments.ratio is not None and (arguments.run or arguments.model):
@@ -140,10 +140,10 @@ def ask(arguments: Namespace) -> Result:
 
 
 def evaluate(arguments: Namespace) -> Result:
-    """A run's best model on validation questions; see `docfloqa.saved_runs.evaluate_run`."""
+    """A run's best model on validation questions; see `docfloqa.runs.saved_runs.evaluate_run`."""
     further = by_name(arguments.settings)
-    from docfloqa.saved_runs import evaluate_run, evaluation_settings, find_run, score_intervals
-    from docfloqa.stats import LOSS
+    from docfloqa.analysis.intervals import LOSS
+    from docfloqa.runs.saved_runs import evaluate_run, evaluation_settings, find_run, score_intervals
 
     run = find_run(arguments.run)
     settings = evaluation_settings(run, _found_from_here(arguments.data), further)
@@ -174,10 +174,10 @@ def evaluate(arguments: Namespace) -> Result:
 
 
 def compare(arguments: Namespace) -> Result:
-    """Two runs on the same questions; see `docfloqa.run_comparison`."""
-    from docfloqa.markup import flat
-    from docfloqa.run_comparison import NOTE, as_text, changed_questions, compare_metrics, paired_answers
-    from docfloqa.saved_runs import find_run
+    """Two runs on the same questions; see `docfloqa.analysis.changes`."""
+    from docfloqa.analysis.changes import NOTE, as_text, changed_questions, compare_metrics, paired_answers
+    from docfloqa.runs.saved_runs import find_run
+    from docfloqa.text import flat
 
     if arguments.questions < 0:
         raise SettingsError(f"--questions is {arguments.questions}; allowed is 0 or more")
@@ -209,9 +209,9 @@ def compare(arguments: Namespace) -> Result:
 
 
 def export(arguments: Namespace) -> Result:
-    """A run's best model for plain transformers; see `docfloqa.export.export_run`."""
-    from docfloqa.export import export_run
-    from docfloqa.saved_runs import find_run
+    """A run's best model for plain transformers; see `docfloqa.apps.export.export_run`."""
+    from docfloqa.apps.export import export_run
+    from docfloqa.runs.saved_runs import find_run
 
     run = find_run(arguments.run)
     folder = export_run(run, Path(arguments.folder))
@@ -219,8 +219,8 @@ def export(arguments: Namespace) -> Result:
 
 
 def import_csv(arguments: Namespace) -> Result:
-    """A CSV and images as a data set; see `docfloqa.csv_import.import_csv`."""
-    from docfloqa.csv_import import import_csv as write_data
+    """A CSV and images as a data set; see `docfloqa.data.importing.import_csv`."""
+    from docfloqa.data.importing import import_csv as write_data
 
     done = write_data(
         Path(arguments.csv),

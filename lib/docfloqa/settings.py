@@ -34,7 +34,7 @@ class Settings:
     unit, side: what is unfrozen as a whole, and from which end of the vision encoder
     counted: whether a share is one of the "units" or, as near as whole units come to it, of the "parameters"
     lora: what LoRA adapters have, as a share of the model's parameters; they are then trained in place of the
-        weights (see `docfloqa.lora`). 0 trains the weights themselves
+        weights (see `docfloqa.model.lora`). 0 trains the weights themselves
     trained_before: shares that were trained one after another before, each for as many epochs, on the same
         weights (the published protocol); none starts from the pretrained weights
     shuffled_questions: a control: every question's text is replaced by that of another one, its answers are not

@@ -4,7 +4,7 @@ A run, its drawn documents, its cached pages and its scores are known by these n
 to move, rename or reword something outdates nothing.
 """
 
-DRAWING = 1  # which documents are drawn from a seed (docfloqa.synth and what it draws with)
+DRAWING = 1  # which documents are drawn from a seed (docfloqa.data.synth.dataset and what it draws with)
 PAGES = (
     1  # what the model is given of an image: decoding, resizing, the frozen beginning of the vision encoder
 )

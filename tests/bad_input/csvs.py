@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from bad_input.case import BadInput, refused
 from bad_input.images import PROGRAM, file_of, noise
 from bad_input.texts import ANY_TEXT, TRICKY
-from docfloqa.csv_import import import_csv
-from docfloqa.csv_rows import CsvImportError
+from docfloqa.data.csv_rows import CsvImportError
+from docfloqa.data.importing import import_csv
 from docfloqa.whole_folders import FolderError
 
 HEADER = ["image", "question", "answers"]

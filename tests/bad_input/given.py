@@ -11,15 +11,15 @@ from papermill.parameterize import parameterize_notebook
 
 from bad_input.case import BadInput, refused
 from bad_input.texts import ANY_TEXT, TRICKY
-from docfloqa.asking import models_of_study
-from docfloqa.demo import demo_notebook
-from docfloqa.kernels import SweepError, check_kernel, device_probe
+from docfloqa.apps.ask import models_of_study
+from docfloqa.apps.demo import demo_notebook
 from docfloqa.parameters import RESERVED, check_parameters, literal, numbers
 from docfloqa.paths import NOTEBOOKS, figures_folder, output_folder, reports_folder, resolve
-from docfloqa.results import Study
-from docfloqa.saved_runs import IncompleteRunError, RunError, find_run
+from docfloqa.runs.results import Study
+from docfloqa.runs.saved_runs import IncompleteRunError, RunError, find_run
 from docfloqa.settings import Settings, SettingsError
-from docfloqa.sweep import plan as planned
+from docfloqa.study.kernels import SweepError, check_kernel, device_probe
+from docfloqa.study.sweep import plan as planned
 from docfloqa.whole_folders import FolderError, whole_folder
 
 DEFAULTS = Settings()

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from bad_input.case import BadInput, refused
-from docfloqa.degradations import SEVERITIES, degrade
-from docfloqa.florence import load_florence
-from docfloqa.page_files import PageError, read_page
-from docfloqa.page_images import ImageError, ImageTooLargeError, as_page, decode_page
-from docfloqa.uploads import LONGEST_SIDE, UploadError, decode
-from docfloqa.widgets import page_html
+from docfloqa.apps.browser import page_html
+from docfloqa.data.degradations import SEVERITIES, degrade
+from docfloqa.data.images import ImageError, ImageTooLargeError, as_page, decode_page
+from docfloqa.data.page_files import PageError, read_page
+from docfloqa.data.uploads import LONGEST_SIDE, UploadError, decode
+from docfloqa.model.florence import load_florence
 
 ORIENTATION = 0x0112
 FILES = ("PNG", "JPEG", "TIFF", "GIF", "BMP", "WEBP")

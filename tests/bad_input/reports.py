@@ -16,12 +16,12 @@ from PIL import Image
 from bad_input.case import BadInput
 from bad_input.rows import row
 from bad_input.texts import ANY_TEXT, TRICKY, Page
-from docfloqa.exploration import plot_samples
-from docfloqa.markup import to_markdown
-from docfloqa.report import export
-from docfloqa.schema import FEATURES
-from docfloqa.style import render
-from docfloqa.widgets import table_html
+from docfloqa.apps.browser import table_html
+from docfloqa.data.schema import FEATURES
+from docfloqa.figures.data import plot_samples
+from docfloqa.figures.style import render
+from docfloqa.report.export import export
+from docfloqa.text import to_markdown
 
 SAFE = "the last cell of the table"
 RUNNING = {"script", "iframe", "object", "embed", "form", "svg", "base", "link", "meta"}

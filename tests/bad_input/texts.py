@@ -13,12 +13,12 @@ from pandocfilters import walk
 from PIL import Image
 
 from bad_input.case import BadInput, refused
-from docfloqa.asking import AskError, check_question
-from docfloqa.document_tree import read
-from docfloqa.florence import encode_prompts, encode_text, load_florence
-from docfloqa.markup import escaped, flat, to_latex, to_markdown
+from docfloqa.apps.ask import AskError, check_question
+from docfloqa.apps.browser import image_html, page_html, table_html, text_html
 from docfloqa.metrics import METRICS, score
-from docfloqa.widgets import image_html, page_html, table_html, text_html
+from docfloqa.model.florence import encode_prompts, encode_text, load_florence
+from docfloqa.report.document_tree import read
+from docfloqa.text import escaped, flat, to_latex, to_markdown
 
 TRICKY_TEXTS = ["a | b", "|", "||"]
 TRICKY_TEXTS += (

@@ -1,0 +1,95 @@
+"""Two runs on the same questions: what the second one does better and worse, and whether that is chance."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+
+from docfloqa.analysis.intervals import Interval, p_text
+from docfloqa.analysis.paired import mcnemar_p_value, paired_difference, permutation_p_value
+from docfloqa.metrics import METRICS
+from docfloqa.runs.saved_runs import RunError, SavedRun
+
+QUESTION = ["question_id", "document_id", "question"]
+CONFIDENCE = 0.95
+NOTE = """\
+After the last epochs; differences are the second less the first, with 95 % intervals over documents. p is Student's,
+over documents; McNemar's takes questions as independent, so it may be too small. No p is corrected for the number of
+metrics, and none says what another seed would give."""
+
+
+def paired_answers(first: SavedRun, second: SavedRun) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The answers of two runs after their last epochs, question by question.
+
+    Both frames have the columns that `docfloqa.analysis.paired` takes; a run is one training, so `seed` is 0. Raises
+    `RunError` unless both runs were asked the same questions with the same accepted answers.
+    """
+    sides = []
+    for run in (first, second):
+        answers = run.answers().assign(seed=0)
+        sides.append(answers.sort_values("question_id", kind="stable", ignore_index=True))
+    asked = [side[QUESTION].assign(answers=side["answers"].map(tuple)) for side in sides]
+    if not asked[0].equals(asked[1]):
+        same = len(asked[0].merge(asked[1]))
+        raise RunError(
+            f"runs {first.name} and {second.name} were not asked the same questions: {len(asked[0])} and "
+            f"{len(asked[1])}, {same} of them the same; only runs with the same validation data can be compared"
+        )
+    return sides[0], sides[1]
+
+
+def compare_metrics(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
+    """How much more of each metric the second side has, one row for each, by `metric`.
+
+    Columns: `first` and `second` (means), `difference`, `low`, `high` (95 %, over documents), `p_value` (Student's),
+    `p_permutation` (over documents), `p_mcnemar` (over questions; NaN for a metric that is not 0 or 1). All are of
+    these two trainings: another seed may differ as much by itself. Frames as `paired_answers` gives them; raises
+    ValueError for a single document.
+    """
+    rows = {}
+    for metric in METRICS:
+        difference = paired_difference(first, second, metric)
+        interval = difference.interval(CONFIDENCE)
+        binary = first[metric].isin([0, 1]).all() and second[metric].isin([0, 1]).all()
+        rows[metric] = {
+            "first": first[metric].mean(),
+            "second": second[metric].mean(),
+            "difference": difference.estimate,
+            "low": interval.low,
+            "high": interval.high,
+            "p_value": difference.p_value(),
+            "p_permutation": permutation_p_value(first, second, metric),
+            "p_mcnemar": mcnemar_p_value(first, second, metric)["p_value"].iloc[0]
+            if binary
+            else float("nan"),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("metric")
+
+
+def as_text(metrics: pd.DataFrame) -> pd.DataFrame:
+    """What `compare_metrics` gives, in per cent and as text."""
+    rows = {
+        metric: {
+            "first (%)": f"{100 * row['first']:.1f}",
+            "second (%)": f"{100 * row['second']:.1f}",
+            "difference": Interval(row["difference"], row["low"], row["high"]).format(100),
+            "p": p_text(row["p_value"]),
+            "p, permutation": p_text(row["p_permutation"]),
+            "p, McNemar": "–" if math.isnan(row["p_mcnemar"]) else p_text(row["p_mcnemar"]),
+        }
+        for metric, row in metrics.to_dict("index").items()
+    }
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def changed_questions(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
+    """The questions whose ANLS differs, the greatest gain of the second side first, the greatest loss last.
+
+    Columns: question_id, document_id, question, answers (accepted), first, second (what was answered), difference.
+    """
+    frame = first[[*QUESTION, "answers"]].assign(
+        first=first["prediction"], second=second["prediction"], difference=second["anls"] - first["anls"]
+    )
+    changed = frame[frame["difference"] != 0]
+    return changed.sort_values("difference", ascending=False, kind="stable", ignore_index=True)

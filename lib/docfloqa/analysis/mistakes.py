@@ -1,0 +1,232 @@
+"""Where the models err: by what is asked, what the answer looks like, and where it stands on the page."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from functools import lru_cache
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+
+from docfloqa.analysis.confidence import confident_answers
+from docfloqa.analysis.intervals import interval_table
+from docfloqa.analysis.tables import NONE, RATIO, last_epoch, percent, texts
+from docfloqa.data.synth.dataset import asked_fields, draw_page, drawing_of, page_seed
+from docfloqa.data.synth.small import Field
+from docfloqa.data.synth.vocabulary import MONTHS
+from docfloqa.runs.results import Study, once_for_study
+from docfloqa.settings import Settings
+from docfloqa.text import flat
+
+GROUPS = {
+    "question_type": "question type",
+    "answer_kind": "kind of answer",
+    "answer_length": "characters of the answer",
+    "page_kind": "kind of page",
+    "height": "box height (pixels)",
+    "vertical": "third of the page, down",
+    "horizontal": "third of the page, across",
+}
+# The groups that need the page to be drawn again.
+LOCATED = ("page_kind", "height", "vertical", "horizontal")
+LOCATION = ("value", "page_kind", "left", "top", "right", "bottom", "height", "vertical", "horizontal")
+NOT_KNOWN = "not known"
+LENGTHS = {3: "1 to 3", 6: "4 to 6", 10: "7 to 10", 20: "11 to 20"}
+LONGEST = "over 20"
+THIRDS = {"vertical": ("top", "middle", "bottom"), "horizontal": ("left", "centre", "right")}
+
+NUMBER = r"[-+]?(\d[\d,]*)?\.?\d+"
+KINDS = {
+    "amount of money": rf"[$€£¥] ?{NUMBER}( (thousand|million|billion))?|"
+    rf"{NUMBER} ?([$€£¥]|USD|EUR|GBP|dollars?|euros?|pounds?|cents?)",
+    "number": NUMBER,
+    "time": r"\d{1,2}:\d\d(:\d\d)?( ?[ap]\.?m\.?)?|\d{1,2} ?[ap]\.?m\.?",
+    "number with a unit": rf"{NUMBER} ?([%°][A-Z]?|[a-zµ][a-zA-Z]*)( [a-z]+)?",
+}
+NUMERIC_DATE = re.compile(r"\d{4}([/.-])\d\d?\1\d\d?|\d\d?([/.-])\d\d?\2(\d{4}|\d\d)")
+MONTH = re.compile(f"({'|'.join(MONTHS)})[a-z]*", re.IGNORECASE)
+DATE_PART = re.compile(
+    r"\d{1,2}(st|nd|rd|th)?|'?\d\d|\d{4}|of|the|\w{3,6}day|mon|tue|wed|thu|fri|sat|sun", re.IGNORECASE
+)
+
+
+def answer_kind(answer: str) -> str:
+    """What an answer looks like, the first of these that fits; only its text decides.
+
+    "amount of money" (a number with a currency), "number", "time" (4:30 pm), "number with a unit" (up to two
+    words that do not begin with a capital, or % or °), "date" (day, month and year in digits, or a month's
+    name beside digits and nothing else), "code" (every word has a digit: F-123, telephone numbers), "text
+    with digits", "capitalised words" (every word of more than three letters begins with a capital: most are
+    names or titles), "other text".
+    """
+    text = flat(answer)
+    for kind, pattern in KINDS.items():
+        if re.fullmatch(pattern, text):
+            return kind
+    if _is_date(text):
+        return "date"
+    words = text.split()
+    if re.search(r"\d", text):
+        return "code" if all(re.search(r"\d", word) for word in words) else "text with digits"
+    long = [word for word in re.findall(r"[^\W\d_]+", text) if len(word) > 3] or words[:1]
+    return "capitalised words" if long and all(word[0].isupper() for word in long) else "other text"
+
+
+def _is_date(text: str) -> bool:
+    parts = [part for part in re.split(r"[\s,./-]+", text) if part]
+    others = [part for part in parts if not MONTH.fullmatch(part)]
+    named = len(others) < len(parts) and any(part[0].isdigit() for part in others)
+    return bool(NUMERIC_DATE.fullmatch(text)) or (named and all(map(DATE_PART.fullmatch, others)))
+
+
+def answer_length(answer: str) -> str:
+    """The number of characters of an answer as one of the bins of `LENGTHS`, or `LONGEST`."""
+    length = len(flat(answer))
+    return next((name for most, name in LENGTHS.items() if length <= most), LONGEST)
+
+
+def locate(settings: Settings, question_ids: Iterable[str]) -> pd.DataFrame:
+    """Where the answers of drawn validation questions stand, by drawing their pages again; a row for every id.
+
+    Columns: value (as printed); page_kind; left, top, right, bottom (the part on the page of the answer's
+    box, in pixels of the page as drawn); height (of the whole box, in pixels: 1.02 times the font's size on
+    small pages; the height of the ink on full-size ones, a little more where the page is skewed); vertical
+    (top, middle, bottom) and horizontal (left, centre, right): the third of the page that the box's middle is in.
+
+    All are missing values for questions that the drawn validation documents do not have, so for all
+    questions where the validation data is not drawn.
+    """
+    ids = pd.Index(list(question_ids), name="question_id")
+    drawn = (settings.validation_data or settings.data) == "synth"
+    rows = [_location(settings, name) if drawn else {} for name in ids]
+    return pd.DataFrame(rows, index=ids, columns=list(LOCATION))
+
+
+@lru_cache(maxsize=10_000)
+def _asked(drawing: str, seed: int, document: int) -> tuple[str, tuple[int, int], list[Field]]:
+    """A validation page's kind and size, and the fields that it is asked about."""
+    rng = page_seed(drawing, seed, "validation", document)
+    page = draw_page(rng, drawing)
+    return page.kind, page.image.size, asked_fields(rng, page)
+
+
+def _location(settings: Settings, question_id: str) -> dict:
+    match = re.fullmatch(r"validation-(\d+)-(\d+)", question_id)
+    document, place = map(int, match.groups()) if match else (-1, -1)
+    if not 0 <= document < settings.synth_validation_documents:
+        return {}
+    kind, (width, height), fields = _asked(drawing_of(settings), settings.synth_seed, document)
+    if place >= len(fields):
+        return {}
+    left, top, right, bottom = fields[place].value_box
+    return {
+        "value": fields[place].value,
+        "page_kind": kind,
+        "left": max(0.0, left),
+        "top": max(0.0, top),
+        "right": min(float(width), right),
+        "bottom": min(float(height), bottom),
+        "height": round(bottom - top, 2),
+        "vertical": _third("vertical", (top + bottom) / 2 / height),
+        "horizontal": _third("horizontal", (left + right) / 2 / width),
+    }
+
+
+def _third(direction: str, share: float) -> str:
+    return THIRDS[direction][min(2, max(0, int(3 * share)))]
+
+
+@once_for_study
+def grouped_answers(study: Study) -> pd.DataFrame:
+    """The answers after the last epoch with a column for every key of `GROUPS`.
+
+    Groups with an order are ordered categories; heights are in thirds of the questions. What is not known is
+    a missing value: all of `LOCATED` where the validation data is not drawn, or where the present code
+    draws other answers than those that were accepted. `question_type` is a list, since a question can have several.
+    """
+    answers = last_epoch(study.predictions)
+    questions = answers.drop_duplicates("question_id").set_index("question_id")
+    accepted = questions["answers"].map(lambda given: next(filter(str.strip, given)))
+    groups = locate(study.settings, questions.index)
+    if (groups["value"] != accepted).any():
+        groups[list(LOCATION)] = np.nan
+    groups = groups[list(LOCATED)].assign(
+        height=_in_thirds(groups["height"].astype(float)),
+        answer_kind=accepted.map(answer_kind),
+        answer_length=pd.Categorical(accepted.map(answer_length), [*LENGTHS.values(), LONGEST], ordered=True),
+        **{name: pd.Categorical(groups[name], names, ordered=True) for name, names in THIRDS.items()},
+        question_type=[
+            sorted({flat(kind) for kind in types}) or ["none given"] for types in questions["question_types"]
+        ],
+    )
+    return answers.join(groups, on="question_id")
+
+
+def _in_thirds(values: pd.Series) -> pd.Categorical:
+    edges = np.unique(values.dropna().quantile([1 / 3, 2 / 3]).dropna())
+    if not len(edges):
+        return pd.Categorical([None] * len(values))
+    between = [f"{low:.1f} to {high:.1f}" for low, high in pairwise(edges)]
+    names = [f"up to {edges[0]:.1f}", *between, f"over {edges[-1]:.1f}"]
+    places = np.where(values.isna(), -1, np.searchsorted(edges, values))
+    return pd.Categorical.from_codes(places, names, ordered=True)
+
+
+@once_for_study
+def group_scores(study: Study, group: str) -> pd.DataFrame:
+    """Tidy: the group (its key is the column), ratio, metric (anls), estimate, low, high, questions, in order.
+
+    ANLS in [0, 1] after the last epoch, mean over seeds, with 95 % intervals over documents; `questions` is
+    how many different ones the group has. Ordered groups come in their order, others with the most frequent
+    first, `NOT_KNOWN` last. Raises KeyError for a group that is none of `GROUPS`.
+    """
+    if group not in GROUPS:
+        raise KeyError(f"{group!r} is no group; groups are {', '.join(GROUPS)}")
+    answers = grouped_answers(study).explode(group)
+    known = answers[group].dropna()
+    ordered = isinstance(known.dtype, pd.CategoricalDtype)
+    # Sorted by count, and by name where counts are equal.
+    order = (
+        known.cat.categories
+        if ordered
+        else known.value_counts().sort_index().sort_values(ascending=False, kind="stable").index
+    )
+    places = {name: place for place, name in enumerate([*order, NOT_KNOWN])}
+    answers = answers.assign(**{group: answers[group].astype(object).fillna(NOT_KNOWN)})
+    table = interval_table(answers, [group, RATIO], ["anls"])
+    table["questions"] = table[group].map(answers.groupby(group)["question_id"].nunique())
+    return table.sort_values(group, key=lambda names: names.map(places), kind="stable", ignore_index=True)
+
+
+def by_group(study: Study, group: str) -> pd.DataFrame:
+    """ANLS in percent by group and ratio as text; see `group_scores`."""
+    table = group_scores(study, group)
+    frame = table.assign(text=texts(table)).pivot(index=group, columns=RATIO, values="text").fillna(NONE)
+    frame.columns = [f"ANLS at {percent(ratio)}" for ratio in frame.columns]
+    counts = table.groupby(group, sort=False)["questions"].first()
+    frame.insert(0, "questions", counts)
+    if NOT_KNOWN in counts:
+        frame.attrs["note"] = (
+            "Where an answer stands is known of documents that the present code draws, by drawing them again."
+        )
+    return frame.reindex(counts.index).rename_axis(GROUPS[group])
+
+
+def most_confident_errors(study: Study, count: int) -> pd.DataFrame:
+    """The `count` wrong answers with the highest confidence, the most confident first, indexed by question id.
+
+    Of the ratio with the highest ANLS after the last epoch and its first seed; wrong is an ANLS of 0. The
+    columns are those of the predictions. Raises `ResultsError` for a study without confidence.
+    """
+    answers = confident_answers(study)
+    answers = answers[answers[RATIO] == best_ratio(study)]
+    answers = answers[(answers["seed"] == answers["seed"].min()) & (answers["anls"] == 0)]
+    wrong = answers.sort_values(["confidence", "question_id"], ascending=[False, True])
+    return wrong.set_index("question_id").head(count)
+
+
+def best_ratio(study: Study) -> float:
+    """The ratio with the highest ANLS after the last epoch, the lower one where two have the same."""
+    return last_epoch(study.predictions).groupby(RATIO)["anls"].mean().idxmax()

@@ -1,0 +1,315 @@
+"""Paired differences between two ratios on the same questions, over documents and seeds."""
+
+from __future__ import annotations
+
+import functools
+import math
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.stats import norm, permutation_test
+from scipy.stats import t as student
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.multitest import multipletests
+
+from docfloqa.analysis.intervals import Interval
+
+KEYS = ["seed", "document_id", "question_id"]
+FEWEST_DOCUMENTS = 2
+
+
+class StudentEstimate:
+    """What has an `estimate`, a `standard_error` in its unit and `degrees_of_freedom`, by Student's distribution."""
+
+    estimate: float
+    standard_error: float
+    degrees_of_freedom: float
+
+    def interval(self, confidence: float = 0.95) -> Interval:
+        """The estimate with Student's interval."""
+        half = student.ppf((1 + confidence) / 2, self.degrees_of_freedom) * self.standard_error
+        return Interval(self.estimate, self.estimate - half, self.estimate + half)
+
+    def p_value(self) -> float:
+        """Two-sided, that the truth is 0."""
+        if self.standard_error == 0:
+            return 1.0 if self.estimate == 0 else 0.0
+        return float(2 * student.sf(abs(self.estimate) / self.standard_error, self.degrees_of_freedom))
+
+    def smallest_detectable(self, power: float = 0.8, confidence: float = 0.95) -> float:
+        """The truth that would be told from 0 with probability `power`, were the standard error this one."""
+        quantiles = student.ppf([(1 + confidence) / 2, power], self.degrees_of_freedom)
+        return float(quantiles.sum() * self.standard_error)
+
+
+@dataclass(frozen=True)
+class PairedDifference(StudentEstimate):
+    """How much higher the second mean is than the first, on the same questions, and how sure that is.
+
+    Standard errors are in the metric's unit. `over_seeds` is that of the seeds' own differences, 0 with one
+    seed, which says nothing about others; `seeds` says how many there were.
+    """
+
+    estimate: float
+    over_documents: float
+    over_seeds: float
+    documents: int
+    seeds: int
+
+    @property
+    def standard_error(self) -> float:
+        """Of the difference, over documents and seeds; a little too large, since both count single answers."""
+        return float(np.hypot(self.over_documents, self.over_seeds))
+
+    @property
+    def variances(self) -> tuple[tuple[float, int], tuple[float, int]]:
+        """The variances over documents and over seeds, each with its degrees of freedom."""
+        return (
+            (self.over_documents**2, self.documents - 1),
+            (self.over_seeds**2, max(1, self.seeds - 1)),
+        )
+
+    @property
+    def degrees_of_freedom(self) -> float:
+        """Welch and Satterthwaite's, from documents and seeds."""
+        return welch_satterthwaite(self.variances)
+
+    def documents_needed(
+        self, difference: float, power: float = 0.8, confidence: float = 0.95
+    ) -> int | float:
+        """The fewest documents with which `smallest_detectable` is at most `difference`.
+
+        `difference` is in the metric's unit (0.009 is 0.9 points of a share). The variance over documents
+        falls as one over their number, at as many questions a document and as many seeds as there were; what
+        seeds add is held where it is, and degrees of freedom follow from both; where seeds add much, many
+        more documents leave as few as seeds alone have, and may show less. `math.inf` where no number of
+        documents suffices, because seeds vary too much. Where seeds were found to add nothing, or there was
+        one, they are taken to add nothing, so the number is the least that one should plan with. As in
+        `smallest_detectable`, quantiles of Student's distribution stand for those of the noncentral one: a
+        power of 0.8 is right to 0.001 from 10 degrees of freedom on, and is 0.77 with 2.
+
+        Raises ValueError for a difference that is not finite and positive, a power outside [0.5, 1) or a
+        confidence outside (0, 1). Source: Cohen, Statistical Power Analysis for the Behavioral Sciences, 1988,
+        chapter 2.
+        """
+        if not (math.isfinite(difference) and difference > 0):
+            raise ValueError(f"difference must be finite and above 0, not {difference}")
+        if not 0.5 <= power < 1:
+            raise ValueError(f"power must be at least 0.5 and below 1, not {power}")
+        if not 0 < confidence < 1:
+            raise ValueError(f"confidence must be between 0 and 1, not {confidence}")
+
+        def suffices(documents: int) -> bool:
+            spread = self.over_documents * math.sqrt(self.documents / documents)
+            study = replace(self, over_documents=spread, documents=documents)
+            return study.smallest_detectable(power, confidence) <= difference
+
+        by_documents, by_seeds = self.documents * self.over_documents**2, self.over_seeds**2
+        # Student's quantiles are above the normal ones, so fewer documents than these never suffice.
+        allowed = (difference / norm.ppf([(1 + confidence) / 2, power]).sum()) ** 2 - by_seeds
+        if allowed <= 0:
+            return math.inf
+        fewest = max(FEWEST_DOCUMENTS, by_documents / allowed)
+        # With so many documents what they add is below a millionth of what seeds add, or of what is allowed.
+        most = 1e6 * max(fewest, by_documents / by_seeds if by_seeds else 0)
+        # More documents can leave fewer degrees of freedom, so what suffices need not be one stretch without
+        # an end: the numbers are searched in steps of 2 % for the first that does, then what lies below it.
+        below = FEWEST_DOCUMENTS
+        for documents in np.geomspace(fewest, most, math.ceil(math.log(most / fewest) / math.log(1.02))):
+            if suffices(math.ceil(documents)):
+                steps = range(below, math.ceil(documents) + 1)
+                return steps[bisect_left(steps, True, key=suffices)]
+            below = math.ceil(documents)
+        return math.inf
+
+
+@dataclass(frozen=True)
+class Interaction(StudentEstimate):
+    """How much larger a difference is on some documents than another one is on other documents."""
+
+    there: PairedDifference
+    here: PairedDifference
+
+    @property
+    def estimate(self) -> float:
+        """The difference here less that there."""
+        return self.here.estimate - self.there.estimate
+
+    @property
+    def standard_error(self) -> float:
+        """Over documents and seeds of both; a seed is an order of other questions there than here."""
+        return float(np.hypot(self.here.standard_error, self.there.standard_error))
+
+    @property
+    def degrees_of_freedom(self) -> float:
+        """Welch and Satterthwaite's, from the documents and seeds of both."""
+        return welch_satterthwaite((*self.here.variances, *self.there.variances))
+
+
+def welch_satterthwaite(variances: Sequence[tuple[float, int]]) -> float:
+    """Degrees of freedom of a sum of independent variances, each given with its own; of the first if all are 0.
+
+    Source: Satterthwaite, Biometrics Bulletin 2, 1946.
+    """
+    together = sum(variance for variance, _ in variances)
+    if together == 0:
+        return float(variances[0][1])
+    return together**2 / sum(variance**2 / freedom for variance, freedom in variances)
+
+
+def paired_difference(first: pd.DataFrame, second: pd.DataFrame, metric: str) -> PairedDifference:
+    """The mean of `metric` in `second` less that in `first`, every seed's questions being the same.
+
+    Both frames have a row for every answered question, with `seed`, `document_id`, `question_id` and the
+    metric. Questions of a document are right or wrong together, and a seed moves all of them: the variance
+    is that of documents plus that of seeds (Cameron, Gelbach & Miller, Journal of Business & Economic
+    Statistics 29, 2011), without taking off what both count. With as few seeds as three, what is left after
+    taking it off is often nothing, and the intervals hold the truth too seldom (`benchmarks/coverage.py`).
+
+    Raises KeyError for a missing column and ValueError for frames whose seeds or questions differ, a question
+    twice, a score that is not finite, a missing key, or a single document.
+    """
+    return difference_of_cells(*_cells(first, second, metric))
+
+
+def difference_of_cells(sums: NDArray, counts: NDArray) -> PairedDifference:
+    """`paired_difference` from sums of differences and numbers of questions, documents x seeds."""
+    documents, seeds = sums.shape
+    questions = counts.sum()
+    estimate = sums.sum() / questions
+    residuals = (sums - estimate * counts) / questions
+    by_documents = documents / (documents - 1) * np.square(residuals.sum(axis=1)).sum()
+    by_seeds = seeds / (seeds - 1) * np.square(residuals.sum(axis=0)).sum() if seeds > 1 else 0.0
+    return PairedDifference(
+        float(estimate), float(np.sqrt(by_documents)), float(np.sqrt(by_seeds)), documents, seeds
+    )
+
+
+def permutation_p_value(
+    first: pd.DataFrame, second: pd.DataFrame, metric: str, resamples: int = 10_000, seed: int = 0
+) -> float:
+    """Two-sided p-value, that the sign of a document's difference is a matter of chance; in (0, 1].
+
+    Takes frames as `paired_difference` does, and tests its estimate: the mean difference over all questions.
+    A document's differences, of all its questions and seeds, change sign together. Exact where all 2^documents
+    ways are no more than `resamples`; else from `resamples` random ones, drawn with `seed`, of which the ways
+    found count as one, so that p is never 0 and never too small on average.
+
+    It asks whether these very runs answer better, over other documents. Without a difference the two sides of
+    a document could as well be exchanged; no distribution of scores is assumed, but seeds are taken as given.
+    Other seeds may differ as much by themselves, which `PairedDifference.p_value` covers and this does not.
+
+    Raises as `paired_difference` does, and ValueError for fewer than one resample.
+    Sources: Fisher, The Design of Experiments, 1935, section 21; Phipson & Smyth, Statistical Applications in
+    Genetics and Molecular Biology 9, 2010, for the random ways.
+    """
+    if resamples < 1:
+        raise ValueError(f"resamples must be at least 1, not {resamples}")
+    sums, _ = _cells(first, second, metric)
+    # All ways have the same number of questions, so sums rank them as means do.
+    result = permutation_test(
+        (sums.sum(axis=1),),
+        np.sum,
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=resamples,
+        rng=np.random.default_rng(seed),
+    )
+    return float(result.pvalue)
+
+
+def mcnemar_p_value(first: pd.DataFrame, second: pd.DataFrame, metric: str = "exact_match") -> pd.DataFrame:
+    """McNemar's exact test of every seed: `only_first`, `only_second` (questions) and `p_value`, by `seed`.
+
+    Takes frames as `paired_difference` does, with a metric that is 0 or 1. `only_first` counts the questions
+    that only the first side has right. A question is not independent of itself under another seed, so every
+    seed has a test of its own: the p-values must not be pooled, and the smallest of them is no result.
+
+    The test takes questions as independent. Those of one document are right or wrong together, so p is too
+    small where documents differ in which side they favour: `permutation_p_value` is the test that allows it.
+
+    Raises as `paired_difference` does, though one document will do, and ValueError for a metric that is not 0
+    or 1. Source: McNemar, Psychometrika 12, 1947; exact: binomial, two-sided by doubling.
+    """
+    sides = _matched(first, second, metric)
+    for side in sides:
+        other = side[~side.isin([0, 1])]
+        if len(other):
+            raise ValueError(f"{metric} must be 0 or 1 for McNemar's test, not {other.iloc[0]}")
+    rows = {}
+    for seed, pair in pd.DataFrame(dict(enumerate(sides))).groupby(level="seed"):
+        table = np.zeros((2, 2), dtype=int)
+        np.add.at(table, tuple(pair.to_numpy(dtype=int).T), 1)
+        p_value = mcnemar(table, exact=True).pvalue
+        rows[seed] = {
+            "only_first": int(table[1, 0]),
+            "only_second": int(table[0, 1]),
+            "p_value": float(p_value),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("seed")
+
+
+def mcnemar_bounds(first: int, second: int, questions: int) -> tuple[float, float]:
+    """The least and the greatest p-value of McNemar's exact test that two numbers of right answers allow.
+
+    `first` and `second` of the same `questions` are right; which ones is not known. One side alone has at
+    least their difference right, which gives the least p-value: one side is right wherever the other is. The
+    greatest comes where they are right on as different questions as there can be.
+
+    Raises ValueError for fewer than one question or a number of right answers outside 0..questions.
+    """
+    for right in (first, second):
+        if not 0 <= right <= questions or questions < 1:
+            raise ValueError(
+                f"right answers must be between 0 and {questions} questions (1 or more), not {right}"
+            )
+    worse, better = sorted((first, second))
+    # Only the worse side has `swapped` questions right; p rises with every one.
+    bounds = []
+    for swapped in (0, min(worse, questions - better)):
+        table = [[worse - swapped, swapped], [swapped + better - worse, questions - better - swapped]]
+        bounds.append(float(mcnemar(table, exact=True).pvalue))
+    return bounds[0], bounds[1]
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values after Holm's correction for as many tests as there are; none for none.
+
+    Source: Holm, Scandinavian Journal of Statistics 6, 1979.
+    """
+    return list(_holm(tuple(map(float, p_values))))
+
+
+@functools.lru_cache
+def _holm(p_values: tuple[float, ...]) -> tuple[float, ...]:
+    # Kept: statsmodels collects garbage at every call, which takes a third of a second in a notebook.
+    return tuple(multipletests(p_values, method="holm")[1].tolist()) if p_values else ()
+
+
+def _matched(first: pd.DataFrame, second: pd.DataFrame, metric: str) -> list[pd.Series]:
+    scores = [frame.set_index(KEYS)[metric].sort_index() for frame in (first, second)]
+    if any(score.index.has_duplicates for score in scores) or not scores[0].index.equals(scores[1].index):
+        raise ValueError("both sides must have the same questions of the same seeds, each once")
+    # Sums by document would leave such rows out, and counts would not.
+    if first[KEYS].isna().any(axis=None):
+        raise ValueError("seed, document_id or question_id has missing values")
+    for score in scores:
+        values = score.to_numpy(dtype=float)
+        if not np.isfinite(values).all():
+            raise ValueError(f"{metric} must be finite, not {values[~np.isfinite(values)][0]}")
+    return scores
+
+
+def _cells(first: pd.DataFrame, second: pd.DataFrame, metric: str) -> tuple[NDArray, NDArray]:
+    """Sums of differences and numbers of questions, documents x seeds."""
+    before, after = _matched(first, second, metric)
+    cells = (after - before).groupby(level=["document_id", "seed"]).agg(["sum", "size"]).unstack("seed")
+    if len(cells) < FEWEST_DOCUMENTS:
+        raise ValueError("there is one document only; at least two are needed")
+    if cells.isna().any(axis=None):
+        raise ValueError("the seeds differ in their documents")
+    return cells["sum"].to_numpy(), cells["size"].to_numpy()

@@ -1,0 +1,265 @@
+"""The saved models of a study on other pages: its own ones degraded, and those of other data."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from datasets import Dataset
+from tqdm.auto import tqdm
+from transformers import Florence2Processor
+
+from docfloqa.data.degradations import CLEAN, SEVERITIES, degraded_pages
+from docfloqa.data.load import load_docvqa
+from docfloqa.model.device import compute_device, describe_device
+from docfloqa.model.florence import Florence2ForDocVQA, load_florence
+from docfloqa.paths import is_folder, resolve, runs_folder, write_whole
+from docfloqa.runs.results import RUN_KEYS, ResultsError, Study
+from docfloqa.runs.run import BEST_MODEL
+from docfloqa.settings import SHIFTS, Settings, SettingsError
+from docfloqa.training.batches import QuestionCollator
+from docfloqa.training.evaluation import evaluate
+from docfloqa.versions import DEGRADATIONS, PAGES, TRAINING
+
+ROBUSTNESS, CROSS = "robustness", "cross-"
+CLEAN_PAGES = (CLEAN, 0)
+PAGE_SETS = (CLEAN_PAGES, *((kind, place) for kind in SEVERITIES for place in (1, 2, 3)))
+VERSIONED = ("torch", "transformers", "numpy", "pillow")
+SETTINGS_WITH_EFFECT = ("prefix", "precision", "num_beams", "max_new_tokens")
+PageSets = Sequence[tuple[str, int]]
+NUMBERS = [TRAINING, PAGES, DEGRADATIONS]
+FIRST_NUMBERS = [1, 1, 1]  # of scores that were made before there were numbers
+
+
+def score_robustness(study: Study) -> pd.DataFrame:
+    """Every question of the study's validation split by every run's best model, on all `PAGE_SETS`.
+
+    The columns are those of `read_scores`; they are kept as `robustness.parquet` in the runs' folders
+    (see `score_runs`). Raises what `load_docvqa` and `score_runs` raise.
+    """
+    return score_runs(study, ROBUSTNESS, load_docvqa(study.settings)["validation"], PAGE_SETS)
+
+
+def score_cross_set(study: Study, settings: Settings) -> pd.DataFrame:
+    """Every question of other data's validation split by every run's best model.
+
+    `settings` say which data, as those of `cross_sets` do. The columns are those of `read_scores`, kept as
+    `cross-<name>.parquet`. Raises what `load_docvqa` and `score_runs` raise.
+    """
+    return score_runs(study, CROSS + cross_name(settings), load_docvqa(settings)["validation"], [CLEAN_PAGES])
+
+
+def score_cross_sets(study: Study, names: str) -> dict[str, pd.DataFrame]:
+    """`score_cross_set` for each of `cross_sets`, by name, less those that are not `scorable`."""
+    found = cross_sets(study, names).items()
+    return {name: score_cross_set(study, data) for name, data in found if scorable(study, CROSS + name)}
+
+
+def scorable(study: Study, name: str) -> bool:
+    """Whether any run has the scores `<name>.parquet`, or the best model that makes them."""
+    folders = [runs_folder(study.name) / run for run in study.records]
+    return any((folder / BEST_MODEL).is_dir() or (folder / f"{name}.parquet").is_file() for folder in folders)
+
+
+def cross_sets(study: Study, names: str) -> dict[str, Settings]:
+    """What `names`, separated by blanks, say of other data: a shift of the drawn documents, or a folder.
+
+    Under each name the study's settings with that data to validate on; the study's own shift is left out.
+    A folder needs its validation split only. Raises `SettingsError` for a name that is neither, or twice.
+    """
+    found: dict[str, Settings] = {}
+    for name in names.split():
+        folder = resolve(name)
+        if name in SHIFTS:
+            drawn = {"data": "synth", "validation_data": None, "synth_scale": "small", "synth_shift": name}
+            other = study.settings.replace(**drawn)
+        elif is_folder(folder):
+            other = study.settings.replace(validation_data=folder)
+        else:
+            raise SettingsError(
+                f"cross is {name!r}; allowed are {', '.join(SHIFTS)} and folders of parquet files"
+            )
+        if cross_name(other) in found:
+            raise SettingsError(f"cross names {cross_name(other)!r} twice; allowed is once")
+        if other != study.settings:
+            found[cross_name(other)] = other
+    return found
+
+
+def cross_name(settings: Settings) -> str:
+    """What a set of other data is called: its shift, or the name of its folder."""
+    return Path(settings.validation_data).name if settings.validation_data else settings.synth_shift
+
+
+def score_runs(study: Study, name: str, rows: Dataset, page_sets: PageSets) -> pd.DataFrame:
+    """Score each complete run's best model on `rows` under each of `page_sets`; returns `read_scores`.
+
+    A run's scores are kept as `<name>.parquet` in its folder, whole or not at all, with what identifies them:
+    weights, numbers of the code, data, decoding, versions. What is there and still right is kept, what is stale is
+    made again; what was interrupted goes on from the last page set. On a CPU there is a process of one thread for each
+    core, on a GPU one process. Of a run without a best model only what is there already is read.
+
+    Raises `ResultsError` when no run has scores or a model to make them with.
+    """
+    data = questions_checksum(rows)
+    stale: dict[Path, dict[str, Any]] = {}
+    tasks: list[tuple[Any, ...]] = []
+    for run, record in study.records.items():
+        folder = runs_folder(study.name) / run
+        if not (folder / BEST_MODEL).is_dir():
+            continue
+        settings = Settings.from_dict(record["settings"])
+        identity = scores_identity(folder / BEST_MODEL, settings, data, page_sets)
+        if kept_identity(folder / f"{name}.parquet") != identity:
+            stale[folder] = identity
+            for (kind, severity), part in _parts(folder, name, identity).items():
+                if not part.is_file():
+                    tasks.append((folder / BEST_MODEL, settings, rows, kind, severity, part))
+    _in_processes(tasks, f"scoring {name}")
+    for folder, identity in stale.items():
+        parts = _parts(folder, name, identity).values()
+        frame = pd.concat([pd.read_parquet(part) for part in parts], ignore_index=True)
+        frame.attrs = identity
+        write_whole(folder / f"{name}.parquet", frame.to_parquet(index=False))
+        # Parts of other identities, which were never finished, go with them.
+        shutil.rmtree(_parts_folder(folder, name))
+    return read_scores(study, name)
+
+
+def read_scores(study: Study, name: str) -> pd.DataFrame:
+    """What the runs' files `<name>.parquet` hold: a row for each run, page set and question.
+
+    Columns: run, vision_trainable, seed, kind ("clean" or a degradation), severity (0 to 3), and those of
+    `docfloqa.training.evaluation.evaluate`. Raises `ResultsError` when there is none.
+    """
+    frames = []
+    for run, record in study.records.items():
+        path = runs_folder(study.name) / run / f"{name}.parquet"
+        if path.is_file():
+            frame = pd.read_parquet(path)
+            frame.attrs = {}
+            for place, key in enumerate(RUN_KEYS):
+                frame.insert(place, key, record["settings"][key])
+            frame.insert(0, "run", run)
+            frames.append(frame)
+    if not frames:
+        raise ResultsError(f"no run of study {study.name!r} has {name}.parquet: {_remedy(study)}")
+    return pd.concat(frames).sort_values(RUN_KEYS, kind="stable", ignore_index=True)
+
+
+def unscored(study: Study, names: Sequence[str]) -> pd.DataFrame:
+    """Runs that are missing from the scores of `names`, or have them of code with other results; may be empty.
+
+    Columns: run, scores, reservation (what is the matter, and the command that mends it).
+    """
+    rows = [(run, "all", "the run is not complete; run 03_ablate") for run in study.missing]
+    for run in study.records:
+        for name in names:
+            kept = kept_identity(runs_folder(study.name) / run / f"{name}.parquet")
+            if kept is None:
+                rows.append((run, name, f"missing, and {_remedy(study)}"))
+            elif kept.get("numbers", FIRST_NUMBERS) != NUMBERS:
+                rows.append((run, name, f"made by code with other results, and {_remedy(study)}"))
+    return pd.DataFrame(rows, columns=["run", "scores", "reservation"])
+
+
+def scores_identity(model: Path, settings: Settings, data: str, page_sets: PageSets) -> dict[str, Any]:
+    """What the scores of a model folder depend on, as JSON gives it back; `data` is a checksum."""
+    weights = hashlib.sha256()
+    for path in sorted(model.glob("*.safetensors")):
+        with path.open("rb") as file:
+            weights.update(hashlib.file_digest(file, "sha256").digest())
+    return {
+        "weights": weights.hexdigest(),
+        "numbers": NUMBERS,
+        "data": data,
+        "settings": {name: getattr(settings, name) for name in SETTINGS_WITH_EFFECT},
+        "page_sets": [list(page_set) for page_set in page_sets],
+        "versions": {package: version(package) for package in VERSIONED},
+    }
+
+
+def kept_identity(path: Path) -> dict[str, Any] | None:
+    """What the scores of a file were made of; None when there is no file."""
+    return pd.read_parquet(path, columns=["severity"]).attrs if path.is_file() else None
+
+
+def questions_checksum(rows: Dataset) -> str:
+    """A checksum of every question, its answers and its page, in order."""
+    columns = rows.select_columns(["questionId", "question", "answers", "page", "document_id"])
+    return hashlib.sha256(json.dumps(columns.to_dict()).encode()).hexdigest()
+
+
+def _remedy(study: Study) -> str:
+    return (
+        f"the weights ({BEST_MODEL}/) are not here; make study NAME={study.name} with the study's profile, ratios "
+        "and seeds, and with DOCFLOQA_OUTPUT set to an empty folder, makes both"
+    )
+
+
+def _parts_folder(folder: Path, name: str) -> Path:
+    return folder / f".{name}.part"
+
+
+def _parts(folder: Path, name: str, identity: dict[str, Any]) -> dict[tuple[str, int], Path]:
+    """Where the scores of each page set wait until all are there."""
+    checksum = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    parts = _parts_folder(folder, name) / checksum
+    return {(kind, place): parts / f"{kind}-{place}.parquet" for kind, place in identity["page_sets"]}
+
+
+def _in_processes(tasks: Sequence[tuple[Any, ...]], name: str) -> None:
+    if not tasks:
+        return
+    device = describe_device()
+    workers, threads = (1, None) if device["gpus"] else (min(len(tasks), device["cores"]), 1)
+    # A process that is forked would share the threads and the GPU of this one.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, context, _begin, (threads,))
+    try:
+        scored = [pool.submit(_score, *task) for task in tasks]
+        for done in tqdm(as_completed(scored), name, len(tasks), unit="page set"):
+            done.result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _begin(threads: int | None) -> None:
+    if threads:
+        torch.set_num_threads(threads)
+    # The bars of several processes would be written over each other; errors come back through the pool.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    # A worker of a pool whose owner was killed would wait for the next task for ever.
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def _score(folder: Path, settings: Settings, rows: Dataset, kind: str, severity: int, part: Path) -> None:
+    model, processor = _model(folder, settings.prefix)
+    collator = QuestionCollator(degraded_pages(rows, kind, severity), model, processor, settings.prefix)
+    answered = evaluate(model, collator, settings)
+    answered.insert(0, "kind", kind)
+    answered.insert(1, "severity", severity)
+    write_whole(part, answered.to_parquet(index=False))
+
+
+@functools.lru_cache(maxsize=1)
+def _model(folder: Path, prefix: str) -> tuple[Florence2ForDocVQA, Florence2Processor]:
+    model, processor = load_florence(folder, prefix)
+    return model.to(compute_device()), processor

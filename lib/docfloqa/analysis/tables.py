@@ -1,0 +1,345 @@
+"""A study's tables: published figures beside its own, each of its own with an interval."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.resources import files
+from itertools import combinations
+from typing import Any
+
+import pandas as pd
+
+from docfloqa.analysis.intervals import LOSS, Interval, interval_table, p_text
+from docfloqa.analysis.paired import (
+    PairedDifference,
+    holm,
+    mcnemar_p_value,
+    paired_difference,
+    permutation_p_value,
+)
+from docfloqa.metrics import METRICS
+from docfloqa.runs.results import Study, once_for_study
+from docfloqa.text import NO_BREAK
+
+PUBLISHED: dict[str, Any] = json.loads(files("docfloqa.analysis").joinpath("published.json").read_text())
+NONE = "–"
+RATIO = "vision_trainable"
+SIGNIFICANT = 0.05
+# What the published 66 % is ahead of 100 % in accuracy, as a share.
+PUBLISHED_LEAD = 0.009
+PAGE_USE = {"own": "ANLS, own page (%)", "wrong": "ANLS, wrong page (%)", "difference": "difference"}
+# Quantity: the published column, what makes it a percentage, and the metric that is defined in the same way.
+COUNTERPARTS: dict[str, tuple[str | None, float, str]] = {
+    "ANLS (%)": (None, 1, "anls"),
+    "accuracy, first answer (%)": ("accuracy", 1, "contains_first"),
+    "similarity, first answer (%)": ("similarity", 100, "similarity_first"),
+    "exact match, first answer (%)": ("exact_match", 1, "exact_match_first"),
+    "F1, first answer (%)": ("f1", 1, "f1_first"),
+    "validation loss": (LOSS, 1, LOSS),
+}
+NOTE = (
+    "The published similarity is called ANLS there; it has no threshold and takes the first answer only. The "
+    "published loss counts padding too: its course can be compared, its size cannot."
+)
+
+
+def percent(share: float) -> str:
+    """A share in [0, 1] as "33 %", with at most one digit after the point."""
+    return f"{round(100 * share, 1):g} %"
+
+
+def last_epoch(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a frame's last epoch."""
+    return frame[frame["epoch"] == frame["epoch"].max()]
+
+
+@once_for_study
+def scores(study: Study) -> pd.DataFrame:
+    """Tidy: ratio, epoch, metric, estimate, low, high; mean over seeds, 95 % interval over documents.
+
+    Scores are in [0, 1], `val_loss` is in nats per token.
+    """
+    return interval_table(study.predictions, [RATIO, "epoch"], [*METRICS, LOSS])
+
+
+def vision_shares(study: Study) -> pd.Series:
+    """Share of the vision encoder's parameters that was trained, in [0, 1], by ratio."""
+    runs = study.runs.groupby(RATIO).first()
+    return runs["trainable_vision_parameters"] / runs["vision_parameters"]
+
+
+def reservations(studies: Sequence[Study]) -> pd.DataFrame:
+    """Planned runs that are missing, and runs of code with other results than the present one's; may be empty."""
+    rows = []
+    for study in studies:
+        for run, record in study.missing.items():
+            rows.append((study.name, run, record.get("error") or record.get("status", "not begun")))
+        rows += [
+            (study.name, run, "made by code with other results than the present one")
+            for run in study.outdated
+        ]
+    return pd.DataFrame(rows, columns=["study", "run", "reservation"])
+
+
+def finetuning_curve(study: Study) -> pd.DataFrame:
+    """Published figures beside the study's, by epoch, with the vision encoder frozen (else its lowest ratio).
+
+    Every cell is text: percent with one digit, losses with three, "–" where nothing was published.
+    """
+    lowest = study.runs[RATIO].min()
+    published = pd.DataFrame(PUBLISHED["epoch_progress_ratio_0"]).set_index("epoch").to_dict("index")
+    frame = _beside(scores(study).query(f"{RATIO} == @lowest"), "epoch", published)
+    lacking = f"The study has no run at ratio 0: its own figures are those at {percent(lowest)}. "
+    frame.attrs["note"] = (lacking if lowest > 0 else "") + NOTE
+    return frame
+
+
+def freezing_ablation(study: Study) -> pd.DataFrame:
+    """Published figures beside the study's after the last epoch, by ratio, with what was trained.
+
+    Every cell is text, as in `finetuning_curve`. Between 0 and 1 a ratio has a published counterpart only
+    if it is counted as there: in tensors, from the output side.
+    """
+    published = pd.DataFrame(PUBLISHED["freezing_ablation_epoch_8"]).set_index(RATIO).to_dict("index")
+    if (study.settings.unit, study.settings.side) != ("tensor", "output"):
+        published = {ratio: published[ratio] for ratio in (0.0, 1.0)}
+    frame = _beside(last_epoch(scores(study)), RATIO, published)
+    runs = study.runs.groupby(RATIO).first()
+    tensors = [f"{run.trainable_vision_tensors} of {run.vision_tensors}" for run in runs.itertuples()]
+    frame.insert(0, ("vision encoder trained", "tensors"), tensors)
+    frame.insert(1, ("vision encoder trained", "parameters"), vision_shares(study).map(percent))
+    frame.index = pd.Index(frame.index.map(percent), name=f"ratio of {study.settings.unit}s")
+    frame.attrs["note"] = f"Published: after epoch {PUBLISHED['setting']['epochs']}. {NOTE}"
+    return frame
+
+
+def costs(study: Study) -> pd.DataFrame:
+    """What a run of each ratio trained and took, as text: means over seeds, for memory the largest.
+
+    The last column says how long it took until an ANLS that every ratio reaches was reached for the first time
+    (see `common_anls`), evaluations included.
+    """
+    target = common_anls(study)
+    rows = {}
+    for ratio, runs in study.runs.groupby(RATIO):
+        vision = runs["trainable_vision_parameters"].iloc[0]
+        rows[percent(ratio)] = {
+            "vision parameters trained": f"{vision:,}",
+            "of the vision encoder": percent(vision / runs["vision_parameters"].iloc[0]),
+            **costs_of(runs),
+            f"seconds to ANLS {percent(target)}": _seconds_to(study, ratio, target),
+            "device": ", ".join(sorted(runs["device"].unique())),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("ratio")
+
+
+def costs_of(runs: pd.DataFrame) -> dict[str, str]:
+    """What some rows of `Study.runs`, one for every seed, trained and took, as text."""
+    whole = runs["trainable_parameters"].iloc[0]
+    memory = {"resident_mib": "process memory (GiB)", "gpu_mib": "GPU memory (GiB)"}
+    return {
+        "parameters trained": f"{whole:,}",
+        "of the model": percent(whole / runs["parameters"].iloc[0]),
+        "seconds": number(runs["seconds"].mean(), 0),
+        "samples/s": number(runs["train_samples_per_second"].mean()),
+        **{name: number(runs[key].max() / 1024, 2) for key, name in memory.items() if key in runs},
+    }
+
+
+def common_anls(study: Study) -> float:
+    """The highest ANLS in whole percent, in [0, 1], that every run reaches after some epoch."""
+    highest = study.epochs.groupby("run")["anls"].max()
+    return math.floor(100 * highest.min()) / 100
+
+
+def _seconds_to(study: Study, ratio: float, target: float) -> str:
+    seconds = []
+    for _, epochs in study.epochs[study.epochs[RATIO] == ratio].groupby("run"):
+        taken = epochs[["train_seconds", "evaluation_seconds"]].fillna(0).sum(axis=1).cumsum()
+        seconds.append(taken[epochs["anls"] >= target].iloc[0])
+    return number(sum(seconds) / len(seconds), 0)
+
+
+def seed_spread(study: Study) -> pd.DataFrame:
+    """Mean and standard deviation over seeds of ANLS after the last epoch, in percent; empty for one seed."""
+    by_run = 100 * last_epoch(study.predictions).groupby([RATIO, "seed"])["anls"].mean()
+    frame = by_run.groupby(RATIO).agg(["count", "mean", "std"])
+    frame = frame.assign(mean=frame["mean"].map(number), std=frame["std"].map(number))
+    frame.index = pd.Index(frame.index.map(percent), name="ratio")
+    frame.columns = ["seeds", "mean ANLS (%)", "standard deviation"]
+    return frame if frame["seeds"].max() > 1 else frame.iloc[:0]
+
+
+@once_for_study
+def paired_differences(study: Study, metric: str = "anls") -> list[tuple[float, float, PairedDifference]]:
+    """Every two ratios, the lower one first, and what the higher one has more after the last epoch.
+
+    Only seeds that both have are compared; two ratios without a common seed are left out. On a single
+    document nothing is compared.
+    """
+    answers, found = last_epoch(study.predictions), []
+    if answers["document_id"].nunique() < 2:
+        return []
+    for low, high in combinations(sorted(answers[RATIO].unique()), 2):
+        first, second = _both_sides(study, low, high)
+        if len(first):
+            found.append((low, high, paired_difference(first, second, metric)))
+    return found
+
+
+def _both_sides(study: Study, low: float, high: float) -> list[pd.DataFrame]:
+    """The last answers of two ratios, of the seeds that both have."""
+    answers = last_epoch(study.predictions)
+    sides = [answers[answers[RATIO] == ratio] for ratio in (low, high)]
+    common = set(sides[0]["seed"]) & set(sides[1]["seed"])
+    return [side[side["seed"].isin(common)] for side in sides]
+
+
+def holm_of(found: Sequence[tuple[Any, ...]]) -> list[float]:
+    """The p-values of comparisons, each with its difference at the end, after Holm's correction for all of them."""
+    return holm([difference.p_value() for *_, difference in found])
+
+
+@once_for_study
+def comparisons(study: Study) -> pd.DataFrame:
+    """Paired differences in ANLS after the last epoch between every two ratios, in points, as text.
+
+    All figures are over documents and, with several seeds, over seeds. Intervals are of one pair alone,
+    p-values have Holm's correction. The smallest difference is the true one that would be found with
+    probability 0.8 at the same spread, by a test of one pair alone or of all pairs (Bonferroni's bound). The
+    last columns say how many documents would show the lead of the published 66 %, for these very seeds, and
+    for others too, where it may be that no number does with as few seeds.
+    """
+    pairs = paired_differences(study)
+    rows = {}
+    for (low, high, difference), p_value in zip(pairs, holm_of(pairs), strict=True):
+        permuted = permutation_p_value(*_both_sides(study, low, high), "anls")
+        rows[f"{percent(high)} less {percent(low)}"] = {
+            "difference [95 %, one pair]": difference.interval().format(100),
+            "p (Holm)": p_text(p_value),
+            "p, permutation": p_text(permuted),
+            "standard error, documents": number(100 * difference.over_documents, 2),
+            "standard error, seeds": NONE
+            if difference.seeds == 1
+            else number(100 * difference.over_seeds, 2),
+            "seeds": difference.seeds,
+            "smallest shown, one pair": number(100 * difference.smallest_detectable(), 1),
+            "smallest shown, all pairs": number(100 * smallest_of_all(difference, len(pairs)), 1),
+            f"documents to show {100 * PUBLISHED_LEAD:.1f}, these seeds": _documents(
+                replace(difference, over_seeds=0.0)
+            ),
+            "any seeds": _documents(difference),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("ANLS, points")
+
+
+def _documents(difference: PairedDifference) -> str:
+    needed = difference.documents_needed(PUBLISHED_LEAD)
+    return "no number" if math.isinf(needed) else f"{needed:,}"
+
+
+@once_for_study
+def exact_match_pairs(study: Study) -> pd.DataFrame:
+    """McNemar's exact test of every two ratios on exact match after the last epoch, one row for every seed, as text.
+
+    Questions are taken as independent, which those of one document are not; seeds are never pooled, and p-values
+    have Holm's correction for all rows.
+    """
+    rows = []
+    for low, high, _ in paired_differences(study):
+        for seed, row in mcnemar_p_value(*_both_sides(study, low, high)).iterrows():
+            only_low, only_high = int(row["only_first"]), int(row["only_second"])
+            rows.append((f"{percent(low)} and {percent(high)}", seed, only_low, only_high, row["p_value"]))
+    columns = ["ratios", "seed", "right at the lower only", "right at the higher only", "p (Holm)"]
+    frame = pd.DataFrame(rows, columns=columns)
+    if len(frame):
+        frame["p (Holm)"] = [*map(p_text, holm(frame["p (Holm)"]))]
+    return frame
+
+
+def smallest_of_all(difference: PairedDifference, pairs: int) -> float:
+    """The smallest difference that a test of so many pairs at once would find with probability 0.8."""
+    return difference.smallest_detectable(confidence=1 - 0.05 / pairs)
+
+
+def summary(study: Study) -> pd.DataFrame:
+    """ANLS and exact match in percent before and after training, by ratio, as text; intervals over documents."""
+    table = scores(study).query("metric in ['anls', 'exact_match']")
+    table = table.assign(text=texts(table)).pivot(index=[RATIO, "epoch"], columns="metric", values="text")
+    last = table.index.get_level_values("epoch").max()
+    frame = table.xs(last, level="epoch")
+    frame = frame.rename(columns={"anls": "ANLS (%)", "exact_match": "exact match (%)"}).rename_axis(
+        columns=None
+    )
+    frame["ANLS, another document's page (%)"] = page_use(study)[PAGE_USE["wrong"]].to_numpy()
+    spread = seed_spread(study)
+    if len(spread):
+        frame["ANLS, standard deviation over seeds"] = spread["standard deviation"].to_numpy()
+    frame.insert(0, "share of parameters", vision_shares(study).map(percent))
+    frame.index = pd.Index(frame.index.map(percent), name=f"vision {study.settings.unit}s trained")
+    before = dict.fromkeys(frame.columns, NONE)
+    before |= {frame.columns[1]: table["anls"].iloc[0], frame.columns[2]: table["exact_match"].iloc[0]}
+    return pd.concat([pd.DataFrame(before, index=["before training"]), frame]).rename_axis(frame.index.name)
+
+
+def across(studies: Sequence[Study]) -> pd.DataFrame:
+    """ANLS in percent before training and after the last epoch by ratio, a column for every study, as text."""
+    columns = {}
+    for study in studies:
+        seeds = study.runs["seed"].nunique()
+        columns[f"{study.name} ({seeds} seed{'' if seeds == 1 else 's'})"] = summary(study)["ANLS (%)"]
+    ratios = sorted({ratio for study in studies for ratio in study.runs[RATIO]})
+    order = ["before training", *map(percent, ratios)]
+    return pd.DataFrame(columns).reindex(order).fillna(NONE).rename_axis("vision encoder trained")
+
+
+@once_for_study
+def page_use_scores(study: Study) -> pd.DataFrame:
+    """Tidy: ratio, metric ("own", "wrong", "difference"), estimate, low, high of ANLS after the last epoch."""
+    keys = ["run", "question_id"]
+    own = last_epoch(study.predictions).set_index(keys)
+    own = own.assign(own=own["anls"], wrong=study.wrong_pages.set_index(keys)["anls"])
+    own = own.assign(difference=own["own"] - own["wrong"]).reset_index()
+    return interval_table(own, [RATIO], [*PAGE_USE])
+
+
+def page_use(study: Study) -> pd.DataFrame:
+    """ANLS in percent after the last epoch with a question's own page and with another document's, by ratio."""
+    table = page_use_scores(study)
+    frame = table.assign(text=texts(table)).pivot(index=RATIO, columns="metric", values="text")[[*PAGE_USE]]
+    frame.index = pd.Index(frame.index.map(percent), name="ratio")
+    return frame.rename(columns=PAGE_USE).rename_axis(columns=None)
+
+
+def _beside(ours: pd.DataFrame, key: str, published: dict[float, dict[str, float]]) -> pd.DataFrame:
+    columns = {}
+    for quantity, (theirs, scale, metric) in COUNTERPARTS.items():
+        cells = ours[ours["metric"] == metric].set_index(key)
+        if theirs:
+            values = [published.get(at, {}).get(theirs, float("nan")) * scale for at in cells.index]
+            columns[quantity, "published"] = [number(value, 3 if metric == LOSS else 1) for value in values]
+        columns[quantity, "ours"] = texts(cells)
+    return pd.DataFrame(columns, index=cells.index)
+
+
+def interval(row: Any) -> Interval:
+    """The interval of a row of `interval_table`."""
+    return Interval(row.estimate, row.low, row.high)
+
+
+def texts(table: pd.DataFrame) -> list[str]:
+    """The rows of an `interval_table` as text: scores in percent with one digit, losses with three."""
+    shapes = [(1, 3) if metric == LOSS else (100, 1) for metric in table["metric"]]
+    # An interval that wraps in a narrow column stays in one piece.
+    return [
+        interval(row).format(*shape).replace(", ", f",{NO_BREAK}")
+        for row, shape in zip(table.itertuples(), shapes, strict=True)
+    ]
+
+
+def number(value: float, digits: int = 1) -> str:
+    """A number with so many digits, "–" where there is none."""
+    return NONE if pd.isna(value) else f"{value:,.{digits}f}"

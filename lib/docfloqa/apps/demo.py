@@ -1,0 +1,88 @@
+"""The playground as a web page that Voilà serves: on this machine only, behind a token, without code."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import nbformat
+from nbformat import NotebookNode
+from papermill.iorw import load_notebook_node
+from papermill.parameterize import parameterize_notebook
+from traitlets.config import Config
+from voila.app import Voila
+
+from docfloqa.data.uploads import LARGEST_FILE
+from docfloqa.parameters import check_study_name
+from docfloqa.paths import NOTEBOOKS
+
+NOTEBOOK = "06_playground.ipynb"
+# Cells for readers of a report, which stand for the widgets there.
+STATIC = "static"
+TEMPLATE = Path(__file__).parent / "templates" / "demo"
+IDLE_SECONDS = 30 * 60
+# Whatever a page might want to fetch from elsewhere, the browser does not fetch.
+POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; font-src 'self' data:; frame-ancestors 'none'; form-action 'self'"
+)
+
+
+class Demo(Voila):
+    """Voilà with this project's template, which links no style sheets of other sites as Voilà's own does."""
+
+    def setup_template_dirs(self) -> None:
+        """Look for templates in this project's folder first."""
+        super().setup_template_dirs()
+        self.template_paths.insert(0, str(TEMPLATE))
+
+
+def demo_notebook(study: str) -> NotebookNode:
+    """The playground's notebook for a study, without the cells that stand for its widgets in a report."""
+    check_study_name(study)
+    notebook = parameterize_notebook(load_notebook_node(str(NOTEBOOKS / NOTEBOOK)), {"study": study})
+    notebook.cells = [cell for cell in notebook.cells if STATIC not in cell.metadata.get("tags", [])]
+    return notebook
+
+
+def demo_config(port: int) -> Config:
+    """Loopback with a token; no code, files or tracebacks; what is larger than an upload may be is refused.
+
+    Every visitor has a kernel of their own, which ends when nothing was done with it for half an hour.
+    """
+    config = Config()
+    config.Voila.ip, config.Voila.port = "127.0.0.1", port
+    config.Voila.auto_token = True
+    config.Voila.open_browser = False
+    config.Voila.tornado_settings = {
+        "headers": {"Content-Security-Policy": POLICY, "Referrer-Policy": "no-referrer"},
+        # A little more than a file, so that one that is just too large is told so.
+        "websocket_max_message_size": LARGEST_FILE + 2 * 2**20,
+    }
+    config.VoilaConfiguration.file_allowlist = []
+    config.VoilaConfiguration.allow_template_override = "NO"
+    config.VoilaConfiguration.strip_sources = True
+    config.VoilaConfiguration.show_tracebacks = False
+    config.MappingKernelManager.cull_idle_timeout = IDLE_SECONDS
+    config.MappingKernelManager.cull_interval = 60
+    config.MappingKernelManager.cull_connected = True
+    return config
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Serve the playground of a study until interrupted; the address with its token is printed."""
+    parser = argparse.ArgumentParser(prog="python -m docfloqa.apps.demo", description=__doc__)
+    parser.add_argument("--name", default="embedded", help="name of the study whose models are asked")
+    parser.add_argument("--port", type=int, default=8866)
+    arguments = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory() as folder:
+        # A folder of its own: Voilà serves what lies beside a notebook.
+        path = Path(folder) / NOTEBOOK
+        nbformat.write(demo_notebook(arguments.name), path)
+        Demo.launch_instance([str(path)], config=demo_config(arguments.port))
+
+
+if __name__ == "__main__":
+    main()

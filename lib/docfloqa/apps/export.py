@@ -1,0 +1,176 @@
+"""A run's best model as a folder that plain transformers loads, with a model card in the hub's format."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from transformers import Florence2Processor
+
+from docfloqa.analysis.intervals import Interval
+from docfloqa.hub import split_revision
+from docfloqa.model.florence import PREFIX, Florence2ForDocVQA, load_florence
+from docfloqa.model.targets import generation_config
+from docfloqa.paths import TINY_MODEL, is_hub_id, resolve
+from docfloqa.runs.identity import SETTINGS_WITHOUT_EFFECT
+from docfloqa.runs.saved_runs import SavedRun, score_intervals
+from docfloqa.settings import Settings
+from docfloqa.text import escaped
+from docfloqa.whole_folders import check_writable, whole_folder
+
+CARD = "README.md"
+TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
+TAG = "docfloqa"
+TASK = "document-question-answering"
+SYNTH = "SynthDocVQA"
+METRIC_NAMES = {"anls": "ANLS", "exact_match": "exact match", "f1": "F1", "accuracy": "accuracy"}
+SOURCES = ("model", "data", "validation_data")
+# What an export consists of; a folder with anything else in it is never replaced.
+EXPORTED = {
+    CARD,
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "processor_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+}
+
+
+class ExportError(ValueError):
+    """A model that cannot be exported: says why."""
+
+
+def export_run(run: SavedRun, folder: Path) -> Path:
+    """Write a run's best model in fp16, its processor and a model card; returns the folder.
+
+    The folder appears whole or not at all; one that holds an earlier export, and nothing else, is replaced. The
+    saved generation settings are the run's. Raises `FolderError` for a folder that must not be overwritten,
+    `RunError` where the model is gone, and `ExportError` for weights that fp16 cannot hold.
+    """
+    check_writable(folder, is_export)
+    settings = run.settings
+    model, processor = load_florence(run.model_folder, settings.prefix)
+    card = model_card(run, model, processor)
+    model.half()
+    for name, weights in model.named_parameters():
+        if not torch.isfinite(weights).all():
+            raise ExportError(
+                f"{name} of run {run.name} has values above {torch.finfo(torch.half).max:g}, the largest of fp16"
+            )
+    model.generation_config = generation_config(model, settings.max_new_tokens, settings.num_beams)
+    with whole_folder(folder, is_export) as part:
+        model.save_pretrained(part)
+        processor.save_pretrained(part)
+        card.save(part / CARD)
+    return folder
+
+
+def is_export(folder: Path) -> bool:
+    """Whether a folder holds what `export_run` writes, and nothing else."""
+    if not {path.name for path in folder.iterdir()} <= EXPORTED or not (folder / CARD).is_file():
+        return False
+    return f"\n- {TAG}\n" in (folder / CARD).read_text(encoding="utf-8", errors="replace")
+
+
+def model_card(run: SavedRun, model: Florence2ForDocVQA, processor: Florence2Processor) -> ModelCard:
+    """The card of a run's best model, its scores being those of the run's own evaluation at that epoch."""
+    settings, record = run.settings, run.record
+    epoch = record["best_epoch"]
+    answers = run.answers(epoch)
+    intervals = score_intervals(answers)
+    tiny = resolve(settings.model) == str(TINY_MODEL)
+    training, validation = (data_name(settings, split) for split in ("train", "validation"))
+    freezing, versions = record["freezing"], record["versions"]
+    shown = {
+        name: source_name(value) if name in SOURCES and value else value
+        for name, value in settings.to_dict().items()
+        if name not in SETTINGS_WITHOUT_EFFECT
+    }
+    return ModelCard.from_template(
+        card_metadata(run, intervals, tiny),
+        template_path=str(TEMPLATE),
+        name=run.id,
+        parameters=f"{model.num_parameters():,}",
+        base_model=escaped(repository(settings.model)),
+        trained_share=f"{100 * freezing['trainable_vision_parameters'] / freezing['vision_parameters']:.0f} %",
+        epoch=epoch,
+        epochs=settings.epochs,
+        prompt="question" if settings.prefix == "none" else f'"{PREFIX}" + question',
+        prefix=settings.prefix != "none",
+        side=processor.image_processor.size["height"],
+        max_new_tokens=settings.max_new_tokens,
+        beams=settings.num_beams,
+        scores=[(label, intervals[name].format(100)) for name, label in METRIC_NAMES.items()],
+        questions=f"{len(answers):,}",
+        documents=f"{answers['document_id'].nunique():,}",
+        training=escaped(training),
+        validation=escaped(validation),
+        train_questions=record.get("data_checks") and f"{record['data_checks']['kept']['train']:,}",
+        drawn="synth" in (settings.data, settings.validation_data),
+        synth=SYNTH,
+        settings=[(name, escaped(json.dumps(value))) for name, value in shown.items()],
+        versions=", ".join(f"{package} {version}" for package, version in versions.items()),
+        tiny=tiny,
+    )
+
+
+def card_metadata(run: SavedRun, intervals: dict[str, Interval], tiny: bool) -> ModelCardData:
+    """The metadata of a card: what the model was made from, and its scores with their 95 % intervals."""
+    settings = run.settings
+    source = settings.validation_data or settings.data
+    results = [
+        EvalResult(
+            task_type=TASK,
+            dataset_type=repository(source),
+            dataset_name=data_name(settings, "validation"),
+            dataset_split="validation",
+            metric_type=metric,
+            metric_name=METRIC_NAMES[metric],
+            metric_value=round(interval.estimate, 4),
+            # The hub's format has no place of its own for an interval.
+            metric_args={
+                "confidence": 0.95,
+                "low": round(interval.low, 4),
+                "high": round(interval.high, 4),
+                "resampled": "documents",
+            },
+        )
+        for metric, interval in intervals.items()
+        if metric in METRIC_NAMES
+    ]
+    return ModelCardData(
+        license="apache-2.0" if tiny else None,
+        base_model=repository(settings.model),
+        datasets=list(dict.fromkeys(map(repository, (settings.data, source)))),
+        metrics=list(METRIC_NAMES),
+        library_name="transformers",
+        pipeline_tag=TASK,
+        tags=[TAG, "florence2", "docvqa"],
+        model_name=run.id,
+        eval_results=results,
+    )
+
+
+def source_name(source: str) -> str:
+    """A hub id as it is; of a folder its name alone, since no other machine has its path."""
+    if source == "synth":
+        return SYNTH
+    folder = resolve(source)
+    return source if is_hub_id(folder) else Path(folder).name
+
+
+def repository(source: str) -> str:
+    """What a model card's metadata calls a source: no hub id in it has a revision."""
+    return split_revision(source_name(source))[0]
+
+
+def data_name(settings: Settings, split: str) -> str:
+    """What the data of a split is called; of drawn pages also how they were drawn."""
+    source = (settings.validation_data if split == "validation" else None) or settings.data
+    if source != "synth":
+        return source_name(source)
+    drawing = "full-size pages" if settings.synth_scale == "full" else f"{settings.synth_shift} shift"
+    return f"{SYNTH} ({drawing}, seed {settings.synth_seed})"

@@ -1,0 +1,150 @@
+"""What happens to pages that are not scanned well: six degradations, each in three severities.
+
+Lengths are shares of the page's width, so that a severity does the same to the page whether it has 160 pixels
+across or 1,700. Letters need not be the same share of pages: a dense scan loses more than a page of few words.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from importlib.metadata import version
+from io import BytesIO
+from pathlib import Path
+
+import datasets
+import numpy as np
+from PIL import Image, ImageFilter, ImageOps
+
+from docfloqa.data.images import as_page
+from docfloqa.paths import data_folder, write_whole
+from docfloqa.versions import DEGRADATIONS as VERSION
+from docfloqa.versions import PAGES
+
+# What is varied, its unit, and its values at severity 1, 2 and 3.
+SEVERITIES: dict[str, tuple[str, tuple[float, float, float]]] = {
+    "blur": ("standard deviation, % of page width", (0.25, 0.5, 1.0)),
+    "JPEG": ("quality, of 100", (30, 15, 5)),
+    "low resolution": ("pixels across the page", (120, 90, 60)),
+    "noise": ("standard deviation, of 255 grey levels", (20, 40, 80)),
+    "faded print": ("contrast left, %", (50, 25, 12)),
+    "skew": ("rotation, degrees", (1, 2, 4)),
+}
+CLEAN = "clean"  # the kind of a page as it is, at severity 0
+GRAINS = 160  # of noise across a page: a pixel of a small drawn page, several of a scan
+PAPER_PERCENTILE = 90  # of a page's values in each channel: most of a page is paper
+
+
+def blur(page: Image.Image, percent: float, rng: np.random.Generator) -> Image.Image:
+    """A page out of focus: Gaussian blur of `percent` of the page's width."""
+    return page.filter(ImageFilter.GaussianBlur(percent / 100 * page.width))
+
+
+def jpeg(page: Image.Image, quality: float, rng: np.random.Generator) -> Image.Image:
+    """A page after JPEG compression; its blocks are of 8 pixels whatever the page's size."""
+    content = BytesIO()
+    page.save(content, "jpeg", quality=int(quality))
+    return Image.open(content).convert("RGB")
+
+
+def low_resolution(page: Image.Image, columns: float, rng: np.random.Generator) -> Image.Image:
+    """A page scanned with so many pixels across and enlarged again; one that has fewer stays as it is."""
+    scale = min(1.0, columns / page.width)
+    small = [max(1, round(scale * side)) for side in page.size]
+    return page.resize(small, Image.Resampling.BOX).resize(page.size, Image.Resampling.BICUBIC)
+
+
+def noise(page: Image.Image, deviation: float, rng: np.random.Generator) -> Image.Image:
+    """A page with Gaussian noise, grey, in grains of at least 1 / `GRAINS` of the page's width."""
+    grain = max(1.0, page.width / GRAINS)
+    shape = [max(1, round(side / grain)) for side in (page.height, page.width)]
+    grains = Image.fromarray(rng.normal(0, deviation, shape).astype(np.float32))
+    pixels = np.asarray(grains.resize(page.size, Image.Resampling.NEAREST))
+    return _from_values(np.asarray(page, dtype=float) + pixels[..., None])
+
+
+def faded_print(page: Image.Image, percent: float, rng: np.random.Generator) -> Image.Image:
+    """A page whose ink keeps `percent` of its contrast with the paper."""
+    paper = _paper(page)
+    return _from_values(paper + percent / 100 * (np.asarray(page, dtype=float) - paper))
+
+
+def skew(page: Image.Image, degrees: float, rng: np.random.Generator) -> Image.Image:
+    """A page laid askew, to either side, and shrunk so that none of it is cut off."""
+    paper = tuple(map(int, _paper(page)))
+    turned = page.rotate(
+        degrees * rng.choice((-1, 1)), Image.Resampling.BICUBIC, expand=True, fillcolor=paper
+    )
+    return ImageOps.pad(turned, page.size, Image.Resampling.BICUBIC, color=paper)
+
+
+DEGRADATIONS: dict[str, Callable[[Image.Image, float, np.random.Generator], Image.Image]] = {
+    "blur": blur,
+    "JPEG": jpeg,
+    "low resolution": low_resolution,
+    "noise": noise,
+    "faded print": faded_print,
+    "skew": skew,
+}
+
+
+def degrade(image: Image.Image, kind: str, severity: int, page: str) -> Image.Image:
+    """A page of any mode degraded, as RGB of the same size.
+
+    `kind` is one of `DEGRADATIONS`, `severity` 1, 2 or 3 (see `SEVERITIES`). What is random depends on
+    `page`, the checksum of the page's image, and the kind alone: a page's severities differ in strength
+    only. Raises ValueError for another kind or severity.
+    """
+    value = amount(kind, severity)
+    seed = hashlib.sha256(f"{kind} {page}".encode()).digest()
+    rng = np.random.default_rng(int.from_bytes(seed[:8], "big"))
+    # As an undegraded page reaches the model (`docfloqa.training.batches.Pages`), 16-bit and transparent ones included.
+    return DEGRADATIONS[kind](as_page(image), value, rng)
+
+
+def amount(kind: str, severity: int) -> float:
+    """The value of `SEVERITIES`, in its unit; raises ValueError for an unknown kind or severity."""
+    if kind not in DEGRADATIONS:
+        raise ValueError(f"degradation is {kind!r}; allowed are {', '.join(map(repr, DEGRADATIONS))}")
+    values = SEVERITIES[kind][1]
+    if severity not in range(1, len(values) + 1):
+        raise ValueError(f"severity of {kind!r} is {severity!r}; allowed are 1 to {len(values)}")
+    return values[severity - 1]
+
+
+def degraded_pages(rows: datasets.Dataset, kind: str, severity: int) -> datasets.Dataset:
+    """The same questions on degraded pages; "clean" at severity 0 gives `rows` themselves.
+
+    Each page is decoded and degraded once and kept on the disk as PNG, so that every model sees the same bytes;
+    the column `page` becomes the name of that file, which covers the page's checksum, the degradation, its
+    severity, the numbers of this code and the versions that draw. Raises ValueError for another kind or severity.
+    """
+    if (kind, severity) == (CLEAN, 0):
+        return rows
+    value = amount(kind, severity)
+    versions = [version(package) for package in ("numpy", "pillow")]
+    about = json.dumps([kind, severity, value, *versions, VERSION, PAGES])
+    folder = data_folder() / "cache" / "degraded"
+    files: dict[str, Path] = {}
+    for place, page in enumerate(rows["page"]):
+        if page not in files:
+            files[page] = folder / f"{hashlib.sha256((about + page).encode()).hexdigest()[:40]}.png"
+            if not files[page].is_file():
+                content = BytesIO()
+                degrade(rows[place]["image"], kind, severity, page).save(content, "png")
+                write_whole(files[page], content.getvalue())
+    of_question = [files[page] for page in rows["page"]]
+    images = datasets.Dataset.from_dict(
+        {"image": [str(file) for file in of_question], "page": [file.stem for file in of_question]}
+    ).cast_column("image", datasets.Image())
+    return datasets.concatenate_datasets([rows.remove_columns(["image", "page"]), images], axis=1)
+
+
+def _paper(page: Image.Image) -> np.ndarray:
+    """The colour of the paper, (3,), from 0 to 255."""
+    return np.percentile(np.asarray(page), PAPER_PERCENTILE, axis=(0, 1))
+
+
+def _from_values(values: np.ndarray) -> Image.Image:
+    return Image.fromarray(values.round().clip(0, 255).astype(np.uint8))

@@ -1,0 +1,125 @@
+"""SynthDocVQA: documents drawn from a seed, with questions and answers, in DocVQA's schema."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from io import BytesIO
+from pathlib import Path
+from random import Random
+from tempfile import mkdtemp
+
+from datasets import Dataset
+from tqdm.auto import tqdm
+
+from docfloqa.data.schema import FEATURES
+from docfloqa.data.synth.full import full_page
+from docfloqa.data.synth.small import CLEAN, LAYOUTS, NEW_LAYOUTS, WORN, Field, Page, small_page
+from docfloqa.data.synth.vocabulary import KNOWN, NEW, accepted_answers, question
+from docfloqa.integrity import check_folder, is_sound, seal_folder
+from docfloqa.paths import data_folder
+from docfloqa.settings import Settings
+from docfloqa.versions import DRAWING
+
+FEWEST_QUESTIONS, MOST_QUESTIONS = 3, 6
+# What small pages are drawn with under each shift; pretraining knows CLEAN, KNOWN and LAYOUTS only.
+LOOKS = {"input": WORN, "layout": CLEAN, "content": CLEAN}
+WORDS = {"input": KNOWN, "layout": KNOWN, "content": NEW}
+KINDS = {"input": LAYOUTS, "layout": NEW_LAYOUTS, "content": LAYOUTS}
+
+
+def synth_folder(settings: Settings) -> Path:
+    """The folder of the parquet files that `settings` ask for, drawn and written if they are not there.
+
+    The folder's name covers the settings that matter and the number of the drawing, so that a changed one is a new
+    data set. Files appear whole or not at all; damaged ones are set aside and drawn again.
+    """
+    key = {
+        "scale": settings.synth_scale,
+        "shift": settings.synth_shift,
+        "seed": settings.synth_seed,
+        "train": settings.synth_documents,
+        "validation": settings.synth_validation_documents,
+    }
+    drawing = drawing_of(settings)
+    checksum = hashlib.sha256(json.dumps(key | {"drawing": DRAWING}).encode()).hexdigest()[:12]
+    folder = data_folder() / "synthdocvqa" / f"{drawing}-{settings.synth_seed}-{checksum}"
+    if not is_sound(folder, check_folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(mkdtemp(prefix=".part-", dir=folder.parent))
+        for split in ("train", "validation"):
+            write_split(part, split, drawing, settings.synth_seed, key[split])
+        seal_folder(part)
+        try:
+            part.rename(folder)
+        except OSError:
+            # Another process has drawn the same files in the meantime.
+            shutil.rmtree(part)
+    return folder
+
+
+def drawing_of(settings: Settings) -> str:
+    """What is drawn: "full" for full-size pages, else the shift of the small ones."""
+    return "full" if settings.synth_scale == "full" else settings.synth_shift
+
+
+def page_seed(drawing: str, seed: int, split: str, document: int) -> Random:
+    """The random numbers that a document is drawn from."""
+    return Random(f"{drawing}-{seed}-{split}-{document}")
+
+
+def draw_page(rng: Random, drawing: str) -> Page:
+    """A full-size page for "full", else a small page under one of the shifts."""
+    if drawing == "full":
+        return full_page(rng)
+    return small_page(rng, LOOKS[drawing], WORDS[drawing], KINDS[drawing])
+
+
+def words_per_page(settings: Settings, pages: int = 200) -> float | None:
+    """Mean number of printed words on the first training pages; None where the data is not drawn."""
+    if settings.data != "synth":
+        return None
+    drawing = drawing_of(settings)
+    places = range(min(pages, settings.synth_documents))
+    counts = [draw_page(page_seed(drawing, settings.synth_seed, "train", n), drawing).words for n in places]
+    return sum(counts) / len(counts)
+
+
+def write_split(folder: Path, split: str, drawing: str, seed: int, documents: int) -> None:
+    """Draw the documents of a split (see `draw_page`) and write them as `<split>-00000-of-00001.parquet`.
+
+    The same arguments give the same bytes; documents of different splits are drawn independently.
+    """
+    rows = []
+    for document in tqdm(range(documents), desc=f"drawing {split}", unit="page", leave=False):
+        rng = page_seed(drawing, seed, split, document)
+        rows += document_rows(rng, draw_page(rng, drawing), split, document)
+    Dataset.from_list(rows, features=FEATURES).to_parquet(folder / f"{split}-00000-of-00001.parquet")
+
+
+def document_rows(rng: Random, page: Page, split: str, document: int) -> list[dict]:
+    """The questions of one drawn page, 3 to 6 of them where it has so many facts, as rows of the schema."""
+    png = BytesIO()
+    page.image.save(png, "png")
+    name = f"{page.kind}-{split}-{document:05d}"
+    return [
+        {
+            "questionId": f"{split}-{document:05d}-{place}",
+            "question": question(rng, field.key.subject),
+            "question_types": [field.key.question_type],
+            "image": {"bytes": png.getvalue(), "path": f"{name}.png"},
+            "docId": document if split == "train" else 10**7 + document,
+            "ucsf_document_id": name,
+            "ucsf_document_page_no": "1",
+            "answers": accepted_answers(field.value),
+            "data_split": split,
+        }
+        for place, field in enumerate(asked_fields(rng, page))
+    ]
+
+
+def asked_fields(rng: Random, page: Page) -> list[Field]:
+    """The fields of a page that are asked about, in the order of its questions; `rng` is what drew the page."""
+    count = min(len(page.fields), rng.randint(FEWEST_QUESTIONS, MOST_QUESTIONS))
+    return rng.sample(page.fields, count)

@@ -1,0 +1,1 @@
+"""Florence-2, and what of it is trained."""

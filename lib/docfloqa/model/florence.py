@@ -1,0 +1,274 @@
+"""Florence-2 for document questions: the native model with pages shared by questions, and its prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import (
+    AddedToken,
+    BartConfig,
+    Florence2Config,
+    Florence2ForConditionalGeneration,
+    Florence2Processor,
+    Florence2VisionConfig,
+)
+from transformers.modeling_outputs import BaseModelOutput
+
+from docfloqa.model.microsoft_layout import convert, is_original_layout
+from docfloqa.model.model_folders import ModelError, model_folder
+from docfloqa.model.targets import take_target_format
+from docfloqa.settings import PREFIXES
+
+PREFIX = "<DocVQA>"
+
+
+def vision_sub_blocks(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Name and module of every sub-block of the vision tower, in execution order.
+
+    A sub-block is a patch embedding, a spatial block or a channel block; names are relative to the
+    vision tower (`convs.0`, `blocks.0.0.spatial_block`, ...).
+    """
+    tower = model.model.vision_tower
+    sub_blocks = []
+    for stage, (patch_embedding, blocks) in enumerate(zip(tower.convs, tower.blocks, strict=True)):
+        sub_blocks.append((f"convs.{stage}", patch_embedding))
+        for place, block in enumerate(blocks):
+            for part in ("spatial_block", "channel_block"):
+                sub_blocks.append((f"blocks.{stage}.{place}.{part}", getattr(block, part)))
+    return sub_blocks
+
+
+class Florence2ForDocVQA(Florence2ForConditionalGeneration):
+    """The native Florence-2 with six additions; it is saved as, and loads as, the native class.
+
+    Questions can share pages: with `page_index`, `pixel_values` holds each page of the batch once.
+    The vision tower can be entered half-way: with `vision_start` above 0, what is given as `pixel_values`
+    are the states after so many sub-blocks (see `vision_sub_blocks`), computed before. Pixels given as bytes
+    are normalised here, as the processor that it was loaded with would have done. Sub-blocks of the
+    vision tower without a trainable tensor stay in eval mode, so that stochastic depth never perturbs
+    frozen weights. With `vision_checkpointing`, training keeps only what goes into each sub-block and computes
+    the rest again in the backward pass. `encode` gives the encoder's output for both loss and answers.
+    """
+
+    vision_start = 0
+    vision_checkpointing = False
+
+    def train(self, mode: bool = True) -> Florence2ForDocVQA:
+        """Set train or eval mode, except that frozen sub-blocks of the vision tower stay in eval mode."""
+        super().train(mode)
+        for _, sub_block in vision_sub_blocks(self):
+            if not any(parameter.requires_grad for parameter in sub_block.parameters()):
+                sub_block.eval()
+        return self
+
+    def vision_states(self, states: Tensor, start: int, stop: int | None = None) -> Tensor:
+        """The vision tower's states (pages, channels, rows, columns) after sub-block `stop` (None: the last).
+
+        `states` are those after `start` sub-blocks; with `start` 0 they are the pixels, of bytes or normalised.
+        """
+        if states.dtype == torch.uint8:
+            states = states * self.pixel_scale - self.pixel_offset
+        recompute = self.training and self.vision_checkpointing
+        if start == 0 and stop is None and not recompute:
+            return self.model.vision_tower(states).last_hidden_state
+        for _, sub_block in vision_sub_blocks(self)[start:stop]:
+            # The native class checkpoints the language model only; most activations are the vision tower's.
+            states = checkpoint(sub_block, states, use_reentrant=False) if recompute else sub_block(states)
+        return states
+
+    def page_features(self, pixel_values: Tensor) -> Tensor:
+        """What the encoder sees of each page, (pages, image tokens, width); each page passes once.
+
+        `pixel_values` is (pages, 3, height, width), or states if `vision_start` is above 0.
+        """
+        return self.model.multi_modal_projector(self.vision_states(pixel_values, self.vision_start))
+
+    def encode(self, input_ids: Tensor, attention_mask: Tensor, features: Tensor) -> BaseModelOutput:
+        """Encoder output of a batch of questions.
+
+        `input_ids` and `attention_mask` are (questions, length), `features` those of each question's page,
+        (questions, image tokens, width). Every prompt must begin with exactly as many image placeholders as its page
+        has tokens, as those of `encode_prompts` do; on a CPU `ValueError` is raised where one does not.
+        """
+        length = features.shape[1]
+        # A GPU would have to be waited for.
+        if input_ids.device.type == "cpu":
+            _check_placeholders(input_ids == self.config.image_token_id, length)
+        # To scatter the features over the placeholders, as the native class does, costs 6 % of a step.
+        text = self.get_input_embeddings()(input_ids[:, length:])
+        inputs = torch.cat([features.to(text.dtype), text], dim=1)
+        return self.get_encoder()(inputs_embeds=inputs, attention_mask=attention_mask)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        page_index: Tensor | None = None,
+        encoder_outputs: BaseModelOutput | None = None,
+        **kwargs,
+    ):
+        """The native forward pass; with `page_index`, `pixel_values` holds each page once
+        and `page_index` (questions,) says which of them a question's page is."""
+        if page_index is not None and encoder_outputs is None:
+            features = self.page_features(pixel_values)[page_index]
+            encoder_outputs = self.encode(input_ids, attention_mask, features)
+        if encoder_outputs is not None:
+            input_ids = pixel_values = None
+        return super().forward(
+            input_ids=input_ids,
+            pixel_values=pixel_values,
+            attention_mask=attention_mask,
+            encoder_outputs=encoder_outputs,
+            **kwargs,
+        )
+
+    def save_pretrained(self, *args, **kwargs) -> None:
+        """Save as the native class, so that plain transformers loads the folder without this library."""
+        # transformers writes the class's own name into config.json.
+        self.__class__ = Florence2ForConditionalGeneration
+        try:
+            self.save_pretrained(*args, **kwargs)
+        finally:
+            self.__class__ = Florence2ForDocVQA
+
+
+def _check_placeholders(placeholders: Tensor, length: int) -> None:
+    fitting = torch.zeros_like(placeholders)
+    fitting[:, :length] = True
+    if not torch.equal(placeholders, fitting):
+        raise ValueError(
+            f"a page has {length} tokens and the first prompt {int(placeholders[0].sum())} image placeholders; "
+            "a prompt must begin with as many placeholders as its page has tokens"
+        )
+
+
+def base_config() -> Florence2Config:
+    """The configuration of Florence-2-base as converted: 231,414,784 parameters, pages of 768 x 768 pixels.
+
+    The native checkpoint has 38 rows more, which no token uses: 51,328 and 231,443,968 parameters.
+    """
+    width = 768
+    ids = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
+    text = BartConfig(
+        vocab_size=51290,
+        d_model=width,
+        encoder_layers=6,
+        decoder_layers=6,
+        encoder_attention_heads=12,
+        decoder_attention_heads=12,
+        encoder_ffn_dim=4 * width,
+        decoder_ffn_dim=4 * width,
+        max_position_embeddings=1024,
+        decoder_start_token_id=2,
+        forced_eos_token_id=2,
+        **ids,
+    )
+    vision = Florence2VisionConfig(projection_dim=width)
+    return Florence2Config(text_config=text.to_dict(), vision_config=vision.to_dict(), **ids)
+
+
+def load_florence(model: str | Path, prefix: str = "token") -> tuple[Florence2ForDocVQA, Florence2Processor]:
+    """Model (fp32, eval mode) and processor from a local folder or a hub id, native or in Florence-2's original layout.
+
+    `prefix` says how `<DocVQA>` stands before a question: "token" adds one token to the vocabulary,
+    whose embedding starts as the mean of the text pieces it replaces; "text" leaves it as text, as
+    the published script does; "none" leaves it out.
+
+    Only safetensors are read and no code of a repository is run. Raises `ModelError` when the folder or id
+    cannot be loaded or a tensor is missing, unknown or of another shape, and `ValueError` for another prefix.
+    """
+    if prefix not in PREFIXES:
+        raise ValueError(f"prefix is {prefix!r}; allowed are {', '.join(map(repr, PREFIXES))}")
+    try:
+        network, processor, report = _load(model_folder(model))
+    # A damaged safetensors file has an exception of its own.
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise ModelError(f"model {str(model)!r} cannot be loaded: {str(error).rstrip('.')}") from error
+    wrong = {kind: sorted(map(str, names)) for kind, names in report.items() if names}
+    if wrong:
+        raise ModelError(f"the weights of model {str(model)!r} do not fit Florence-2: {wrong}")
+    if prefix == "token":
+        _add_prefix_token(network, processor)
+    _take_normalisation(network, processor)
+    return network.eval(), processor
+
+
+def load_processor(folder: Path) -> Florence2Processor:
+    """The processor of a folder in the native layout."""
+    # Where torchvision is installed, it would resize pages otherwise, to other pixels.
+    return Florence2Processor.from_pretrained(folder, trust_remote_code=False, backend="pil")
+
+
+def _load(folder: Path) -> tuple[Florence2ForDocVQA, Florence2Processor, dict[str, Any]]:
+    if is_original_layout(folder):
+        config, weights, processor = convert(folder)
+        source: dict[str, Any] = {"config": config, "state_dict": weights}
+    else:
+        processor = load_processor(folder)
+        source = {"pretrained_model_name_or_path": folder}
+    network, report = Florence2ForDocVQA.from_pretrained(
+        **{"pretrained_model_name_or_path": None, **source},
+        dtype=torch.float32,
+        use_safetensors=True,
+        trust_remote_code=False,
+        # Not ignored: the report names them, the exception does not.
+        ignore_mismatched_sizes=True,
+        output_loading_info=True,
+    )
+    take_target_format(network, folder)
+    return network, processor, report
+
+
+def _take_normalisation(model: Florence2ForDocVQA, processor: Florence2Processor) -> None:
+    images = processor.image_processor
+    spread = torch.tensor(images.image_std)[:, None, None]
+    # Not persistent: they are the processor's, and the native class has no place for them.
+    model.register_buffer("pixel_scale", images.rescale_factor / spread, persistent=False)
+    model.register_buffer(
+        "pixel_offset", torch.tensor(images.image_mean)[:, None, None] / spread, persistent=False
+    )
+
+
+def _add_prefix_token(model: Florence2ForDocVQA, processor: Florence2Processor) -> None:
+    tokenizer = processor.tokenizer
+    if PREFIX in tokenizer.get_vocab():
+        return
+    pieces = tokenizer(PREFIX, add_special_tokens=False).input_ids
+    tokenizer.add_tokens([AddedToken(PREFIX, special=True)])
+    place = tokenizer.convert_tokens_to_ids(PREFIX)
+    if place >= model.get_input_embeddings().num_embeddings:
+        model.resize_token_embeddings(place + 1, mean_resizing=False)
+    with torch.no_grad():
+        # One and the same, unless the model was saved with an output embedding of its own.
+        for embeddings in {model.get_input_embeddings().weight, model.get_output_embeddings().weight}:
+            embeddings[place] = embeddings[pieces].mean(dim=0)
+
+
+def encode_prompts(
+    processor: Florence2Processor, questions: Sequence[str], prefix: str, max_length: int
+) -> list[list[int]]:
+    """Token ids of each prompt: image placeholders, `<s>`, the prefix, the question, `</s>`.
+
+    The text of a question is only ever text: a special token written in it is not parsed as one.
+    Questions are cut so that a prompt has at most `max_length` tokens.
+    """
+    tokenizer = processor.tokenizer
+    lead = [processor.image_token_id] * processor.num_image_tokens + [tokenizer.bos_token_id]
+    if prefix == "token":
+        lead.append(tokenizer.convert_tokens_to_ids(PREFIX))
+    texts = [PREFIX + question if prefix == "text" else question for question in questions]
+    room = max_length - len(lead) - 1
+    encoded = encode_text(processor, texts)
+    return [[*lead, *ids[:room], tokenizer.eos_token_id] for ids in encoded]
+
+
+def encode_text(processor: Florence2Processor, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of plain texts, without `<s>` and `</s>`; special tokens in them are taken as text."""
+    return processor.tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True).input_ids

@@ -1,0 +1,142 @@
+"""Which part of the vision encoder is trained: by tensors as published, by blocks or by stages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import accumulate
+
+import pandas as pd
+from torch import nn
+
+from docfloqa.model.florence import vision_sub_blocks
+from docfloqa.model.lora import add_adapters
+from docfloqa.settings import COUNTED, SIDES, UNITS
+
+
+@dataclass(frozen=True)
+class Freezing:
+    """What is trainable, counted in tensors and in parameters (a tied weight counts once).
+
+    With LoRA, what is trainable are the adapters, of rank `lora_rank`, and the projector; what there is in all
+    counts without adapters. `frozen_prefix` is the number of sub-blocks (see `vision_sub_blocks`) before the
+    first one, in execution order, that has a trainable tensor.
+    """
+
+    ratio: float
+    unit: str
+    side: str
+    vision_tensors: int
+    trainable_vision_tensors: int
+    vision_parameters: int
+    trainable_vision_parameters: int
+    parameters: int
+    trainable_parameters: int
+    sub_blocks: int
+    frozen_prefix: int
+    lora_rank: int = 0
+
+    @property
+    def trainable_vision_share(self) -> float:
+        """Share of the vision encoder's parameters that is trained, in [0, 1]."""
+        return self.trainable_vision_parameters / self.vision_parameters
+
+    @property
+    def trainable_share(self) -> float:
+        """Share of the whole model's parameters that is trained, in [0, 1]."""
+        return self.trainable_parameters / self.parameters
+
+    def table(self) -> pd.DataFrame:
+        """Trainable and total tensors and parameters, with their share."""
+        rows = {
+            "vision encoder, tensors": (self.trainable_vision_tensors, self.vision_tensors),
+            "vision encoder, parameters": (self.trainable_vision_parameters, self.vision_parameters),
+            "whole model, parameters": (self.trainable_parameters, self.parameters),
+        }
+        frame = pd.DataFrame.from_dict(rows, orient="index", columns=["trainable", "all"])
+        frame["share"] = [f"{100 * part / whole:.1f} %" for part, whole in rows.values()]
+        return frame.map(lambda cell: cell if isinstance(cell, str) else f"{cell:,}")
+
+
+def vision_units(model: nn.Module, unit: str) -> list[list[str]]:
+    """The names of the vision encoder's tensors, grouped into units, from the input side to the output side.
+
+    "tensor": one tensor each in the order of `named_parameters`, as published; that order lists all
+    patch embeddings before the blocks. "block" and "stage": execution order, each patch embedding
+    with the block or stage that it opens.
+    """
+    tower = model.model.vision_tower
+    if unit == "tensor":
+        return [[name] for name, _ in tower.named_parameters()]
+    units: list[list[str]] = []
+    for name, sub_block in vision_sub_blocks(model):
+        opens_block = name.endswith("spatial_block") and name.split(".")[-2] != "0"
+        if name.startswith("convs") or (unit == "block" and opens_block):
+            units.append([])
+        units[-1] += [f"{name}.{tensor}" for tensor, _ in sub_block.named_parameters()]
+    return units
+
+
+def freeze(
+    model: nn.Module,
+    ratio: float,
+    unit: str = "tensor",
+    side: str = "output",
+    counted: str = "units",
+    lora: float = 0.0,
+) -> Freezing:
+    """Make a share of the vision encoder trainable, freeze the rest of it, and say what is trained.
+
+    `ratio` in [0, 1] is the share of units, rounded to a whole number of them; with `counted="parameters"` it is
+    the share of parameters, as near as whole units come to it. `side` is the end from which they are unfrozen:
+    "output" trains the last ones, "input" the first. Everything outside the vision encoder (projector and
+    language model) is trainable at every ratio. With `lora` above 0 (see `docfloqa.model.lora.add_adapters`) adapters
+    of that share of the model's parameters are trained in place of what would be. Sets `requires_grad`.
+
+    Raises `ValueError` for a ratio outside [0, 1] or another unit, side or way of counting.
+    """
+    if not 0 <= ratio <= 1:
+        raise ValueError(f"ratio is {ratio!r}; allowed is a number from 0 to 1")
+    for name, value, allowed in (("unit", unit, UNITS), ("side", side, SIDES), ("counted", counted, COUNTED)):
+        if value not in allowed:
+            raise ValueError(f"{name} is {value!r}; allowed are {', '.join(allowed)}")
+    tower = dict(model.model.vision_tower.named_parameters())
+    vision_parameters = sum(parameter.numel() for parameter in tower.values())
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    units = vision_units(model, unit)
+    if side == "output":
+        units = units[::-1]
+    sizes = [0, *accumulate(sum(tower[name].numel() for name in group) for group in units)]
+    count = round(len(units) * ratio)
+    if counted == "parameters":
+        count = min(range(len(sizes)), key=lambda number: abs(sizes[number] - ratio * vision_parameters))
+    names = {name for group in units[:count] for name in group}
+    model.requires_grad_(True)
+    for name, parameter in tower.items():
+        parameter.requires_grad_(name in names)
+    rank = add_adapters(model, lora) if lora else 0
+    # Sub-blocks change between train and eval mode with what is frozen.
+    model.train(model.training)
+    sub_blocks = vision_sub_blocks(model)
+    thawed = [
+        place
+        for place, (_, sub_block) in enumerate(sub_blocks)
+        if any(parameter.requires_grad for parameter in sub_block.parameters())
+    ]
+    return Freezing(
+        ratio=ratio,
+        unit=unit,
+        side=side,
+        vision_tensors=len(tower),
+        trainable_vision_tensors=sum(p.requires_grad for p in model.model.vision_tower.parameters()),
+        vision_parameters=vision_parameters,
+        trainable_vision_parameters=_trainable(model.model.vision_tower),
+        parameters=parameters,
+        trainable_parameters=_trainable(model),
+        sub_blocks=len(sub_blocks),
+        frozen_prefix=min(thawed, default=len(sub_blocks)),
+        lora_rank=rank,
+    )
+
+
+def _trainable(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)

@@ -1,0 +1,1 @@
+"""Where the tiny model comes from."""

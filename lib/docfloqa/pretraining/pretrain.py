@@ -1,0 +1,285 @@
+"""How the shipped tiny Florence-2 learns to read drawn pages, before it ever sees a question."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+from tempfile import TemporaryDirectory
+
+import pandas as pd
+import seaborn as sns
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.utils.data import SequentialSampler
+from tqdm.auto import tqdm
+from transformers import (
+    Florence2Processor,
+    PreTrainedTokenizerFast,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+
+from docfloqa.figures.style import show, use_style
+from docfloqa.model.florence import Florence2ForDocVQA
+from docfloqa.model.model_folders import write_checksums
+from docfloqa.pretraining.reading import (
+    BLANK_WEIGHT,
+    CHARACTERS,
+    SLOT_HEIGHT,
+    SLOT_WIDTH,
+    DrawnReading,
+    Phase,
+    ReadingCollator,
+    Sample,
+    draw_sample,
+)
+from docfloqa.pretraining.tiny import FIELD_TASK, OCR_PROMPT, PIXELS_PER_CELL
+
+PAGES_AT_ONCE = 50
+
+
+def character_loss(head: nn.Conv2d, tower_output: Tensor, characters: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of the character in every slot, read from the tower's output, and the share read right.
+
+    `tower_output` is (images, channels, rows, columns) of cells of 16 x 16 pixels; every cell holds
+    2 x 4 slots. Blanks weigh 0.03, or the head would learn nothing but blanks; the share is over
+    printed characters only.
+    """
+    images, _, rows, columns = tower_output.shape
+    down, across = PIXELS_PER_CELL // SLOT_HEIGHT, PIXELS_PER_CELL // SLOT_WIDTH
+    logits = head(tower_output).view(images, len(CHARACTERS), down, across, rows, columns)
+    logits = logits.permute(0, 4, 2, 5, 3, 1).reshape(-1, len(CHARACTERS))
+    target = characters.flatten()
+    weight = torch.ones(len(CHARACTERS), device=logits.device)
+    weight[0] = BLANK_WEIGHT
+    printed = target > 0
+    read = (logits[printed].argmax(-1) == target[printed]).float().mean()
+    return cross_entropy(logits, target, weight=weight), read
+
+
+class ReadingTrainer(Trainer):
+    """Text loss plus the loss of a throw-away head that classifies the character in every slot.
+
+    The dense head is what makes reading emerge: with the text loss alone the model stays a language
+    model that does not look at the page.
+    """
+
+    def _get_train_sampler(self, train_dataset=None):
+        # In order, because drawings get harder with their place.
+        return SequentialSampler(train_dataset or self.train_dataset)
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """Sum of both losses on a batch of `ReadingCollator`; the characters' alone where nothing is asked."""
+        characters = inputs.pop("characters")
+        if "input_ids" not in inputs:
+            states = model.model.vision_tower(inputs["pixel_values"]).last_hidden_state
+            return character_loss(model.character_head, states, characters)[0]
+        seen = []
+        hook = model.model.vision_tower.register_forward_hook(
+            lambda _, __, output: seen.append(output.last_hidden_state)
+        )
+        try:
+            outputs = model(**inputs)
+        finally:
+            hook.remove()
+        dense, _ = character_loss(model.character_head, seen[0], characters)
+        loss = outputs.loss + self.train_dataset.phase.character_weight * dense
+        return (loss, outputs) if return_outputs else loss
+
+
+@torch.no_grad()
+def read_samples(
+    model: Florence2ForDocVQA, tokenizer: PreTrainedTokenizerFast, samples: Sequence[Sample]
+) -> pd.DataFrame:
+    """A row for every prompt of the samples: kind, font, task, text, what the model read, and whether it is right.
+
+    Answers are greedy; `task` is "line", "region" or "field".
+    """
+    batch = {name: tensor.to(model.device) for name, tensor in ReadingCollator(tokenizer)(samples).items()}
+    features = model.page_features(batch["pixel_values"])[batch["page_index"]]
+    encoded = model.encode(batch["input_ids"], batch["attention_mask"], features)
+    answers = model.generate(encoder_outputs=encoded, attention_mask=batch["attention_mask"])
+    rows = [
+        {
+            "kind": sample.page.kind,
+            "font": sample.page.font,
+            "task": "field"
+            if prompt.startswith(FIELD_TASK)
+            else "line"
+            if prompt == OCR_PROMPT
+            else "region",
+            "text": text,
+        }
+        for sample in samples
+        for prompt, text in zip(sample.prompts, sample.texts, strict=True)
+    ]
+    frame = pd.DataFrame(rows).assign(read=tokenizer.batch_decode(answers, skip_special_tokens=True))
+    return frame.assign(exact_match=frame["read"] == frame["text"])
+
+
+@torch.no_grad()
+def reading_scores(
+    model: Florence2ForDocVQA, tokenizer: PreTrainedTokenizerFast, phase: Phase, images: int = 128
+) -> dict[str, float]:
+    """What is read of held-out drawings as hard as the phase's last, in [0, 1].
+
+    `character` is the share of printed characters, alone in their slots, that the throw-away head reads
+    right; the others are the exact match of greedy answers by task.
+    """
+    rng = Random(f"held-out-{phase.draws}-{phase.seed}")
+    samples = [draw_sample(rng, phase, progress=1.0) for _ in range(images)]
+    batch = ReadingCollator(tokenizer)(samples)
+    was_training = model.training
+    model.eval()
+    states = model.model.vision_tower(batch["pixel_values"].to(model.device)).last_hidden_state
+    characters = batch["characters"].to(model.device)
+    scores = {"character": character_loss(model.character_head, states, characters)[1].item()}
+    if phase.prompts_per_image:
+        read = read_samples(model, tokenizer, samples)
+        scores |= read.groupby("task")["exact_match"].mean().to_dict()
+    model.train(was_training)
+    return scores
+
+
+def reading_by_kind_and_font(
+    model: Florence2ForDocVQA, tokenizer: PreTrainedTokenizerFast, pages: int = 600, seed: int = 1000
+) -> pd.DataFrame:
+    """Exact match of regions and fields on clean pages that were never trained on, by kind and by font.
+
+    The index is ("kind" or "font", which one), with a last row for all; columns are the tasks and the
+    number of prompts.
+    """
+    phase = Phase("held out", "pages", 1, 1, prompts_per_image=6, learning_rate=0.0, seed=seed)
+    rng = Random(f"by-kind-and-font-{seed}")
+    model.eval()
+    parts = []
+    for _ in tqdm(range(0, pages, PAGES_AT_ONCE), desc="reading held-out pages", unit="batch", leave=False):
+        samples = [draw_sample(rng, phase, progress=1.0) for _ in range(PAGES_AT_ONCE)]
+        parts.append(read_samples(model, tokenizer, samples))
+    read = pd.concat(parts, ignore_index=True).assign(all="pages")
+    tables = {
+        by: read.pivot_table("exact_match", by, "task", "mean").assign(prompts=read.groupby(by).size())
+        for by in ("kind", "font", "all")
+    }
+    return pd.concat(tables).rename_axis([None, None], axis=0).rename_axis(None, axis=1)
+
+
+class ReadingProgress(TrainerCallback):
+    """Keeps a row of training loss and held-out exact match every so many steps."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, phase: Phase):
+        self.tokenizer, self.phase, self.rows = tokenizer, phase, []
+
+    def on_log(self, args, state, control, logs=None, model=None, **kwargs):
+        """Score the model whenever the trainer reports its loss."""
+        if "loss" in logs:
+            scores = reading_scores(model, self.tokenizer, self.phase)
+            self.rows.append(
+                {"phase": self.phase.name, "step": state.global_step, "loss": logs["loss"], **scores}
+            )
+            tqdm.write(
+                ", ".join(
+                    f"{name} {value:.3f}" if isinstance(value, float) else f"{name} {value}"
+                    for name, value in self.rows[-1].items()
+                )
+            )
+
+
+def pretrain(
+    model: Florence2ForDocVQA, tokenizer: PreTrainedTokenizerFast, phase: Phase, reports: int = 10
+) -> pd.DataFrame:
+    """Train `model` in place on one phase; the held-out exact match is reported `reports` times.
+
+    Returns one row per report: phase, step, loss, and exact match by task.
+    """
+    if not hasattr(model, "character_head"):
+        channels = model.config.vision_config.embed_dim[-1]
+        slots_per_cell = (PIXELS_PER_CELL // SLOT_HEIGHT) * (PIXELS_PER_CELL // SLOT_WIDTH)
+        model.character_head = nn.Conv2d(channels, slots_per_cell * len(CHARACTERS), 1)
+        # A random head would push what the tower knows already out of it.
+        nn.init.zeros_(model.character_head.weight)
+    progress = ReadingProgress(tokenizer, phase)
+    with TemporaryDirectory() as folder:
+        arguments = TrainingArguments(
+            output_dir=folder,
+            max_steps=phase.steps,
+            per_device_train_batch_size=phase.images_per_step,
+            learning_rate=phase.learning_rate,
+            adam_beta2=0.98,
+            weight_decay=0.01,
+            warmup_steps=60,
+            lr_scheduler_type="warmup_stable_decay",
+            lr_scheduler_kwargs={"num_decay_steps": phase.steps // 3},
+            max_grad_norm=1.0,
+            logging_steps=max(1, phase.steps // reports),
+            save_strategy="no",
+            report_to=[],
+            remove_unused_columns=False,
+            dataloader_num_workers=1,
+            seed=phase.seed,
+        )
+        ReadingTrainer(
+            model=model,
+            args=arguments,
+            train_dataset=DrawnReading(phase),
+            data_collator=ReadingCollator(tokenizer),
+            callbacks=[progress],
+        ).train()
+    return pd.DataFrame(progress.rows)
+
+
+def plot_reading(curve: pd.DataFrame) -> None:
+    """Show exact match on held-out drawings over the steps of each phase, one line per task."""
+    tasks = [column for column in ("character", "line", "region", "field") if column in curve]
+    long = curve.melt(["phase", "step"], tasks, "task", "exact match").dropna()
+    with use_style():
+        grid = sns.relplot(
+            long,
+            x="step",
+            y="exact match",
+            hue="task",
+            style="task",
+            col="phase",
+            col_wrap=3,
+            kind="line",
+            markers=True,
+            height=2,
+            aspect=1.1,
+            facet_kws={"sharex": False},
+        )
+        grid.set(ylim=(0, 1), ylabel="read right")
+        grid.set_titles("{col_name}")
+    show(
+        grid.figure,
+        caption="What is read of held-out drawings during pretraining: characters, and exact match of texts.",
+        alt="Small panels, one per phase: shares read right over training steps, one line per task.",
+    )
+
+
+def sample_prompts(phase: Phase) -> pd.DataFrame:
+    """The prompts of an image as hard as a phase's last, and the texts that answer them."""
+    sample = draw_sample(Random(f"{phase.draws}-{phase.seed}-0"), phase, progress=1.0)
+    return pd.DataFrame({"prompt": sample.prompts, "text": sample.texts})
+
+
+def save_tiny(
+    model: Florence2ForDocVQA,
+    processor: Florence2Processor,
+    folder: Path,
+    curve: pd.DataFrame,
+    reading: pd.DataFrame,
+) -> None:
+    """Save the pretrained model (fp16, without the character head), its processor, and what it reads.
+
+    `pretraining.csv` is its learning curve, `reading.csv` the table of `reading_by_kind_and_font`.
+    """
+    if hasattr(model, "character_head"):
+        del model.character_head
+    model.half().save_pretrained(folder)
+    processor.save_pretrained(folder)
+    write_checksums(folder)
+    curve.to_csv(folder / "pretraining.csv", index=False, float_format="%.4f")
+    reading.rename_axis(["by", "which"]).to_csv(folder / "reading.csv", float_format="%.4f")

@@ -1,0 +1,118 @@
+"""Where a run goes on that was interrupted, and what of it was damaged meanwhile."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from zipfile import BadZipFile
+
+import torch
+from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.trainer_pt_utils import safe_globals
+
+from docfloqa.integrity import DamagedError, check_folder, read_sealed, seal_folder, set_aside
+from docfloqa.runs.records import COMPLETE, RECORD, damaged_results
+from docfloqa.runs.run import BEST_MODEL, LAST_MODEL, Run
+
+CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+# What a checkpoint holds beside weights, state and processor, which are safetensors and JSON.
+PICKLES = ("*.pt", "*.pth", "*.bin", "*.pkl")
+
+
+def refresh(run: Run) -> None:
+    """Read a run's record again, for another process may have changed it, and set aside what is damaged.
+
+    Called while nobody else makes the run. A run that was complete and has lost something is not complete then.
+    """
+    try:
+        found = read_sealed(run.folder / RECORD)
+    except FileNotFoundError:
+        found = {}
+    except DamagedError as error:
+        set_aside(run.folder / RECORD, error)
+        found = {}
+    run.record = {"identity": run.record.get("identity"), **found}
+    lost = damaged_results(run.folder, found)
+    for name in (LAST_MODEL, BEST_MODEL):
+        try:
+            run.epoch_of_model(name)
+        except DamagedError as error:
+            lost.append((name, error))
+    for name, error in lost:
+        set_aside(run.folder / name, error)
+    if lost and found.get("status") == COMPLETE:
+        run.fail(f"damaged, and set aside: {', '.join(name for name, _ in lost)}")
+
+
+def epochs_kept(run: Run) -> int:
+    """How many trained epochs are kept undamaged, from the first one on; a damaged one is set aside."""
+    kept = 0
+    for epoch in range(run.settings.epochs + 1):
+        answers, row = run.epoch_files(epoch)
+        if run.has_epoch(epoch):
+            kept = epoch if epoch == kept + 1 else kept
+        # Without its row, which is written last, an epoch was not finished.
+        elif row.is_file():
+            for place in filter(Path.is_file, (answers, row)):
+                set_aside(
+                    place, f"{answers} or {row.name} is damaged: they do not fit their checksums", run.folder
+                )
+    return kept
+
+
+def seal_checkpoint(folder: Path, epoch: int) -> None:
+    """Say that a checkpoint is whole, and after which epoch it was made."""
+    # A pickle of objects that no resume reads.
+    (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+    seal_folder(folder, epoch=epoch)
+
+
+def last_checkpoint(run: Run) -> Path | None:
+    """The checkpoint from which a run goes on; None where it begins anew.
+
+    It is the last one that is undamaged, holds no code, and comes with everything that was kept until then: the
+    answers of every epoch and the weights of the best one. A checkpoint that is damaged is set aside; one that was
+    not finished, or is of an epoch that is lost, is deleted.
+    """
+    kept, found, last = epochs_kept(run), None, 0
+    folders = [path for path in run.checkpoints.glob("checkpoint-*") if CHECKPOINT.fullmatch(path.name)]
+    for folder in sorted(folders, key=lambda path: int(CHECKPOINT.fullmatch(path.name)[1]), reverse=True):
+        try:
+            epoch = check_folder(folder)["epoch"]
+            check_holds_no_code(folder)
+        except FileNotFoundError:
+            shutil.rmtree(folder)
+        except DamagedError as error:
+            set_aside(folder, error, run.folder)
+        else:
+            if found is None and epoch <= kept and _has_best_model(run, epoch):
+                found, last = folder, epoch
+            elif found is None:
+                shutil.rmtree(folder)
+    # What comes after it is made again; a later interruption must not find half of the old in it.
+    for epoch in range(last + 1, kept + 1):
+        for place in reversed(run.epoch_files(epoch)):
+            place.unlink()
+    return found
+
+
+def _has_best_model(run: Run, epoch: int) -> bool:
+    best = run.best_epoch(epoch)
+    # The weights of the epoch itself are in its checkpoint.
+    return best == epoch or run.epoch_of_model(BEST_MODEL) == best
+
+
+def check_holds_no_code(folder: Path) -> None:
+    """Raise `DamagedError` where a pickle in a checkpoint names anything that `weights_only` would not load.
+
+    Nothing is executed for it. The trainer loads them with `weights_only` as well.
+    """
+    for path in sorted(path for pattern in PICKLES for path in folder.rglob(pattern)):
+        try:
+            with safe_globals():
+                unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        except (ValueError, RuntimeError, BadZipFile, KeyError) as error:
+            raise DamagedError(f"{path} cannot be read: {error}") from None
+        if unsafe:
+            raise DamagedError(f"{path} is refused: it would execute {', '.join(sorted(unsafe))}")

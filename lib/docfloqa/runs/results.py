@@ -1,0 +1,165 @@
+"""A study's runs as tidy frames."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property, wraps
+from typing import Any
+
+import pandas as pd
+
+from docfloqa.paths import reports_folder, runs_folder
+from docfloqa.runs.records import CONTROL, EPOCHS, PREDICTIONS, is_complete, read_record
+from docfloqa.settings import Settings
+from docfloqa.versions import PAGES, TRAINING
+
+PLAN = "study.json"
+RUN_KEYS = ["vision_trainable", "seed"]
+
+
+def once_for_study(compute: Callable[..., Any]) -> Callable[..., Any]:
+    """What a function makes of a study and further arguments, computed once: who asks again gets a copy of it.
+
+    A report says the same scores in a sentence, a table and a figure. The function must give a frame or a list.
+    """
+
+    @wraps(compute)
+    def kept(study: Study, *args: Any) -> Any:
+        # Where `cached_property` keeps what it computes, too.
+        known = vars(study).setdefault("_computed", {})
+        key = (compute, *args)
+        if key not in known:
+            known[key] = compute(study, *args)
+        return known[key].copy()
+
+    return kept
+
+
+class ResultsError(ValueError):
+    """A study without results: names its folder and the command that makes them."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """The complete runs of a study's ratios, or of one of its arms, and those that are planned and missing.
+
+    In an arm every run belongs to a variant (see `docfloqa.arms`), which the frames name in a column `variant`.
+    """
+
+    name: str
+    settings: Settings
+    records: dict[str, dict[str, Any]]
+    missing: dict[str, dict[str, Any]]
+    arms: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+    variants: dict[str, list[str]] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, name: str) -> Study:
+        """Read `reports/<name>/study.json` and the records of its runs.
+
+        Raises `ResultsError` when there is no plan or no complete run.
+        """
+        path = reports_folder(name) / PLAN
+        if not path.is_file():
+            raise ResultsError(
+                f"study {name!r} has no {path}; make it with: make study PROFILE=... NAME={name}"
+            )
+        plan = json.loads(path.read_text())
+        records, missing = _read(name, plan["runs"])
+        if not records:
+            errors = {record.get("error") for record in missing.values()} - {None}
+            raise ResultsError(
+                f"none of the {len(missing)} runs of study {name!r} is complete"
+                + (f"; they stopped with: {'; '.join(sorted(errors))}" if errors else "; run 03_ablate")
+            )
+        return cls(name, Settings.from_dict(plan["settings"]), records, missing, plan.get("arms", {}))
+
+    def arm(self, arm: str) -> Study | None:
+        """The complete runs of an arm; None where the study has none of it."""
+        variants = self.arms.get(arm, {})
+        records, missing = _read(self.name, [run for runs in variants.values() for run in runs])
+        if not records:
+            return None
+        return replace(self, records=records, missing=missing, arms={}, variants=variants)
+
+    @property
+    def outdated(self) -> list[str]:
+        """Runs made by code whose results are not those of the library's present one."""
+        return [
+            run
+            for run, record in self.records.items()
+            # Those of before there were numbers computed what the first ones stand for.
+            if (record["identity"].get("training", 1), record["identity"].get("pages", 1))
+            != (TRAINING, PAGES)
+        ]
+
+    @cached_property
+    def runs(self) -> pd.DataFrame:
+        """One row per run: ratio, seed, what was trainable, time, speed, memory, device."""
+        rows = []
+        for run, record in self.records.items():
+            freezing, epochs = record["freezing"], self.epochs.query("run == @run")
+            rows.append(
+                {
+                    "run": run,
+                    **self._variant(run),
+                    "vision_trainable": record["settings"]["vision_trainable"],
+                    "seed": record["settings"]["seed"],
+                    "trainable_vision_tensors": freezing["trainable_vision_tensors"],
+                    "vision_tensors": freezing["vision_tensors"],
+                    "trainable_vision_parameters": freezing["trainable_vision_parameters"],
+                    "vision_parameters": freezing["vision_parameters"],
+                    "trainable_parameters": freezing["trainable_parameters"],
+                    "parameters": freezing["parameters"],
+                    "seconds": record["seconds"],
+                    "train_samples_per_second": epochs["train_samples_per_second"].median(),
+                    "evaluation_seconds": epochs["evaluation_seconds"].median(),
+                    "device": record["device"]["name"],
+                    **record["peak_memory"],
+                }
+            )
+        return pd.DataFrame(rows).sort_values(RUN_KEYS, ignore_index=True)
+
+    @cached_property
+    def epochs(self) -> pd.DataFrame:
+        """One row per run and epoch: the columns of `epochs.csv` after run, vision_trainable and seed."""
+        return self._collect(lambda folder: pd.read_csv(folder / EPOCHS))
+
+    @cached_property
+    def predictions(self) -> pd.DataFrame:
+        """One row per run, epoch and question: the columns of `predictions.parquet` likewise."""
+        return self._collect(lambda folder: pd.read_parquet(folder / PREDICTIONS))
+
+    @cached_property
+    def wrong_pages(self) -> pd.DataFrame:
+        """The last epoch's answers on pages of other documents, one row per run and question."""
+        return self._collect(lambda folder: pd.read_parquet(folder / CONTROL))
+
+    def _collect(self, read) -> pd.DataFrame:
+        frames, same = [], {}
+        for run, record in self.records.items():
+            frame = read(runs_folder(self.name) / run)
+            # Lists that every run and epoch repeats are kept once.
+            for column in {"answers", "question_types"} & set(frame):
+                frame[column] = [same.setdefault(tuple(value), value) for value in frame[column]]
+            if "epoch" not in frame:
+                frame["epoch"] = record["settings"]["epochs"]
+            keys = self._variant(run) | {key: record["settings"][key] for key in RUN_KEYS}
+            for place, (key, value) in enumerate(keys.items()):
+                frame.insert(place, key, value)
+            frame.insert(0, "run", run)
+            frames.append(frame)
+        return pd.concat(frames).sort_values([*RUN_KEYS, "epoch"], kind="stable", ignore_index=True)
+
+    def _variant(self, run: str) -> dict[str, str]:
+        names = [name for name, runs in self.variants.items() if run in runs]
+        return {"variant": names[0]} if names else {}
+
+
+def _read(study: str, runs: list[str]) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
+    """The records of complete runs, and those of the others."""
+    records = {run: read_record(runs_folder(study) / run) for run in runs}
+    complete = {run: record for run, record in records.items() if is_complete(runs_folder(study) / run)}
+    return complete, {run: record for run, record in records.items() if run not in complete}

@@ -1,0 +1,164 @@
+"""The workers of a dask cluster: each makes one run at a time, on the GPU and CPU threads that it was given."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable, Collection
+from concurrent.futures import Future
+from importlib.metadata import version
+from typing import Any
+
+from distributed import Client, Worker, WorkerPlugin, get_worker
+from distributed.scheduler import KilledWorker
+from tqdm.auto import tqdm
+
+from docfloqa.paths import reports_folder
+from docfloqa.runs.identity import IDENTIFYING_VERSIONS
+from docfloqa.runs.records import git_commit
+from docfloqa.runs.results import PLAN
+from docfloqa.runs.run import Run
+from docfloqa.settings import Settings
+from docfloqa.study.execution import Slot, stopped
+from docfloqa.study.kernels import SweepError, check_kernel, kernel_device
+from docfloqa.study.workers import Execute, Workers, stop_kernels
+
+RESOURCE = "run"
+PATIENCE = 15  # seconds for a scheduler to answer
+
+# The runs that go on in this process, if it is a worker.
+_going_on: set[str] = set()
+
+
+class Cluster(Workers):
+    """The workers at the address of a dask scheduler, which may come and go.
+
+    They must have this project's code and see the same files. A run whose worker dies is begun again on another
+    one, from its last epoch; it fails when it has lost more workers than dask's `allowed-failures`.
+
+    Raises `SweepError` when no scheduler answers.
+    """
+
+    lost = (KilledWorker,)
+
+    def __init__(self, address: str, execute: Execute, kernel: str | None):
+        super().__init__(execute, kernel)
+        self.address = address
+        try:
+            self.client = Client(address, timeout=PATIENCE, set_as_default=False)
+        except (OSError, TimeoutError, ValueError) as error:
+            raise SweepError(
+                f"no dask scheduler answers at {address!r} ({error}); start one with: dask scheduler, and workers "
+                "with: dask worker ADDRESS --nthreads 1"
+            ) from error
+        self.executor = self.client.get_executor(pure=False, resources={RESOURCE: 1})
+        self.admitted: set[str] = set()
+        self.submitted: set[str] = set()
+
+    def __exit__(self, *_: Any) -> None:
+        self.client.close()
+
+    def check(self, settings: Settings) -> None:
+        """Raises `SweepError` where a present worker cannot compute these settings, for want of a GPU."""
+        self.client.run(_in_a_thread, kernel_device, settings, self.kernel)
+
+    def open(self, settings: Settings) -> None:
+        """Let every worker, present or yet to come, make runs of the study, one at a time.
+
+        Raises `SweepError` for a worker that has other code or other files; a later one of the kind gets no run.
+        """
+        try:
+            self.client.register_plugin(Admission(settings.study, self.kernel), name="docfloqa")
+        except OSError as error:
+            raise SweepError(
+                f"a worker at {self.address} went away meanwhile: {error}; begin again"
+            ) from error
+        except (ImportError, AttributeError) as error:
+            raise SweepError(
+                f"a worker at {self.address} cannot load this project ({error}); every machine needs the same "
+                "checkout and environment"
+            ) from error
+        self.admitted = self._admitted()
+        if not self.admitted:
+            tqdm.write(f"waiting for workers; start them with: dask worker {self.address} --nthreads 1")
+
+    def capacity(self) -> int:
+        """The number of workers that may make runs; says when one has joined or gone."""
+        before, self.admitted = self.admitted, self._admitted()
+        for address in sorted(before - self.admitted):
+            tqdm.write(f"worker {address} is gone; its run goes on elsewhere, {len(self.admitted)} are left")
+        for address in sorted(self.admitted - before):
+            tqdm.write(f"worker {address} has joined; there are {len(self.admitted)}")
+        return len(self.admitted)
+
+    def _admitted(self) -> set[str]:
+        try:
+            workers = self.client.scheduler_info()["workers"]
+        except OSError as error:
+            raise SweepError(f"the scheduler at {self.address} is gone: {error}") from error
+        return {address for address, worker in workers.items() if worker["resources"].get(RESOURCE)}
+
+    def submit(self, run: Run) -> Future:
+        """Begin a run on a worker that is free."""
+        self.submitted.add(run.id)
+        return self.executor.submit(_execute_here, self.execute, run, self.kernel)
+
+    def stop(self) -> None:
+        """End the runs that go on by ending their kernels."""
+        self.executor.shutdown(wait=False)
+        self.client.run(_in_a_thread, _stop_here, self.submitted)
+
+
+class Admission(WorkerPlugin):
+    """Gives a worker that can make a study's runs the resource to make one at a time."""
+
+    def __init__(self, study: str, kernel: str | None):
+        self.study, self.kernel, self.here = study, kernel, software()
+        self.plan = (reports_folder(study) / PLAN).read_text()
+
+    async def setup(self, worker: Worker) -> None:
+        """Check the worker; raises `SweepError` saying what is different there."""
+        self.check(f"worker {worker.address} on {socket.gethostname()}")
+        await worker.set_resources(**{RESOURCE: 1})
+
+    def check(self, name: str) -> None:
+        """Raises `SweepError` where this process has other code, versions or files, or lacks the kernel."""
+        for what, there in software().items():
+            if there != self.here[what]:
+                raise SweepError(
+                    f"{name} has other software than the sweep: {what} is {there} there and {self.here[what]} here; "
+                    "every machine needs the same checkout and environment"
+                )
+        path = reports_folder(self.study) / PLAN
+        if not path.is_file() or path.read_text() != self.plan:
+            raise SweepError(
+                f"{name} does not see the plan of the study in {path}; all machines must share one file system, and "
+                "DOCFLOQA_OUTPUT must name the same folder on each"
+            )
+        check_kernel(self.kernel)
+
+
+def software() -> dict[str, str]:
+    """What of this process's software a run's results depend on."""
+    versions = {package: version(package) for package in IDENTIFYING_VERSIONS}
+    return {"the project's commit": git_commit() or "none", **versions}
+
+
+def _execute_here(execute: Execute, run: Run, kernel: str | None) -> None:
+    _going_on.add(run.id)
+    try:
+        # The worker's environment names its GPU, which its kernels inherit.
+        execute(run, Slot(None, get_worker().state.nthreads), kernel)
+    finally:
+        _going_on.discard(run.id)
+        stopped.discard(run.id)
+
+
+def _stop_here(runs: Collection[str]) -> None:
+    stopped.update(_going_on & set(runs))
+    stop_kernels(lambda: bool(_going_on & set(runs)))
+
+
+async def _in_a_thread(function: Callable, *arguments: Any) -> None:
+    """So that a worker goes on answering its scheduler meanwhile."""
+    await asyncio.to_thread(function, *arguments)

@@ -1,0 +1,499 @@
+"""What a study would meet here, looked at before anything is downloaded or trained: what was found, what to do."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import platform
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from itertools import chain
+from multiprocessing import get_context
+from pathlib import Path
+from shutil import which
+
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from datasets import Dataset
+from datasets.table import InMemoryTable
+from huggingface_hub import constants
+from tqdm.auto import tqdm
+
+from docfloqa.data import sources
+from docfloqa.data.load import check_image, load_checked
+from docfloqa.data.schema import DOCVQA
+from docfloqa.data.sources import SPLITS, DataError
+from docfloqa.disk import DiskFullError, free_bytes, room_for, size
+from docfloqa.model.device import (
+    autocast,
+    compute_device,
+    describe_device,
+    finish_device,
+    matrix_product_rate,
+    training_flops,
+    uses_bf16,
+    uses_static_shapes,
+)
+from docfloqa.model.florence import PREFIX, Florence2ForDocVQA, base_config, load_florence
+from docfloqa.model.freezing import freeze
+from docfloqa.model.microsoft_layout import is_original_layout
+from docfloqa.model.model_folders import CHECKSUMS, ModelError
+from docfloqa.model.targets import START, generation_config, stated_decoding, target_format
+from docfloqa.paths import TINY_MODEL, output_folder, resolve, runs_folder
+from docfloqa.runs.records import git_commit
+from docfloqa.settings import Settings
+from docfloqa.study.availability import Source, find_data, find_model
+from docfloqa.study.execution import DEFAULT_KERNEL
+from docfloqa.study.kernels import kernel_device
+from docfloqa.text import flat
+from docfloqa.training.batches import QuestionCollator
+from docfloqa.training.evaluation import evaluate
+from docfloqa.training.training_arguments import CHECKPOINTS
+
+# In the order in which they are told.
+SUBJECTS = "python torch device kernel disk hub model vocabulary targets decoding data question run".split()
+BEFORE_A_STUDY = "kernel disk hub model vocabulary targets decoding data question".split()
+# Bytes of parquet files: every page of smaller data is decoded, of larger data only columns without images are read.
+SMALL = 2**26
+BYTES_TRAINED = 16  # of a parameter in fp32: itself, its gradient and AdamW's two numbers
+
+
+class DoctorError(ValueError):
+    """A study that cannot be made here: what was found, and what to do."""
+
+
+class Untried(Exception):
+    """What cannot be looked at for want of something that another line tells of."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line: what was looked at, what was found, and what to do where it is not well."""
+
+    subject: str
+    found: str
+    to_do: str | None = None
+
+    def __str__(self) -> str:
+        lines = self.found.splitlines() + ([f"-> {flat(self.to_do)}"] if self.to_do else [])
+        first, *others = map(flat, lines)
+        return "\n".join([f"{self.subject:<11} {first}", *(f"{'':<11} {line}" for line in others)])
+
+
+def examine(
+    settings: Settings, kernel: str | None = None, subjects: Sequence[str] = SUBJECTS
+) -> list[Finding]:
+    """What a study of these settings would meet here, one finding for each of `subjects`; downloads nothing.
+
+    What fails is a finding with what to do, and what does not need it is looked at all the same. Data that is to be
+    drawn is drawn, and checks of small data are made and remembered, as a study would.
+    """
+    examination, findings = _Examination(settings, kernel), []
+    # What is to be written is known last of all.
+    order = sorted(subjects, key=lambda subject: (subject == "disk", SUBJECTS.index(subject)))
+    # A process that is killed for want of memory has told at least what it was looking at.
+    with (
+        os.fdopen(os.dup(2), "w") as terminal,
+        tqdm(order, leave=False, disable=None, file=terminal) as progress,
+        _quiet(),
+    ):
+        for subject in progress:
+            progress.set_description(subject)
+            findings.append(_guarded(subject, getattr(examination, subject)))
+    return sorted(findings, key=lambda finding: SUBJECTS.index(finding.subject))
+
+
+def verdict(findings: Sequence[Finding]) -> str:
+    """The findings, one below the other, and whether a study can begin: "ok", or how many things are to be done."""
+    wrong = sum(finding.to_do is not None for finding in findings)
+    things = "1 thing" if wrong == 1 else f"{wrong} things"
+    return "\n".join([*map(str, findings), f"not ok: {things} to do, marked with ->" if wrong else "ok"])
+
+
+def check_study(settings: Settings, kernel: str | None = None, scheduler: str | None = None) -> None:
+    """Raise `DoctorError` with what was found where a study of these settings would fail later; quiet otherwise.
+
+    With a `scheduler` the runs are made on other machines, whose kernels it asks itself.
+    """
+    # These the study's first step loads in seconds and without a download: it finds the same.
+    if resolve(settings.model) == str(TINY_MODEL) and {settings.data, settings.validation_data} <= {
+        "synth",
+        None,
+    }:
+        return
+    subjects = [subject for subject in BEFORE_A_STUDY if not (scheduler and subject == "kernel")]
+    # In a process of its own: a GPU that was used here would not give all of its memory to the runs.
+    try:
+        with ProcessPoolExecutor(1, get_context("spawn")) as process:
+            findings = process.submit(examine, settings, kernel, subjects).result()
+    except BrokenProcessPool:
+        killed = "the process that looked at it was killed, most likely for want of memory: take a machine with more"
+        findings = [Finding("model", "", killed)]
+    if any(finding.to_do for finding in findings):
+        raise DoctorError(f"this study cannot be made here as it is\n{verdict(findings)}")
+
+
+class _Examination:
+    """What is known of settings, a kernel and this machine; each subject is a method that tells what it found."""
+
+    def __init__(self, settings: Settings, kernel: str | None):
+        self.settings, self.name_of_kernel = settings, kernel
+        self.questions: dict[str, int] = {}
+        self.row: Dataset | None = None
+        self.network: Florence2ForDocVQA | None = None
+        self.decodes = False
+
+    @cached_property
+    def model_source(self) -> Source:
+        return find_model(self.settings)
+
+    @cached_property
+    def data_sources(self) -> dict[str, Source]:
+        return find_data(self.settings)
+
+    def python(self) -> str:
+        system = f"{platform.system()} {platform.release()}, {platform.machine()}"
+        return f"{platform.python_version()} on {system}; docfloqa at {git_commit() or 'no commit'}"
+
+    def torch(self) -> str:
+        packages = ("torch", "transformers", "datasets", "huggingface_hub")
+        cuda = f"CUDA {torch.version.cuda}" if torch.version.cuda else "no CUDA"
+        if not torch.version.cuda and which("nvidia-smi"):
+            cuda = "built without CUDA, though this machine has nvidia-smi: install torch from another index"
+        return ", ".join([*(f"{package} {version(package)}" for package in packages), cuda])
+
+    def device(self) -> str:
+        device, memory = describe_device(), psutil.virtual_memory()
+        what = f"no GPU; {device['name']}, {device['cores']} cores"
+        if device["gpus"]:
+            free, total = torch.cuda.mem_get_info()
+            bf16 = "" if torch.cuda.is_bf16_supported() else ", no bf16"
+            what = f"{device['gpus']} GPU, {device['name']}: {size(free)} of {size(total)} free{bf16}"
+        return f"{what}; memory: {size(memory.available)} of {size(memory.total)} free"
+
+    def kernel(self) -> str:
+        device = kernel_device(self.settings, self.name_of_kernel)
+        gpus = f"{device['gpus']} GPU" if device["gpus"] else "no GPU"
+        return f"{self.name_of_kernel or DEFAULT_KERNEL} answers: {gpus}, {device['name']}"
+
+    def hub(self) -> str:
+        needed = [self.model_source, *dict.fromkeys(self.data_sources.values())]
+        named = [source for source in needed if source.commit or not source.folder]
+        if not named:
+            return "not needed: model and data are here"
+        if all(source.folder for source in named):
+            return f"not asked: all is in the cache, {constants.HF_HUB_CACHE}"
+        if any(source.trouble for source in named):
+            offline = "; HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else ""
+            return f"{constants.ENDPOINT} does not give what is not in the cache, {constants.HF_HUB_CACHE}{offline}"
+        return f"{constants.ENDPOINT} answers; the cache is {constants.HF_HUB_CACHE}"
+
+    def model(self) -> str:
+        if told := self.model_source.to_download():
+            return told
+        source = self.model_source
+        given = source.folder if source.commit else source.name
+        self.network, self.processor = load_florence(given, self.settings.prefix)
+        layout = "original" if is_original_layout(source.folder) else "native"
+        checked = ", as its checksums say" if (source.folder / CHECKSUMS).is_file() else ""
+        parameters = sum(tensor.numel() for tensor in self.network.parameters())
+        return f"{source}{checked}: {layout} layout, {parameters:,} parameters"
+
+    def vocabulary(self) -> str:
+        network = self._network()
+        tokenizer, images = self.processor.tokenizer, self.processor.image_token_id
+        embeddings, output = network.get_input_embeddings().weight, network.get_output_embeddings().weight
+        if len(tokenizer) > len(embeddings) or images != network.config.image_token_id:
+            raise ModelError(
+                f"the tokenizer has {len(tokenizer):,} tokens and the image token {images}, config.json "
+                f"{len(embeddings):,} rows and the image token {network.config.image_token_id}: take tokenizer and "
+                "weights of one checkpoint"
+            )
+        prefix = {"token": PREFIX, "text": f"{PREFIX} as text", "none": "none"}[self.settings.prefix]
+        if prefix == PREFIX:
+            prefix = self._token(tokenizer.convert_tokens_to_ids(PREFIX))
+        tied = "tied" if output is embeddings else f"own ({output.numel():,} parameters)"
+        return (
+            f"{len(embeddings):,} rows, {len(tokenizer):,} tokens; output embedding {tied}; "
+            f"prefix {prefix}; image {self._token(images)}"
+        )
+
+    def targets(self) -> str:
+        target = target_format(self._network())
+        tokens = [*map(self._token, target.start), "answer", self._token(target.end)]
+        # The neutral settings: what a file states of them changes nothing.
+        neutral = generation_config(self.network, None).to_dict()
+        cleared = [
+            f"{name} {json.dumps(value)}"
+            for name, value in stated_decoding(self.model_source.folder).items()
+            if name != START and neutral.get(name) != value
+        ]
+        return (
+            f"{' '.join(tokens)}, after {self._token(target.decoder_start)}; "
+            f"generation settings cleared: {', '.join(cleared) or 'none'}"
+        )
+
+    def decoding(self) -> str:
+        settings, text = self.settings, self._network().config.text_config
+        generation_config(self.network, settings.max_new_tokens, settings.num_beams)
+        self.decodes = True
+        page = self.processor.image_processor.size
+        beams = f"{settings.num_beams} beams" if settings.num_beams > 1 else "greedy"
+        return (
+            f"{beams}, at most {settings.max_new_tokens} new tokens of {text.max_position_embeddings:,} positions; "
+            f"pages of {page['width']} x {page['height']} pixels, {self.processor.num_image_tokens} image tokens"
+        )
+
+    def data(self) -> str:
+        by_split = self.data_sources
+        needed = list(dict.fromkeys(by_split.values()))
+        if not all(source.folder for source in needed):
+            self.questions = {split: self._used(split, DOCVQA[split][0]) for split in SPLITS}
+            return "\n".join(told for source in needed if (told := source.to_download()))
+        # Names of folders: by that of a hub's data set, what is not in the cache would be downloaded.
+        names = {
+            split: str(source.folder) if source.commit else source.name for split, source in by_split.items()
+        }
+        settings = self.settings.replace(data=names["train"], validation_data=names["validation"])
+        files = {split: sources.files_of(names[split], split, settings) for split in SPLITS}
+        lines = self._counted(settings, files)
+        columns = ", ".join(pq.read_schema(files["validation"][0]).names)
+        return "\n".join(["; ".join(map(str, needed)), f"columns {columns}", *lines])
+
+    def _counted(self, settings: Settings, files: dict[str, list[Path]]) -> list[str]:
+        """A line for each split, from the checks where they are quick."""
+        if sum(file.stat().st_size for some in files.values() for file in some) <= SMALL:
+            dataset, checks = load_checked(settings)
+            lines = [
+                f"{split}: {checks.kept[split]:,} of {checks.read[split]:,} questions used, on "
+                f"{len(set(rows['page'])):,} pages of {len(set(rows['document_id'])):,} documents"
+                for split, rows in dataset.items()
+            ]
+            self.questions, self.row = dict(checks.kept), dataset["validation"].select([0])
+            reasons = checks.summary()[["split", "rows", "reason"]].itertuples(index=False)
+            return [
+                *lines,
+                *(f"left out of {split}: {rows:,} rows, {reason}" for split, rows, reason in reasons),
+            ]
+        self.row = _first_usable(files["validation"], f"split 'validation' of {settings.validation_data!r}")
+        lines = []
+        for split, some in files.items():
+            rows, pages = _rows_and_pages(some, f"split {split!r}")
+            self.questions[split] = self._used(split, rows)
+            lines.append(f"{split}: {self.questions[split]:,} of {rows:,} questions{pages}, not checked yet")
+        return lines
+
+    def _used(self, split: str, questions: int) -> int:
+        return min(getattr(self.settings, f"{split}_questions") or questions, questions)
+
+    def question(self) -> str:
+        network, settings = self._network(), self.settings
+        if self.row is None:
+            raise Untried("there is no data here yet")
+        if not self.decodes:
+            raise Untried("answers cannot be decoded with these settings")
+        network.to(compute_device())
+        started = time.perf_counter()
+        collator = QuestionCollator(
+            self.row, network, self.processor, settings.prefix, static_shapes=uses_static_shapes(settings, 1)
+        )
+        batch = {
+            name: tensor.to(network.device) for name, tensor in collator([0]).items() if name != "places"
+        }
+        with torch.no_grad(), autocast(settings):
+            features = network.page_features(batch["pixel_values"])
+            if features.shape[1] != self.processor.num_image_tokens:
+                raise ModelError(
+                    f"a page has {features.shape[1]} image tokens, the processor says "
+                    f"{self.processor.num_image_tokens}: take processor and weights of one checkpoint"
+                )
+            loss = network(**batch).loss.item()
+        finish_device()
+        forward = time.perf_counter() - started
+        if not math.isfinite(loss):
+            raise ModelError(
+                f"the loss of the first question is {loss}: set precision to fp32, or take other weights"
+            )
+        answered = evaluate(network, collator, settings).iloc[0]
+        seconds = time.perf_counter() - started - forward
+        decode = self.processor.tokenizer.decode
+        prompt = batch["input_ids"][0][self.processor.num_image_tokens :]
+        label = batch["labels"][0]
+        how = f"{'bf16' if uses_bf16(settings) else 'fp32'} on {network.device.type}"
+        return (
+            f"prompt <image> x {self.processor.num_image_tokens} {decode(prompt)}\n"
+            f"label {decode(label[label != -100])}, accepted: {', '.join(map(repr, answered['answers']))}\n"
+            f"before training: answer {answered['prediction']!r}, loss {loss:.2f}\n"
+            f"encoded and once forward in {forward:.1f} s, answered in {seconds:.1f} s, in {how}"
+        )
+
+    def run(self) -> str:
+        settings = self.settings
+        frozen = self._freezing
+        if not self.questions:
+            raise Untried("there is no data here")
+        held = BYTES_TRAINED * frozen.trainable_parameters
+        held += 4 * (frozen.parameters - frozen.trainable_parameters)
+        steps = math.ceil(self.questions["train"] / settings.batch_size)
+        flops = training_flops(settings) * self.questions["train"] * settings.epochs
+        rate = matrix_product_rate(torch.bfloat16 if uses_bf16(settings) else torch.float32)
+        trained = f"{frozen.trainable_parameters:,} of {frozen.parameters:,} parameters trained"
+        where = f"{rate / 1e9:,.0f} GFLOP/s of a matrix product here ({compute_device().type})"
+        return (
+            f"one of ratio {settings.vision_trainable:g}: {trained}; weights, gradients and AdamW's numbers take "
+            f"{size(held)}, activations not counted\n"
+            f"{settings.epochs} epochs of {steps:,} steps, {flops:.1e} floating point operations: "
+            f"{_duration(flops / rate)} at the full {where}, which training does not reach; make estimate measures"
+        )
+
+    def disk(self) -> str:
+        download = sum(one.download or 0 for one in {self.model_source, *self.data_sources.values()})
+        # Data is read once, into a file of about its size.
+        copied = sum(source.download or 0 for source in {*self.data_sources.values()})
+        output, cache = output_folder(), Path(constants.HF_HUB_CACHE)
+        needs = {cache: (download, "the download"), output: (copied, "the data read")}
+        try:
+            one_run = _run_bytes(self._freezing, self.settings)
+        except Untried:
+            one_run = 0
+        runs = runs_folder(self.settings.study)
+        # What a study has begun is there in part, and every run asks for its own room.
+        if not (runs.is_dir() and any(runs.iterdir())):
+            needs[output] = (copied + one_run, "the data read and one run" if copied else "one run")
+        _require_room(needs)
+        free = f"{size(free_bytes(output))} free in {output}"
+        if download:
+            free += f", {size(free_bytes(cache))} in {cache} for {size(download)} to download"
+        further = f"; up to {self.settings.cache_gib:g} GiB of cached pages and states where they fit"
+        run = f"; one run takes up to {size(one_run)}" if one_run else ""
+        return free + run + (further if self.settings.vision_cache else "")
+
+    @cached_property
+    def _freezing(self):
+        """What is trained; of a model that is yet to be downloaded, as of Florence-2-base."""
+        settings = self.settings
+        chosen = settings.vision_trainable, settings.unit, settings.side, settings.counted, settings.lora
+        network = self.network
+        if network is None:
+            if self.model_source.folder or settings.lora:
+                raise Untried("there is no model to count")
+            with torch.device("meta"):
+                network = Florence2ForDocVQA(base_config())
+        return freeze(network, *chosen)
+
+    def _network(self) -> Florence2ForDocVQA:
+        if self.network is None:
+            raise Untried(
+                "the model does not load" if self.model_source.folder else "there is no model here yet"
+            )
+        return self.network
+
+    def _token(self, place: int) -> str:
+        return f"{self.processor.tokenizer.convert_ids_to_tokens(place)} ({place})"
+
+
+def _guarded(subject: str, check: Callable[[], str]) -> Finding:
+    try:
+        return Finding(subject, check())
+    except Untried as reason:
+        return Finding(subject, f"not tried: {reason}")
+    except torch.OutOfMemoryError as error:
+        return Finding(subject, "", f"the memory of the GPU does not suffice for one question: {error}")
+    except Exception as error:
+        if isinstance(error, OSError) or type(error).__module__.startswith("docfloqa."):
+            return Finding(subject, "", str(error))
+        # A fault of ours, or of a library under a machine that nobody has tried.
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{Path(place.filename).name}, line {place.lineno}"
+        return Finding(subject, "", f"{type(error).__name__}: {error} ({where}); please report this output")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without bars, warnings and log lines of libraries, which tell a user nothing that a finding does not."""
+    before, standard_error = logging.root.manager.disable, os.dup(2)
+    logging.disable(logging.ERROR)
+    try:
+        with (
+            Path(os.devnull).open("w") as nowhere,
+            warnings.catch_warnings(),
+            redirect_stdout(nowhere),
+            redirect_stderr(nowhere),
+        ):
+            warnings.simplefilter("ignore")
+            # A kernel writes to this process's own.
+            os.dup2(nowhere.fileno(), 2)
+            yield
+    finally:
+        os.dup2(standard_error, 2)
+        os.close(standard_error)
+        logging.disable(before)
+
+
+def _first_usable(files: Sequence[Path], of: str) -> Dataset:
+    """The first row with a question, answers and an image, as the collator wants it."""
+    for batch in chain.from_iterable(sources.batches_in_schema(file, of) for file in files):
+        for place, row in enumerate(batch.to_pylist()):
+            asked = (row["question"] or "").strip() and row["answers"] and all(row["answers"])
+            if asked and check_image(row["image"], {})[1] is None:
+                rows = Dataset(InMemoryTable(pa.Table.from_batches([batch.slice(place, 1)])))
+                return rows.add_column("page", ["first"]).add_column("document_id", ["first"])
+    raise DataError(f"{of} has no usable row")
+
+
+def _rows_and_pages(files: Sequence[Path], of: str) -> tuple[int, str]:
+    """Rows of a split and, where columns tell of them, its pages and documents; no image is read."""
+    try:
+        rows = sum(pq.read_metadata(file).num_rows for file in files)
+        names = sources.column_names(pq.read_schema(files[0]), of)
+        about = [names.get(column) for column in ("ucsf_document_id", "ucsf_document_page_no")]
+        if None in about:
+            return rows, ""
+        table = pq.read_table(files, columns=about).flatten()
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"a file of {of} cannot be read: {error}") from error
+    pages, documents = (table.group_by(columns).aggregate([]).num_rows for columns in (about, about[:1]))
+    return rows, f" on {pages:,} pages of {documents:,} documents"
+
+
+def _run_bytes(frozen, settings: Settings) -> int:
+    """As `DocVQATrainer.bytes_needed`, without the answers."""
+    weights, moments = 4 * frozen.parameters, 8 * frozen.trainable_parameters
+    return min(CHECKPOINTS + 1, settings.epochs) * (weights + moments) + 2 * weights
+
+
+def _require_room(needs: dict[Path, tuple[int, str]]) -> None:
+    """Raise `DiskFullError` where a disk has less room than is needed in its folders together."""
+    by_disk: dict[int, list[tuple[Path, int, str]]] = {}
+    for folder, (needed, what) in needs.items():
+        there = next(path for path in (folder, *folder.parents) if path.exists())
+        if needed and not os.access(there, os.W_OK):
+            raise DiskFullError(f"{folder} is needed for {what} and cannot be written")
+        if needed:
+            by_disk.setdefault(there.stat().st_dev, []).append((folder, needed, what))
+    for some in by_disk.values():
+        folders, sizes, whats = zip(*some, strict=True)
+        try:
+            with room_for(folders[-1], sum(sizes), " and ".join(whats)):
+                pass
+        except DiskFullError as error:
+            raise DiskFullError(f"{error}; HF_HOME does so for the hub's cache") from None
+
+
+def _duration(seconds: float) -> str:
+    for unit, name in ((86400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds > 2 * unit:
+            return f"{seconds / unit:,.1f} {name}"
+    return f"{seconds:.1f} seconds"

@@ -1,0 +1,229 @@
+"""Questions to batches: prompts, labels, each page once, and the order of an epoch."""
+
+from __future__ import annotations
+
+from array import array
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import Tensor
+from torch.utils.data import Sampler
+from transformers import Florence2Processor
+
+from docfloqa.data.images import as_page
+from docfloqa.model.florence import Florence2ForDocVQA, encode_prompts, encode_text
+from docfloqa.model.targets import target_format
+from docfloqa.settings import SettingsError
+
+PAGES_IN_MEMORY = 2**28  # bytes of a split's pages kept by one process
+QUESTIONS_AT_ONCE = 1000  # tokenised
+SHORTEST_TEXT, SHORTEST_LABEL = 32, 16  # tokens, where batches come in few shapes
+NOTHING = -1  # in place of a question where a process has fewer of them than the others
+
+
+class Pages:
+    """Every distinct page of a split: its image, resized, (3, height, width) of bytes.
+
+    An image is decoded and resized when it is first asked for, and kept while there is room. The model
+    normalises bytes itself.
+    """
+
+    def __init__(self, rows: Dataset, processor: Florence2Processor):
+        self.rows, self.processor = rows, processor
+        self.of_question: list[str] = list(rows["page"])
+        self.first_place: dict[str, int] = {}
+        for place, page in enumerate(self.of_question):
+            self.first_place.setdefault(page, place)
+        self._kept: OrderedDict[str, Tensor] = OrderedDict()
+
+    def __getitem__(self, page: str) -> Tensor:
+        if page in self._kept:
+            self._kept.move_to_end(page)
+        else:
+            tensor = self.load(page)
+            self._kept[page] = tensor
+            if len(self._kept) * tensor.nbytes > PAGES_IN_MEMORY:
+                self._kept.popitem(last=False)
+        return self._kept[page]
+
+    def stack(self, pages: Sequence[str]) -> Tensor:
+        """Some pages, (pages, channels, rows, columns)."""
+        return torch.stack([self[page] for page in pages])
+
+    def load(self, page: str) -> Tensor:
+        """The resized image of a page, made anew."""
+        image = as_page(self.rows[self.first_place[page]]["image"])
+        resized = self.processor.image_processor(
+            image, do_rescale=False, do_normalize=False, return_tensors="pt"
+        )
+        return resized.pixel_values[0]
+
+
+class QuestionCollator:
+    """Places of questions in a split to a batch of the model, each page of the batch once.
+
+    The label is the first accepted answer, as in the published study. A batch has `pixel_values`
+    (one entry of `pages` for each distinct page), `page_index`, `input_ids`, `attention_mask`, `labels`
+    padded with -100, and `places`. Texts are tokenised once; `prompts` are kept without their image placeholders.
+    `pages` are images, or what else of the vision encoder stands for them (see `docfloqa.training.vision_cache`).
+
+    With `wrong_pages`, a control, every question comes with a page of the next document instead of its
+    own: what is right then was not read. Raises `ValueError` if there is no other document. With
+    `shuffled_questions`, another control, the texts of the questions change places, always in the same way.
+
+    With `static_shapes`, texts, labels and the pages of a batch are padded to few lengths (`few`; pages with the last
+    one again, and to no more than there are questions): the same losses and answers in few shapes.
+    """
+
+    def __init__(
+        self,
+        rows: Dataset,
+        model: Florence2ForDocVQA,
+        processor: Florence2Processor,
+        prefix: str,
+        pages: Pages | None = None,
+        wrong_pages: bool = False,
+        shuffled_questions: bool = False,
+        static_shapes: bool = False,
+    ):
+        self.rows, self.processor, self.static_shapes = rows, processor, static_shapes
+        self.states = pages or Pages(rows, processor)
+        self.pages = self.states.of_question
+        if wrong_pages:
+            self.pages = _pages_of_the_next_document(self.pages, rows["document_id"])
+        target = target_format(model)
+        self.pad_token_id = target.pad
+        self.longest = longest = model.config.text_config.max_position_embeddings
+        placeholders = processor.num_image_tokens
+        self.placeholders = [processor.image_token_id] * placeholders
+        # The hundreds of placeholders that every prompt begins with would be most of what a large data set takes.
+        self.prompts = [
+            array("i", ids[placeholders:])
+            for questions in _split(rows["question"], QUESTIONS_AT_ONCE)
+            for ids in encode_prompts(processor, questions, prefix, longest)
+        ]
+        if shuffled_questions:
+            order = np.random.default_rng(0).permutation(len(self.prompts))
+            self.prompts = [self.prompts[place] for place in order]
+        self.labels = [
+            array("i", target.label(ids, longest))
+            for answers in _split(rows["answers"], QUESTIONS_AT_ONCE)
+            for ids in encode_text(processor, [accepted[0] for accepted in answers])
+        ]
+
+    def __call__(self, places: Sequence[int]) -> dict[str, Tensor]:
+        # A share without a question keeps one, whose answer does not count.
+        places = [place for place in places if place != NOTHING] or [NOTHING]
+        pages = list(dict.fromkeys(self.pages[place] for place in places))
+        position = {page: index for index, page in enumerate(pages)}
+        page_index = torch.tensor([position[self.pages[place]] for place in places])
+        if self.static_shapes:
+            pages += pages[-1:] * (few(len(pages), 1, len(places)) - len(pages))
+        return {"pixel_values": self.states.stack(pages), "page_index": page_index, **self.texts(places)}
+
+    def texts(self, places: Sequence[int]) -> dict[str, Tensor]:
+        """A batch without its pages."""
+        texts = [self.prompts[place] for place in places]
+        labels = [self.labels[place] if place != NOTHING else [-100] for place in places]
+        lengths = [max(map(len, sequences)) for sequences in (texts, labels)]
+        if self.static_shapes:
+            lengths[0] = few(lengths[0], SHORTEST_TEXT, self.longest - len(self.placeholders))
+            lengths[1] = few(lengths[1], SHORTEST_LABEL, self.longest)
+        images = torch.tensor(self.placeholders).expand(len(places), -1)
+        return {
+            "input_ids": torch.cat([images, padded(texts, lengths[0], self.pad_token_id)], dim=1),
+            "attention_mask": torch.cat(
+                [torch.ones_like(images), padded([[1] * len(text) for text in texts], lengths[0], 0)], dim=1
+            ),
+            "labels": padded(labels, lengths[1], -100),
+            "places": torch.tensor(places),
+        }
+
+
+def padded(sequences: Sequence[Sequence[int]], length: int, value: int) -> Tensor:
+    """Sequences as one tensor (sequences, length), filled with `value`."""
+    filled = torch.full((len(sequences), length), value)
+    for row, sequence in zip(filled, sequences, strict=True):
+        row[: len(sequence)] = torch.tensor(sequence)
+    return filled
+
+
+def few(count: int, least: int, most: int) -> int:
+    """The next power of two, or three quarters of one, from `least` on, at most `most`: few numbers stand for all."""
+    power = 1 << (count - 1).bit_length()
+    chosen = power * 3 // 4 if 4 * count <= 3 * power and power > 2 else power
+    return min(max(least, chosen), most)
+
+
+def _split(column: Sequence, size: int) -> Iterator[Sequence]:
+    for start in range(0, len(column), size):
+        yield column[start : start + size]
+
+
+def _pages_of_the_next_document(pages: Sequence[str], documents: Sequence[str]) -> list[str]:
+    page_of = dict(zip(documents, pages, strict=True))
+    names = list(page_of)
+    if len(names) < 2:
+        raise ValueError("wrong pages are those of other documents, and there is one document only")
+    following = dict(zip(names, [*names[1:], names[0]], strict=True))
+    return [page_of[following[document]] for document in documents]
+
+
+def share_of_batch(batch_size: int, processes: int) -> int:
+    """Questions of a batch for each of some processes; raises `SettingsError` where they cannot share it."""
+    if batch_size % processes:
+        raise SettingsError(
+            f"batch_size is {batch_size} and {processes} processes share it; allowed is a multiple of {processes}"
+        )
+    return batch_size // processes
+
+
+class EpochSampler(Sampler[int]):
+    """The order of the questions in an epoch, which depends on the seed and the epoch alone.
+
+    "uniform" shuffles the questions, as published. "by_image" shuffles the pages and keeps the
+    questions of a page together, so that they share a pass through the vision tower; a step has the
+    same number of questions in both.
+
+    Several processes share every batch: each takes the next `batch_size / processes` questions, and of the last
+    batch as many as there are, with `NOTHING` for the rest.
+    """
+
+    def __init__(
+        self, pages: Sequence[str], batching: str, seed: int, batch_size: int = 1, processes: int = 1
+    ):
+        self.pages, self.batching, self.seed, self.epoch = pages, batching, seed, 0
+        self.batch_size, self.processes = batch_size, processes
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch whose order comes next; the trainer calls it."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        lacking = -len(self.pages) % self.batch_size if self.processes > 1 else 0
+        return len(self.pages) + lacking
+
+    def __iter__(self) -> Iterator[int]:
+        order = self._order()
+        if self.processes == 1:
+            yield from order
+            return
+        whole = len(order) - len(order) % self.batch_size
+        yield from order[:whole]
+        if order[whole:]:
+            share = share_of_batch(self.batch_size, self.processes)
+            for part in np.array_split(order[whole:], self.processes):
+                yield from part.tolist()
+                yield from [NOTHING] * (share - len(part))
+
+    def _order(self) -> list[int]:
+        shuffled = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.pages)).tolist()
+        if self.batching == "uniform":
+            return shuffled
+        places_of_page: dict[str, list[int]] = {}
+        for place in shuffled:
+            places_of_page.setdefault(self.pages[place], []).append(place)
+        return [place for places in places_of_page.values() for place in places]

@@ -1,0 +1,126 @@
+"""The playground as people use it: in JupyterLab and as the demo's page, with a mouse, a keyboard and a file."""
+
+import json
+import re
+import time
+from io import BytesIO
+from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import urlopen
+
+import pytest
+from PIL import Image
+from playwright.sync_api import Page, expect
+from servers import PATIENCE, Requests, Site
+
+expect.set_options(timeout=1000 * PATIENCE)
+
+QUESTION = "What is <b>this</b> & that?"
+MARKER = b"a scan that stays in memory"
+
+
+def scan(name: str = "my-scan.png") -> dict:
+    """A file to upload, with something in it that can be found again wherever it is written."""
+    buffer = BytesIO()
+    Image.new("RGB", (120, 160), "white").save(buffer, "PNG")
+    return {"name": name, "mimeType": "image/png", "buffer": buffer.getvalue() + MARKER}
+
+
+def picture_of_attention(page: Page):
+    """The figure of where a model looked."""
+    return page.locator('img[alt^="Where the model"]').first
+
+
+def play(page: Page) -> None:
+    """Look, move a control, choose another document, ask with the keyboard, upload a scan and ask of it."""
+    expect(page.get_by_role("button", name="Ask", exact=True)).to_be_enabled()
+    before = picture_of_attention(page).get_attribute("alt")
+    token = page.get_by_label("while it wrote")
+    token.select_option(index=token.locator("option").count() - 1)
+    expect(picture_of_attention(page)).not_to_have_attribute("alt", before)
+    expect(picture_of_attention(page)).to_have_attribute("alt", re.compile(r"\(end\)"))
+
+    examples = page.get_by_label("asked of it before")
+    first = examples.locator("option").all_text_contents()
+    page.get_by_label("document", exact=True).select_option(index=1)
+    page.wait_for_function(
+        "first => [...document.querySelectorAll('select')].every("
+        "one => JSON.stringify([...one.options].map(option => option.text)) !== first)",
+        arg=json.dumps(first, separators=(",", ":")),
+    )
+    question = page.get_by_label("question", exact=True)
+    question.fill(QUESTION)
+    question.press("Tab")
+    page.keyboard.press("Enter")
+    caption = page.locator("caption").first
+    expect(caption).to_have_text(QUESTION)
+    expect(page.locator("tbody tr").first).to_contain_text("before training")
+
+    with page.expect_file_chooser() as chooser:
+        page.get_by_role("button", name="or upload a scan").click()
+    chooser.value.set_files(scan())
+    expect(page.locator('img[alt="The page that is asked about: my-scan.png"]').first).to_be_visible()
+    question.fill("What is on my scan?")
+    page.get_by_role("button", name="Ask", exact=True).click()
+    expect(caption).to_have_text("What is on my scan?")
+    expect(picture_of_attention(page)).to_have_attribute("alt", re.compile("What is on my scan"))
+
+
+def kernel_is_ready(site: Site) -> bool:
+    """Whether a kernel is idle and somebody is connected; the server may stumble while it starts."""
+    address = site.address.replace("/lab?", "/api/kernels?")
+    try:
+        with urlopen(address, timeout=10) as reply:
+            kernels = json.load(reply)
+    except HTTPError:
+        return False
+    return any(one["execution_state"] == "idle" and one["connections"] for one in kernels)
+
+
+def test_in_jupyterlab(visitor: Page, lab: Site):
+    requests = Requests(lab.origin)
+    visitor.on("request", requests.note)
+    visitor.on("websocket", lambda socket: requests.seen.append(socket.url))
+    visitor.goto(lab.address.replace("/lab?", "/lab/tree/06_playground.ipynb?"))
+    end = time.monotonic() + PATIENCE
+    while not kernel_is_ready(lab):
+        assert time.monotonic() < end
+        visitor.wait_for_timeout(1000)
+    visitor.get_by_role("menuitem", name="Run", exact=True).click()
+    visitor.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    play(visitor)
+    # Beside the widget stands what a report shows in its place.
+    expect(visitor.locator(".jp-RenderedSVG, .jp-RenderedImage").last).to_be_visible()
+    assert requests.seen and not requests.elsewhere()
+
+
+def test_as_the_demo(visitor: Page, chromium, demo: Site, scratch):
+    requests = Requests(demo.origin)
+    visitor.on("request", requests.note)
+    visitor.on("websocket", lambda socket: requests.seen.append(socket.url))
+    visitor.goto(demo.address)
+    play(visitor)
+    assert not visitor.locator(".jp-CodeCell .jp-InputArea:visible, .highlight:visible").count(), (
+        "no code is visible"
+    )
+    assert "docfloqa.apps.playground" not in visitor.content()
+    assert requests.seen and not requests.elsewhere()
+
+    other = chromium.new_context().new_page()
+    other.goto(f"{demo.address}&theme=dark")
+    expect(other.get_by_role("button", name="Ask", exact=True)).to_be_enabled()
+    assert "my-scan" not in other.content()
+    other.context.close()
+    kept = [
+        path for path in Path(scratch["HOME"]).rglob("*") if path.is_file() and MARKER in path.read_bytes()
+    ]
+    assert not kept
+
+
+@pytest.mark.parametrize("path", ["/", "/voila/files/06_playground.ipynb", "/api/kernels", "/voila/tree/"])
+def test_without_the_token_there_is_nothing(demo: Site, path: str):
+    try:
+        with urlopen(demo.origin + path, timeout=60) as reply:
+            assert reply.url.startswith(f"{demo.origin}/login")
+    except HTTPError as error:
+        assert error.code in {403, 404, 405}

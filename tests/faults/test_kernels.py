@@ -1,0 +1,67 @@
+"""Kernels that die, stand still or meet an error, for real."""
+
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+from papermill.exceptions import PapermillExecutionError
+
+from docfloqa.study import execution
+from docfloqa.study.execution import KernelDiedError, execute
+
+NOTICED_WITHIN = 15.0  # seconds, on a machine that does more
+
+
+@pytest.fixture
+def notebook(tmp_path, monkeypatch):
+    """Writes a notebook of one cell, which counts its executions in a file."""
+    monkeypatch.setattr(execution, "NOTEBOOKS", tmp_path)
+
+    def write(source: str) -> str:
+        count = f"from pathlib import Path\nimport os, signal, time\nhere = Path({str(tmp_path)!r})\n"
+        count += "with (here / 'times').open('a') as file:\n    print(time.time(), file=file)\n"
+        count += "times = (here / 'times').read_text().split()\n"
+        cell = nbformat.v4.new_code_cell(count + source)
+        nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "one.ipynb")
+        return "one.ipynb"
+
+    return write
+
+
+def executions(folder: Path) -> list[float]:
+    return [*map(float, (folder / "times").read_text().split())]
+
+
+def test_a_kernel_that_stands_still_is_stopped_and_gets_a_second_chance(
+    notebook, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(execution, "STALLED_AFTER", 30.0)
+    # A stopped process neither answers nor handles any signal but SIGKILL.
+    still = notebook("if len(times) == 1:\n    os.kill(os.getpid(), signal.SIGSTOP)")
+    execute(still, tmp_path / "part.ipynb", {}, progress=tmp_path / "progress.json")
+    assert len(executions(tmp_path)) == 2
+    assert "the kernel was stopped, for it had not moved for 30 s; once more" in capsys.readouterr().out
+
+
+def test_a_kernel_that_works_for_long_is_left_alone(notebook, tmp_path, monkeypatch):
+    monkeypatch.setattr(execution, "STALLED_AFTER", 30.0)
+    slow = notebook("for _ in range(40):\n    time.sleep(1)\n    (here / 'progress.json').write_text('')")
+    execute(slow, tmp_path / "part.ipynb", {}, progress=tmp_path / "progress.json")
+    assert len(executions(tmp_path)) == 1
+
+
+def test_a_dead_kernel_is_noticed_within_seconds_and_tried_once_more(notebook, tmp_path, capsys):
+    with pytest.raises(KernelDiedError, match="the kernel died"):
+        execute(notebook("os.kill(os.getpid(), signal.SIGKILL)"), tmp_path / "part.ipynb", {})
+    died = executions(tmp_path)
+    noticed = time.time() - died[-1]
+    with capsys.disabled():
+        print(f"\na dead kernel was noticed after {noticed:.1f} s")
+    assert len(died) == 2 and noticed < NOTICED_WITHIN
+
+
+def test_an_error_is_not_tried_again(notebook, tmp_path):
+    with pytest.raises(PapermillExecutionError, match="of our own"):
+        execute(notebook("raise ValueError('of our own')"), tmp_path / "part.ipynb", {})
+    assert len(executions(tmp_path)) == 1

@@ -1,0 +1,323 @@
+"""The whole way, for real: notebooks executed by papermill in kernels, tables, figures, report."""
+
+import json
+import re
+import subprocess
+import sys
+
+import nbformat
+import pandas as pd
+import papermill
+import pytest
+import torch
+
+from docfloqa.__main__ import main, parser, settings_of
+from docfloqa.model.device import visible_gpus
+from docfloqa.paths import NOTEBOOKS, PROJECT, figures_folder, output_folder, reports_folder, runs_folder
+from docfloqa.report.export import ReportError, export_study
+from docfloqa.runs.records import COMPLETE, read_record
+from docfloqa.runs.results import ResultsError, Study
+from docfloqa.runs.run import Run
+from docfloqa.settings import Settings
+from docfloqa.study import execution
+from docfloqa.study import study as study_module
+from docfloqa.study.kernels import SweepError
+from docfloqa.study.study import make_study
+from docfloqa.study.sweep import plan, sweep
+from docfloqa.study.workers import Slot, available_slots
+
+FIGURES = (
+    "ablation_metrics accuracy_by_coverage across_studies anls_by_group compare_finetune confident_errors "
+    "data_distributions data_samples epoch_progress model_pipeline model_view qualitative_examples "
+    "reliability_diagram right_at training_validation_metrics val_loss_curve"
+).split()
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A smoke study of two ratios, made through the command line's own call."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("DOCFLOQA_OUTPUT", str(tmp_path_factory.mktemp("study")))
+    settings = Settings.profile("smoke", study="whole")
+    yield settings, make_study(settings, ratios=[0, 1], seeds=[0])
+    patch.undo()
+
+
+def test_every_run_is_complete_and_keeps_its_notebook(made):
+    settings, outcome = made
+    assert outcome.complete and len(outcome.runs) == 2
+    for run in outcome.runs["run"]:
+        folder = runs_folder(settings.study) / run
+        notebook = nbformat.read(folder / "finetune.ipynb", as_version=4)
+        assert notebook.metadata.papermill.exception is None
+        assert read_record(folder)["status"] == "complete"
+        assert read_record(folder)["device"]["threads"] == 1
+
+
+def test_the_report_is_html_and_pdf(made):
+    _, outcome = made
+    names = [path.name for path in outcome.files]
+    for stem in ("01_explore_data", "03_ablate", "04_analyze"):
+        assert {f"{stem}.html", f"{stem}.pdf"} <= set(names)
+    for path in outcome.files:
+        content = path.read_bytes()
+        assert content.startswith(b"%PDF") if path.suffix == ".pdf" else b"<html" in content
+
+
+def test_figures_and_tables_are_written(made):
+    settings, _ = made
+    written = {path.name for path in figures_folder(settings.study).iterdir()}
+    assert written == {f"{name}.{ending}" for name in FIGURES for ending in ("pdf", "png")}
+    tables = {path.suffix for path in (reports_folder(settings.study) / "tables").iterdir()}
+    assert tables == {".csv", ".md", ".tex"}
+
+
+def test_nothing_half_written_is_left(made):
+    settings, _ = made
+    left = [path.name for path in reports_folder(settings.study).rglob("*") if "part" in path.name]
+    assert not left
+
+
+def test_no_path_of_the_machine_is_written(made):
+    settings, _ = made
+    texts = [
+        path
+        for path in reports_folder(settings.study).rglob("*")
+        if path.suffix in {".ipynb", ".json", ".csv", ".md", ".tex", ".html"}
+    ]
+    assert len(texts) > 20
+    for path in texts:
+        content = path.read_text()
+        assert str(PROJECT) not in content and str(output_folder()) not in content, path
+
+
+def test_results_are_tidy_and_of_the_present_code(made):
+    settings, _ = made
+    study = Study.load(settings.study)
+    assert not study.missing and not study.outdated
+    assert study.runs["vision_trainable"].tolist() == [0.0, 1.0]
+    assert len(study.epochs) == 2 * 3
+    assert study.predictions.groupby(["run", "epoch"]).size().nunique() == 1
+    before = study.predictions.query("epoch == 0").pivot(
+        index="question_id", columns="vision_trainable", values="loss_sum"
+    )
+    pd.testing.assert_series_equal(before[0.0], before[1.0], check_names=False)
+
+
+def test_a_finished_study_is_not_made_again(made, capsys):
+    settings, outcome = made
+    times = {path: path.stat().st_mtime for path in runs_folder(settings.study).rglob("*") if path.is_file()}
+    again = sweep(settings, [0, 1], [0])
+    assert again["run"].tolist() == outcome.runs["run"].tolist()
+    assert times == {path: path.stat().st_mtime for path in times}
+
+
+def test_a_changed_setting_makes_new_runs_beside_the_old_ones(made):
+    settings, outcome = made
+    changed = plan(settings.replace(epochs=3), [0, 1], [0])
+    assert not {run.id for run in changed.runs} & set(outcome.runs["run"])
+
+
+def test_a_failed_run_is_reported_while_the_others_go_on(output, capfd):
+    settings = Settings.profile("smoke", study="failing", learning_rate=1e30, epochs=1)
+    runs = sweep(settings, [0, 1], [0])
+    assert runs["status"].tolist() == ["failed", "failed"]
+    assert runs["error"].str.contains("DivergedError: the training loss is").all()
+    assert "once more" not in capfd.readouterr().out, "the error would come again"
+    with pytest.raises(ResultsError, match=r"none of the 2 runs of study 'failing'.*DivergedError"):
+        Study.load("failing")
+    settings = settings.replace(learning_rate=1e-3)
+    assert sweep(settings, [0], [0])["status"].tolist() == ["complete"]
+
+
+def test_a_study_of_one_ratio_is_reported_on(output):
+    outcome = make_study(Settings.profile("smoke", study="single", epochs=1), [0], [0])
+    assert outcome.complete
+    assert {"04_analyze.html", "04_analyze.pdf"} <= {path.name for path in outcome.files}
+
+
+def test_a_killed_kernel_is_no_complete_run(output, monkeypatch, capsys):
+    killer = nbformat.read(NOTEBOOKS / "02_finetune.ipynb", as_version=4)
+    [training] = [cell for cell in killer.cells if "trainer.fit()" in cell.source]
+    training.source = training.source.replace("run = trainer.fit()", "import os\nos.kill(os.getpid(), 9)")
+    monkeypatch.setattr("docfloqa.study.execution.NOTEBOOKS", output)
+    nbformat.write(killer, output / "02_finetune.ipynb")
+    runs = sweep(Settings.profile("smoke", study="killed", epochs=1), [0], [0])
+    assert runs["status"].tolist() == ["failed"]
+    assert "kernel died" in runs["error"].iloc[0] and "once more" in capsys.readouterr().out
+
+
+def test_a_kernel_that_dies_once_gets_a_second_chance(output, monkeypatch):
+    fragile = nbformat.read(NOTEBOOKS / "02_finetune.ipynb", as_version=4)
+    [training] = [cell for cell in fragile.cells if "trainer.fit()" in cell.source]
+    training.source = (
+        "import os, pathlib\nmark = pathlib.Path(os.environ['DOCFLOQA_OUTPUT'], 'died')\n"
+        "if not mark.exists():\n    mark.touch()\n    os.kill(os.getpid(), 9)\n" + training.source
+    )
+    nbformat.write(fragile, output / "02_finetune.ipynb")
+    monkeypatch.setattr("docfloqa.study.execution.NOTEBOOKS", output)
+    runs = sweep(Settings.profile("smoke", study="fragile", epochs=1), [0], [0])
+    assert (output / "died").exists() and runs["status"].tolist() == ["complete"]
+
+
+def test_papermill_alone_makes_a_run(output):
+    written = output / "run.ipynb"
+    papermill.execute_notebook(
+        NOTEBOOKS / "02_finetune.ipynb",
+        written,
+        {
+            "profile": "smoke",
+            "vision_trainable": 0.66,
+            "study": "by-hand",
+            "settings_json": '{"epochs": 1}',
+            "threads": 1,
+        },
+        kernel_name="python3",
+        progress_bar=False,
+        cwd=NOTEBOOKS,
+    )
+    [folder] = runs_folder("by-hand").iterdir()
+    assert folder.name.startswith("vision066-seed0-") and read_record(folder)["status"] == "complete"
+
+
+def test_the_pretraining_notebook_writes_a_model_that_loads(output):
+    from docfloqa.model.florence import load_florence
+
+    steps = {f"{phase}_steps": 6 for phase in ("strip", "grid", "page")}
+    papermill.execute_notebook(
+        NOTEBOOKS / "00_pretrain_tiny.ipynb",
+        output / "pretrain.ipynb",
+        {"folder": "tiny", "held_out_pages": 50, "threads": 1, **steps},
+        kernel_name="python3",
+        progress_bar=False,
+        cwd=NOTEBOOKS,
+    )
+    model, _ = load_florence(output / "tiny")
+    assert 2e6 < model.num_parameters() < 3e6
+    curve = pd.read_csv(output / "tiny" / "pretraining.csv")
+    assert curve["phase"].nunique() == 1 + len(steps) and curve["loss"].notna().all()
+    assert set(pd.read_csv(output / "tiny" / "reading.csv")["by"]) == {"kind", "font", "all"}
+
+
+def test_the_paper_profile_stops_on_a_cpu_with_an_estimate(output):
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(
+        SweepError, match=r"NoGPUError: this run wants a GPU.*that is [\d,.]+ (hours|days).*ALLOW_CPU=1"
+    ):
+        sweep(Settings.profile("paper", data="synth", model="data/florence2-tiny"), [0], [0])
+
+
+def test_a_kernel_that_does_not_exist_is_named(output):
+    with pytest.raises(
+        SweepError, match=r"kernel 'gpu-of-my-dreams' does not exist; kernels here are .*python3"
+    ):
+        sweep(Settings.profile("smoke"), [0], [0], kernel="gpu-of-my-dreams")
+
+
+def test_slots_are_gpus_or_single_threads():
+    two = {"gpus": 2, "visible": ["2", "GPU-5c27"], "cores": 64}
+    assert available_slots(two) == [Slot("2", None), Slot("GPU-5c27", None)]
+    assert available_slots({"gpus": 0, "cores": 3}) == [Slot(None, 1)] * 3
+
+
+@pytest.mark.parametrize(
+    ("named", "count", "visible"),
+    [
+        (None, 2, ["0", "1"]),
+        ("2,3", 2, ["2", "3"]),
+        (" 3 , 1,7", 2, ["3", "1"]),
+        ("GPU-5c27,GPU-11aa", 2, ["GPU-5c27", "GPU-11aa"]),
+        ("MIG-a,MIG-b", 1, ["MIG-a", "MIG-b"]),
+        ("", 0, []),
+        ("2", 0, []),
+    ],
+)
+def test_gpus_keep_the_names_that_this_process_was_given(named, count, visible, monkeypatch):
+    """Numbered anew, `CUDA_VISIBLE_DEVICES=2,3` would compute on GPUs 0 and 1."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if named is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+    assert visible_gpus(count) == visible
+
+
+def test_ratios_reach_the_notebooks_with_all_their_digits(monkeypatch, output):
+    """`RATIOS=0.3333333` lost digits on the way and was trained twice."""
+    asked: dict[str, dict] = {}
+    runs = pd.DataFrame({"status": [COMPLETE]})
+    monkeypatch.setattr(study_module, "sweep", lambda *_: runs)
+    monkeypatch.setattr(study_module, "check_study", lambda *_: None)
+    monkeypatch.setattr(study_module.Study, "load", lambda name: None)
+    monkeypatch.setattr(study_module, "run_notebook", lambda name, _, given: asked.update({name: given}))
+    monkeypatch.setattr(study_module, "export", lambda notebook: [])
+    study_module.make_study(Settings.profile("smoke"), [0.3333333, 2 / 3], [0])
+    assert [float(ratio) for ratio in asked["03_ablate"]["ratios"].split()] == [0.3333333, 2 / 3]
+
+
+@pytest.mark.parametrize(("on_purpose", "status"), [(True, "interrupted"), (False, "failed")])
+def test_a_run_that_was_stopped_on_purpose_has_not_failed(on_purpose, status, output, monkeypatch):
+    run = Run("vision100-seed0-stopped", Settings.profile("smoke"))
+    monkeypatch.setattr(execution, "stopped", set())
+
+    def dies(*arguments):
+        if on_purpose:
+            execution.stopped.add(run.id)
+        raise execution.KernelDiedError("the kernel died (out of memory, or killed from outside)")
+
+    monkeypatch.setattr(execution, "execute", dies)
+    execution.execute_run(run, Slot(None, 1), None)
+    record = read_record(run.folder)
+    assert record["status"] == status and bool(record["error"]) == (not on_purpose)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["study", "--profile", "papr"], "profile is 'papr'"),
+        (["study", "--settings", "{"], "settings are '{', which is not JSON"),
+        (["study", "--settings", '{"epoch": 3}'], "unknown setting 'epoch'"),
+        (["sweep", "--profile", "smoke", "--ratios", "2"], "vision_trainable is 2.0"),
+        (["sweep", "--profile", "smoke", "--seeds", "0", "0"], "seeds are [0, 0]"),
+        (["sweep", "--profile", "smoke", "--data", "./nowhere"], "'./nowhere' is not a folder"),
+        (
+            ["study", "--profile", "smoke", "--settings", '{"max_new_tokens": 300}'],
+            "max_new_tokens is 300; this model has 256 positions",
+        ),
+        (
+            ["sweep", "--profile", "smoke", "--model", "./nowhere"],
+            "'./nowhere' cannot be loaded: it is not a folder",
+        ),
+        (["report", "--name", "nobody-made-it"], "make study PROFILE=... NAME=nobody-made-it"),
+    ],
+)
+def test_bad_input_is_one_clear_line_and_exit_code_2(arguments, message, capsys, output):
+    assert main(arguments) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ") and message in error
+
+
+def test_a_folder_named_from_the_working_directory_is_found_by_kernels_too(output, monkeypatch):
+    (output / "mine").mkdir()
+    monkeypatch.chdir(output)
+    arguments = parser().parse_args(["study", "--data", "mine", "--model", "data/florence2-tiny"])
+    settings = settings_of(arguments)
+    assert settings.data == str(output / "mine") and settings.model == "data/florence2-tiny"
+    assert settings_of(parser().parse_args(["study", "--data", "owner/name"])).data == "owner/name"
+
+
+def test_exporting_a_folder_without_notebooks_is_an_error(output):
+    with pytest.raises(ReportError, match=re.escape(str(output))):
+        export_study(output)
+
+
+def test_the_console_script_is_the_module(output):
+    shown = subprocess.run(
+        [sys.executable, "-m", "docfloqa", "report", "--name", "none"], capture_output=True, text=True
+    )
+    assert shown.returncode == 2 and "Traceback" not in shown.stderr
+
+
+def test_the_plan_lists_the_runs_of_the_last_sweep(made):
+    settings, outcome = made
+    plan = json.loads((reports_folder(settings.study) / "study.json").read_text())
+    assert plan["runs"] == outcome.runs["run"].tolist() and Settings.from_dict(plan["settings"]) == settings

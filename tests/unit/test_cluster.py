@@ -1,0 +1,204 @@
+"""A sweep on several workers: a real scheduler and workers in their own processes, and runs that are made up."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from distributed.scheduler import KilledWorker
+from loopback import scheduler
+
+from docfloqa.paths import reports_folder, write_whole
+from docfloqa.runs.records import read_record
+from docfloqa.runs.results import PLAN
+from docfloqa.runs.run import Run
+from docfloqa.settings import Settings
+from docfloqa.study.cluster import Cluster
+from docfloqa.study.execution import Slot, stopped
+from docfloqa.study.kernels import SweepError
+from docfloqa.study.monitor import Watcher
+from docfloqa.study.workers import LocalWorkers, make
+
+SETTINGS = Settings.profile("smoke", study="scattered")
+IDENTITY = {"identity": {"weights": "w", "data": "d"}}
+
+
+def made_up_runs(count: int) -> list[Run]:
+    return [Run(f"run{place}", SETTINGS.replace(seed=place), dict(IDENTITY)) for place in range(count)]
+
+
+def pretend(run: Run, slot: Slot, kernel: str | None) -> None:
+    """In place of a papermill execution: a child process for a kernel, and a line for every beginning and end."""
+    about = {"run": run.id, "worker": os.getpid(), "threads": slot.threads}
+    tell("begun", {**about, "gpu": os.environ.get("CUDA_VISIBLE_DEVICES")})
+    seconds = (reports_folder(SETTINGS.study) / "seconds").read_text()
+    subprocess.run([sys.executable, "-S", "-c", f"import time; time.sleep({seconds})"], check=False)
+    tell("ended", about)
+
+
+def tell(what: str, about: dict) -> None:
+    with (reports_folder(SETTINGS.study) / what).open("a") as file:
+        print(json.dumps({**about, "time": time.time()}), file=file)
+
+
+def told(what: str) -> list[dict]:
+    path = reports_folder(SETTINGS.study) / what
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def names(lines: list[dict]) -> list[str]:
+    return [line["run"] for line in lines]
+
+
+def until(met, seconds: float = 120.0) -> None:
+    limit = time.monotonic() + seconds
+    while not met():
+        assert time.monotonic() < limit, "waited in vain"
+        time.sleep(0.1)
+
+
+def plan(seconds: float) -> None:
+    """A study with a plan, whose made-up runs take so many seconds."""
+    write_whole(reports_folder(SETTINGS.study) / PLAN, "{}")
+    write_whole(reports_folder(SETTINGS.study) / "seconds", str(seconds))
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    """The address of a scheduler, and a function that starts a worker; they see the same files as the tests."""
+    folder = tmp_path_factory.mktemp("cluster")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DOCFLOQA_OUTPUT", str(folder))
+        # Where this module is, which holds the made-up run.
+        patch.setenv(
+            "PYTHONPATH", os.pathsep.join(map(str, (Path(__file__).parent, Path(__file__).parents[1])))
+        )
+        with scheduler(folder) as started:
+            yield started
+
+
+def test_a_killed_workers_run_is_made_elsewhere_and_every_run_once(cluster, capsys):
+    plan(1.0)
+    address, worker = cluster
+    runs = made_up_runs(7)
+    with Cluster(address, pretend, None) as workers, Watcher(runs) as watcher:
+        workers.open(SETTINGS)
+        threads = {"0": 1, "1": 1, "2": 4}
+        processes = {
+            gpu: worker("--nthreads", str(count), CUDA_VISIBLE_DEVICES=gpu) for gpu, count in threads.items()
+        }
+        until(lambda: workers.capacity() == 3)
+
+        def kill() -> None:
+            until(lambda: told("begun"))
+            os.kill(told("begun")[0]["worker"], signal.SIGKILL)
+
+        killer = threading.Thread(target=kill)
+        killer.start()
+        make(runs, workers, watcher)
+        killer.join()
+    begun, ended = told("begun"), told("ended")
+    assert sorted(names(ended)) == sorted(run.id for run in runs), "every run has ended, and once"
+    assert sorted(names(begun)) == sorted([begun[0]["run"], *names(ended)]), (
+        "only the lost one was begun again"
+    )
+    [again] = [line for line in begun[1:] if line["run"] == begun[0]["run"]]
+    assert again["worker"] != begun[0]["worker"]
+    for line in begun:
+        assert line["worker"] == processes[line["gpu"]].pid and line["threads"] == threads[line["gpu"]]
+    for process in processes.values():
+        spans = sorted(
+            (line["time"], line["run"]) for line in (*begun, *ended) if line["worker"] == process.pid
+        )
+        together = [first[1] == second[1] for first, second in zip(spans[::2], spans[1::2], strict=False)]
+        assert all(together), "one run at a time, though a worker has several threads"
+    said = capsys.readouterr().out
+    assert "waiting for workers" in said and "is gone; its run goes on elsewhere, 2 are left" in said
+
+
+def test_workers_with_other_code_or_other_files_are_named_before_any_work(cluster, tmp_path, monkeypatch):
+    plan(0)
+    address, worker = cluster
+    elsewhere = worker(DOCFLOQA_OUTPUT=str(tmp_path))
+    with Cluster(address, pretend, None) as workers:
+        workers.client.wait_for_workers(3, timeout=120)
+        with pytest.raises(
+            SweepError, match=r"worker tcp://.* does not see the plan .*share one file system"
+        ):
+            workers.open(SETTINGS)
+        elsewhere.kill()
+        until(lambda: len(workers.client.scheduler_info()["workers"]) == 2)
+        monkeypatch.setattr("docfloqa.study.cluster.git_commit", lambda: "0123456789")
+        with pytest.raises(SweepError, match=r"the project's commit is \S+ there and 0123456789 here"):
+            workers.open(SETTINGS)
+
+
+def test_an_interrupted_sweep_ends_its_kernels_on_the_workers(cluster, monkeypatch):
+    runs = made_up_runs(9)[7:]
+    plan(60)
+    address, _ = cluster
+    started = time.monotonic()
+    with Cluster(address, pretend, None) as workers, Watcher(runs) as watcher:
+        workers.open(SETTINGS)
+        interrupt_when(lambda: {run.id for run in runs} <= set(names(told("begun"))), monkeypatch)
+        with pytest.raises(KeyboardInterrupt):
+            make(runs, workers, watcher)
+    assert time.monotonic() - started < 50
+    assert {run.id for run in runs} <= set(names(told("ended")))
+
+
+def interrupt_when(met, monkeypatch) -> None:
+    def interrupt(*_) -> None:
+        until(met)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("docfloqa.study.workers.wait", interrupt)
+
+
+def local(execute) -> LocalWorkers:
+    workers = LocalWorkers(execute, None)
+    workers.device = {"gpus": 0, "cores": 2}
+    workers.open(SETTINGS)
+    return workers
+
+
+def test_a_run_that_loses_its_workers_is_failed_and_the_others_go_on_in_their_order(output, monkeypatch):
+    plan(0)
+    bad, follower, leader, other = runs = made_up_runs(4)
+    monkeypatch.setattr(Run, "predecessor", property(lambda run: leader if run is follower else None))
+
+    def refuse(run: Run, slot: Slot, kernel: str | None) -> None:
+        if run is bad:
+            raise KilledWorker(run.id, SimpleNamespace(address="tcp://nowhere"), 3)
+        pretend(run, slot, kernel)
+
+    with local(refuse) as workers, Watcher(runs) as watcher:
+        monkeypatch.setattr(workers, "capacity", lambda: 1)
+        monkeypatch.setattr(workers, "lost", Cluster.lost)
+        make(runs, workers, watcher)
+    assert read_record(bad.folder)["error"].startswith("KilledWorker: ")
+    assert names(told("ended")) == [leader.id, follower.id, other.id]
+
+
+def test_an_interrupted_sweep_ends_its_kernels_and_begins_no_other_run(output, monkeypatch):
+    plan(60)
+    first, second, _ = runs = made_up_runs(3)
+    interrupt_when(lambda: len(told("begun")) == 2, monkeypatch)
+    started = time.monotonic()
+    with local(pretend) as workers, Watcher(runs) as watcher, pytest.raises(KeyboardInterrupt):
+        make(runs, workers, watcher)
+    assert time.monotonic() - started < 50
+    assert set(names(told("begun"))) == set(names(told("ended"))) == {first.id, second.id}
+    assert not stopped
+
+
+def test_a_scheduler_that_does_not_answer_is_named(monkeypatch):
+    monkeypatch.setattr("docfloqa.study.cluster.PATIENCE", 1)
+    with pytest.raises(SweepError, match=r"no dask scheduler answers at 'tcp://127.0.0.1:9'.*dask scheduler"):
+        Cluster("tcp://127.0.0.1:9", pretend, None)

@@ -1,0 +1,245 @@
+"""The verbs of the command line: their help, their results for people and machines, their exit codes."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+from fake_study import write_study
+from PIL import Image
+from small_study import small_study
+
+from docfloqa.__main__ import main
+from docfloqa.analysis.changes import changed_questions, compare_metrics, paired_answers
+from docfloqa.analysis.paired import mcnemar_p_value, paired_difference
+from docfloqa.data.load import load_docvqa
+from docfloqa.metrics import METRICS
+from docfloqa.paths import runs_folder
+from docfloqa.runs.saved_runs import IncompleteRunError, RunError, find_run
+
+VERBS = "study sweep doctor estimate report ask evaluate compare export import-csv".split()
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """A study of two runs with models, and a page to ask about."""
+    patch = pytest.MonkeyPatch()
+    output = tmp_path_factory.mktemp("commands")
+    patch.setenv("DOCFLOQA_OUTPUT", str(output))
+    study = small_study()
+    page = load_docvqa(study.settings)["validation"][0]
+    page["image"].save(output / "page.png")
+    yield output
+    patch.undo()
+
+
+def result_of(arguments, capsys, code=0):
+    """What a verb writes as JSON, and nothing else, on standard output."""
+    assert main([*arguments, "--json"]) == code
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_itself(verb, capsys):
+    with pytest.raises(SystemExit) as left:
+        main([verb, "--help"])
+    shown = capsys.readouterr().out
+    assert left.value.code == 0 and f"example: docfloqa {verb} " in shown
+    assert "exit codes: 0 fine, 1 a run is not complete, 2 bad input" in shown and "--json" in shown
+
+
+def test_help_does_not_wait_for_torch():
+    code = "import sys\nfrom docfloqa.__main__ import parser\nparser()\nprint('torch' in sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "False"
+
+
+def test_ask_gives_an_answer_of_every_ratio(two, capsys):
+    page = str(two / "page.png")
+    asked = result_of(["ask", page, "what is the total?"], capsys)
+    assert [one["model"] for one in asked["answers"]] == ["before training", "0 % trained", "100 % trained"]
+    # All three have the same weights.
+    assert len({(one["text"], round(one["confidence"], 5)) for one in asked["answers"]}) == 1
+    for arguments in (["--run", "embedded/vision100"], ["--ratio", "1"], ["--model", "data/florence2-tiny"]):
+        [one] = result_of(["ask", page, "what is the total?", *arguments], capsys)["answers"]
+        assert one["text"] == asked["answers"][0]["text"]
+        assert one["run"] == (None if "--model" in arguments else "embedded/vision100-seed0-fake")
+    assert main(["ask", page, "what is the total?", "--ratio", "0"]) == 0
+    assert capsys.readouterr().out.startswith("0 % trained  ")
+
+
+def test_evaluate_gives_every_metric_with_an_interval(two, capsys):
+    scored = result_of(["evaluate", "vision000"], capsys)
+    assert scored["run"] == "embedded/vision000-seed0-fake" and scored["data"] == "synth"
+    assert set(scored["metrics"]) == {*METRICS, "val_loss"} and scored["documents"] == 3
+    for name, interval in scored["metrics"].items():
+        assert interval["low"] <= interval["estimate"] <= interval["high"], name
+    other = result_of(["evaluate", "vision000", "--settings", '{"synth_shift": "layout"}'], capsys)
+    assert other["metrics"] != scored["metrics"]
+    assert main(["evaluate", "vision000"]) == 0
+    shown = capsys.readouterr().out
+    assert "anls" in shown and "95 % interval over documents" in shown
+
+
+def test_a_csv_is_imported_and_evaluated_on(two, capsys, tmp_path):
+    for place in range(2):
+        Image.new("RGB", (50, 50), (90 * place, 0, 0)).save(tmp_path / f"{place}.png")
+    rows = "".join(f"{place}.png,what?,a|b,validation\n" for place in range(2))
+    (tmp_path / "mine.csv").write_text(f"image,question,answers,split\n{rows}2.png,what?,a,validation\n")
+    arguments = ["import-csv", str(tmp_path / "mine.csv"), str(tmp_path / "data")]
+    assert main(arguments) == 2
+    assert "row 4, image '2.png': there is no file" in capsys.readouterr().err
+    done = result_of([*arguments, "--skip-bad-rows"], capsys)
+    assert done["questions"] == {"validation": 2} and [one["row"] for one in done["left_out"]] == [4]
+    scored = result_of(["evaluate", "vision000", "--data", str(tmp_path / "data")], capsys)
+    assert (scored["questions"], scored["documents"]) == (2, 2)
+
+
+def test_export_says_where(two, capsys):
+    written = result_of(["export", "vision100", str(two / "exported")], capsys)
+    assert written["run"] == "embedded/vision100-seed0-fake"
+    assert (two / "exported" / "model.safetensors").is_file()
+
+
+def test_compare_tests_every_metric(two, capsys):
+    first, second = (find_run(name) for name in ("vision000", "vision100"))
+    sides = paired_answers(first, second)
+    compared = result_of(["compare", first.id, str(second.folder), "--questions", "2"], capsys)
+    for name in METRICS:
+        difference = paired_difference(*sides, name)
+        found = compared["metrics"][name]
+        assert found["difference"] == pytest.approx(difference.estimate)
+        assert found["p_value"] == pytest.approx(difference.p_value())
+        assert found["second"] - found["first"] == pytest.approx(found["difference"])
+        assert 0 < found["p_permutation"] <= 1
+    assert compared["metrics"]["exact_match"]["p_mcnemar"] == mcnemar_p_value(*sides)["p_value"].iloc[0]
+    assert compared["metrics"]["anls"]["p_mcnemar"] is None
+    changed = changed_questions(*sides)
+    gains = changed[changed["difference"] > 0]
+    assert [one["question_id"] for one in compared["better"]] == gains["question_id"].head(2).tolist()
+    assert all(one["difference"] < 0 for one in compared["worse"])
+    assert main(["compare", "vision000", "vision100"]) == 0
+    shown = capsys.readouterr().out
+    assert f"better in the second: {len(gains)} of 12 questions" in shown and "p, McNemar" in shown
+
+
+def test_a_run_compared_with_itself_differs_in_nothing(two):
+    run = find_run("vision000")
+    sides = paired_answers(run, run)
+    table = compare_metrics(*sides)
+    assert (table["difference"] == 0).all() and (table["p_permutation"] == 1).all()
+    assert changed_questions(*sides).empty
+
+
+def test_runs_of_other_questions_are_not_compared(two, capsys):
+    other = two / "other"
+    shutil.copytree(find_run("vision100").folder, other)
+    frame = pd.read_parquet(other / "predictions.parquet")
+    frame.loc[frame["question_id"] == "q000-0", "question"] = "what else?"
+    frame.to_parquet(other / "predictions.parquet", index=False)
+    assert main(["compare", "vision000", str(other)]) == 2
+    assert "not asked the same questions: 12 and 12, 11 of them the same" in capsys.readouterr().err
+
+
+def test_runs_are_found_by_what_is_theirs_alone(two):
+    small_study("second", ratios=(1.0,), seeds=(0, 1))
+    assert find_run("vision100-seed1").name == "second/vision100-seed1-fake"
+    assert find_run("embedded/vision1").name == "embedded/vision100-seed0-fake"
+    with pytest.raises(
+        RunError, match=r"'vision100' may be any of embedded/.*, second/.*, second/.*give more"
+    ):
+        find_run("vision100")
+    with pytest.raises(RunError, match=r"no run 'vision9'; allowed are .* study's name: embedded, second"):
+        find_run("vision9")
+    shutil.rmtree(runs_folder("second").parent)
+
+
+def test_without_any_study_the_command_that_makes_one_is_told(output):
+    with pytest.raises(RunError, match="no study is here: make study"):
+        find_run("vision000")
+
+
+def test_a_run_that_is_not_complete_is_exit_code_1(two, capsys):
+    begun = two / "begun"
+    shutil.copytree(find_run("vision100").folder, begun)
+    record = json.loads((begun / "run.json").read_text())
+    (begun / "run.json").write_text(json.dumps(record | {"status": "failed", "error": "DivergedError: nan"}))
+    with pytest.raises(IncompleteRunError, match=r"run begun is not complete \(DivergedError: nan\)"):
+        find_run(str(begun))
+    assert main(["evaluate", str(begun)]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == "" and "error: run begun is not complete" in captured.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["ask", "page.png", " "], "question is ' '; allowed is any text"),
+        (["ask", "nowhere.png", "what?"], "there is no file 'nowhere.png'"),
+        (
+            ["ask", "page.png", "what?", "--ratio", "0.5"],
+            "ratio is 0.5; allowed are those of study 'embedded': 0, 1",
+        ),
+        (["ask", "page.png", "what?", "--study", "none"], "make its runs with: docfloqa study --name none"),
+        (
+            ["ask", "page.png", "what?", "--model", "./none"],
+            "model './none' cannot be loaded: it is not a folder",
+        ),
+        (
+            ["ask", "page.png", "what?", "--run", "vision1", "--ratio", "1"],
+            "--ratio chooses among a study's runs",
+        ),
+        (["evaluate", "vision000", "--data", "./none"], "data './none' is not a folder"),
+        (["evaluate", "vision000", "--settings", '{"epochs": 3}'], "setting 'epochs' changes nothing"),
+        (["evaluate", "vision000", "--settings", "[1]"], "further settings are [1]"),
+        (["evaluate", "vision000", "--settings", "{"], "further settings are '{', which is not JSON"),
+        (
+            ["compare", "vision000", "vision100", "--questions", "-1"],
+            "--questions is -1; allowed is 0 or more",
+        ),
+        (["export", "vision000", "."], "is not empty"),
+        (["import-csv", "none.csv", "new"], "there is no file 'none.csv'"),
+    ],
+)
+def test_bad_input_is_told_and_exit_code_2(arguments, message, two, capsys, monkeypatch):
+    monkeypatch.chdir(two)
+    assert main([*arguments, "--json"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and message in captured.err
+
+
+def test_an_interruption_is_exit_code_130(two, capsys, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("docfloqa.data.page_files.read_page", interrupted)
+    assert main(["ask", "page.png", "what?"]) == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
+def test_what_is_printed_on_the_way_is_no_result(two, capsys, monkeypatch):
+    def talkative(*_):
+        print("on the way")
+        return pd.DataFrame([{"run": "one", "status": "complete", "anls": float("nan")}])
+
+    monkeypatch.setattr("docfloqa.study.sweep.sweep", talkative)
+    assert result_of(["sweep"], capsys)["runs"] == [{"run": "one", "status": "complete", "anls": None}]
+
+
+def test_a_fault_of_ours_is_not_hidden_as_bad_input(two, monkeypatch):
+    def faulty(*_):
+        raise ValueError("ours")
+
+    monkeypatch.setattr("docfloqa.data.page_files.read_page", faulty)
+    with pytest.raises(ValueError, match="ours"):
+        main(["ask", "page.png", "what?"])
+
+
+def test_the_runs_of_the_ratios_are_meant_before_those_of_the_arms(output):
+    study = write_study(seeds=(0,), epochs=1, documents=4)
+    folder = runs_folder(study.name)
+    shutil.copytree(folder / "vision000-seed0-fake", folder / "vision000-seed0-of-an-arm")
+    assert find_run("vision000").id == "vision000-seed0-fake"
+    assert find_run("vision000-seed0-of").id == "vision000-seed0-of-an-arm"

@@ -1,0 +1,366 @@
+"""What is told before a study begins: each trouble on a line of its own, the others all the same; no download."""
+
+import json
+import shutil
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+
+import huggingface_hub.constants
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hub_data import M4, write_data_set
+from hub_models import NATIVE, ORIGINAL, random_florence, write_native, write_original
+from huggingface_hub.errors import RevisionNotFoundError
+from PIL import Image
+
+from docfloqa import hub
+from docfloqa.__main__ import main
+from docfloqa.data.synth.dataset import synth_folder
+from docfloqa.hub import COMMITS
+from docfloqa.model import device
+from docfloqa.model.device import require_device
+from docfloqa.paths import TINY_MODEL, reports_folder, runs_folder
+from docfloqa.settings import Settings
+from docfloqa.study import availability, doctor
+from docfloqa.study.doctor import SUBJECTS, DoctorError, Finding, check_study, examine, verdict
+
+NEEDS_A_MODEL = {"vocabulary", "targets", "decoding", "question", "run"}
+
+
+@pytest.fixture(autouse=True)
+def no_download(monkeypatch):
+    """The hub's client looks into the cache only; the kernel is this process, and nothing is measured."""
+    client = hub.snapshot_download
+
+    def only_looks(*arguments, **options):
+        assert options.get("local_files_only"), "this would download"
+        return client(*arguments, **options)
+
+    monkeypatch.setattr(hub, "snapshot_download", only_looks)
+    monkeypatch.setattr(doctor, "kernel_device", lambda settings, _: require_device(settings))
+    for module in (doctor, device):
+        monkeypatch.setattr(module, "training_flops", lambda _: 1e9)
+        monkeypatch.setattr(module, "matrix_product_rate", lambda *_: 1e9)
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    """An empty cache, and no network."""
+    assert huggingface_hub.constants.HF_HUB_OFFLINE
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "hub"
+
+
+@pytest.fixture
+def paper() -> Settings:
+    """The paper profile in short, on a CPU."""
+    return Settings.profile("paper", allow_cpu=True, max_new_tokens=4)
+
+
+def by_subject(findings: list[Finding]) -> dict[str, Finding]:
+    assert [finding.subject for finding in findings] == SUBJECTS
+    return {finding.subject: finding for finding in findings}
+
+
+def the_one_thing_to_do(findings: list[Finding]) -> Finding:
+    [wrong] = [finding for finding in findings if finding.to_do]
+    assert verdict(findings).endswith("\nnot ok: 1 thing to do, marked with ->")
+    assert verdict(findings).count("-> ") == 1
+    return wrong
+
+
+def untried(findings: list[Finding]) -> set[str]:
+    return {finding.subject for finding in findings if finding.found.startswith("not tried: ")}
+
+
+def in_cache(cache: Path, kind: str, name: str) -> Path:
+    """The folder that the hub's client would have filled."""
+    return cache / f"{kind}--{name.replace('/', '--')}" / "snapshots" / COMMITS[name]
+
+
+def test_all_is_well_with_the_smoke_profile(output, capfd, monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.setenv("DOCFLOQA_OUTPUT", str(output))
+    assert main(["doctor", "--profile", "smoke", "--json"]) == 0
+    told = capfd.readouterr()
+    assert told.err == "", "bars, warnings or a kernel's log"
+    found = json.loads(told.out)
+    assert found["ok"] and [one["subject"] for one in found["findings"]] == SUBJECTS
+    lines = {one["subject"]: one["found"] for one in found["findings"]}
+    assert all(one["to_do"] is None for one in found["findings"])
+    assert lines["kernel"].startswith("python3 answers: ") and "not needed" in lines["hub"]
+    assert lines["model"] == f"data/florence2-tiny, {TINY_MODEL}, as its checksums say: native layout, " + (
+        "2,487,072 parameters"
+    )
+    assert "answer </s> (2), after </s> (2)" in lines["targets"]
+    assert "train: 34 of 34 questions used, on 8 pages of 8 documents" in lines["data"]
+    assert (
+        "prompt <image> x 101 <s><DocVQA>" in lines["question"]
+        and "before training: answer" in (lines["question"])
+    )
+    assert "2 epochs of 5 steps" in lines["run"] and "2,487,072 of 2,487,072 parameters" in lines["run"]
+    assert not reports_folder("smoke").exists()
+
+
+def test_the_verdict_is_the_last_line(smoke):
+    findings = examine(smoke)
+    assert verdict(findings).splitlines()[-1] == "ok"
+    assert "\n            label " in verdict(findings), "further lines stand below the first"
+
+
+def test_a_model_that_is_not_there(smoke):
+    findings = examine(smoke.replace(model="./none"))
+    wrong = the_one_thing_to_do(findings)
+    assert wrong.subject == "model" and "model './none' cannot be loaded: it is not a folder" in wrong.to_do
+    assert untried(findings) == NEEDS_A_MODEL
+    assert "8 pages" in by_subject(findings)["data"].found
+
+
+def test_a_damaged_model(smoke, tmp_path):
+    folder = Path(shutil.copytree(TINY_MODEL, tmp_path / "damaged"))
+    content = bytearray((folder / "model.safetensors").read_bytes())
+    content[-2] ^= 1
+    (folder / "model.safetensors").write_bytes(content)
+    wrong = the_one_thing_to_do(examine(smoke.replace(model=str(folder))))
+    assert wrong.subject == "model" and "model.safetensors was changed or damaged" in wrong.to_do
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_data_without_a_split(split, smoke, tmp_path):
+    folder = Path(shutil.copytree(synth_folder(smoke), tmp_path / "mine"))
+    for file in folder.glob(f"{split}*.parquet"):
+        file.unlink()
+    findings = examine(smoke.replace(data=str(folder)))
+    wrong = the_one_thing_to_do(findings)
+    assert wrong.subject == "data" and f"has no {split}-*.parquet" in wrong.to_do
+    assert untried(findings) == {"question", "run"}
+
+
+def test_damaged_data(smoke, tmp_path, monkeypatch):
+    folder = Path(shutil.copytree(synth_folder(smoke), tmp_path / "mine"))
+    [file] = folder.glob("train*.parquet")
+    file.write_bytes(file.read_bytes()[:-100])
+    for small in (doctor.SMALL, 0):
+        monkeypatch.setattr(doctor, "SMALL", small)
+        wrong = the_one_thing_to_do(examine(smoke.replace(data=str(folder))))
+        assert wrong.subject == "data" and "cannot be read" in wrong.to_do
+
+
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize(
+    "image",
+    [{"bytes": b"no image", "path": None}, {"bytes": None, "path": "page.png"}, {"bytes": b"", "path": None}],
+)
+def test_a_first_row_that_cannot_be_used_is_passed_over(image, large, smoke, tmp_path, monkeypatch):
+    for split in ("train", "validation"):
+        shutil.copy(next(synth_folder(smoke).glob(f"{split}-*.parquet")), tmp_path / f"{split}.parquet")
+    Image.new("RGB", (9, 9)).save(tmp_path / "page.png")
+    rows = pq.read_table(tmp_path / "validation.parquet").to_pylist()
+    rows[0]["image"] = image | ({"path": str(tmp_path / "page.png")} if image["path"] else {})
+    schema = pq.read_schema(tmp_path / "validation.parquet")
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), tmp_path / "validation.parquet")
+    if large:
+        monkeypatch.setattr(doctor, "SMALL", 0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        findings = by_subject(examine(smoke.replace(data=str(tmp_path))))
+    assert not any(finding.to_do for finding in findings.values())
+    assert rows[1]["question"] in findings["question"].found
+
+
+def test_more_new_tokens_than_positions(smoke):
+    findings = examine(smoke.replace(max_new_tokens=300))
+    wrong = the_one_thing_to_do(findings)
+    assert (
+        wrong.subject == "decoding" and "max_new_tokens is 300; this model has 256 positions" in wrong.to_do
+    )
+    assert untried(findings) == {"question"}
+
+
+def test_no_gpu_where_one_is_wanted(smoke, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    findings = examine(smoke.replace(allow_cpu=False))
+    wrong = the_one_thing_to_do(findings)
+    assert wrong.subject == "kernel" and not untried(findings)
+    assert "Choose a kernel with a GPU (KERNEL=...), or go on all the same" in wrong.to_do
+
+
+def test_a_kernel_that_does_not_exist(smoke, monkeypatch):
+    monkeypatch.undo()
+    wrong = the_one_thing_to_do(examine(smoke, "none"))
+    assert wrong.subject == "kernel" and "kernel 'none' does not exist; kernels here are" in wrong.to_do
+
+
+def test_a_disk_that_is_too_small(smoke, monkeypatch):
+    smoke = smoke.replace(study="too-large")
+    monkeypatch.setattr("docfloqa.disk.shutil.disk_usage", lambda _: SimpleNamespace(free=2**20))
+    findings = examine(smoke)
+    wrong = the_one_thing_to_do(findings)
+    assert wrong.subject == "disk" and not untried(findings)
+    assert "one run needs 75.9 MiB more" in wrong.to_do and "1.0 MiB are free" in wrong.to_do
+    # What is there in part is not asked for again.
+    (runs_folder(smoke.study) / "begun").mkdir(parents=True)
+    assert verdict(examine(smoke)).endswith("\nok")
+
+
+def test_a_gpu_too_small_and_a_fault_of_ours(smoke, monkeypatch):
+    def faulty(*_):
+        raise KeyError("ours")
+
+    monkeypatch.setattr(doctor, "evaluate", faulty)
+    findings = examine(smoke)
+    wrong = the_one_thing_to_do(findings)
+    assert wrong.subject == "question"
+    assert wrong.to_do.startswith("KeyError: 'ours' (test_doctor.py, line ")
+    assert wrong.to_do.endswith("; please report this output") and not untried(findings)
+
+    def too_large(*_):
+        raise doctor.torch.OutOfMemoryError("20 MiB")
+
+    monkeypatch.setattr(doctor, "evaluate", too_large)
+    assert "memory of the GPU" in the_one_thing_to_do(examine(smoke)).to_do
+
+
+def test_an_empty_cache_without_a_network(paper, cache):
+    found = by_subject(examine(paper))
+    wrong = {subject: finding.to_do for subject, finding in found.items() if finding.to_do}
+    assert set(wrong) == {"model", "data"}
+    for subject, name in (("model", NATIVE), ("data", M4)):
+        assert f"hf download {name}" in wrong[subject] and f"--revision {COMMITS[name]}" in wrong[subject]
+    assert wrong["model"].endswith("It is 0.46 GB") and wrong["data"].endswith("It is 9.6 GB")
+    assert "HF_HUB_OFFLINE is set" in found["hub"].found
+    # As Florence-2-base on DocVQA.
+    assert "8 epochs of 6,578 steps" in found["run"].found and "231,414,784" in found["run"].found
+    assert "for 9.4 GiB to download; one run takes up to 9.5 GiB" in found["disk"].found
+    assert not cache.exists()
+
+
+@pytest.fixture
+def listed(monkeypatch) -> dict[str, dict[str, int]]:
+    """A hub that answers: files and their sizes by repository; None where the revision is unknown."""
+    files: dict[str, dict[str, int] | None] = {
+        NATIVE: {"config.json": 5, "model.safetensors": 463_178_864, "pytorch_model.bin": 10**9},
+        M4: {"data/train-00000-of-00001.parquet": 8 * 10**9, "data/validation-00000-of-00001.parquet": 10**9}
+        | {"data/test-00000-of-00001.parquet": 10**9},
+    }
+
+    def repo_info(_, name, **options):
+        assert options["timeout"] <= 5 and options["revision"] == COMMITS[name]
+        if files[name] is None:
+            raise RevisionNotFoundError("404", response=SimpleNamespace(headers={}, request=None))
+        siblings = [SimpleNamespace(rfilename=file, size=size) for file, size in files[name].items()]
+        return SimpleNamespace(siblings=siblings)
+
+    monkeypatch.setattr(availability.HfApi, "repo_info", repo_info)
+    return files
+
+
+def test_what_the_hub_would_give_is_told_and_left_there(paper, cache, listed):
+    findings = examine(paper)
+    found = by_subject(findings)
+    assert verdict(findings).endswith("\nok")
+    assert found[
+        "model"
+    ].found == f"{NATIVE} at {COMMITS[NATIVE]} is not in the cache; make study downloads it, " + ("0.46 GB")
+    assert found["data"].found.endswith("make study downloads it, 9 GB"), "without the test files"
+    assert "answers" in found["hub"].found and "for 8.8 GiB to download" in found["disk"].found
+    assert untried(findings) == NEEDS_A_MODEL - {"run"} and not cache.exists()
+
+
+def test_a_disk_too_small_for_the_download_is_told_before_it(paper, cache, listed, monkeypatch):
+    free = 15 * 2**30
+    monkeypatch.setattr("docfloqa.disk.shutil.disk_usage", lambda _: SimpleNamespace(free=free))
+    wrong = the_one_thing_to_do(examine(paper))
+    assert (
+        wrong.subject == "disk" and "the download and the data read and one run needs 26.7 GiB" in wrong.to_do
+    )
+    assert "HF_HOME" in wrong.to_do
+
+
+def test_what_the_hub_does_not_have_is_told_before_a_download(paper, cache, listed):
+    listed[NATIVE] = None
+    del listed[M4]["data/train-00000-of-00001.parquet"]
+    found = by_subject(examine(paper))
+    assert f"has no revision {COMMITS[NATIVE]}; give {NATIVE}@main" in found["model"].to_do
+    assert f"{M4} has no train-*.parquet or train.parquet or data/train-*.parquet" in found["data"].to_do
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """A cache with the replicas of what the paper profile names, and the model in the original layout."""
+    cache = tmp_path_factory.mktemp("published")
+    model = random_florence()
+    write_native(in_cache(cache, "models", NATIVE), model, 96)
+    write_original(in_cache(cache, "models", ORIGINAL), model, 96)
+    write_data_set(in_cache(cache, "datasets", M4), M4, drawing="input")
+    return cache
+
+
+@pytest.mark.parametrize(
+    ("name", "layout", "rows"), [(NATIVE, "native", 51_328), (ORIGINAL, "original", 51_291)]
+)
+def test_a_filled_cache_is_looked_through(name, layout, rows, paper, published, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(published))
+    findings = examine(paper.replace(model=name))
+    found = {subject: finding.found for subject, finding in by_subject(findings).items()}
+    assert verdict(findings).endswith("\nok"), verdict(findings)
+    assert found["hub"] == f"not asked: all is in the cache, {published}"
+    assert found["model"].startswith(f"{name} at {COMMITS[name]}: {layout} layout, ")
+    assert found["vocabulary"].startswith(
+        f"{rows:,} rows, 51,291 tokens; output embedding tied; prefix <DocVQA> ("
+    )
+    assert found["targets"].startswith(
+        "<s> (0) answer </s> (2), after </s> (2); generation settings cleared: "
+    )
+    for cleared in ("num_beams 3", "no_repeat_ngram_size 3", "early_stopping", "forced_eos_token_id 2"):
+        assert cleared in found["targets"] or (layout, cleared) == ("original", "early_stopping")
+    assert found["decoding"].startswith("3 beams, at most 4 new tokens of 1,024 positions")
+    assert found["data"].startswith(
+        f"{M4} at {COMMITS[M4]}\ncolumns questionId, question, question_types, image"
+    )
+    assert "label <s>" in found["question"]
+
+
+def test_large_data_is_counted_without_its_images(paper, published, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(published))
+    checked = by_subject(examine(paper))["data"].found
+    monkeypatch.setattr(doctor, "SMALL", 0)
+    monkeypatch.setattr(doctor, "load_checked", None)
+    counted = by_subject(examine(paper))["data"].found
+    assert checked.replace(" used, on", " on").replace("documents", "documents, not checked yet") == counted
+
+
+def test_a_study_stops_before_any_work_where_something_is_to_be_done(output, capsys, monkeypatch):
+    monkeypatch.setattr(doctor, "ProcessPoolExecutor", lambda *_: ThreadPoolExecutor(1))
+    monkeypatch.setattr("docfloqa.study.study.sweep", None)
+    assert main(["study", "--profile", "smoke", "--name", "broken", "--model", "./none"]) == 2
+    told = capsys.readouterr()
+    assert told.out == "" and "error: this study cannot be made here as it is" in told.err
+    assert "-> model './none' cannot be loaded" in told.err
+    assert told.err.rstrip().endswith("not ok: 1 thing to do, marked with ->")
+    assert not reports_folder("broken").exists()
+
+
+def test_a_study_on_a_cluster_does_not_want_a_gpu_here(smoke, monkeypatch):
+    monkeypatch.setattr(doctor, "ProcessPoolExecutor", lambda *_: ThreadPoolExecutor(1))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    settings = smoke.replace(allow_cpu=False, model="./none")
+    for scheduler, told in ((None, 2), ("tcp://host:8786", 1)):
+        with pytest.raises(DoctorError) as error:
+            check_study(settings, scheduler=scheduler)
+        assert str(error.value).count("-> ") == told
+
+
+def test_the_embedded_study_does_not_wait(smoke, monkeypatch):
+    monkeypatch.setattr(doctor, "examine", None)
+    monkeypatch.setattr(doctor, "ProcessPoolExecutor", None)
+    check_study(smoke)
+    check_study(Settings.profile("embedded", validation_data="synth"))
+
+
+def test_findings_are_told_without_control_characters():
+    told = str(Finding("model", "a\x1b[31m\nb", "c\nd"))
+    assert told == f"model{' ' * 7}a\ufffd[31m\n{' ' * 12}b\n{' ' * 12}-> c d"

@@ -1,0 +1,150 @@
+"""The estimate counts what a study does, stands in for what is not at hand, and leaves nothing behind."""
+
+import math
+import subprocess
+import sys
+
+import psutil
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import docfloqa.study.estimate
+import docfloqa.study.stand_in
+from docfloqa.data.schema import DOCVQA
+from docfloqa.model.florence import load_florence
+from docfloqa.paths import TINY_MODEL, output_folder
+from docfloqa.settings import Settings
+from docfloqa.study.estimate import estimate, makespan
+from docfloqa.study.execution import Slot
+from docfloqa.study.stand_in import QUESTIONS_PER_PAGE, like_docvqa
+from docfloqa.study.sweep import plan
+from docfloqa.study.timing import STEPS, WARM_UP, Calibration
+
+DURATIONS = st.lists(st.floats(0.01, 100), min_size=1, max_size=12)
+
+
+@given(DURATIONS, st.integers(1, 5))
+def test_runs_side_by_side_end_when_the_last_one_does(durations, slots):
+    ended = makespan(durations, slots)
+    shortest = max(max(durations), sum(durations) / slots)
+    # Graham's bound for list scheduling.
+    assert shortest - 1e-9 <= ended <= sum(durations) / slots + max(durations) * (1 - 1 / slots) + 1e-9
+
+
+def test_the_longest_run_begins_first():
+    assert makespan([1, 1, 1, 3], 2) == 3
+    assert makespan([2, 3, 4, 5], 1) == 14
+
+
+def test_a_smoke_study_is_estimated_and_leaves_only_its_documents(output, tiny):
+    settings = Settings.profile("smoke")
+    result = estimate(settings, ratios=[0, 1], seeds=[0, 1])
+    rows = result.kinds.set_index("vision_trainable")
+    assert rows["runs"].tolist() == [2, 2]
+    assert result.stand_ins == []
+    assert rows.loc[1.0, "training_minutes"] > rows.loc[0.0, "training_minutes"] > 0
+    parts = rows[["caching_minutes", "training_minutes", "evaluation_minutes"]].sum(axis=1)
+    assert (rows["run_minutes"] > parts).all()
+    assert result.memory_gib > 0.2
+    weights = 4 * sum(weight.numel() for weight in tiny[0].parameters())
+    assert result.disk_gib * 2**30 > 8 * weights, "eight models are kept, the last and the best of four runs"
+    assert {path.name for path in output_folder().iterdir()} == {"data"}
+    assert not (output / "data" / "cache" / "vision").exists()
+    assert "minutes" in str(result)
+
+
+def test_the_runs_of_arms_count_once_each_and_by_kind(output, monkeypatch):
+    calibrated = []
+
+    def one(settings, slots, scratch):
+        calibrated.append(settings)
+        return Calibration(1.0, 0.0, 0.0, 0.1, 0.01, 0.0, 100.0, 0.0, 1000, 0, 10**6, 10**6)
+
+    monkeypatch.setattr(docfloqa.study.estimate, "calibrate_in_a_slot", one)
+    settings, seeds = Settings.profile("smoke"), [0, 1]
+    result = estimate(settings, [0, 1], seeds, ["all"])
+    planned = plan(settings, [0, 1], seeds, ["all"]).runs
+    assert result.kinds["runs"].sum() == len(planned)
+    assert len(set(calibrated)) == len(calibrated)
+    assert {kind.lora for kind in calibrated} == {0.0, 0.1}
+    epochs = sum(run.settings.epochs for run in planned)
+    assert (result.kinds["runs"] * result.kinds["epochs"]).sum() == epochs
+
+
+def test_pages_are_decoded_once_and_states_computed_once_for_each_frozen_part(output, monkeypatch, dataset):
+    def one(settings, slots, scratch):
+        boundary = 0 if settings.vision_trainable == 1 else 7
+        return Calibration(0.0, 10.0, 1.0 if boundary else 0.0, 1e-9, 0.0, 0.0, 0.0, 0.0, 0, boundary, 0, 0)
+
+    monkeypatch.setattr(docfloqa.study.estimate, "calibrate_in_a_slot", one)
+    monkeypatch.setattr(docfloqa.study.estimate, "available_slots", lambda device: [Slot(None, 1)])
+    result = estimate(Settings.profile("smoke"), [0, 1], [0, 1])
+    pages = sum(len(set(dataset[split]["page"])) for split in ("train", "validation"))
+    assert result.hours * 3600 == pytest.approx(11 * pages + docfloqa.study.estimate.BESIDE_RUNS)
+
+
+def test_what_the_hub_holds_is_stood_in_for_in_docvqas_numbers(output, monkeypatch, dataset):
+    asked = []
+
+    def drawn(settings):
+        asked.append(settings)
+        return dataset, None
+
+    monkeypatch.setattr(docfloqa.study.estimate, "load_checked", drawn)
+    monkeypatch.setattr(docfloqa.study.estimate, "random_base_model", lambda: TINY_MODEL)
+    stand_ins: list[str] = []
+    settings = Settings.profile("paper")
+    assert docfloqa.study.estimate._model(settings, stand_ins) == str(TINY_MODEL)
+    _, sizes = docfloqa.study.estimate._data(settings, stand_ins)
+    questions, pages = DOCVQA["validation"]
+    assert sizes == {"train": DOCVQA["train"], "validation": (500, math.ceil(pages * 500 / questions))}
+    assert asked[0].data == "synth" and asked[0].synth_scale == "full"
+    assert asked[0].synth_documents * 3 >= (STEPS + WARM_UP) * settings.batch_size
+    assert len(stand_ins) == 2 and "random weights" in stand_ins[0] and "drawn pages" in stand_ins[1]
+
+
+def test_drawn_pages_have_as_many_questions_as_docvqas(dataset):
+    rows = like_docvqa(dataset["train"])
+    pages = len(set(rows["page"]))
+    assert pages == len(set(dataset["train"]["page"]))
+    assert len(rows) / pages <= QUESTIONS_PER_PAGE
+    longer = like_docvqa(dataset["train"].select([0] * 20))
+    assert len(longer) == int(QUESTIONS_PER_PAGE)
+
+
+def test_the_random_model_loads_and_has_the_size_of_florence_2_base(output, monkeypatch):
+    # Its layers are cut to one each, and its widths stay, so that the test takes no half gigabyte.
+    full = docfloqa.study.stand_in.base_config()
+    small = docfloqa.study.stand_in.base_config()
+    small.text_config.encoder_layers = small.text_config.decoder_layers = 1
+    small.vision_config.depths = (1, 1, 1, 1)
+    monkeypatch.setattr(docfloqa.study.stand_in, "base_config", lambda: small)
+    folder = docfloqa.study.stand_in.random_base_model()
+    assert folder == docfloqa.study.stand_in.random_base_model()
+    model, processor = load_florence(folder, "text")
+    assert model.config.text_config.d_model == full.text_config.d_model
+    with torch.no_grad():
+        page = torch.zeros(1, 3, docfloqa.study.stand_in.PAGE_SIZE, docfloqa.study.stand_in.PAGE_SIZE)
+        assert model.page_features(page).shape[1] == processor.num_image_tokens == 577
+
+
+def test_a_calibration_ends_when_the_estimate_is_killed():
+    """Otherwise it would go on for minutes, with nobody left to read it."""
+    script = (
+        "import time\n"
+        "from concurrent.futures import ProcessPoolExecutor\n"
+        "from multiprocessing import get_context\n"
+        "import os\n"
+        "from docfloqa.study.timing import end_with_parent\n"
+        "if __name__ == '__main__':\n"
+        "    pool = ProcessPoolExecutor(1, get_context('spawn'), initializer=end_with_parent)\n"
+        "    print(pool.submit(os.getpid).result(), flush=True)\n"
+        "    pool.submit(time.sleep, 600)\n"
+        "    time.sleep(600)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as estimate:
+        child = psutil.Process(int(estimate.stdout.readline()))
+        estimate.kill()
+    child.wait(timeout=30)

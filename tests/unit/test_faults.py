@@ -1,0 +1,423 @@
+"""Nothing is lost: killed at any moment, damaged, on a full disk or out of memory, a run ends as an undisturbed one."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from multiprocessing import get_context
+from pathlib import Path
+from random import Random
+
+import pytest
+import torch
+from damages import DAMAGES, flip_a_byte, killed_at
+from test_training import SCORES, trainer_of
+
+from docfloqa.data.load import data_checksum, load_docvqa
+from docfloqa.data.synth.dataset import synth_folder
+from docfloqa.disk import DiskFullError, full_disk, room_for
+from docfloqa.integrity import DamagedError, check_folder, checksum, read_sealed, seal, seal_folder
+from docfloqa.locks import held
+from docfloqa.runs.records import is_complete, read_record
+from docfloqa.runs.recovery import check_holds_no_code, last_checkpoint, refresh
+from docfloqa.runs.run import Run
+from docfloqa.runs.saved_runs import RunError, open_run
+from docfloqa.settings import Settings
+from docfloqa.study import execution
+from docfloqa.training.micro_batches import TooLargeError
+
+SEED = 1
+KILLS = 5
+CHANGES = 185  # of files, that a smoke run of three epochs makes
+# What a reader of a study's tables depends on.
+SAME_BYTES = (
+    "predictions.parquet wrong_pages.parquet model/model.safetensors best_model/model.safetensors"
+).split()
+
+
+def of_interest(run: Run) -> dict:
+    """What an undisturbed run would have left, times and memory aside."""
+    table = run.epochs()[[*SCORES, "train_loss"]].to_dict("list")
+    return {"epochs.csv": repr(table), **{name: checksum(run.folder / name) for name in SAME_BYTES}}
+
+
+@pytest.fixture(scope="module")
+def third() -> Settings:
+    return Settings.profile("smoke", vision_trainable=0.33, epochs=3)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(third, dataset, tmp_path_factory) -> dict:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DOCFLOQA_OUTPUT", str(tmp_path_factory.mktemp("undisturbed")))
+        return of_interest(trainer_of(third, dataset).fit())
+
+
+def killed_in_the_third_epoch(settings: Settings, dataset, folder: Path) -> None:
+    """Leave a run with the answers and the checkpoints of two epochs."""
+    trainer = trainer_of(settings, dataset)
+    save = trainer.run.save_epoch
+
+    def stop(epoch: int, *rest, **further):
+        if epoch == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return save(epoch, *rest, **further)
+
+    trainer.run.save_epoch = stop
+    assert killed_at(0, folder, trainer.fit)
+
+
+@pytest.fixture(scope="module")
+def interrupted(third, dataset, tmp_path_factory) -> Path:
+    """The output folder of a run that was killed in its third epoch."""
+    folder = tmp_path_factory.mktemp("interrupted")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DOCFLOQA_OUTPUT", str(folder))
+        killed_in_the_third_epoch(third, dataset, folder)
+    return folder
+
+
+@pytest.fixture
+def again(interrupted, third, dataset, output, monkeypatch) -> Run:
+    """A copy of the interrupted run, opened."""
+    monkeypatch.setenv("DOCFLOQA_OUTPUT", str(output / "copy"))
+    shutil.copytree(interrupted, output / "copy")
+    return trainer_of(third, dataset).run
+
+
+def test_a_run_that_is_killed_again_and_again_ends_as_an_undisturbed_one(undisturbed, third, dataset, output):
+    # Few enough from one kill to the next that the run does not end before the last of them.
+    chosen = Random(SEED).sample(range(1, CHANGES // KILLS), KILLS)
+    killed = sum(
+        killed_at(change, output / "reports", lambda: trainer_of(third, dataset).fit()) for change in chosen
+    )
+    run = trainer_of(third, dataset).fit()
+    print(
+        f"seed {SEED}: faults injected {killed}, survived {killed}, lost 0 (killed before changes {chosen})"
+    )
+    assert killed == KILLS and of_interest(run) == undisturbed
+    left = {path.name for path in run.folder.iterdir()}
+    assert left == {
+        *("run.json", "epochs.csv", "predictions.parquet", "wrong_pages.parquet", "model", "best_model"),
+    }
+
+
+def checkpoints(run: Run) -> list[Path]:
+    """A run's checkpoints, in their order."""
+    return sorted(run.checkpoints.iterdir(), key=lambda path: int(path.name.rpartition("-")[2]))
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(again):
+    before, last = checkpoints(again)
+    files = sorted(path for path in last.iterdir() if path.is_file())
+    assert {
+        *("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"),
+        "checksums.json",
+    } <= {path.name for path in files}
+    shutil.copytree(again.folder / "epochs", again.folder / "epochs-before")
+    injected = 0
+    for path in files:
+        for damage in DAMAGES:
+            good = shutil.copytree(last, again.folder / "good")
+            damage(path)
+            with pytest.warns(UserWarning, match=rf"{path.name} is damaged.*kept as .*{last.name}.damaged"):
+                assert last_checkpoint(again) == before
+            injected += 1
+            # Its epoch is made again, and so was taken away; here it comes back.
+            shutil.rmtree(again.folder / f"{last.name}.damaged")
+            good.rename(last)
+            restore_epochs(again)
+    assert last_checkpoint(again) == last and injected == len(DAMAGES) * len(files)
+    print(f"faults injected {injected}, survived {injected}, lost 0")
+
+
+def restore_epochs(run: Run) -> None:
+    """Bring back what is deleted of epochs that are to be made again."""
+    for kept in (run.folder / "epochs-before").iterdir():
+        shutil.copy(kept, run.folder / "epochs" / kept.name)
+
+
+@pytest.mark.parametrize(
+    "name", ["epoch-0002.parquet", "epoch-0002.json", "epoch-0001.parquet", "epoch-0000.json"]
+)
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_epoch_is_set_aside_and_made_again_from_the_one_before(again, name, damage):
+    damage(again.folder / "epochs" / name)
+    epoch = int(name[6:10])
+    with pytest.warns(UserWarning, match=rf"epoch-000{epoch}.* is damaged"):
+        found = last_checkpoint(again)
+    assert (again.folder / f"{name}.damaged").is_file() and not again.has_epoch(epoch)
+    # Nothing is trained again for the evaluation before training.
+    expected = {0: 2, 1: 0, 2: 1}[epoch]
+    assert (check_folder(found)["epoch"] if found else 0) == expected
+
+
+def test_a_checkpoint_that_was_not_finished_is_no_damage(again, recwarn):
+    before, last = checkpoints(again)
+    (last / "checksums.json").unlink()
+    assert last_checkpoint(again) == before and not last.exists()
+    assert not [warning for warning in recwarn if "damaged" in str(warning.message)]
+
+
+class Malicious:
+    """A pickle that would write a file."""
+
+    def __init__(self, place: Path):
+        self.place = place
+
+    def __reduce__(self):
+        return Path.touch, (self.place,)
+
+
+def test_code_in_a_checkpoint_is_refused_and_the_run_goes_on_from_the_epoch_before(
+    undisturbed, again, third, dataset
+):
+    trap = again.folder / "trap"
+    before, last = checkpoints(again)
+    state = torch.load(last / "optimizer.pt", weights_only=True)
+    torch.save({**state, "more": Malicious(trap)}, last / "optimizer.pt")
+    # Whoever can write a pickle can write its checksum.
+    (last / "checksums.json").unlink()
+    seal_folder(last, epoch=2)
+    with pytest.raises(Exception, match=r"[Ww]eights.only"):
+        torch.load(last / "optimizer.pt", weights_only=True)
+    with pytest.warns(UserWarning, match=r"optimizer.pt is refused: it would execute .*pathlib"):
+        assert last_checkpoint(again) == before
+    assert (again.folder / f"{last.name}.damaged").is_dir()
+    run = trainer_of(third, dataset).fit()
+    assert not trap.exists() and of_interest(run) == undisturbed
+
+
+def test_the_trainers_own_pickles_hold_no_code(again):
+    for folder in again.checkpoints.iterdir():
+        check_holds_no_code(folder)
+        assert not (folder / "training_args.bin").exists()
+
+
+@pytest.fixture
+def complete(third, dataset, output) -> Run:
+    return trainer_of(third.replace(epochs=1), dataset).fit()
+
+
+def test_what_is_damaged_of_a_complete_run_is_noticed_by_readers_and_set_aside_by_a_sweep(complete):
+    good = {path: path.read_bytes() for path in complete.folder.rglob("*") if path.is_file()}
+    injected = 0
+    for path in good:
+        for damage in DAMAGES:
+            damage(path)
+            injected += 1
+            part = path.relative_to(complete.folder).parts[0]
+            if path.parent == complete.folder:
+                with pytest.warns(UserWarning, match=rf"{path.name} is damaged.*does not count as complete"):
+                    assert not is_complete(complete.folder)
+            with pytest.warns(UserWarning, match=rf"{path.name} is damaged.*kept as .*{part}.damaged"):
+                refresh(complete)
+            assert not complete.complete and not (complete.folder / part).is_file()
+            for aside in complete.folder.glob("*.damaged"):
+                shutil.rmtree(aside) if aside.is_dir() else aside.unlink()
+            for place, whole in good.items():
+                place.parent.mkdir(exist_ok=True)
+                place.write_bytes(whole)
+            refresh(complete)
+            assert complete.complete
+    print(f"faults injected {injected}, noticed {injected}")
+
+
+def test_a_damaged_best_model_is_not_used(complete):
+    saved = open_run(complete.folder)
+    saved.load()
+    flip_a_byte(complete.folder / "best_model" / "model.safetensors")
+    with pytest.raises(RunError, match=r"best_model/model.safetensors is damaged.*makes it again"):
+        saved.load()
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize(
+    "name", ["train-00000-of-00001.parquet", "validation-00000-of-00001.parquet", "checksums.json"]
+)
+def test_damaged_drawn_documents_are_drawn_again(name, damage, smoke, dataset, output):
+    folder = synth_folder(smoke)
+    good = {path.name: path.read_bytes() for path in folder.iterdir()}
+    damage(folder / name)
+    with pytest.warns(
+        UserWarning, match=rf"{name} is damaged.*kept as .*{folder.name}.damaged and made again"
+    ):
+        assert synth_folder(smoke) == folder
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == good
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_results_of_checks_are_made_again(damage, smoke, dataset, output):
+    assert data_checksum(load_docvqa(smoke)) == data_checksum(dataset)
+    [first, *_] = sorted((output / "data" / "cache" / "checks").iterdir())
+    damage(first)
+    with pytest.warns(UserWarning, match=rf"{first.name} is damaged.*made again"):
+        assert data_checksum(load_docvqa(smoke)) == data_checksum(dataset)
+
+
+def test_no_flipped_bit_of_a_record_is_believed(tmp_path):
+    content = {"status": "complete", "seconds": 1.5, "names": ["a", "ü"], "files": {"x": None}}
+    place = tmp_path / "run.json"
+    text = seal(content).encode()
+    for position in range(len(text)):
+        damaged = bytearray(text)
+        damaged[position] ^= 1 << position % 8
+        place.write_bytes(damaged)
+        try:
+            found = read_sealed(place)
+        except DamagedError:
+            continue
+        # Only the name of the checksum, or a blank, may have changed.
+        assert {name: found[name] for name in content} == content
+
+
+def test_the_second_process_waits_and_says_for_whom(output, capsys):
+    fork = get_context("fork")
+    taken = fork.Event()
+
+    def hold():
+        with held("study", "study 'x'"):
+            taken.set()
+            time.sleep(60)
+
+    holder = fork.Process(target=hold)
+    holder.start()
+    assert taken.wait(10)
+    killer = fork.Process(target=lambda: (time.sleep(0.7), os.kill(holder.pid, signal.SIGKILL)))
+    killer.start()
+    started = time.monotonic()
+    with held("study", "study 'x'"):
+        assert time.monotonic() - started > 0.3, "it waited"
+    holder.join()
+    killer.join()
+    said = capsys.readouterr().out
+    assert f"study 'x' is in the hands of process {holder.pid} on " in said and " since 20" in said
+
+
+def test_two_processes_on_one_run_make_it_once(undisturbed, third, dataset, output):
+    """The second begins when the first is in the middle, and finds a complete run."""
+    fork = get_context("fork")
+    children = [fork.Process(target=lambda: trainer_of(third, dataset).fit()) for _ in range(2)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join()
+    assert [child.exitcode for child in children] == [0, 0]
+    [folder] = (output / "reports" / "smoke" / "runs").iterdir()
+    run = Run(folder.name, third, read_record(folder))
+    assert of_interest(run) == undisturbed
+
+
+@pytest.mark.parametrize("moves", [True, False])
+def test_a_kernel_is_stopped_when_nothing_moves_any_more(moves, tmp_path, monkeypatch):
+    monkeypatch.setattr(execution, "STALLED_AFTER", 0.4)
+    progress = tmp_path / "progress.json"
+    with execution.watched(progress) as (_, stopped):
+        for count in range(10):
+            time.sleep(0.1)
+            if moves:
+                progress.write_text(str(count))
+    assert stopped.is_set() == (not moves)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 64 MiB in memory."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", folder], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("needs root, to mount a small file system")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def test_a_disk_that_is_too_small_is_told_before_the_run(small_disk, third, dataset, monkeypatch):
+    monkeypatch.setenv("DOCFLOQA_OUTPUT", str(small_disk))
+    trainer = trainer_of(third, dataset)
+    trainer.train = trainer.evaluate = None
+    wanted = rf"run {trainer.run.id} needs [89]\d\.\d MiB more on the disk of .*, of which 6\d\.\d MiB are free\. What"
+    with pytest.raises(DiskFullError, match=wanted):
+        trainer.fit()
+    assert not list(trainer.run.folder.glob("*.safetensors"))
+
+
+def test_a_disk_that_fills_up_meanwhile_is_told_with_what_is_needed_and_free(small_disk):
+    with (
+        pytest.raises(
+            DiskFullError, match=r"a copy needs 40\.0 MiB more .* of which 0\.0 MiB are free.*No space"
+        ),
+        room_for(small_disk, 40 * 2**20, "a copy"),
+    ):
+        (small_disk / "ballast").write_bytes(bytes(60 * 2**20))
+        (small_disk / "copy").write_bytes(bytes(40 * 2**20))
+    # What writes without Python says so in other words.
+    with pytest.raises(DiskFullError, match="weights needs"), room_for(small_disk, 0, "weights"):
+        torch.save({"weights": torch.zeros(2**24)}, small_disk / "weights.pt")
+    told = full_disk(OSError(28, "No space left on device", str(small_disk / "x")))
+    assert str(small_disk / "x") in str(told) and "0.0 MiB are free" in str(told)
+    assert full_disk(OSError(13, "Permission denied")) is None
+
+
+class Crowded:
+    """Memory that so many questions fit into."""
+
+    def __init__(self, trainer, questions: int):
+        self.compute_loss, self.questions, self.seen = trainer.compute_loss, questions, []
+        trainer.compute_loss = self
+
+    def __call__(self, model, inputs, **further):
+        if len(inputs["places"]) > self.questions:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate more than there is.")
+        self.seen += inputs["places"].tolist()
+        return self.compute_loss(model, inputs, **further)
+
+
+def without_dropout(trainer) -> None:
+    trainer.model.eval()
+    trainer.model.train = lambda mode=True: trainer.model
+
+
+def gradients(trainer) -> tuple[float, dict[str, torch.Tensor]]:
+    batch = trainer.training_collator(list(range(8)))
+    trainer.create_optimizer()
+    loss = trainer.training_step(trainer.model, batch, (batch["labels"] != -100).sum())
+    named = trainer.model.named_parameters()
+    return loss.item(), {name: weight.grad for name, weight in named if weight.grad is not None}
+
+
+@pytest.mark.parametrize("room", [4, 3, 1])
+def test_a_batch_in_parts_has_the_gradients_of_the_whole(room, third, dataset, output):
+    whole, parts = trainer_of(third, dataset), trainer_of(third, dataset)
+    tokens = (whole.training_collator(list(range(8)))["labels"] != -100).sum(1)
+    assert len(set(tokens.tolist())) > 1, "parts differ in tokens"
+    without_dropout(whole)
+    without_dropout(parts)
+    crowded = Crowded(parts, room)
+    (loss, expected), (same, found) = gradients(whole), gradients(parts)
+    assert sorted(crowded.seen[-8:]) == list(range(8)) and parts.micro_batch <= room
+    assert same == pytest.approx(loss, rel=1e-5) and found.keys() == expected.keys()
+    scale = max(gradient.abs().max() for gradient in expected.values())
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-5 * scale.item(), msg=name)
+
+
+def test_out_of_memory_halves_the_micro_batch_and_is_recorded(third, dataset, output):
+    settings = third.replace(epochs=2)
+    trainer = trainer_of(settings, dataset)
+    crowded = Crowded(trainer, 3)
+    run = trainer.fit()
+    assert run.complete and trainer.state.global_step == 2 * -(-len(dataset["train"]) // settings.batch_size)
+    record = read_record(run.folder)
+    assert record["micro_batch"] == 2
+    assert record["out_of_memory"] == [{"step": 1, "micro_batch": 4}, {"step": 1, "micro_batch": 2}]
+    assert sorted(crowded.seen) == sorted(2 * [*range(len(dataset["train"]))]), "every question once an epoch"
+    assert record["identity"]["settings"]["batch_size"] == settings.batch_size
+
+
+def test_memory_for_no_question_at_all_is_an_error_that_says_what_to_try(third, dataset, output):
+    trainer = trainer_of(third, dataset)
+    Crowded(trainer, 0)
+    with pytest.raises(TooLargeError, match=r"one question at a time .* gradient_checkpointing"):
+        trainer.fit()

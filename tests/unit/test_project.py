@@ -1,0 +1,164 @@
+"""What the repository promises about itself: its layers, its notebooks, its lists of dependencies."""
+
+import ast
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+from docfloqa.paths import NOTEBOOKS, PROJECT
+
+LIBRARY = PROJECT / "lib" / "docfloqa"
+PYPROJECT = tomllib.loads((PROJECT / "pyproject.toml").read_text())
+README = (PROJECT / "README.md").read_text()
+LIBRARY_README = (PROJECT / "lib" / "README.md").read_text()
+
+
+def requirements(lines: list[str]) -> dict[str, Requirement]:
+    found = [Requirement(line) for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    return {re.sub(r"[-_.]+", "-", requirement.name).lower(): requirement for requirement in found}
+
+
+def test_every_public_name_has_a_docstring():
+    for path in LIBRARY.rglob("*.py"):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
+                assert ast.get_docstring(node), f"{path.name}: {node.name}"
+
+
+def notebook_cells(path: Path) -> list[dict]:
+    return json.loads(path.read_text())["cells"]
+
+
+@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_notebooks_are_prose_with_calls(path):
+    cells = notebook_cells(path)
+    assert cells[0]["cell_type"] == "markdown" and "What this notebook answers" in "".join(cells[0]["source"])
+    assert "reads" in "".join(cells[0]["source"]) and "writes" in "".join(cells[0]["source"])
+    tagged = [cell for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
+    assert len(tagged) == 1
+    for node in ast.parse("".join(tagged[0]["source"])).body:
+        assert isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant), "parameters are scalars"
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            source = "".join(cell["source"])
+            assert not cell["outputs"] and cell["execution_count"] is None
+            assert not any(
+                isinstance(node, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef)
+                for node in ast.walk(ast.parse(source))
+            )
+            if cell is not tagged[0]:
+                assert len([line for line in source.splitlines() if line.strip()]) <= 10
+
+
+def test_the_lock_satisfies_the_one_list_of_dependencies():
+    project = PYPROJECT["project"]
+    lock = requirements((PROJECT / "requirements.lock").read_text().splitlines())
+    wanted = requirements(project["dependencies"]) | requirements(project["optional-dependencies"]["test"])
+    for name, requirement in wanted.items():
+        [pin] = lock[name].specifier
+        assert pin.operator == "==", f"{name} is not pinned"
+        assert requirement.specifier.contains(pin.version, prereleases=True), (
+            f"{name}: {pin} against {requirement}"
+        )
+    assert str(lock["torch"]) == "torch==2.13.0"
+    assert not [name for name, pin in lock.items() if "+" in str(pin.specifier)]
+    assert "torchvision" not in lock and "torchvision" not in wanted
+
+
+def test_what_is_tested_is_what_is_pinned():
+    from importlib.metadata import version
+
+    lock = requirements((PROJECT / "requirements.lock").read_text().splitlines())
+    for name in requirements(PYPROJECT["project"]["dependencies"]):
+        assert lock[name].specifier.contains(Version(version(name)).public), name
+
+
+def test_environment_yml_says_nothing_that_pyproject_does_not():
+    environment = yaml.safe_load((PROJECT / "environment.yml").read_text())
+    assert environment["channels"] == ["conda-forge"]
+    python, pip, through_pip = environment["dependencies"]
+    assert python == "python " + PYPROJECT["project"]["requires-python"]
+    assert pip == "pip" and through_pip == {"pip": ["-e ."]}
+
+
+def test_python_versions_agree():
+    makefile = (PROJECT / "Makefile").read_text()
+    assert PYPROJECT["project"]["requires-python"] == ">=3.11,<3.14"
+    assert "(3, 11) <= sys.version_info[:2] <= (3, 13)" in makefile
+    workflow = yaml.safe_load((PROJECT / ".github/workflows/test.yml").read_text())
+    assert workflow["jobs"]["test"]["strategy"]["matrix"]["python"] == ["3.11", "3.12", "3.13"]
+    assert workflow["jobs"]["test"]["steps"][-1]["run"] == "bash .ci/run"
+
+
+def test_continuous_integration_runs_the_tests():
+    called = (PROJECT / ".ci/run").read_text().splitlines()
+    assert {"make lint", "make test", "make test-browser", "make test-faults"} <= set(called)
+
+
+def commands(text: str) -> list[str]:
+    blocks = re.findall(r"```(?:bash|sh)\n(.*?)```", text, re.DOTALL)
+    return [
+        line.strip() for block in blocks for line in block.replace("\\\n", " ").splitlines() if line.strip()
+    ]
+
+
+def test_the_commands_in_the_readme_exist():
+    makefile = (PROJECT / "Makefile").read_text()
+    targets = set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
+    variables = set(re.findall(r"^([A-Z_]+) \?=", makefile, re.MULTILINE))
+    made = []
+    for command in commands(README):
+        words = command.split("#")[0].split()
+        if words[0] == "make":
+            arguments = re.findall(r"\b([A-Z_]+)=", command)
+            assert set(arguments) <= variables, command
+            named = [word for word in words[1:] if re.fullmatch("[a-z]+", word)]
+            assert named[0] in targets, command
+            made.append(named[0])
+        for notebook in re.findall(r"[\w/.]*\d\d_\w+\.ipynb", command):
+            assert (PROJECT / "notebooks" / Path(notebook).name).is_file() or "reports/" in notebook, command
+    assert {"study", "estimate", "lab", "demo", "report"} <= set(made)
+
+
+def test_the_commands_that_the_readme_gives_papermill_are_its_own():
+    given = [command for command in commands(README) if "papermill" in command]
+    assert given
+    for command in given:
+        notebook = re.search(r"(\d\d_\w+\.ipynb)", command)[1]
+        tagged = next(
+            cell
+            for cell in notebook_cells(NOTEBOOKS / notebook)
+            if "parameters" in cell["metadata"].get("tags", [])
+        )
+        known = {node.targets[0].id for node in ast.parse("".join(tagged["source"])).body}
+        assert set(re.findall(r"-[pr] (\w+)", command)) <= known, command
+
+
+def test_the_python_in_the_readme_runs():
+    [block] = re.findall(r"```python\n(.*?)```", LIBRARY_README, re.DOTALL)
+    *statements, last = block.strip().splitlines()
+    names: dict = {}
+    exec("\n".join(statements), names)
+    expression, shown = last.split("# ")
+    assert eval(expression, names) == float(shown)
+
+
+def test_the_files_that_the_readme_links_exist():
+    for target in re.findall(r"\]\((?!https?://|#)([^)]+)\)", README):
+        assert (PROJECT / target.split("#")[0]).exists(), target
+
+
+def test_the_command_line_explains_itself():
+    for verb in ("study", "sweep", "report"):
+        shown = subprocess.run(
+            [sys.executable, "-m", "docfloqa", verb, "--help"], capture_output=True, text=True, check=True
+        ).stdout
+        assert f"example: docfloqa {verb}" in shown

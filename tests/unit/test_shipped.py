@@ -1,0 +1,155 @@
+"""The shipped study is whole, small, of one code, and what the README shows of it is what its files say."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+
+from docfloqa.analysis import arm_tables, tables
+from docfloqa.analysis.published import published_differences
+from docfloqa.analysis.robustness import read_scores
+from docfloqa.arms import ARMS
+from docfloqa.paths import PROJECT
+from docfloqa.report.headlines import headlines
+from docfloqa.runs.results import Study
+from docfloqa.settings import Settings
+from docfloqa.text import to_markdown
+
+sys.path.insert(0, str(PROJECT / "benchmarks"))
+import throughput
+
+README = (PROJECT / "README.md").read_text()
+BENCHMARKS = PROJECT / "reports" / "benchmarks"
+SEEDS = [0, 1, 2]
+
+
+@pytest.fixture(autouse=True)
+def of_the_repository(monkeypatch):
+    monkeypatch.setenv("DOCFLOQA_OUTPUT", str(PROJECT))
+
+
+@pytest.fixture(scope="module")
+def study():
+    patch = pytest.MonkeyPatch()
+    patch.setenv("DOCFLOQA_OUTPUT", str(PROJECT))
+    yield Study.load("shipped")
+    patch.undo()
+
+
+def tracked(pattern: str) -> list[str]:
+    listed = subprocess.run(
+        ["git", "-C", str(PROJECT), "ls-files", "--", pattern], capture_output=True, text=True, check=True
+    ).stdout
+    return listed.splitlines()
+
+
+def test_every_planned_run_is_there_and_of_one_code(study):
+    assert not study.missing and study.settings.synth_shift == "input"
+    assert sorted(study.runs["seed"].unique()) == SEEDS and len(study.runs) == 4 * len(SEEDS)
+    assert set(study.arms) == set(ARMS)
+    records = [*study.records.values()]
+    for name in ARMS:
+        arm = study.arm(name)
+        assert not arm.missing, name
+        records += arm.records.values()
+    assert len({record["identity"]["code"] for record in records}) == 1 and not study.outdated
+
+
+def test_what_a_sentence_compares_has_three_seeds(study):
+    for name in ARMS:
+        for contrast, difference, _ in arm_tables.arm_differences(study, name):
+            assert difference.seeds == len(SEEDS), contrast
+
+
+def test_what_ships_is_small_and_holds_no_trained_weights():
+    files = [path for folder in ("reports", "figures") for path in tracked(f"{folder}/shipped*")]
+    if not files:
+        pytest.skip("not a git checkout")
+    assert not [path for path in files if re.search(r"safetensors|optimizer|checkpoint", path)]
+    assert sum((PROJECT / path).stat().st_size for path in files) <= 40e6
+
+
+def test_the_tables_follow_from_the_predictions(study):
+    folder = PROJECT / "reports" / "shipped" / "tables"
+    made = {
+        "summary": tables.summary(study),
+        "comparisons": tables.comparisons(study),
+        "published_differences": published_differences(),
+    }
+    for name in ARMS:
+        made[f"arm_{name}"] = arm_tables.arm_summary(study, name)
+        made[f"arm_{name}_comparisons"] = arm_tables.arm_comparisons(study, name)
+    for name, frame in made.items():
+        assert (folder / f"{name}.md").read_text() == to_markdown(frame), name
+
+
+def test_the_readme_shows_the_summary_and_the_findings(study):
+    summary = PROJECT / "reports" / "shipped" / "tables" / "summary.md"
+    assert summary.read_text().strip() in README
+    sentences = headlines(study)
+    assert len(sentences) == 5
+    for sentence in sentences:
+        assert sentence in README
+
+
+def test_every_best_model_was_scored_on_bad_scans_and_elsewhere(study):
+    for name in ("robustness", "cross-layout", "cross-content"):
+        answers = read_scores(study, name)
+        assert set(answers["run"]) == set(study.records), name
+    clean = read_scores(study, "robustness").query("kind == 'clean'").groupby("run")["anls"].mean()
+    for run, record in study.records.items():
+        kept = study.epochs.query("run == @run").set_index("epoch")["anls"]
+        # The weights were kept as they were; batches of an evaluation may round differently.
+        assert clean[run] == pytest.approx(kept[record["best_epoch"]], abs=2e-3), run
+
+
+def test_the_readme_shows_the_benchmark():
+    results = [BENCHMARKS / name for name in ("throughput-tiny-cpu.json", "gpu/throughput-base-cuda.json")]
+    tiny, base = (json.loads(path.read_text()) if path.is_file() else None for path in results)
+    assert to_markdown(throughput.summary(tiny, base)).strip() in README
+    assert (BENCHMARKS / "throughput-tiny-cpu.md").read_text() == throughput.markdown(tiny)
+
+
+def test_the_default_batches_learn_no_less_than_the_published_ones():
+    rows = [
+        line.split("|") for line in (BENCHMARKS / "batching.md").read_text().splitlines() if " % |" in line
+    ]
+    assert {row[1].strip() for row in rows} >= {"0 %", "100 %"} and Settings().batching == "by_image"
+    for row in rows:
+        difference = float(re.findall(r"-?\d+\.\d", row[4].replace("−", "-"))[0])
+        significant = "<" in row[5] or float(row[5]) < 0.05
+        assert not (significant and difference < 0), f"by_image is worse at {row[1].strip()}"
+
+
+def test_the_instrument_is_what_it_was_meant_to_be(study):
+    """Goals set before the shipped seeds and documents were used; the order of the ratios is none of them."""
+    last = study.predictions.query("epoch == 8")
+    assert last["question_id"].nunique() >= 500 and last["document_id"].nunique() >= 120
+    anls = study.epochs.groupby(["epoch", "vision_trainable"])["anls"].mean().unstack()
+    assert anls.loc[0].between(0.05, 0.5).all()
+    assert anls.loc[8].max() - anls.loc[0].max() >= 0.25
+    assert (anls.loc[8] >= anls.max() - 0.05).all(), "no ratio has collapsed by the last epoch"
+    smallest = [difference.smallest_detectable() for *_, difference in tables.paired_differences(study)]
+    # 0.04 was wanted; it is reached for the pairs below 66 % and not for those with 100 %.
+    assert min(smallest) <= 0.04 and max(smallest) <= 0.06
+
+
+def test_shipped_notebooks_were_executed_without_errors():
+    folder = PROJECT / "reports" / "shipped"
+    stems = ("01_explore_data", "03_ablate", "04_analyze", "05_robustness")
+    notebooks = [folder / f"{stem}.ipynb" for stem in stems] + sorted(folder.glob("runs/*/finetune.ipynb"))
+    assert len(notebooks) == len(stems) + 4, "the study's, and the first seed's run of every ratio"
+    for path in notebooks:
+        content = json.loads(path.read_text())
+        outputs = [output for cell in content["cells"] for output in cell.get("outputs", [])]
+        assert outputs and not [one for one in outputs if one["output_type"] == "error"], path
+
+
+def test_predictions_are_those_of_the_epochs(study):
+    for part in (study, *map(study.arm, ARMS)):
+        means = part.predictions.groupby(["run", "epoch"])["anls"].mean()
+        kept = part.epochs.set_index(["run", "epoch"])["anls"].sort_index()
+        pd.testing.assert_series_equal(means, kept, check_names=False)

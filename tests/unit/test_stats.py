@@ -1,0 +1,292 @@
+"""Intervals agree with distributions worked out by hand, and cover what they promise to cover."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from docfloqa.analysis.intervals import Interval, bootstrap_interval, interval_table, p_text, share_interval
+
+scores = st.floats(0, 1).map(lambda value: round(value, 3))
+
+
+@st.composite
+def clustered(draw, fewest_clusters=2):
+    """Values, the cluster of each, and positive weights."""
+    sizes = draw(st.lists(st.integers(1, 4), min_size=fewest_clusters, max_size=8))
+    clusters = [f"doc{place}" for place, size in enumerate(sizes) for _ in range(size)]
+    count = len(clusters)
+    values = draw(st.lists(scores, min_size=count, max_size=count))
+    weights = draw(st.lists(st.integers(1, 9), min_size=count, max_size=count))
+    return np.array(values), np.array(clusters), np.array(weights)
+
+
+def bounds(interval):
+    return interval.low, interval.high
+
+
+# Three documents with means 0, 0, 1: the resampled mean is k/3 with k ~ Binomial(3, 1/3), whose distribution
+# function is 8/27 = 0.296, 20/27 = 0.741, 26/27 = 0.963, 1.
+@pytest.mark.parametrize(
+    ("confidence", "low", "high"),
+    [(0.2, 1 / 3, 1 / 3), (0.6, 0, 2 / 3), (0.9, 0, 2 / 3), (0.95, 0, 1)],
+)
+def test_percentiles_of_three_documents(confidence, low, high):
+    interval = bootstrap_interval([0, 0, 1], ["a", "b", "c"], confidence=confidence, resamples=20_000)
+    assert interval.estimate == pytest.approx(1 / 3)
+    assert bounds(interval) == pytest.approx((low, high))
+
+
+# Two documents: the resamples are aa, ab, ba, bb, so the ends are the documents' own ratios.
+def test_ratio_of_sums_not_mean_of_ratios():
+    interval = bootstrap_interval([1, 2, 9], ["a", "a", "b"], weights=[1, 1, 10])
+    assert interval.estimate == 12 / 12
+    assert bounds(interval) == pytest.approx((9 / 10, 3 / 2))
+
+
+def test_without_weights_every_question_counts_once():
+    interval = bootstrap_interval([1, 0, 0, 1], ["a", "a", "a", "b"])
+    assert interval.estimate == 1 / 2
+    assert bounds(interval) == pytest.approx((1 / 3, 1))
+
+
+@given(clustered(), st.integers(0, 5))
+@settings(max_examples=50)
+def test_the_interval_holds_the_estimate_and_stays_among_the_documents(data, seed):
+    values, clusters, weights = data
+    interval = bootstrap_interval(values, clusters, weights, resamples=500, seed=seed)
+    assert interval.estimate == pytest.approx(values.sum() / weights.sum())
+    assert interval.low - 1e-9 <= interval.estimate <= interval.high + 1e-9
+    ratios = [values[clusters == c].sum() / weights[clusters == c].sum() for c in np.unique(clusters)]
+    assert min(ratios) - 1e-9 <= interval.low
+    assert interval.high <= max(ratios) + 1e-9
+
+
+@given(clustered(), st.data())
+@settings(max_examples=50)
+def test_row_order_does_not_matter(data, choice):
+    values, clusters, weights = data
+    order = choice.draw(st.permutations(range(len(values))))
+    first = bootstrap_interval(values, clusters, weights, resamples=50)
+    second = bootstrap_interval(values[order], clusters[order], weights[order], resamples=50)
+    assert (second.estimate, *bounds(second)) == pytest.approx((first.estimate, *bounds(first)))
+
+
+@given(clustered(), scores)
+@settings(max_examples=50)
+def test_equal_values_leave_no_width(data, value):
+    _, clusters, _ = data
+    interval = bootstrap_interval([value] * len(clusters), clusters, resamples=50)
+    assert (interval.estimate, *bounds(interval)) == pytest.approx((value, value, value))
+
+
+def test_one_document_has_no_interval():
+    interval = bootstrap_interval([0, 1, 1, 1], ["a"] * 4)
+    assert interval.estimate == 0.75
+    assert all(math.isnan(value) for value in (interval.low, interval.high, interval.half_width))
+
+
+def test_the_seed_decides():
+    values, clusters = np.linspace(0, 1, 30) ** 2, np.arange(30)
+    first, again, other = (bootstrap_interval(values, clusters, resamples=200, seed=s) for s in (1, 1, 2))
+    assert first == again
+    assert bounds(first) != bounds(other)
+
+
+def test_higher_confidence_is_wider_and_more_documents_are_narrower():
+    values = np.random.default_rng(0).random(100)
+    widths = [bootstrap_interval(values, range(100), confidence=c).half_width for c in (0.5, 0.8, 0.95, 0.99)]
+    assert sorted(set(widths)) == widths
+    four_times = bootstrap_interval(np.tile(values, 4), range(400)).half_width
+    assert four_times == pytest.approx(widths[2] / 2, rel=0.15)
+
+
+# Answers of one document agree: 25 documents with 8 questions each, right with a chance of 0.1 or 0.9.
+# The variance of the mean is then 0.16/25 + 0.09/200 = 0.00685, and 0.25/200 = 0.00125 with questions as
+# independent, so that an interval from questions is 2.3 times too short and covers about 60 %.
+def test_coverage_is_right_for_documents_and_far_off_for_questions():
+    rng = np.random.default_rng(20)
+    documents = np.repeat(np.arange(25), 8)
+    covered = {"documents": 0, "questions": 0}
+    trials = 300
+    for trial in range(trials):
+        right = rng.random(200) < rng.choice([0.1, 0.9], size=25)[documents]
+        for unit, clusters in (("documents", documents), ("questions", np.arange(200))):
+            interval = bootstrap_interval(right, clusters, resamples=300, seed=trial)
+            covered[unit] += interval.low <= 0.5 <= interval.high
+    assert 0.90 <= covered["documents"] / trials <= 0.98
+    assert covered["questions"] / trials < 0.75
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"values": [], "clusters": []}, "no values"),
+        ({"values": [1, 2], "clusters": ["a"]}, "equally long"),
+        ({"values": [1, 2], "clusters": ["a", "b"], "weights": [1]}, "equally long"),
+        ({"values": [[1, 2]], "clusters": ["a"]}, "one-dimensional"),
+        ({"values": [1, math.nan], "clusters": ["a", "b"]}, "finite"),
+        ({"values": [1, math.inf], "clusters": ["a", "b"]}, "finite"),
+        ({"values": [1, 1], "clusters": ["a", "b"], "weights": [1, math.nan]}, "weights"),
+        ({"values": [1, 1], "clusters": ["a", "b"], "weights": [1, 0]}, "weights"),
+        ({"values": [1, 1], "clusters": ["a", None]}, "missing"),
+        ({"values": [1, 1], "clusters": ["a", math.nan]}, "missing"),
+        ({"values": [1, 1], "clusters": ["a", "b"], "confidence": 0}, "confidence"),
+        ({"values": [1, 1], "clusters": ["a", "b"], "confidence": 1}, "confidence"),
+        ({"values": [1, 1], "clusters": ["a", "b"], "confidence": math.nan}, "confidence"),
+        ({"values": [1, 1], "clusters": ["a", "b"], "resamples": 0}, "resamples"),
+    ],
+)
+def test_bad_input_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        bootstrap_interval(**arguments)
+
+
+def test_half_width_and_format():
+    interval = Interval(0.4123, 0.38, 0.4449)
+    assert interval.half_width == pytest.approx(0.03245)
+    assert interval.format(scale=100) == "41.2 [38.0, 44.5]"
+    assert interval.format(digits=3) == "0.412 [0.380, 0.445]"
+    assert Interval(-0.01, -0.04, 0.02).format() == "0.0 [0.0, 0.0]"
+    assert Interval(0.5, math.nan, math.nan).format(100, 0) == "50 [–, –]"
+
+
+def predictions(**columns):
+    """Two documents, three questions, answered by two ratios with two seeds each."""
+    rows = [
+        {"ratio": ratio, "seed": seed, "document_id": document, "question_id": question}
+        for ratio in (0.0, 0.66)
+        for seed in (1, 2)
+        for question, document in (("q1", "a"), ("q2", "a"), ("q3", "b"))
+    ]
+    return pd.DataFrame(rows).assign(**columns)
+
+
+# Ratio 0: seed 1 has document means 1 and 0, seed 2 has 1/2 and 0. Drawn twice, document a gives 3/4 over the
+# seeds and document b gives 0; all questions give (2/3 + 1/3) / 2. Ratio 0.66 has everything right.
+# Ratio 0's loss: seed 1 has (1 + 3) / (1 + 1) = 2 and 6 / 2 = 3, seed 2 has 1 and 1, at the same tokens.
+def test_interval_table_by_hand():
+    frame = predictions(
+        accuracy=[1, 1, 0, 1, 0, 0, 1, 1, 1, 1, 1, 1],
+        loss_sum=[1, 3, 6, 1, 1, 2, 1, 1, 2, 1, 1, 2],
+        tokens=[1, 1, 2] * 4,
+    )
+    table = interval_table(frame, by=["ratio"], metrics=["accuracy", "val_loss"])
+    assert list(table.columns) == ["ratio", "metric", "estimate", "low", "high"]
+    assert table["ratio"].to_list() == [0.0, 0.0, 0.66, 0.66]
+    assert table["metric"].to_list() == ["accuracy", "val_loss"] * 2
+    assert table["estimate"].to_list() == pytest.approx([1 / 2, (10 / 4 + 1) / 2, 1, 1])
+    assert table["low"].to_list() == pytest.approx([0, (2 + 1) / 2, 1, 1])
+    assert table["high"].to_list() == pytest.approx([3 / 4, (3 + 1) / 2, 1, 1])
+
+
+# Losses per token: seed 1 has 4/4 and seed 2 has 9/3, mean 2; all in one would be 13/7.
+def test_the_estimate_is_the_mean_of_the_seeds():
+    frame = pd.DataFrame(
+        {"arm": "x", "seed": [1, 2], "document_id": "a", "loss_sum": [4.0, 9.0], "tokens": [4, 3]}
+    )
+    table = interval_table(frame, ["arm"], ["val_loss"])
+    assert table["estimate"].to_list() == [2.0]
+    assert table[["low", "high"]].isna().all(axis=None)
+
+
+def test_interval_table_agrees_with_the_bootstrap_and_ignores_row_order():
+    rng = np.random.default_rng(3)
+    frame = pd.DataFrame({"document_id": rng.integers(12, size=60), "epoch": np.arange(60) % 2})
+    frame = frame.assign(arm="x", f1=rng.random(60), loss_sum=rng.random(60), tokens=rng.integers(1, 5, 60))
+    options = {"confidence": 0.8, "resamples": 300, "seed": 4}
+    table = interval_table(frame, ["arm", "epoch"], ["f1", "val_loss"], **options)
+    for epoch, part in frame.groupby("epoch"):
+        expected = [
+            bootstrap_interval(part["f1"], part["document_id"], **options),
+            bootstrap_interval(part["loss_sum"], part["document_id"], part["tokens"], **options),
+        ]
+        found = table.loc[table["epoch"] == epoch, ["estimate", "low", "high"]].to_numpy()
+        assert found == pytest.approx(np.array([(e.estimate, e.low, e.high) for e in expected]))
+    shuffled = interval_table(
+        frame.sample(frac=1, random_state=0), ["arm", "epoch"], ["f1", "val_loss"], **options
+    )
+    pd.testing.assert_frame_equal(shuffled, table)
+
+
+# Two seeds with opposite scores: drawn with both seeds, any documents have the mean 1/2; drawn apart, the
+# seeds would not cancel.
+def test_a_document_is_drawn_with_all_its_seeds():
+    right = np.random.default_rng(0).random(20)
+    run = pd.DataFrame({"arm": "x", "document_id": range(20)})
+    frame = pd.concat([run.assign(seed=1, accuracy=right), run.assign(seed=2, accuracy=1 - right)])
+    table = interval_table(frame, ["arm"], ["accuracy"])
+    assert table.loc[0, ["estimate", "low", "high"]].to_list() == pytest.approx([0.5, 0.5, 0.5])
+    apart = interval_table(frame, ["arm", "seed"], ["accuracy"])
+    assert (apart["high"] - apart["low"] > 0.1).all()
+
+
+def test_interval_table_refuses_what_would_be_pooled_wrongly():
+    frame = predictions(accuracy=1.0)
+    with pytest.raises(ValueError, match="differ in their documents"):
+        interval_table(frame[(frame["seed"] == 1) | (frame["document_id"] == "a")], ["ratio"], ["accuracy"])
+    epochs = pd.concat([frame.assign(epoch=0), frame.assign(epoch=1)])
+    with pytest.raises(ValueError, match="more than once"):
+        interval_table(epochs, ["ratio"], ["accuracy"])
+    assert len(interval_table(epochs, ["ratio", "epoch"], ["accuracy"])) == 4
+    with pytest.raises(ValueError, match="finite"):
+        interval_table(frame.assign(accuracy=np.nan), ["ratio"], ["accuracy"])
+    with pytest.raises(ValueError, match="missing"):
+        interval_table(frame.assign(document_id=None), ["ratio"], ["accuracy"])
+    with pytest.raises(KeyError, match="loss_sum"):
+        interval_table(frame, ["ratio"], ["val_loss"])
+
+
+def test_interval_table_of_nothing_is_empty():
+    table = interval_table(predictions(accuracy=1.0).iloc[:0], ["ratio"], ["accuracy"])
+    assert table.empty
+    assert list(table.columns) == ["ratio", "metric", "estimate", "low", "high"]
+
+
+# Wilson's ends are (p + z²/2n ± z sqrt(p(1-p)/n + z²/4n²)) / (1 + z²/n), with z = 1.959964 and z² = 3.841459.
+@pytest.mark.parametrize(
+    ("successes", "total", "low", "high"),
+    [
+        (0, 10, 0.0, 3.841459 / 13.841459),
+        (10, 10, 10 / 13.841459, 1.0),
+        (50, 100, 0.5 - 1.959964 / (2 * 10.190263), 0.5 + 1.959964 / (2 * 10.190263)),
+    ],
+)
+def test_share_interval_by_hand(successes, total, low, high):
+    interval = share_interval(successes, total)
+    assert interval.estimate == successes / total
+    assert bounds(interval) == pytest.approx((low, high), abs=1e-6)
+
+
+def test_share_interval_of_the_published_accuracy():
+    assert share_interval(228, 500).format(scale=100) == "45.6 [41.3, 50.0]"
+
+
+@given(st.integers(1, 600), st.data())
+def test_share_interval_holds_the_share(total, data):
+    successes = data.draw(st.integers(0, total))
+    interval, wider = share_interval(successes, total), share_interval(successes, total, confidence=0.99)
+    assert 0 <= wider.low <= interval.low <= interval.estimate + 1e-9
+    assert interval.estimate - 1e-9 <= interval.high <= wider.high <= 1
+    assert 0 < interval.half_width < wider.half_width
+
+
+@pytest.mark.parametrize(
+    ("successes", "total", "confidence"), [(0, 0, 0.9), (-1, 5, 0.9), (6, 5, 0.9), (1, 5, 1)]
+)
+def test_share_interval_refuses_impossible_counts(successes, total, confidence):
+    with pytest.raises(ValueError, match="no share"):
+        share_interval(successes, total, confidence)
+
+
+def test_a_p_value_as_text_is_never_none_at_all():
+    assert [*map(p_text, (0.0, 0.0009, 0.001, 0.04349, 1.0))] == [
+        "< 0.001",
+        "< 0.001",
+        "0.001",
+        "0.043",
+        "1.000",
+    ]

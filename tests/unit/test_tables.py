@@ -1,0 +1,338 @@
+"""The tables hold what the predictions give, published figures in their rows, and no claim without evidence."""
+
+import csv
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from fake_study import write_study
+from scipy.stats import binomtest
+
+from docfloqa import text as markup
+from docfloqa.analysis import mistakes as errors
+from docfloqa.analysis import tables
+from docfloqa.analysis.intervals import bootstrap_interval
+from docfloqa.metrics import METRICS
+from docfloqa.paths import reports_folder
+from docfloqa.report import findings
+from docfloqa.runs import results
+
+TRAINED = ("vision encoder trained", "parameters")
+
+
+@pytest.fixture(scope="module")
+def study():
+    return write_study("tables")
+
+
+@pytest.fixture(scope="module")
+def unreadable():
+    return write_study("tables-unreadable", ability=(0.5, 0.02), wrong_pages=0.6)
+
+
+@pytest.fixture(scope="module")
+def alone():
+    return write_study("tables-alone", ratios=(0.33,), seeds=(0,), epochs=1)
+
+
+def mean(study, metric, ratio, epoch):
+    """The mean over all answers, which equals the mean of the seeds' means, for they answer the same."""
+    rows = study.predictions
+    return rows.loc[(rows["vision_trainable"] == ratio) & (rows["epoch"] == epoch), metric].mean()
+
+
+def test_scores_are_means_and_loss_is_per_token(study):
+    table = tables.scores(study).set_index(["vision_trainable", "epoch", "metric"])
+    assert len(table) == 4 * 4 * (len(METRICS) + 1)
+    assert table.loc[(0.66, 2, "anls"), "estimate"] == pytest.approx(mean(study, "anls", 0.66, 2))
+    rows = study.predictions.query("vision_trainable == 0.33 and epoch == 3")
+    per_seed = rows.groupby("seed")[["loss_sum", "tokens"]].sum()
+    expected = (per_seed["loss_sum"] / per_seed["tokens"]).mean()
+    assert table.loc[(0.33, 3, "val_loss"), "estimate"] == pytest.approx(expected)
+
+
+def test_finetuning_curve_puts_each_published_figure_beside_the_metric_of_its_definition(study):
+    frame = tables.finetuning_curve(study)
+    assert frame.index.tolist() == [0, 1, 2, 3]
+    assert frame["accuracy, first answer (%)", "published"].tolist() == ["15.2", "36.2", "38.0", "40.2"]
+    assert frame["similarity, first answer (%)", "published"].tolist() == ["24.4", "50.1", "51.6", "52.6"]
+    assert frame["exact match, first answer (%)", "published"].tolist() == ["–", "36.3", "38.8", "40.1"]
+    assert frame["validation loss", "published"].tolist() == ["–", "0.624", "0.597", "0.581"]
+    for column, metric in (
+        ("accuracy, first answer (%)", "contains_first"),
+        ("similarity, first answer (%)", "similarity_first"),
+        ("exact match, first answer (%)", "exact_match_first"),
+        ("F1, first answer (%)", "f1_first"),
+        ("ANLS (%)", "anls"),
+    ):
+        shown = [float(cell.split(" ")[0]) for cell in frame[column, "ours"]]
+        assert shown == [round(100 * mean(study, metric, 0.0, epoch), 1) for epoch in range(4)]
+    assert frame["ANLS (%)"].columns.tolist() == ["ours"]
+
+
+def test_intervals_are_over_documents(alone):
+    rows = alone.predictions.query("epoch == 1")
+    interval = bootstrap_interval(rows["anls"], rows["document_id"])
+    assert interval.low < interval.estimate < interval.high
+    loss = bootstrap_interval(rows["loss_sum"], rows["document_id"], rows["tokens"])
+    shown = tables.finetuning_curve(alone).loc[1].map(lambda cell: cell.replace("\u00a0", " "))
+    assert shown["ANLS (%)", "ours"] == interval.format(100)
+    assert shown["validation loss", "ours"] == loss.format(1, 3)
+
+
+def test_a_study_without_ratio_0_says_which_ratio_stands_in(study, alone):
+    assert (
+        "no run at ratio 0: its own figures are those at 33 %" in tables.finetuning_curve(alone).attrs["note"]
+    )
+    assert "no run at ratio 0" not in tables.finetuning_curve(study).attrs["note"]
+
+
+def test_epochs_beyond_the_published_ones_have_no_published_figure():
+    frame = tables.finetuning_curve(write_study("tables-long", (0.0,), (0,), epochs=9, documents=3))
+    assert frame["accuracy, first answer (%)", "published"].tolist()[8:] == ["45.6", "–"]
+
+
+def test_freezing_ablation_has_the_last_epoch_by_ratio(study):
+    frame = tables.freezing_ablation(study)
+    assert frame.index.tolist() == ["0 %", "33 %", "66 %", "100 %"]
+    assert frame["vision encoder trained", "tensors"].tolist() == [f"{n} of 40" for n in (0, 13, 26, 40)]
+    assert frame[TRAINED].tolist() == ["0 %", "51.2 %", "79.2 %", "100 %"]
+    assert frame["accuracy, first answer (%)", "published"].tolist() == ["45.6", "49.3", "51.1", "50.2"]
+    assert frame["similarity, first answer (%)", "published"].tolist() == ["58.2", "60.2", "61.1", "60.7"]
+    shown = [float(cell.split(" ")[0]) for cell in frame["ANLS (%)", "ours"]]
+    assert shown == [round(100 * mean(study, "anls", ratio, 3), 1) for ratio in (0.0, 0.33, 0.66, 1.0)]
+
+
+@pytest.mark.parametrize(("setting", "value"), [("unit", "block"), ("side", "input")])
+def test_another_way_of_counting_has_no_published_counterpart(setting, value):
+    other = write_study(f"tables-{value}", seeds=(0,), documents=3, **{setting: value})
+    frame = tables.freezing_ablation(other)
+    assert frame["accuracy, first answer (%)", "published"].tolist() == ["45.6", "–", "–", "50.2"]
+
+
+def test_a_ratio_that_was_not_published_has_no_published_counterpart():
+    frame = tables.freezing_ablation(write_study("tables-half", (0.5, 0.66), (0,), documents=3))
+    assert frame["F1, first answer (%)", "published"].tolist() == ["–", "56.8"]
+
+
+def test_costs(study):
+    frame = tables.costs(study)
+    row = frame.loc["66 %"]
+    assert row["vision parameters trained"] == "792" and row["of the vision encoder"] == "79.2 %"
+    assert row["parameters trained"] == "2,792" and row["of the model"] == "93.1 %"
+    assert row["seconds"] == "1,005" and row["samples/s"] == "25.0"
+    assert row["process memory (GiB)"] == "2.00"
+    assert "GPU memory (GiB)" not in frame
+
+
+def test_memory_of_the_gpu_is_shown_where_there_was_one(study):
+    study = write_study("tables-gpu", (0.0, 1.0), (0,), documents=3)
+    next(iter(study.records.values()))["peak_memory"]["gpu_mib"] = 3072.0
+    assert tables.costs(study)["GPU memory (GiB)"].tolist() == ["3.00", "–"]
+
+
+def test_seed_spread(study, alone):
+    frame = tables.seed_spread(study)
+    means = [
+        100
+        * study.predictions.query("vision_trainable == 0.66 and epoch == 3 and seed == @seed")["anls"].mean()
+        for seed in (0, 1)
+    ]
+    assert frame.loc["66 %"].tolist() == [2, f"{np.mean(means):.1f}", f"{np.std(means, ddof=1):.1f}"]
+    assert tables.seed_spread(alone).empty
+
+
+def test_every_two_ratios_are_compared_on_the_same_questions(study):
+    frame = tables.comparisons(study)
+    assert len(frame) == 6 and frame.index[0] == "33 % less 0 %"
+    last = study.predictions.query("epoch == 3").groupby("vision_trainable")["anls"].mean()
+    assert frame.loc["100 % less 0 %"].iloc[0].startswith(f"{100 * (last[1.0] - last[0.0]):.1f} [")
+    assert (frame["standard error, seeds"] != "–").all()
+
+
+def test_with_one_seed_nothing_is_added_by_seeds(alone):
+    one = write_study("tables-one-seed", (0.0, 1.0), (3,))
+    assert float(tables.comparisons(one)["p (Holm)"].iloc[0].removeprefix("< ")) < 0.01
+    assert tables.comparisons(one)["standard error, seeds"].tolist() == ["–"]
+    assert tables.comparisons(alone).empty
+
+
+def test_the_summary_holds_what_the_other_tables_say(study):
+    frame = tables.summary(study)
+    assert frame.index.tolist() == ["before training", "0 %", "33 %", "66 %", "100 %"]
+    ablation = tables.freezing_ablation(study)["ANLS (%)", "ours"].tolist()
+    assert frame["ANLS (%)"].tolist()[1:] == ablation
+    assert frame.iloc[1:, 3].tolist() == tables.page_use(study).iloc[:, 1].tolist()
+    assert frame["share of parameters"].tolist() == ["–", "0 %", "51.2 %", "79.2 %", "100 %"]
+
+
+def test_studies_stand_side_by_side_whatever_their_ratios(study, alone):
+    frame = tables.across([study, alone])
+    assert [name.split(" (")[0] for name in frame] == [study.name, alone.name]
+    assert frame.iloc[:, 0].tolist() == tables.summary(study)["ANLS (%)"].tolist()
+    only = tables.summary(alone).index.tolist()
+    assert (frame.iloc[:, 1] != "–").tolist() == [row in only for row in frame.index]
+    assert "(2 seeds)" in frame.columns[0]
+    names = {path.name for path in findings.write_tables(study, [alone])}
+    assert {"across.csv", "across.md", "across.tex"} <= names
+    reports_folder(study.name).joinpath("tables", "across.csv").unlink()
+    for suffix in ("md", "tex"):
+        reports_folder(study.name).joinpath("tables", f"across.{suffix}").unlink()
+
+
+def test_by_question_type_counts_a_question_in_each_of_its_types(study):
+    frame = errors.by_group(study, "question_type")
+    # Of four questions a document has, the first and the last are of the first type; the third has two types.
+    assert frame["questions"].to_dict() == {
+        "table/list": 60,
+        "50% | odd & $x_1$": 30,
+        "free_text": 30,
+        "handwritten": 30,
+    }
+    assert frame.index[0] == "table/list"
+    rows = study.predictions.query("vision_trainable == 1 and epoch == 3")
+    free = rows[[list(types) == ["free_text"] for types in rows["question_types"]]]
+    assert float(frame.loc["free_text", "ANLS at 100 %"].split(" ")[0]) == round(100 * free["anls"].mean(), 1)
+
+
+def test_reservations_name_missing_and_outdated_runs(monkeypatch):
+    study = write_study("tables-missing", (0.0,), (0,), documents=3, missing=2)
+    assert tables.reservations([study])["reservation"].tolist() == ["not begun"] * 2
+    monkeypatch.setattr(results, "TRAINING", 99)
+    told = ["not begun"] * 2 + ["made by code with other results than the present one"]
+    assert tables.reservations([study])["reservation"].tolist() == told
+    assert "Planned runs that are missing: 2." in findings.conclusion(study)
+
+
+def test_claims_are_answered_with_computed_facts(study):
+    said = findings.claims(study).set_index("claim")["what the evidence says"]
+    prefix = said["one prefix token + 80 % tunable parameters"]
+    assert "71,616,000 of 90,368,000" in prefix and "79.2 %" in prefix and "264 of 400" in prefix
+    assert "6 pieces" in prefix
+    assert "61.1" in said["near-SOTA"] and "84.8 (PaliGemma" in said["near-SOTA"]
+    best = said["66 % is best"]
+    assert "51.1 %" in best and "50.2 %" in best and "0.9 points" in best and "8 / 16 / 24 / 32" in best
+    assert "49.3 % and 51.1 % are no shares of 500 questions" in best, "which come in steps of 0.2 %"
+    # 251 and 256 of 500: at best for the claim 5 questions differ, at worst every one that can.
+    least, greatest = binomtest(5, 5).pvalue, binomtest(244, 244 + 249).pvalue
+    assert f"between {least:.3f} and {greatest:.3f}" in best
+    assert "141,046,784 of 231,414,784" in said["only the decoder head is tuned"]
+
+
+def test_near_the_floor_no_ratio_is_compared(unreadable):
+    assert findings.at_floor(unreadable)
+    text = findings.conclusion(unreadable)
+    assert "could not be shown that the model reads" in text and "near the floor" in text
+    assert not re.search(r"\b(33|66|100) %|highest|above|best|better|distinguished|gain", text)
+    claim = findings.claims(unreadable).set_index("claim").loc["66 % is best"].iloc[0]
+    own = claim.partition("This study: ")[2]
+    assert "nothing can be concluded" in own and not re.search(r"\b(33|66|100) %|above|best", own)
+
+
+def test_the_floor_is_what_wrong_pages_give(study, unreadable):
+    assert not findings.at_floor(study)
+    assert not findings.at_floor(write_study("tables-low", ability=(0.2, 0.0))), (
+        "a low score may still be read"
+    )
+    last, wrong = unreadable.predictions.query("epoch == 3"), unreadable.wrong_pages
+    for ratio in (0.0, 1.0):
+        own, other = (frame[frame["vision_trainable"] == ratio]["anls"].mean() for frame in (last, wrong))
+        row = tables.page_use(unreadable).loc[tables.percent(ratio)]
+        assert row["ANLS, own page (%)"].startswith(f"{100 * own:.1f} [")
+        assert row["ANLS, wrong page (%)"].startswith(f"{100 * other:.1f} [")
+        assert row["difference"].startswith(f"{100 * (own - other):.1f} [")
+
+
+def test_the_conclusion_gives_the_highest_score_and_its_gain_with_intervals(study):
+    text = findings.conclusion(study)
+    best = study.predictions.query("vision_trainable == 1")
+    after = best.query("epoch == 3").set_index(["seed", "question_id"])["anls"]
+    before = best.query("epoch == 0").set_index(["seed", "question_id"])["anls"]
+    assert f"the highest ANLS is **{100 * after.mean():.1f} [" in text
+    assert f"a gain of {100 * (after - before).mean():.1f} [" in text
+    assert "2 seeds, and 120 questions on 30 drawn documents" in text and "the tiny embedded model" in text
+    assert "cannot be told from none" not in text
+
+
+def test_ratios_are_told_apart_only_where_their_paired_difference_is_significant():
+    far = findings.conclusion(write_study("tables-far", (0.0, 1.0), (0,), ability=(0.2, 0.7)))
+    assert re.search(r"Holm's correction\): 100 % above 0 % by \d\d\.\d points \(p < 0\.001\)\.", far)
+    assert "annot be distinguished" not in far and "would often be missed" in far
+    near = findings.conclusion(write_study("tables-near", (0.0, 1.0), (0,), ability=(0.6, 0.0)))
+    assert "Cannot be distinguished: 0 % and 100 %." in near and "points." in near and "above" not in near
+
+
+def test_one_document_shows_no_difference():
+    text = findings.conclusion(write_study("tables-one", (0.0, 1.0), (0,), documents=1, ability=(0.5, 0.5)))
+    assert (
+        "nothing is compared" in text and "cannot be told from none" in text and "1 drawn document;" in text
+    )
+
+
+def test_another_model_is_named_without_markup(alone):
+    named = write_study("tables-named", (0.0,), (0,), documents=3, ability=(1.0, 0.0), model="org/a_b|c")
+    assert r"the model org/a\_b\|c with" in findings.conclusion(named)
+    assert "There is one ratio only" in findings.conclusion(alone)
+
+
+def cells(line):
+    """The cells of a pipe table's row, as Markdown reads them."""
+    parts = [part.strip() for part in re.split(r"(?<!\\)\|", line.strip())]
+    assert parts[0] == parts[-1] == ""
+    return [re.sub(r"\\([^\w\s]|_)", r"\1", part) for part in parts[1:-1]]
+
+
+def test_markdown_cells_are_plain_text():
+    nasty = ["a|b", r"back\slash", "*x* _y_ `z`", "<script>", "$x$", "[a](b)", "two\nlines", "~s~ # &amp;"]
+    frame = pd.DataFrame({"text": nasty}, index=pd.Index(range(len(nasty)), name="n|o"))
+    text = markup.to_markdown(frame)
+    header, rule, *rows = text.strip().splitlines()
+    assert cells(header) == ["n|o", "text"] and set(rule) <= set("|- ")
+    assert [cells(row)[1] for row in rows] == [" ".join(cell.split()) for cell in nasty]
+    for sign in "*_`<$~&":
+        assert not re.search(rf"(?<!\\){re.escape(sign)}", text)
+    assert not re.search(r"(?<!\\)\]\(", text)
+
+
+def test_latex_cells_are_plain_text():
+    nasty = ["50% & $x_1$", "{a}^b ~ #", "<DocVQA>|", "two\nlines"]
+    frame = pd.DataFrame({"a_b": nasty}, index=pd.Index(["x%", "y", "z", "w"], name="in_dex"))
+    text = markup.to_latex(frame)
+    for expected in (
+        r"50\% \& \$x\_1\$",
+        r"\{a\}",
+        r"\#",
+        r"\textless{}DocVQA\textgreater{}\textbar{}",
+        r"x\%",
+        r"a\_b",
+        r"in\_dex",
+        "two lines",
+    ):
+        assert expected in text
+    assert text.count(r"\toprule") == text.count(r"\bottomrule") == 1
+
+
+def test_all_tables_are_written_whole(study):
+    paths = findings.write_tables(study)
+    folder = reports_folder("tables") / "tables"
+    names = (
+        "finetuning_curve freezing_ablation summary comparisons exact_match_pairs page_use costs seed_spread "
+        "by_question_type by_answer_kind by_answer_length only_right_at calibration claims published_differences "
+        "published_systems"
+    ).split()
+    expected = {f"{name}.{suffix}" for name in names for suffix in ("csv", "md", "tex")} | {"scores.csv"}
+    assert {path.name for path in paths} == {path.name for path in folder.iterdir()} == expected
+    with (folder / "by_question_type.csv").open(newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows[0][:2] == ["question type", "questions"] and rows[1][:2] == ["table/list", "60"]
+    for name in names:
+        lines = (folder / f"{name}.md").read_text().splitlines()
+        table = [line for line in lines if line.startswith("|")]
+        assert len({len(cells(line)) for line in table}) == 1
+        latex = (folder / f"{name}.tex").read_text()
+        assert len(set(re.findall(r"(?<!\\)&", latex))) == 1 and r"\midrule" in latex
+
+
+def test_a_table_without_rows_is_not_written(alone):
+    assert "seed_spread.csv" not in {path.name for path in findings.write_tables(alone)}

@@ -1,0 +1,332 @@
+import math
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.autograd.graph import saved_tensors_hooks
+from torch.nn.functional import cross_entropy
+from transformers import TrainerCallback
+
+import docfloqa.training.evaluation
+import docfloqa.training.trainer
+from docfloqa.data.load import data_checksum
+from docfloqa.model.florence import load_florence
+from docfloqa.model.freezing import freeze
+from docfloqa.runs import identity as identity_module
+from docfloqa.runs.identity import run_id, weights_checksum
+from docfloqa.runs.run import Run
+from docfloqa.settings import Settings
+from docfloqa.training.batches import EpochSampler, QuestionCollator
+from docfloqa.training.evaluation import evaluate
+from docfloqa.training.trainer import DivergedError, DocVQATrainer
+
+SCORES = ["epoch", "accuracy", "anls", "exact_match", "f1", "similarity_first", "contains_first", "val_loss"]
+
+
+def trainer_of(settings: Settings, dataset) -> DocVQATrainer:
+    model, processor = load_florence(settings.model, settings.prefix)
+    weights = weights_checksum(model)
+    chosen = settings.unit, settings.side, settings.counted, settings.lora
+    freezing = freeze(model, settings.vision_trainable, *chosen)
+    return DocVQATrainer(
+        Run.open(settings, weights, data_checksum(dataset)), model, processor, dataset, freezing
+    )
+
+
+def stopped_at_the_second_epoch(settings: Settings, dataset, monkeypatch) -> None:
+    """A run that is interrupted in its last epoch's evaluation."""
+    evaluated = []
+
+    def stop(*arguments):
+        if len(evaluated) == 2:
+            raise KeyboardInterrupt
+        evaluated.append(1)
+        return evaluate(*arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(docfloqa.training.trainer, "evaluate", stop)
+        trainer_of(settings, dataset).fit()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(dataset, tmp_path_factory):
+    """A complete run, and its folder's files."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("DOCFLOQA_OUTPUT", str(tmp_path_factory.mktemp("undisturbed")))
+    run = trainer_of(Settings.profile("smoke", vision_trainable=0.33), dataset).fit()
+    yield run, run.epochs(), run.predictions(), {path.name for path in run.folder.iterdir()}
+    patch.undo()
+
+
+def test_a_run_leaves_what_the_design_says(undisturbed, dataset):
+    run, epochs, predictions, files = undisturbed
+    assert files == {
+        *("run.json", "epochs.csv", "predictions.parquet", "wrong_pages.parquet"),
+        *("model", "best_model"),
+    }
+    assert epochs["epoch"].tolist() == [0, 1, 2]
+    assert epochs["train_loss"].isna().tolist() == [True, False, False]
+    record = run.record
+    assert record["status"] == "complete" and record["error"] is None
+    assert record["device"]["kind"] in ("cpu", "cuda") and record["seconds"] > 0
+    assert record["freezing"]["trainable_vision_tensors"] == 69
+    assert record["peak_memory"]["resident_mib"] > 100
+    assert len(predictions) == 3 * len(dataset["validation"])
+
+
+def test_epochs_are_the_means_of_the_predictions(undisturbed):
+    _, epochs, predictions, _ = undisturbed
+    by_epoch = predictions.groupby("epoch")
+    for metric in ("anls", "exact_match", "f1", "accuracy"):
+        assert epochs[metric].tolist() == pytest.approx(by_epoch[metric].mean().tolist())
+    losses = by_epoch["loss_sum"].sum() / by_epoch["tokens"].sum()
+    assert epochs["val_loss"].tolist() == pytest.approx(losses.tolist())
+
+
+def test_training_lowers_the_loss(undisturbed):
+    losses = undisturbed[1]["val_loss"]
+    assert losses.iloc[-1] < losses.iloc[0]
+
+
+def test_the_same_settings_give_the_same_table(undisturbed, dataset, output):
+    again = trainer_of(Settings.profile("smoke", vision_trainable=0.33), dataset).fit()
+    pd.testing.assert_frame_equal(again.epochs()[SCORES], undisturbed[1][SCORES], check_exact=True)
+    pd.testing.assert_frame_equal(again.predictions(), undisturbed[2], check_exact=True)
+
+
+def test_an_interrupted_run_goes_on_from_its_last_epoch(undisturbed, dataset, output, monkeypatch):
+    settings = Settings.profile("smoke", vision_trainable=0.33)
+    stopped_at_the_second_epoch(settings, dataset, monkeypatch)
+    resumed = trainer_of(settings, dataset)
+    assert not resumed.run.complete and resumed.run.has_epoch(1)
+    steps, evaluated = [], []
+    monkeypatch.setattr(
+        docfloqa.training.trainer, "evaluate", lambda *arguments: evaluated.append(1) or evaluate(*arguments)
+    )
+    step = resumed.training_step
+    monkeypatch.setattr(resumed, "training_step", lambda *args: steps.append(1) or step(*args))
+    run = resumed.fit()
+    assert len(steps) == math.ceil(len(dataset["train"]) / settings.batch_size), (
+        "only the last epoch was trained"
+    )
+    assert len(evaluated) == 2, "and only the last epoch and the control were evaluated"
+    legs = run.epochs()[["train_seconds", "evaluation_seconds"]].sum().sum()
+    assert run.record["seconds"] >= legs, "the time of both legs"
+    pd.testing.assert_frame_equal(run.epochs()[SCORES], undisturbed[1][SCORES], check_exact=True)
+    pd.testing.assert_frame_equal(run.predictions(), undisturbed[2], check_exact=True)
+
+
+def test_an_interrupted_run_with_adapters_gives_the_same_answers(dataset, output, monkeypatch):
+    settings = Settings.profile("smoke", vision_trainable=1.0, lora=0.1)
+    whole = trainer_of(settings, dataset).fit().predictions()
+    monkeypatch.setenv("DOCFLOQA_OUTPUT", str(output / "again"))
+    stopped_at_the_second_epoch(settings, dataset, monkeypatch)
+    pd.testing.assert_frame_equal(trainer_of(settings, dataset).fit().predictions(), whole, check_exact=True)
+
+
+def test_a_complete_run_is_not_made_again(dataset, output):
+    settings = Settings.profile("smoke", epochs=1)
+    trainer_of(settings, dataset).fit()
+    again = trainer_of(settings, dataset)
+    again.train = again.evaluate = None
+    assert again.fit().complete
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(dataset, output):
+    trainer = trainer_of(Settings.profile("smoke"), dataset)
+    trainer.run.save_epoch(0, evaluate(trainer.model, trainer.validation_collator, trainer.settings))
+    with torch.no_grad():
+        trainer.model.lm_head.weight.fill_(float("nan"))
+    with pytest.raises(
+        DivergedError, match=r"nan at step 1 with learning rate .* questions of the batch: train-"
+    ):
+        trainer.fit()
+    assert not trainer.run.complete
+
+
+class Spoil(TrainerCallback):
+    """Weights that are no numbers after a step whose loss was finite, as after gradients that are too large."""
+
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_optimizer_step(self, args, state, control, model=None, **kwargs):
+        if state.global_step + 1 == self.step:
+            with torch.no_grad():
+                model.lm_head.weight.fill_(float("nan"))
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_weights_that_are_not_finite_after_an_epochs_last_step_are_not_kept(dataset, output, epoch):
+    settings = Settings.profile("smoke")
+    trainer = trainer_of(settings, dataset)
+    steps = -(-len(dataset["train"]) // settings.batch_size)
+    trainer.add_callback(Spoil(epoch * steps))
+    with pytest.raises(DivergedError, match=rf"validation loss after step {epoch * steps} is not finite"):
+        trainer.fit()
+    run = trainer.run
+    assert not run.complete and not run.has_epoch(epoch)
+    for weights in run.folder.rglob("model.safetensors"):
+        assert all(tensor.isfinite().all() for tensor in load_file(weights).values()), weights
+    # What was kept before goes on to the end.
+    assert trainer_of(settings, dataset).fit().complete
+
+
+def test_beams_change_answers_and_nothing_else(dataset, smoke, tiny):
+    model, processor = tiny
+    collator = QuestionCollator(dataset["validation"], model, processor, "token")
+    greedy, beams = (evaluate(model, collator, smoke.replace(num_beams=beams)) for beams in (1, 3))
+    assert beams["loss_sum"].tolist() == pytest.approx(greedy["loss_sum"].tolist(), rel=1e-4)
+    assert beams["tokens"].tolist() == greedy["tokens"].tolist()
+    assert beams["confidence"].between(0, 1).all()
+    # What beam search finds is at least as probable, but for what it prunes.
+    assert beams["confidence"].sum() >= greedy["confidence"].sum()
+
+
+def test_evaluation_loss_and_answers_are_the_models_own(tiny, dataset, smoke):
+    model, processor = tiny
+    collator = QuestionCollator(dataset["validation"], model, processor, "token")
+    frame = evaluate(model, collator, smoke)
+    for place in (0, 3, 7):
+        batch = collator([place])
+        batch.pop("places")
+        labels = batch["labels"]
+        with torch.no_grad():
+            logits = model(**batch).logits
+        expected = cross_entropy(logits[0], labels[0], reduction="sum").item()
+        assert frame["loss_sum"][place] == pytest.approx(expected, rel=1e-4)
+        assert frame["tokens"][place] == labels.numel()
+    small = evaluate(model, collator, smoke.replace(eval_batch_size=3))
+    assert small["prediction"].tolist() == frame["prediction"].tolist()
+    assert small["loss_sum"].tolist() == pytest.approx(frame["loss_sum"].tolist(), rel=1e-4)
+
+
+def test_wrong_pages_are_those_of_another_document(tiny, dataset):
+    model, processor = tiny
+    rows = dataset["validation"]
+    own, wrong = (
+        QuestionCollator(rows, model, processor, "token", wrong_pages=control) for control in (False, True)
+    )
+    document_of = dict(zip(rows["page"], rows["document_id"], strict=True))
+    for place, document in enumerate(rows["document_id"]):
+        assert document_of[own.pages[place]] == document != document_of[wrong.pages[place]]
+    assert sorted(set(own.pages)) == sorted(set(wrong.pages))
+    given = {name: tensor for name, tensor in wrong([0]).items()}
+    other = own.states.first_place[wrong.pages[0]]
+    assert torch.equal(given["pixel_values"], own([other])["pixel_values"])
+    assert torch.equal(given["input_ids"], own([0])["input_ids"])
+    with pytest.raises(ValueError, match="one document only"):
+        QuestionCollator(rows.select([0, 1]), model, processor, "token", wrong_pages=True)
+
+
+def test_evaluation_leaves_the_mode_of_the_model(tiny, dataset, smoke):
+    model, processor = tiny
+    freeze(model, 0.33)
+    model.train()
+    modes = {name: module.training for name, module in model.named_modules()}
+    evaluate(model, QuestionCollator(dataset["validation"], model, processor, "token"), smoke)
+    assert {name: module.training for name, module in model.named_modules()} == modes
+
+
+@pytest.mark.parametrize("batching", ["uniform", "by_image"])
+def test_an_epoch_has_every_question_once_and_its_own_order(dataset, batching):
+    pages = dataset["train"]["page"]
+    sampler = EpochSampler(pages, batching, seed=4)
+    orders = []
+    for epoch in (0, 1, 0):
+        sampler.set_epoch(epoch)
+        orders.append(list(sampler))
+    assert orders[0] == orders[2] != orders[1]
+    assert all(sorted(order) == list(range(len(pages))) for order in orders)
+    changes = sum(pages[one] != pages[other] for one, other in zip(orders[0], orders[0][1:], strict=False))
+    assert (changes == len(set(pages)) - 1) == (batching == "by_image")
+    assert list(EpochSampler(pages, batching, seed=5)) != orders[0]
+
+
+def test_the_trainer_gives_every_epoch_its_own_order(dataset, output, monkeypatch):
+    trainer = trainer_of(Settings.profile("smoke"), dataset)
+    seen = []
+    compute_loss = trainer.compute_loss
+    monkeypatch.setattr(
+        trainer,
+        "compute_loss",
+        lambda model, inputs, **kwargs: (
+            seen.extend(inputs["places"].tolist()) or compute_loss(model, inputs, **kwargs)
+        ),
+    )
+    trainer.fit()
+    count = len(dataset["train"])
+    expected = []
+    for epoch in range(2):
+        sampler = EpochSampler(dataset["train"]["page"], "by_image", 0)
+        sampler.set_epoch(epoch)
+        expected += list(sampler)
+    assert len(seen) == 2 * count and seen == expected
+
+
+def test_the_identity_covers_settings_code_weights_and_data(smoke):
+    ids = {
+        run_id(smoke, "w", "d"),
+        run_id(smoke.replace(learning_rate=2e-3), "w", "d"),
+        run_id(smoke, "other", "d"),
+        run_id(smoke, "w", "other"),
+    }
+    assert len(ids) == 4
+    assert run_id(smoke.replace(study="elsewhere", allow_cpu=False), "w", "d") in ids
+
+
+@pytest.mark.parametrize("number", ["TRAINING", "PAGES"])
+def test_a_raised_number_makes_another_run(smoke, monkeypatch, number):
+    before = run_id(smoke, "w", "d")
+    monkeypatch.setattr(identity_module, number, 99)
+    assert run_id(smoke, "w", "d") != before
+
+
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")
+def test_gradient_checkpointing_learns_the_same_from_fewer_activations(dataset, smoke, output):
+    kept, weights = [], []
+    for checkpointing in (False, True):
+        trainer = trainer_of(smoke.replace(gradient_checkpointing=checkpointing), dataset)
+        sizes = []
+
+        def keep(tensor, sizes=sizes):
+            sizes.append(tensor.nbytes)
+            return tensor
+
+        trainer.args.max_steps, trainer.args.eval_strategy, trainer.args.save_strategy = 2, "no", "no"
+        with saved_tensors_hooks(keep, lambda tensor: tensor):
+            trainer.train()
+        kept.append(sum(sizes))
+        weights.append(trainer.model.state_dict())
+    assert kept[1] < kept[0] / 3
+    torch.testing.assert_close(weights[1], weights[0])
+
+
+def test_questions_sorted_by_length_get_the_same_answers(tiny, dataset, smoke, monkeypatch):
+    model, processor = tiny
+    collator = QuestionCollator(dataset["train"], model, processor, "token")
+    passes = []
+    tower = model.page_features
+    monkeypatch.setattr(model, "page_features", lambda pixels: passes.append(len(pixels)) or tower(pixels))
+    settings = smoke.replace(eval_batch_size=5)
+    monkeypatch.setattr(docfloqa.training.evaluation, "BATCHES_PER_WINDOW", 2)
+    together = evaluate(model, collator, settings)
+    assert len(passes) > 1 and sum(passes) == len(set(collator.pages)), "every page is encoded once"
+    apart = evaluate(model, collator, smoke.replace(eval_batch_size=1))
+    assert together["prediction"].equals(apart["prediction"])
+    assert together["loss_sum"].to_numpy() == pytest.approx(apart["loss_sum"].to_numpy(), rel=1e-4)
+
+
+def test_peak_memory_is_of_the_process_and_not_of_the_one_that_started_it():
+    asked = "from docfloqa.model.device import peak_memory; print(peak_memory()['resident_mib'])"
+    started = f"""
+import subprocess, sys
+ballast = bytearray(3 * 2**30)
+ballast[::4096] = b"x" * len(ballast[::4096])
+print(subprocess.run([sys.executable, "-c", {asked!r}], capture_output=True, text=True, check=True).stdout)
+"""
+    done = subprocess.run([sys.executable, "-c", started], capture_output=True, text=True, check=True)
+    assert 50 < float(done.stdout) < 2000

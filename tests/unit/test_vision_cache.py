@@ -1,0 +1,249 @@
+"""Cached states give what the whole vision tower gives, and a stale or broken one is never read."""
+
+from collections import Counter, namedtuple
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from damages import empty, flip_a_byte, truncate
+
+from docfloqa.data.load import data_checksum
+from docfloqa.model.device import autocast
+from docfloqa.model.florence import load_florence, vision_sub_blocks
+from docfloqa.model.freezing import freeze
+from docfloqa.runs.identity import weights_checksum
+from docfloqa.runs.run import Run
+from docfloqa.settings import UNITS, Settings
+from docfloqa.training import vision_cache
+from docfloqa.training.batches import Pages, QuestionCollator
+from docfloqa.training.trainer import DocVQATrainer
+from docfloqa.training.vision_cache import CachedPages, cache_folder, cache_states
+
+
+def filled(*args) -> CachedPages:
+    """Cached pages whose states are all on the disk."""
+    return fill(CachedPages(*args))
+
+
+def fill(states: CachedPages) -> CachedPages:
+    states.fill(states.missing())
+    return states
+
+
+def losses_and_answers(settings: Settings, dataset, monkeypatch) -> tuple[list[float], list[str], int]:
+    """The loss of every step and all answers of a run, and how many sub-blocks it had cached."""
+    model, processor = load_florence(settings.model)
+    weights = weights_checksum(model)
+    freezing = freeze(model, settings.vision_trainable, settings.unit)
+    trainer = DocVQATrainer(
+        Run.open(settings, weights, data_checksum(dataset)), model, processor, dataset, freezing
+    )
+    losses = []
+    compute_loss = trainer.compute_loss
+
+    def recorded(*args, **kwargs):
+        loss = compute_loss(*args, **kwargs)
+        losses.append(loss.item())
+        return loss
+
+    monkeypatch.setattr(trainer, "compute_loss", recorded)
+    run = trainer.fit()
+    assert (
+        trainer.model.vision_start == 0 and trainer.validation_collator.states is trainer.images["validation"]
+    )
+    return losses, run.predictions()["prediction"].tolist(), run.record["cached_sub_blocks"]
+
+
+@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("ratio", [0.0, 0.33, 0.66, 1.0])
+def test_fifty_steps_with_and_without_the_cache_agree(ratio, unit, dataset, output, monkeypatch):
+    # At the smoke profile's rate the losses fall to 0.03 and differences in rounding grow to 3e-5 of them.
+    settings = Settings.profile(
+        "smoke", vision_trainable=ratio, unit=unit, batch_size=5, epochs=8, learning_rate=1e-4
+    )
+    cached, answers, sub_blocks = losses_and_answers(settings, dataset, monkeypatch)
+    plain, same, none = losses_and_answers(settings.replace(vision_cache=False), dataset, monkeypatch)
+    assert len(cached) >= 50 and cached == pytest.approx(plain, rel=1e-5)
+    assert answers == same
+    assert none == 0 and (sub_blocks > 0) == (ratio < 1)
+
+
+@pytest.fixture
+def pages(tiny, dataset):
+    return Pages(dataset["train"], tiny[1])
+
+
+def files() -> dict[str, float]:
+    return {path.name: path.stat().st_mtime_ns for path in cache_folder().iterdir()}
+
+
+def test_the_model_goes_on_from_the_states(tiny, pages, dataset, smoke, output):
+    model, processor = tiny
+    plain = QuestionCollator(dataset["train"], model, processor, "token")([0, 4, 9])
+    places = plain.pop("places")
+    with torch.no_grad():
+        expected = model(**plain).logits
+        for boundary in range(1, len(vision_sub_blocks(model)) + 1):
+            states = cache_states({"train": pages}, model, boundary, smoke)[0]["train"]
+            batch = QuestionCollator(dataset["train"], model, processor, "token", states)(places.tolist())
+            batch.pop("places")
+            assert batch["pixel_values"].shape[1] > 3
+            model.vision_start = boundary
+            assert torch.allclose(model(**batch).logits, expected, atol=1e-4)
+            model.vision_start = 0
+
+
+def test_runs_with_the_same_prefix_share_it(tiny, pages, smoke, output):
+    filled(pages, tiny[0], 3, smoke)
+    before = files()
+    with torch.no_grad():
+        tiny[0].lm_head.weight.add_(1)
+    filled(pages, tiny[0], 3, smoke)
+    assert files() == before
+
+
+@pytest.mark.parametrize(
+    "changed", ["a frozen weight", "the boundary", "the precision", "the image size", "a library", "the code"]
+)
+def test_a_stale_entry_is_never_read(tiny, pages, smoke, output, changed, monkeypatch):
+    model = tiny[0]
+    first = CachedPages(pages, model, 2, smoke)
+    boundary, settings = 2, smoke
+    if changed == "a frozen weight":
+        with torch.no_grad():
+            next(vision_sub_blocks(model)[1][1].parameters()).mul_(1.5)
+    elif changed == "the boundary":
+        boundary = 1
+    elif changed == "the precision":
+        settings = smoke.replace(precision="bf16")
+    elif changed == "a library":
+        monkeypatch.setattr(vision_cache, "version", lambda package: "0")
+    elif changed == "the code":
+        monkeypatch.setattr(vision_cache, "PAGES", 99)
+    else:
+        pages.processor.image_processor.size = {"height": 96, "width": 96}
+    second = CachedPages(pages, model, boundary, settings)
+    assert not set(first.chunks) & set(second.chunks)
+
+
+@pytest.mark.parametrize("damage", [flip_a_byte, truncate, empty])
+def test_a_damaged_file_is_named_set_aside_and_made_again(damage, tiny, pages, smoke, output):
+    states = filled(pages, tiny[0], 2, smoke)
+    page, (path, _) = next(iter(states.files.items()))
+    good, content = states[page], path.read_bytes()
+    damage(path)
+    with pytest.warns(UserWarning, match=rf"{path.name} is damaged.* kept as .*{path.name}.damaged and made"):
+        again = filled(pages, tiny[0], 2, smoke)
+    assert torch.equal(again[page], good) and path.read_bytes() == content
+    assert path.with_name(f"{path.name}.damaged").is_file()
+
+
+def test_states_that_do_not_fit_are_not_cached(tiny, pages, smoke, output, monkeypatch):
+    splits = {"train": pages}
+    with pytest.warns(
+        UserWarning, match=r"of at most 0.0001 \(cache_gib\) .* may be emptied .* without them"
+    ):
+        assert cache_states(splits, tiny[0], 3, smoke.replace(cache_gib=1e-4)) == (splits, 0)
+    usage = namedtuple("usage", "free")(vision_cache.SPARE_BYTES + 10)
+    monkeypatch.setattr(vision_cache.shutil, "disk_usage", lambda path: usage)
+    with pytest.warns(UserWarning, match="0.00 GiB are free"):
+        assert cache_states(splits, tiny[0], 3, smoke) == (splits, 0)
+    assert not list(cache_folder().iterdir())
+
+
+def test_states_of_other_code_make_room_and_no_others_do(tiny, pages, smoke, output):
+    splits = {"train": pages}
+    others = [cache_folder().with_name("pages0-torch-1") / "state.npy", cache_folder().parent / "loose.npy"]
+    for other in others:
+        other.parent.mkdir(parents=True, exist_ok=True)
+        other.write_bytes(bytes(2**20))
+    assert cache_states(splits, tiny[0], 3, smoke)[1] == 3
+    # They are in nobody's way.
+    assert all(other.is_file() for other in others)
+    own, gib = set(cache_folder().glob("*.npy")), (vision_cache.cached_bytes() + 2**10) / 2**30
+    assert cache_states(splits, tiny[0], 4, smoke.replace(cache_gib=gib))[1] == 4
+    assert not any(other.exists() for other in others) and set(cache_folder().glob("*.npy")) > own
+
+
+def test_a_full_disk_still_reads_what_is_there(tiny, pages, smoke, output, monkeypatch):
+    splits = {"train": pages}
+    assert cache_states(splits, tiny[0], 3, smoke)[1] == 3
+    monkeypatch.setattr(vision_cache.shutil, "disk_usage", lambda path: namedtuple("usage", "free")(0))
+    assert cache_states(splits, tiny[0], 3, smoke.replace(cache_gib=1e-4))[1] == 3
+
+
+def test_a_part_that_another_run_renames_meanwhile_does_no_harm(tiny, pages, smoke, output):
+    splits = {"train": pages}
+    cache_folder().mkdir(parents=True)
+    # A link to nothing is listed and has no size, as a part that is gone by then.
+    (cache_folder() / ".state.npy.1.part").symlink_to(output / "gone")
+    assert cache_states(splits, tiny[0], 3, smoke)[1] == 3
+
+
+def test_a_disk_that_fills_up_meanwhile_costs_the_cache_only(tiny, pages, smoke, output, monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(vision_cache, "write_whole", full)
+    splits = {"train": pages}
+    with pytest.warns(UserWarning, match="cannot be written: .*No space left on device"):
+        assert cache_states(splits, tiny[0], 3, smoke) == (splits, 0)
+
+
+def test_bf16_states_are_kept_as_they_are(tiny, pages, smoke, output):
+    model, settings = tiny[0], smoke.replace(precision="bf16")
+    states = filled(pages, model, 4, settings)
+    page = pages.of_question[0]
+    with torch.no_grad(), autocast(settings):
+        chunk = torch.stack([pages[name] for name in next(iter(states.chunks.values()))])
+        expected = model.vision_states(chunk, 0, 4)[0]
+    assert states[page].dtype == expected.dtype and torch.equal(states[page], expected)
+
+
+@pytest.mark.parametrize("ratio", [0.0, 1.0])
+def test_states_in_the_memory_of_the_device_give_the_same(ratio, dataset, output, monkeypatch):
+    settings = Settings.profile("smoke", vision_trainable=ratio)
+    plain, answers, _ = losses_and_answers(settings, dataset, monkeypatch)
+    loads = []
+    load = CachedPages.load
+    monkeypatch.setattr(CachedPages, "load", lambda pages, page: loads.append(page) or load(pages, page))
+    monkeypatch.setattr(vision_cache, "free_device_memory", lambda device: 2**30)
+    resident, same, _ = losses_and_answers(settings.replace(study="resident"), dataset, monkeypatch)
+    assert (resident, same) == (plain, answers)
+    counts = Counter(loads)
+    assert len(counts) == len({*dataset["train"]["page"], *dataset["validation"]["page"]})
+    assert max(counts.values()) <= 3, (
+        "a page leaves the disk when its size is asked and when it moves, not at steps"
+    )
+
+
+def test_every_image_is_decoded_once_in_a_study(dataset, output, monkeypatch):
+    decoded = []
+    load = Pages.load
+    monkeypatch.setattr(Pages, "load", lambda pages, page: decoded.append(page) or load(pages, page))
+    for ratio in (0.0, 0.66, 1.0):
+        losses_and_answers(Settings.profile("smoke", vision_trainable=ratio, epochs=2), dataset, monkeypatch)
+    distinct = {*dataset["train"]["page"], *dataset["validation"]["page"]}
+    # One page is decoded beforehand, to learn how large it is.
+    assert set(decoded) == distinct and len(decoded) == len(distinct) + 1
+
+
+def test_runs_that_fill_the_cache_together_share_the_work(tiny, pages, smoke, output, monkeypatch):
+    monkeypatch.setattr(vision_cache, "PAGES_PER_FILE", 2)
+    computed = []
+
+    class Counted(CachedPages):
+        def content(self, chunk):
+            computed.append(chunk[0])
+            return super().content(chunk)
+
+    with ThreadPoolExecutor(3) as runs:
+        list(runs.map(lambda _: fill(Counted(pages, tiny[0], 3, smoke)), range(3)))
+    assert len(computed) == len(set(computed)) == 4
+
+
+def test_states_are_as_many_as_distinct_pages(tiny, pages, smoke, output):
+    states = filled(pages, tiny[0], 2, smoke)
+    stored = sum(len(np.load(path)) for path in states.chunks)
+    assert stored == len(set(pages.of_question)) < len(pages.of_question)
