@@ -15,7 +15,7 @@ import sys
 import pandas as pd
 
 from docfloqa.analysis.paired import holm, paired_difference
-from docfloqa.paths import PROJECT, write_whole
+from docfloqa.files import PROJECT, write_whole
 from docfloqa.runs.results import Study
 from docfloqa.text import to_markdown
 
@@ -58,9 +58,7 @@ def main(by_image: str = "shipped", uniform: str = "uniform") -> None:
         for study in studies
     ]
     if identities[0] != identities[1] or len(identities[0]) > 1:
-        sys.exit(
-            f"studies {by_image!r} and {uniform!r} were made by different code or versions; make both again"
-        )
+        sys.exit(f"studies {by_image!r} and {uniform!r} were made by different code or versions; make both again")
     table = compare(*studies)
     settings = studies[0].settings
     seeds = studies[0].runs["seed"].nunique()

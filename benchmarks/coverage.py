@@ -31,7 +31,7 @@ from statsmodels.stats.proportion import test_proportions_2indep
 
 from docfloqa.analysis.intervals import interval_table, share_interval
 from docfloqa.analysis.paired import difference_of_cells, mcnemar_p_value, permutation_p_value
-from docfloqa.paths import PROJECT, write_whole
+from docfloqa.files import PROJECT, write_whole
 from docfloqa.text import to_markdown
 
 COMMAND = ".venv/bin/python benchmarks/coverage.py"
@@ -144,10 +144,7 @@ def outcomes(study: SimulatedStudy, spread: float) -> Iterator[Outcome]:
     yield Outcome("one run, share_interval", exact, HOLDS, holds, False)
     for metric, score in SCORES.items():
         sums, counts = study.cells(metric)
-        pairs = [
-            difference_of_cells(sums[high] - sums[low], counts)
-            for low, high in combinations(range(RATIOS), 2)
-        ]
+        pairs = [difference_of_cells(sums[high] - sums[low], counts) for low, high in combinations(range(RATIOS), 2)]
         interval = pairs[0].interval()
         holds = interval.low <= 0 <= interval.high
         yield Outcome("two ratios, PairedDifference.interval", score, HOLDS, holds, covered)
@@ -175,9 +172,9 @@ def measure(simulations: int) -> pd.DataFrame:
             error = np.sqrt(share * (1 - share) / simulations)
             text = f"{100 * share:.1f} ± {100 * error:.1f}"
             cells[key] = text if rows["promised"].all() else f"({text})"
-        columns[
-            f"{seeds} seed{'s' if seeds > 1 else ''}, {100 * spread:g} point{'' if spread == 0.01 else 's'}"
-        ] = cells
+        columns[f"{seeds} seed{'s' if seeds > 1 else ''}, {100 * spread:g} point{'' if spread == 0.01 else 's'}"] = (
+            cells
+        )
     frame = pd.DataFrame(columns)
     frame.index = frame.index.set_names(["method", "score", "counted (%)"])
     return frame.reset_index()

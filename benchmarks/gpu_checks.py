@@ -78,9 +78,7 @@ def started(tmp_path_factory, as_on_the_cpu) -> dict:
         environment = {**os.environ, "DOCFLOQA_OUTPUT": str(folder), "OMP_NUM_THREADS": "1", **further}
         environment |= {"NCCL_DEBUG": "INFO", "NCCL_DEBUG_FILE": str(folder / "nccl.txt")}
         with (folder / "log.txt").open("w") as log:
-            process = subprocess.Popen(
-                [sys.executable, *command, *IN_FP32], env=environment, stdout=log, stderr=log
-            )
+            process = subprocess.Popen([sys.executable, *command, *IN_FP32], env=environment, stdout=log, stderr=log)
         processes[name] = folder, process
     yield processes
     for _, process in processes.values():

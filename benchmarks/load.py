@@ -30,14 +30,13 @@ from datasets import Dataset
 from PIL import Image
 
 from docfloqa.analysis.tables import scores
-from docfloqa.data.load import data_checksum, load_checked
-from docfloqa.data.schema import FEATURES
+from docfloqa.data.load import FEATURES, data_checksum, load_checked
 from docfloqa.figures.data import counts, questions
+from docfloqa.files import PROJECT, reports_folder, runs_folder, write_whole
 from docfloqa.model.device import describe_device
 from docfloqa.model.florence import load_florence
-from docfloqa.paths import PROJECT, reports_folder, runs_folder, write_whole
-from docfloqa.runs.records import RECORD, git_commit, now, read_record
 from docfloqa.runs.results import PLAN, Study
+from docfloqa.runs.run import RECORD, git_commit, now, read_record
 from docfloqa.settings import Settings
 from docfloqa.study.sweep import plan, sweep
 from docfloqa.text import to_markdown
@@ -279,9 +278,7 @@ def report(measured: dict[str, Any]) -> str:
 
 def main() -> None:
     """Measure what is asked for and write it beside what was measured before."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", default=list(SIZES), help=f"among {', '.join(SIZES)}")
     parser.add_argument("--output", type=Path, default=PLACE, help="the JSON file")
     parser.add_argument("--sizes", nargs="*", type=int, help="in place of those of every part")
@@ -290,9 +287,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.inside:
         results = arguments.inside == "results"
-        found = (
-            load_results() if results else inside(arguments.inside, Settings.from_json(arguments.settings))
-        )
+        found = load_results() if results else inside(arguments.inside, Settings.from_json(arguments.settings))
         print(json.dumps(found))
         return
     measured = json.loads(arguments.output.read_text()) if arguments.output.is_file() else {"parts": {}}

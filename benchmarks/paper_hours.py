@@ -16,8 +16,8 @@ from pathlib import Path
 import pandas as pd
 
 from docfloqa.arms import RATIOS
-from docfloqa.data.schema import DOCVQA
-from docfloqa.paths import PROJECT, write_whole
+from docfloqa.data.load import DOCVQA
+from docfloqa.files import PROJECT, write_whole
 from docfloqa.settings import Settings
 from docfloqa.text import to_markdown
 
@@ -52,9 +52,7 @@ def paper_study_hours(
     )
 
 
-def _ratio_hours(
-    parts: Sequence[Mapping], batching: str, question_seconds: float | None, decoded: bool
-) -> float:
+def _ratio_hours(parts: Sequence[Mapping], batching: str, question_seconds: float | None, decoded: bool) -> float:
     settings = Settings.profile("paper")
     questions, pages = DOCVQA["train"]
     steps = [part for part in parts if part["part"] == "training step"]
@@ -106,9 +104,7 @@ def table(throughput: Mapping, steps: Mapping | None) -> pd.DataFrame:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the two files."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?", default=PROJECT / "reports" / "benchmarks" / "gpu")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
     parser.add_argument("--model", choices=("tiny", "base"), default="base")

@@ -32,10 +32,10 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from transformers import TrainerCallback
 
+from docfloqa.files import PROJECT, write_whole
 from docfloqa.model.device import autocast, describe_device, finish_device
 from docfloqa.model.florence import vision_sub_blocks
-from docfloqa.paths import PROJECT, write_whole
-from docfloqa.runs.records import git_commit, now
+from docfloqa.runs.run import git_commit, now
 from docfloqa.settings import Settings
 from docfloqa.text import to_markdown
 from docfloqa.training.trainer import DocVQATrainer
@@ -551,21 +551,15 @@ def markdown(result: dict) -> str:
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
     parser.add_argument("--rehearse", action="store_true", help="with the tiny model")
-    parser.add_argument(
-        "--prepare", action="store_true", help="only draw the pages, resize them, write the model"
-    )
+    parser.add_argument("--prepare", action="store_true", help="only draw the pages, resize them, write the model")
     parser.add_argument("--ratios", type=float, nargs="+", default=(0.0, 1.0))
     parser.add_argument("--tries", nargs="+", choices=(*TRIES, *TRAINERS, *COMPILED), default=TRIES)
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--threads", type=int, default=8)
-    parser.add_argument(
-        "--documents", type=int, nargs=2, default=(60, 16), metavar=("TRAINING", "VALIDATION")
-    )
+    parser.add_argument("--documents", type=int, nargs=2, default=(60, 16), metavar=("TRAINING", "VALIDATION"))
     parser.add_argument("--output", type=Path, default=FOLDER)
     return parser.parse_args(arguments)
 

@@ -73,9 +73,7 @@ class PublishedLoop:
         self.longest = model.config.text_config.max_position_embeddings
         self.decoding = published_decoding(model, num_beams, max_new_tokens)
         trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self.optimizer = torch.optim.AdamW(
-            trainable, lr=learning_rate, weight_decay=WEIGHT_DECAY, eps=EPSILON
-        )
+        self.optimizer = torch.optim.AdamW(trainable, lr=learning_rate, weight_decay=WEIGHT_DECAY, eps=EPSILON)
 
     def batch(self, rows: Dataset, places: Sequence[int]) -> dict[str, torch.Tensor]:
         """Prompts, pages and labels of some questions, a page for every question; padding is a token as any other."""

@@ -19,14 +19,13 @@ import pandas as pd
 from datasets import DatasetDict
 
 from docfloqa.data.load import data_checksum, load_docvqa
+from docfloqa.files import PROJECT, write_whole
 from docfloqa.model.device import use_device
 from docfloqa.model.florence import load_florence
 from docfloqa.model.freezing import freeze
 from docfloqa.model.targets import generation_config
-from docfloqa.paths import PROJECT, write_whole
 from docfloqa.runs.identity import weights_checksum
-from docfloqa.runs.records import git_commit, now
-from docfloqa.runs.run import Run
+from docfloqa.runs.run import Run, git_commit, now
 from docfloqa.settings import Settings
 from docfloqa.text import to_markdown
 from docfloqa.training.trainer import DocVQATrainer

@@ -43,6 +43,7 @@ from transformers import Florence2Processor, TrainerCallback
 
 from docfloqa.analysis.intervals import Interval
 from docfloqa.data.load import data_checksum, load_docvqa
+from docfloqa.files import PROJECT, write_whole
 from docfloqa.model.device import (
     autocast,
     compute_device,
@@ -55,10 +56,8 @@ from docfloqa.model.device import (
 )
 from docfloqa.model.florence import load_florence
 from docfloqa.model.freezing import freeze
-from docfloqa.paths import PROJECT, write_whole
 from docfloqa.runs.identity import weights_checksum
-from docfloqa.runs.records import git_commit, now
-from docfloqa.runs.run import Run
+from docfloqa.runs.run import Run, git_commit, now
 from docfloqa.settings import BATCHINGS, Settings
 from docfloqa.study.stand_in import like_docvqa, random_base_model
 from docfloqa.text import to_markdown
@@ -123,9 +122,7 @@ def published(settings: Settings) -> PublishedLoop:
     processor = Florence2Processor.from_pretrained(PROJECT / settings.model, backend="pil")
     network = load_published(PROJECT / settings.model).to(compute_device())
     freeze(network, settings.vision_trainable, settings.unit, settings.side)
-    return PublishedLoop(
-        network, processor, settings.learning_rate, settings.num_beams, settings.max_new_tokens
-    )
+    return PublishedLoop(network, processor, settings.learning_rate, settings.num_beams, settings.max_new_tokens)
 
 
 def timed(work: Callable[[], Any]) -> float:
@@ -183,9 +180,7 @@ def train(trainer: DocVQATrainer, steps: int, other: Callable[[list[int]], None]
         trainer.train()
         trainer.remove_callback(turns)
     if trainer.micro_batch:
-        raise RuntimeError(
-            f"memory takes {trainer.micro_batch} questions at a time: this is no step of a whole batch"
-        )
+        raise RuntimeError(f"memory takes {trainer.micro_batch} questions at a time: this is no step of a whole batch")
     return turns.seconds[WARM_UP:]
 
 
@@ -318,9 +313,7 @@ def compare_evaluation(settings: Settings, dataset: DatasetDict, pairs: int) -> 
     }
 
 
-def at_batch_size(
-    settings: Settings, dataset: DatasetDict, size: int, steps: int, precision: torch.dtype
-) -> dict:
+def at_batch_size(settings: Settings, dataset: DatasetDict, size: int, steps: int, precision: torch.dtype) -> dict:
     """The share of the matrix-product rate at 100 % with batches of this size."""
     trainer = ours(settings.replace(vision_trainable=1.0, batch_size=size), dataset)
     flops = step_flops(trainer, steps)
@@ -462,11 +455,7 @@ def markdown(result: dict) -> str:
                 f"not measured: {hours:,.2f} hours with {batching}."
                 for batching, hours in result["paper_study_hours"].items()
             ),
-            *(
-                ["## The share of the limit at 100 %, by batch size", to_markdown(pd.DataFrame(sizes))]
-                if sizes
-                else []
-            ),
+            *(["## The share of the limit at 100 %, by batch size", to_markdown(pd.DataFrame(sizes))] if sizes else []),
         ]
     )
 
@@ -481,14 +470,10 @@ def confine(arguments: argparse.Namespace) -> None:
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=("tiny", "base"), default="tiny")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument(
-        "--threads", type=int, default=1, help="CPU threads; the embedded study's runs have one"
-    )
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads; the embedded study's runs have one")
     parser.add_argument("--ratios", type=float, nargs="+", default=RATIOS)
     parser.add_argument("--batchings", nargs="+", choices=BATCHINGS, default=("by_image", "uniform"))
     parser.add_argument("--batch-sizes", type=int, nargs="*", default=(6, 12, 24, 48, 96))
@@ -520,9 +505,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         changes |= {"synth_documents": training, "synth_validation_documents": validation}
     settings = settings_of(arguments.model, **changes)
     if min(arguments.pairs, arguments.evaluation_pairs) < 2:
-        sys.exit(
-            f"--pairs is {arguments.pairs}, --evaluation-pairs {arguments.evaluation_pairs}; allowed is 2 or more"
-        )
+        sys.exit(f"--pairs is {arguments.pairs}, --evaluation-pairs {arguments.evaluation_pairs}; allowed is 2 or more")
     dataset = questions(settings, arguments.model)
     variants = [
         settings.replace(vision_trainable=ratio, batching=batching)
@@ -563,9 +546,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         clear_memory()
 
     for variant in tqdm(variants, desc="training steps", unit="variant"):
-        result["parts"].append(
-            compare_training(variant, dataset, arguments.pairs, precision, arguments.counted)
-        )
+        result["parts"].append(compare_training(variant, dataset, arguments.pairs, precision, arguments.counted))
         keep()
     for ratio in tqdm(arguments.ratios, desc="evaluations", unit="ratio"):
         variant = settings.replace(vision_trainable=ratio)
@@ -591,9 +572,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             and "published_memory" in other
         ]
         part["published_memory"] = (
-            same[0]["published_memory"]
-            if same
-            else memory(arguments, "published", settings.replace(**place), dataset)
+            same[0]["published_memory"] if same else memory(arguments, "published", settings.replace(**place), dataset)
         )
         keep()
     print(markdown(result))

@@ -8,9 +8,9 @@ from datasets import Dataset
 from PIL import Image
 
 from docfloqa.arms import choose_arms
-from docfloqa.data.schema import FEATURES
+from docfloqa.data.load import FEATURES
+from docfloqa.files import reports_folder, runs_folder
 from docfloqa.metrics import METRICS, score
-from docfloqa.paths import reports_folder, runs_folder
 from docfloqa.runs.results import Study
 from docfloqa.settings import Settings
 from docfloqa.versions import PAGES, TRAINING

@@ -114,11 +114,7 @@ def trouble(name: str, kept: dict[str, Any], found: dict[str, Any]) -> str | Non
     number = getattr(versions, name)
     if kept["number"] != number:
         return f"{name} is {number}, golden.json is of {kept['number']}: run .venv/bin/python tests/golden.py"
-    changed = [
-        key
-        for key in kept["values"].keys() | found.keys()
-        if not same(kept["values"].get(key), found.get(key))
-    ]
+    changed = [key for key in kept["values"].keys() | found.keys() if not same(kept["values"].get(key), found.get(key))]
     if changed:
         return (
             f"results have changed ({', '.join(sorted(changed)[:5])}) and {name} is still {number}: raise {name} in "
@@ -141,9 +137,7 @@ def same(kept: Any, found: Any) -> bool:
 
 def main() -> None:
     """Write the values of now."""
-    golden = {
-        name: {"number": getattr(versions, name), "values": compute()} for name, compute in COMPUTE.items()
-    }
+    golden = {name: {"number": getattr(versions, name), "values": compute()} for name, compute in COMPUTE.items()}
     FILE.write_text(json.dumps(golden, indent=1, ensure_ascii=False) + "\n")
 
 

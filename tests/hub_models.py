@@ -189,8 +189,7 @@ def write_native(folder: Path, model: Florence2ForDocVQA, side: int = 768) -> Pa
     }
     decoder[BART_WORDS - 1] = {**mask, "special": True}
     decoder |= {
-        number: {**TOKEN, "normalized": False, "content": token, "special": True}
-        for token, number in added.items()
+        number: {**TOKEN, "normalized": False, "content": token, "special": True} for token, number in added.items()
     }
     vocab, merges = vocabulary(BART_WORDS)
     content = {
@@ -209,9 +208,7 @@ def write_native(folder: Path, model: Florence2ForDocVQA, side: int = 768) -> Pa
         "added_tokens.json": added,
         "special_tokens_map.json": special
         | {
-            "additional_special_tokens": [
-                {**TOKEN, "normalized": False, "content": token} for token in TASK_TOKENS
-            ],
+            "additional_special_tokens": [{**TOKEN, "normalized": False, "content": token} for token in TASK_TOKENS],
             "mask_token": mask,
         },
         "tokenizer_config.json": special

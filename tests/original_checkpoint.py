@@ -145,9 +145,7 @@ def image_settings(side: int) -> dict:
     }
 
 
-def tensors(
-    model: Florence2ForDocVQA, dtype: torch.dtype = torch.float32, rows: int = -1
-) -> dict[str, torch.Tensor]:
+def tensors(model: Florence2ForDocVQA, dtype: torch.dtype = torch.float32, rows: int = -1) -> dict[str, torch.Tensor]:
     """The original layout's tensors of a native model, without the embeddings of `<image>` and what follows."""
     native = model.state_dict()
     pairs = dict(names(model.config.vision_config.depths, list(native)))
@@ -160,9 +158,7 @@ def tensors(
     return state
 
 
-def write(
-    folder: Path, model: Florence2ForDocVQA, state: dict[str, torch.Tensor], words: int, side: int
-) -> None:
+def write(folder: Path, model: Florence2ForDocVQA, state: dict[str, torch.Tensor], words: int, side: int) -> None:
     """A folder as microsoft/Florence-2-base-ft is laid out, its remote code included."""
     vision, text = model.config.vision_config, model.config.text_config
     folder.mkdir(parents=True, exist_ok=True)

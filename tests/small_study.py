@@ -4,11 +4,10 @@ import json
 
 from fake_study import write_study
 
+from docfloqa.files import TINY_MODEL, runs_folder
 from docfloqa.model.florence import load_florence
-from docfloqa.paths import TINY_MODEL, runs_folder
-from docfloqa.runs.records import RECORD, read_record
 from docfloqa.runs.results import Study
-from docfloqa.runs.run import BEST_MODEL
+from docfloqa.runs.run import BEST_MODEL, RECORD, read_record
 
 BEST_EPOCH = 1
 

@@ -25,29 +25,21 @@ RUN = "a run's folder, its id or the beginning of one; study/beginning looks in 
 
 def parser() -> argparse.ArgumentParser:
     """The parser of the command line; every verb sets `command`, what it does."""
-    top = argparse.ArgumentParser(
-        prog="docfloqa", description=sys.modules["docfloqa"].__doc__, epilog=EXIT_CODES
-    )
+    top = argparse.ArgumentParser(prog="docfloqa", description=sys.modules["docfloqa"].__doc__, epilog=EXIT_CODES)
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
     making = "--profile smoke --ratios 0 1 --seeds 0"
     for command in (
         _verb(verbs, "study", making, "explore, fine-tune every ratio, analyse and export the report"),
         _verb(verbs, "sweep", making, "only fine-tune every ratio and seed"),
-        _verb(
-            verbs, "estimate", making, "time, memory and disk of a study, from a minute of calibration here"
-        ),
+        _verb(verbs, "estimate", making, "time, memory and disk of a study, from a minute of calibration here"),
     ):
         _add_settings(command)
         command.add_argument("--ratios", nargs="+", type=float, default=[0, 0.33, 0.66, 1])
         command.add_argument("--seeds", nargs="+", type=int, default=[0])
-        command.add_argument(
-            "--arms", nargs="*", default=[], help="arms beside the ratios (see docfloqa.arms), or all"
-        )
+        command.add_argument("--arms", nargs="*", default=[], help="arms beside the ratios (see docfloqa.arms), or all")
         if not command.prog.endswith("estimate"):
             _add_kernel(command)
-            command.add_argument(
-                "--scheduler", metavar="ADDRESS", help="a dask scheduler whose workers make the runs"
-            )
+            command.add_argument("--scheduler", metavar="ADDRESS", help="a dask scheduler whose workers make the runs")
             _add_allow_cpu(command)
     doctor = _verb(
         verbs,
@@ -95,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Errors of the library's own name what was given and what is allowed; any other is a fault of ours, unless
         # the disk is full.
         if not type(error).__module__.startswith("docfloqa."):
-            from docfloqa.disk import full_disk
+            from docfloqa.files import full_disk
 
             error = full_disk(error)
             if error is None:
@@ -241,9 +233,7 @@ def _add_import_csv(verbs) -> None:
         help="in UTF-8, separated by commas, semicolons or tabs; columns image, question, answers (several "
         'separated by "|") and, where wanted, split (train or validation), document, question_id, question_type',
     )
-    command.add_argument(
-        "folder", metavar="FOLDER_OUT", help="a new or empty folder, for make study DATA=..."
-    )
+    command.add_argument("folder", metavar="FOLDER_OUT", help="a new or empty folder, for make study DATA=...")
     command.add_argument("--images", help="the folder of images (default: where the CSV is)")
     command.add_argument(
         "--validation-share",

@@ -178,9 +178,7 @@ def prefix(settings: Settings) -> Arm:
         "one token against no prefix",
         "the right question against that of somebody else",
     )
-    contrasts = [
-        Contrast(other.name, variants[0].name, text) for other, text in zip(variants[1:], says, strict=True)
-    ]
+    contrasts = [Contrast(other.name, variants[0].name, text) for other, text in zip(variants[1:], says, strict=True)]
     return Arm(
         "prefix",
         "Does it matter how the task prefix is written, and does the model use the question at all?",

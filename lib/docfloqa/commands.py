@@ -10,9 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from docfloqa.parameters import by_name
-from docfloqa.paths import PROJECT, is_folder, reports_folder
-from docfloqa.settings import Settings, SettingsError
+from docfloqa.files import PROJECT, is_folder, reports_folder
+from docfloqa.settings import Settings, SettingsError, by_name
 
 # The library is imported where it is used: torch and transformers take seconds, which help need not wait for.
 
@@ -49,12 +48,10 @@ def study(arguments: Namespace) -> Result:
 def sweep(arguments: Namespace) -> Result:
     """Make a study's runs; see `docfloqa.study.sweep.sweep`."""
     settings = settings_of(arguments)
-    from docfloqa.runs.records import COMPLETE
+    from docfloqa.runs.run import COMPLETE
     from docfloqa.study.sweep import sweep as make_runs
 
-    runs = make_runs(
-        settings, arguments.ratios, arguments.seeds, arguments.kernel, arguments.arms, arguments.scheduler
-    )
+    runs = make_runs(settings, arguments.ratios, arguments.seeds, arguments.kernel, arguments.arms, arguments.scheduler)
     complete = (runs["status"] == COMPLETE).all()
     data = {"study": settings.study, "runs": _records(runs)}
     return Result(data, runs.to_string(index=False), 0 if complete else INCOMPLETE)
@@ -64,8 +61,8 @@ def run(arguments: Namespace) -> Result | None:
     """Make one run; see `docfloqa.training.make_run`. None in a process that leaves it to the first one to tell."""
     settings = settings_of(arguments)
     from docfloqa.study.sweep import status
+    from docfloqa.training.evaluation import rank_and_size
     from docfloqa.training.make_run import make_run
-    from docfloqa.training.ranks import rank_and_size
 
     made = make_run(settings)
     if rank_and_size()[0]:
@@ -113,7 +110,7 @@ def robustness(arguments: Namespace) -> Result:
 def ask(arguments: Namespace) -> Result:
     """What one or several models answer to a question about a page; see `docfloqa.apps.ask`."""
     from docfloqa.apps import ask as asking
-    from docfloqa.data.page_files import read_page
+    from docfloqa.data.images import read_page
     from docfloqa.runs.saved_runs import find_run
     from docfloqa.text import flat
 
@@ -140,10 +137,11 @@ def ask(arguments: Namespace) -> Result:
 
 
 def evaluate(arguments: Namespace) -> Result:
-    """A run's best model on validation questions; see `docfloqa.runs.saved_runs.evaluate_run`."""
+    """A run's best model on validation questions; see `docfloqa.training.evaluation.evaluate_run`."""
     further = by_name(arguments.settings)
-    from docfloqa.analysis.intervals import LOSS
-    from docfloqa.runs.saved_runs import evaluate_run, evaluation_settings, find_run, score_intervals
+    from docfloqa.analysis.intervals import LOSS, score_intervals
+    from docfloqa.runs.saved_runs import find_run
+    from docfloqa.training.evaluation import evaluate_run, evaluation_settings
 
     run = find_run(arguments.run)
     settings = evaluation_settings(run, _found_from_here(arguments.data), further)
@@ -232,8 +230,7 @@ def import_csv(arguments: Namespace) -> Result:
     )
     lines = [f"row left out: {problem}" for problem in done.left_out]
     lines += [
-        f"{split}: {count} questions on {done.documents[split]} documents"
-        for split, count in done.questions.items()
+        f"{split}: {count} questions on {done.documents[split]} documents" for split, count in done.questions.items()
     ]
     lines.append(
         f"a study on it: make study DATA={done.folder} NAME=mine"

@@ -10,7 +10,7 @@ from pathlib import Path
 from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import HTTPError
 
-from docfloqa.paths import is_hub_id, reports_folder, resolve, write_whole
+from docfloqa.files import is_hub_id, reports_folder, resolve, write_whole
 from docfloqa.settings import Settings
 
 # What other projects publicly pin; none of them could be compared with the hub itself. HuggingFaceM4/DocumentVQA was
@@ -48,9 +48,7 @@ def snapshot(name: str, files: Sequence[str], kind: str = "model") -> Path:
     """
     repository, revision = split_revision(name)
     try:
-        return Path(
-            snapshot_download(repository, repo_type=kind, revision=revision, allow_patterns=list(files))
-        )
+        return Path(snapshot_download(repository, repo_type=kind, revision=revision, allow_patterns=list(files)))
     except (OSError, ValueError, HTTPError) as error:
         raise not_to_be_had(name, files, kind, error) from error
 

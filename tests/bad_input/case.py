@@ -77,9 +77,7 @@ def time_limit() -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def refused(
-    error: type[Exception], say: str, function: Callable[..., Any], *args: Any, **kwargs: Any
-) -> None:
+def refused(error: type[Exception], say: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
     """Assert that a call raises exactly such an error, whose text is short and says so (a regular expression)."""
     with pytest.raises(error, match=say) as caught:
         function(*args, **kwargs)

@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from bad_input.case import BadInput, refused
 from bad_input.images import PROGRAM, file_of, noise
 from bad_input.texts import ANY_TEXT, TRICKY
-from docfloqa.data.csv_rows import CsvImportError
-from docfloqa.data.importing import import_csv
-from docfloqa.whole_folders import FolderError
+from docfloqa.data.importing import CsvImportError, import_csv
+from docfloqa.files import FolderError
 
 HEADER = ["image", "question", "answers"]
 GOOD = [[f"{place}.png", f"What is {place}?", str(place)] for place in range(4)]
@@ -129,10 +128,8 @@ def place(name: str) -> None:
         )
 
 
-IMAGE_PATHS = (
-    "../outside.png|/etc/passwd|/dev/zero|link.png|passwd.png|up/outside.png|loop.png|pipe.png|.|..|/|".split(
-        "|"
-    )
+IMAGE_PATHS = "../outside.png|/etc/passwd|/dev/zero|link.png|passwd.png|up/outside.png|loop.png|pipe.png|.|..|/|".split(
+    "|"
 )
 IMAGE_PATHS += [
     "x" * 300,
@@ -219,8 +216,7 @@ CSV_CLASSES = [
     BadInput(
         "CSV, any bytes",
         "an error that names the file",
-        st.binary(max_size=300)
-        | st.text(max_size=100).map(lambda text: text.encode("utf-8", "surrogatepass")),
+        st.binary(max_size=300) | st.text(max_size=100).map(lambda text: text.encode("utf-8", "surrogatepass")),
         any_bytes,
     ),
     BadInput(

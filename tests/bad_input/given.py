@@ -13,14 +13,20 @@ from bad_input.case import BadInput, refused
 from bad_input.texts import ANY_TEXT, TRICKY
 from docfloqa.apps.ask import models_of_study
 from docfloqa.apps.demo import demo_notebook
-from docfloqa.parameters import RESERVED, check_parameters, literal, numbers
-from docfloqa.paths import NOTEBOOKS, figures_folder, output_folder, reports_folder, resolve
+from docfloqa.files import (
+    NOTEBOOKS,
+    FolderError,
+    figures_folder,
+    output_folder,
+    reports_folder,
+    resolve,
+    whole_folder,
+)
 from docfloqa.runs.results import Study
 from docfloqa.runs.saved_runs import IncompleteRunError, RunError, find_run
-from docfloqa.settings import Settings, SettingsError
+from docfloqa.settings import RESERVED, Settings, SettingsError, check_parameters, literal, numbers
 from docfloqa.study.kernels import SweepError, check_kernel, device_probe
 from docfloqa.study.sweep import plan as planned
-from docfloqa.whole_folders import FolderError, whole_folder
 
 DEFAULTS = Settings()
 FIELDS = st.sampled_from(sorted(DEFAULTS.to_dict()))
@@ -38,9 +44,7 @@ odd_numbers = st.sampled_from(
         True,
     ]
 )
-scalars = (
-    st.none() | st.booleans() | st.integers() | st.floats() | odd_numbers | st.text(max_size=30) | TRICKY
-)
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | odd_numbers | st.text(max_size=30) | TRICKY
 values = st.recursive(
     scalars,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
@@ -76,9 +80,7 @@ def study_name(name: str) -> None:
     refused(SettingsError, say, Settings.profile, "smoke", study=name)
     for folder in (reports_folder, figures_folder, Study.load, models_of_study, demo_notebook):
         refused(SettingsError, say, folder, name)
-    assert before == (
-        {path.name for path in output_folder().iterdir()} if output_folder().is_dir() else set()
-    )
+    assert before == ({path.name for path in output_folder().iterdir()} if output_folder().is_dir() else set())
 
 
 def run_name(name: str) -> None:
@@ -158,9 +160,7 @@ def list_of_numbers(case) -> None:
 
 def ratios_and_seeds(case) -> None:
     ratios, seeds = case
-    refused(
-        SettingsError, "ratios are|seeds are|vision_trainable is|seed is", planned, DEFAULTS, ratios, seeds
-    )
+    refused(SettingsError, "ratios are|seeds are|vision_trainable is|seed is", planned, DEFAULTS, ratios, seeds)
 
 
 def kernel(name) -> None:
@@ -267,9 +267,7 @@ GIVEN = [
     BadInput(
         "settings, no JSON object",
         "an error that shows them",
-        st.sampled_from(UNFIT_JSON)
-        | st.text(max_size=30).filter(lambda text: text.strip() != "{}")
-        | st.integers(),
+        st.sampled_from(UNFIT_JSON) | st.text(max_size=30).filter(lambda text: text.strip() != "{}") | st.integers(),
         no_settings,
     ),
     BadInput(

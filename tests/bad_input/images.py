@@ -15,9 +15,17 @@ from PIL import Image
 from bad_input.case import BadInput, refused
 from docfloqa.apps.browser import page_html
 from docfloqa.data.degradations import SEVERITIES, degrade
-from docfloqa.data.images import ImageError, ImageTooLargeError, as_page, decode_page
-from docfloqa.data.page_files import PageError, read_page
-from docfloqa.data.uploads import LONGEST_SIDE, UploadError, decode
+from docfloqa.data.images import (
+    LONGEST_SIDE,
+    ImageError,
+    ImageTooLargeError,
+    PageError,
+    UploadError,
+    as_page,
+    decode,
+    decode_page,
+    read_page,
+)
 from docfloqa.model.florence import load_florence
 
 ORIENTATION = 0x0112
@@ -129,8 +137,7 @@ def palette(case) -> None:
     image.putdata(range(len(colours)))
     further = {"transparency": transparent % len(colours)} if transparent is not None else {}
     shown = [
-        (255, 255, 255) if place == further.get("transparency") else colour
-        for place, colour in enumerate(colours)
+        (255, 255, 255) if place == further.get("transparency") else colour for place, colour in enumerate(colours)
     ]
     assert list(everywhere(file_of(image, kind, **further)).get_flattened_data()) == shown
 
@@ -288,9 +295,7 @@ NO_FILES = (
 ).split(",")
 pictures = st.builds(noise, sides, sides, seeds)
 colours = st.tuples(*[st.integers(0, 255)] * 3)
-lines = st.sampled_from(
-    [(1, 1), (1, 2), (3, 1), (2, 3), (1, 300), (3, 50), (50, 3), (20_000, 1), (1, 20_000), (4, 4)]
-)
+lines = st.sampled_from([(1, 1), (1, 2), (3, 1), (2, 3), (1, 300), (3, 50), (50, 3), (20_000, 1), (1, 20_000), (4, 4)])
 pdf = file_of(Image.new("RGB", (30, 40), "red"), "PDF", resolution=72)
 png = file_of(noise(30, 40, 0), "PNG")
 jpeg = file_of(noise(30, 40, 0), "JPEG")
@@ -306,9 +311,7 @@ IMAGES = [
     BadInput(
         "image, damaged bytes",
         "refused, or a page; no other error",
-        st.tuples(
-            pictures, st.sampled_from(FILES), st.lists(st.floats(0, 0.999), min_size=1), st.integers(0, 255)
-        ),
+        st.tuples(pictures, st.sampled_from(FILES), st.lists(st.floats(0, 0.999), min_size=1), st.integers(0, 255)),
         damaged,
         4,
     ),
@@ -419,13 +422,9 @@ IMAGES = [
     BadInput(
         "upload, damaged PDF, PNG or JPEG",
         "refused, or a page of at most 2,000 pixels a side",
-        st.tuples(
-            st.sampled_from([pdf, png, jpeg]), st.integers(-1, 3), st.integers(0, 10**6), st.integers(0, 200)
-        ),
+        st.tuples(st.sampled_from([pdf, png, jpeg]), st.integers(-1, 3), st.integers(0, 10**6), st.integers(0, 200)),
         uploaded,
         2,
     ),
-    BadInput(
-        "path, no file", "refused; pipes and devices are not waited for", st.sampled_from(NO_FILES), no_file
-    ),
+    BadInput("path, no file", "refused; pipes and devices are not waited for", st.sampled_from(NO_FILES), no_file),
 ]

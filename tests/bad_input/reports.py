@@ -17,7 +17,7 @@ from bad_input.case import BadInput
 from bad_input.rows import row
 from bad_input.texts import ANY_TEXT, TRICKY, Page
 from docfloqa.apps.browser import table_html
-from docfloqa.data.schema import FEATURES
+from docfloqa.data.load import FEATURES
 from docfloqa.figures.data import plot_samples
 from docfloqa.figures.style import render
 from docfloqa.report.export import export
@@ -44,9 +44,7 @@ def notebook_of(texts: list[str]) -> nbformat.NotebookNode:
         nbformat.v4.new_markdown_cell("# Title"),
         nbformat.v4.new_code_cell("x", execution_count=1, outputs=outputs),
     ]
-    metadata = {
-        "docfloqa": {"study": "x", "date": "2000-01-01", "commit": "x", "settings": {"data": texts[0]}}
-    }
+    metadata = {"docfloqa": {"study": "x", "date": "2000-01-01", "commit": "x", "settings": {"data": texts[0]}}}
     return nbformat.v4.new_notebook(cells=cells, metadata=metadata)
 
 

@@ -13,8 +13,7 @@ from bad_input.case import BadInput, refused
 from bad_input.images import PROGRAM, file_of, grey_tiff, noise
 from bad_input.texts import ANY_TEXT, BLANK, TRICKY
 from docfloqa.apps.browser import DocumentBrowser
-from docfloqa.data.load import DataError, load_checked
-from docfloqa.data.schema import FEATURES
+from docfloqa.data.load import FEATURES, DataError, load_checked
 from docfloqa.figures.data import question_types, questions
 from docfloqa.settings import Settings, SettingsError
 
@@ -110,11 +109,7 @@ def wrong_column(case) -> None:
             table = table.append_column(column, values)
         pq.write_table(table, folder / "train-00000-of-00001.parquet")
         write(folder, "validation", [row("validation", 0), row("validation", 1)])
-        say = (
-            "has another type|cannot be read|no usable row"
-            if values is not None
-            else f"lacks the columns {column}"
-        )
+        say = "has another type|cannot be read|no usable row" if values is not None else f"lacks the columns {column}"
         refused(DataError, say, loaded, folder)
 
 
@@ -335,9 +330,7 @@ ROW_CLASSES = [
                 "C:\\",
             ]
         )
-        | st.text(min_size=1).filter(
-            lambda text: text.count("/") != 1 and text not in ("synth", ".", "~", "..")
-        ),
+        | st.text(min_size=1).filter(lambda text: text.count("/") != 1 and text not in ("synth", ".", "~", "..")),
         source,
     ),
     BadInput(

@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Page, sync_playwright
 from servers import PATIENCE, Site, free_port, served
 
-from docfloqa.paths import NOTEBOOKS
+from docfloqa.files import NOTEBOOKS
 
 CHROMIUM = shutil.which(os.environ.get("CHROMIUM", "chromium"))
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
@@ -67,9 +67,7 @@ def lab(scratch, study, tmp_path_factory) -> Iterator[Site]:
     """JupyterLab on a copy of the notebooks."""
     folder = tmp_path_factory.mktemp("notebooks")
     for path in NOTEBOOKS.glob("*.ipynb"):
-        (folder / path.name).write_text(
-            path.read_text().replace('study = \\"embedded\\"', f'study = \\"{study}\\"')
-        )
+        (folder / path.name).write_text(path.read_text().replace('study = \\"embedded\\"', f'study = \\"{study}\\"'))
     port, token = free_port(), secrets.token_hex(16)
     command = [
         sys.executable,

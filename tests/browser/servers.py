@@ -14,7 +14,7 @@ from urllib.request import urlopen
 
 from playwright.sync_api import Request
 
-from docfloqa.paths import PROJECT
+from docfloqa.files import PROJECT
 
 PATIENCE = 600.0  # seconds; a kernel imports PyTorch and loads models, perhaps on a machine that does more
 

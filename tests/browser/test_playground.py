@@ -100,9 +100,7 @@ def test_as_the_demo(visitor: Page, chromium, demo: Site, scratch):
     visitor.on("websocket", lambda socket: requests.seen.append(socket.url))
     visitor.goto(demo.address)
     play(visitor)
-    assert not visitor.locator(".jp-CodeCell .jp-InputArea:visible, .highlight:visible").count(), (
-        "no code is visible"
-    )
+    assert not visitor.locator(".jp-CodeCell .jp-InputArea:visible, .highlight:visible").count(), "no code is visible"
     assert "docfloqa.apps.playground" not in visitor.content()
     assert requests.seen and not requests.elsewhere()
 
@@ -111,9 +109,7 @@ def test_as_the_demo(visitor: Page, chromium, demo: Site, scratch):
     expect(other.get_by_role("button", name="Ask", exact=True)).to_be_enabled()
     assert "my-scan" not in other.content()
     other.context.close()
-    kept = [
-        path for path in Path(scratch["HOME"]).rglob("*") if path.is_file() and MARKER in path.read_bytes()
-    ]
+    kept = [path for path in Path(scratch["HOME"]).rglob("*") if path.is_file() and MARKER in path.read_bytes()]
     assert not kept
 
 

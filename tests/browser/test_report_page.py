@@ -11,7 +11,7 @@ from playwright.sync_api import Page
 from docfloqa.analysis import tables
 from docfloqa.figures import study as figures
 from docfloqa.figures.style import FORMATS, render
-from docfloqa.paths import PROJECT
+from docfloqa.files import PROJECT
 from docfloqa.report import paper
 from docfloqa.report.export import export
 from docfloqa.report.tables import show_table
@@ -70,10 +70,7 @@ def report(tmp_path_factory) -> Path:
     cells = [
         new_markdown_cell("# A title"),
         new_code_cell(source, outputs=abstract, metadata={"tags": ["abstract"]}, **code),
-        *(
-            new_markdown_cell(f"## Part {n}\n\n{'Words. ' * 400} [(Hu et al. 2022)](#ref-hu2022)")
-            for n in (1, 2)
-        ),
+        *(new_markdown_cell(f"## Part {n}\n\n{'Words. ' * 400} [(Hu et al. 2022)](#ref-hu2022)") for n in (1, 2)),
         new_code_cell(source, outputs=[figure, *outputs, new_output("stream", text=HOSTILE)], **code),
         new_markdown_cell("## References"),
         new_code_cell(source, metadata={"tags": ["references"]}, **code),
@@ -144,9 +141,7 @@ def test_nothing_is_wider_than_the_window_but_in_its_own_box(reader, width):
     assert reader.evaluate("document.documentElement.scrollWidth") <= width
     box = reader.locator("div.output:has(table)")
     if width == 360:
-        assert box.evaluate(
-            "box => box.scrollWidth > box.clientWidth && getComputedStyle(box).overflowX == 'auto'"
-        )
+        assert box.evaluate("box => box.scrollWidth > box.clientWidth && getComputedStyle(box).overflowX == 'auto'")
 
 
 def test_figures_and_tables_are_named_and_what_data_hold_is_text(reader):

@@ -12,7 +12,7 @@ from damages import DAMAGES, killed_after, killed_at
 from test_faults import CHANGES, killed_in_the_third_epoch, of_interest
 from test_training import trainer_of
 
-from docfloqa.disk import DiskFullError
+from docfloqa.files import DiskFullError
 from docfloqa.runs.run import Run
 from docfloqa.settings import Settings
 
@@ -31,9 +31,7 @@ def test_killed_before_a_change_of_a_file(undisturbed, third, dataset, tmp_path,
         output = tmp_path / str(runs)
         monkeypatch.setenv("DOCFLOQA_OUTPUT", str(output))
         # Until one of them gets to the end, whose last changes come after fewer than a whole run's.
-        while killed < KILLS and killed_at(
-            rng.randint(1, CHANGES), output / "reports", lambda: fit(third, dataset)
-        ):
+        while killed < KILLS and killed_at(rng.randint(1, CHANGES), output / "reports", lambda: fit(third, dataset)):
             killed += 1
         run = fit(third, dataset)
         lost += of_interest(run) != undisturbed or bool([*run.folder.glob("*.damaged")])
@@ -99,9 +97,7 @@ def test_every_kind_of_damaged_file_is_named_and_made_again(
             monkeypatch.setenv("DOCFLOQA_OUTPUT", str(copy))
             damaged(trainer_of(third, dataset).run, name, damage)
             injected += 1
-            with pytest.warns(
-                UserWarning, match=rf"{Path(name).name}.* is damaged|{Path(name).stem}.* is damaged"
-            ):
+            with pytest.warns(UserWarning, match=rf"{Path(name).name}.* is damaged|{Path(name).stem}.* is damaged"):
                 run = fit(third, dataset)
             assert of_interest(run) == undisturbed, name
             assert [*run.folder.glob("*.damaged")], name
@@ -116,18 +112,14 @@ def small_disk(tmp_path):
     """A file system in memory, just large enough for the run of a third and what is drawn and cached for it."""
     folder = tmp_path / "small"
     folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=110m", "tmpfs", folder], capture_output=True
-    )
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=110m", "tmpfs", folder], capture_output=True)
     if mounted.returncode:
         pytest.skip("needs root, to mount a small file system")
     yield folder
     subprocess.run(["umount", "--lazy", folder], check=True)
 
 
-def test_a_disk_that_fills_up_in_the_second_epoch(
-    undisturbed, third, dataset, small_disk, monkeypatch, capsys
-):
+def test_a_disk_that_fills_up_in_the_second_epoch(undisturbed, third, dataset, small_disk, monkeypatch, capsys):
     monkeypatch.setenv("DOCFLOQA_OUTPUT", str(small_disk))
     # On a disk like this one nothing is cached, and states that are computed with a batch are rounded in another way.
     monkeypatch.setattr("docfloqa.training.vision_cache.SPARE_BYTES", 0)
@@ -142,9 +134,7 @@ def test_a_disk_that_fills_up_in_the_second_epoch(
         return evaluate(*arguments, **further)
 
     trainer.evaluate = fill_up
-    with pytest.raises(
-        DiskFullError, match=r"needs \d+\.\d MiB more on the disk of .*of which \d\.\d MiB are free"
-    ):
+    with pytest.raises(DiskFullError, match=r"needs \d+\.\d MiB more on the disk of .*of which \d\.\d MiB are free"):
         trainer.fit()
     # With the disk still full the run is not even begun, and nothing is damaged.
     with pytest.raises(DiskFullError, match="more on the disk"):

@@ -7,8 +7,8 @@ import nbformat
 import pytest
 from papermill.exceptions import PapermillExecutionError
 
-from docfloqa.study import execution
-from docfloqa.study.execution import KernelDiedError, execute
+from docfloqa.study import kernels as execution
+from docfloqa.study.kernels import KernelDiedError, execute
 
 NOTICED_WITHIN = 15.0  # seconds, on a machine that does more
 
@@ -33,9 +33,7 @@ def executions(folder: Path) -> list[float]:
     return [*map(float, (folder / "times").read_text().split())]
 
 
-def test_a_kernel_that_stands_still_is_stopped_and_gets_a_second_chance(
-    notebook, tmp_path, monkeypatch, capsys
-):
+def test_a_kernel_that_stands_still_is_stopped_and_gets_a_second_chance(notebook, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(execution, "STALLED_AFTER", 30.0)
     # A stopped process neither answers nor handles any signal but SIGKILL.
     still = notebook("if len(times) == 1:\n    os.kill(os.getpid(), signal.SIGSTOP)")

@@ -11,8 +11,8 @@ import psutil
 import pytest
 from test_processes import FEW, TORCHRUN
 
-from docfloqa.paths import runs_folder
-from docfloqa.runs.records import read_record
+from docfloqa.files import runs_folder
+from docfloqa.runs.run import read_record
 from docfloqa.settings import Settings
 from docfloqa.training.make_run import make_run
 

@@ -11,9 +11,9 @@ import pandas as pd
 import psutil
 from loopback import scheduler
 
-from docfloqa.paths import runs_folder
-from docfloqa.runs.records import COMPLETE, read_record
+from docfloqa.files import runs_folder
 from docfloqa.runs.results import Study
+from docfloqa.runs.run import COMPLETE, read_record
 from docfloqa.settings import Settings
 from docfloqa.study.sweep import sweep
 

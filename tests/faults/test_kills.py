@@ -14,9 +14,8 @@ import psutil
 import pytest
 from test_faults import of_interest
 
-from docfloqa.paths import NOTEBOOKS
-from docfloqa.runs.records import is_complete, read_record
-from docfloqa.runs.run import Run
+from docfloqa.files import NOTEBOOKS
+from docfloqa.runs.run import Run, is_complete, read_record
 from docfloqa.settings import Settings
 
 SEED = int(os.environ.get("SEED", "1"))
@@ -55,8 +54,7 @@ def runs_of(output: Path) -> dict[str, Run]:
     folders = [path for path in output.glob("reports/smoke/runs/*") if is_complete(path)]
     records = {path: read_record(path) for path in folders}
     return {
-        path.name: Run(path.name, Settings.from_dict(record["settings"]), record)
-        for path, record in records.items()
+        path.name: Run(path.name, Settings.from_dict(record["settings"]), record) for path, record in records.items()
     }
 
 
@@ -128,9 +126,7 @@ def test_a_study_that_is_killed_at_random_moments_ends_as_an_undisturbed_one(und
                 break
         assert results(output) == undisturbed
         assert not list(output.glob("reports/**/*.damaged"))
-        left = [
-            path for path in output.glob("reports/smoke/runs/*/.*") if path.name != ".finetune.part.ipynb"
-        ]
+        left = [path for path in output.glob("reports/smoke/runs/*/.*") if path.name != ".finetune.part.ipynb"]
         assert not left
     total = sum(injected.values())
     with capsys.disabled():
@@ -141,9 +137,7 @@ def test_a_study_that_is_killed_at_random_moments_ends_as_an_undisturbed_one(und
     assert lost == 0
 
 
-def kill_until_it_ends(
-    process, output, rng: Random, injected: dict[str, int], slowest: dict[str, float]
-) -> None:
+def kill_until_it_ends(process, output, rng: Random, injected: dict[str, int], slowest: dict[str, float]) -> None:
     """Kill kernels of a study, and at last the study itself, at random moments; or let it end."""
     while sum(injected.values()) < STUDY_KILLS:
         # Most of the time at some moment of a run, else at any moment since the process began.
@@ -174,9 +168,7 @@ def kill_until_it_ends(
         begun = time.monotonic()
         if wait(partial(has_another_kernel, process, before), process):
             taken = time.monotonic() - begun
-            slowest["a dead kernel is replaced after"] = max(
-                slowest["a dead kernel is replaced after"], taken
-            )
+            slowest["a dead kernel is replaced after"] = max(slowest["a dead kernel is replaced after"], taken)
     process.wait(PATIENCE)
 
 

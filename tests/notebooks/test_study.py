@@ -12,14 +12,13 @@ import pytest
 import torch
 
 from docfloqa.__main__ import main, parser, settings_of
+from docfloqa.files import NOTEBOOKS, PROJECT, figures_folder, output_folder, reports_folder, runs_folder
 from docfloqa.model.device import visible_gpus
-from docfloqa.paths import NOTEBOOKS, PROJECT, figures_folder, output_folder, reports_folder, runs_folder
 from docfloqa.report.export import ReportError, export_study
-from docfloqa.runs.records import COMPLETE, read_record
 from docfloqa.runs.results import ResultsError, Study
-from docfloqa.runs.run import Run
+from docfloqa.runs.run import COMPLETE, Run, read_record
 from docfloqa.settings import Settings
-from docfloqa.study import execution
+from docfloqa.study import kernels as execution
 from docfloqa.study import study as study_module
 from docfloqa.study.kernels import SweepError
 from docfloqa.study.study import make_study
@@ -140,7 +139,7 @@ def test_a_killed_kernel_is_no_complete_run(output, monkeypatch, capsys):
     killer = nbformat.read(NOTEBOOKS / "02_finetune.ipynb", as_version=4)
     [training] = [cell for cell in killer.cells if "trainer.fit()" in cell.source]
     training.source = training.source.replace("run = trainer.fit()", "import os\nos.kill(os.getpid(), 9)")
-    monkeypatch.setattr("docfloqa.study.execution.NOTEBOOKS", output)
+    monkeypatch.setattr("docfloqa.study.kernels.NOTEBOOKS", output)
     nbformat.write(killer, output / "02_finetune.ipynb")
     runs = sweep(Settings.profile("smoke", study="killed", epochs=1), [0], [0])
     assert runs["status"].tolist() == ["failed"]
@@ -155,7 +154,7 @@ def test_a_kernel_that_dies_once_gets_a_second_chance(output, monkeypatch):
         "if not mark.exists():\n    mark.touch()\n    os.kill(os.getpid(), 9)\n" + training.source
     )
     nbformat.write(fragile, output / "02_finetune.ipynb")
-    monkeypatch.setattr("docfloqa.study.execution.NOTEBOOKS", output)
+    monkeypatch.setattr("docfloqa.study.kernels.NOTEBOOKS", output)
     runs = sweep(Settings.profile("smoke", study="fragile", epochs=1), [0], [0])
     assert (output / "died").exists() and runs["status"].tolist() == ["complete"]
 
@@ -209,9 +208,7 @@ def test_the_paper_profile_stops_on_a_cpu_with_an_estimate(output):
 
 
 def test_a_kernel_that_does_not_exist_is_named(output):
-    with pytest.raises(
-        SweepError, match=r"kernel 'gpu-of-my-dreams' does not exist; kernels here are .*python3"
-    ):
+    with pytest.raises(SweepError, match=r"kernel 'gpu-of-my-dreams' does not exist; kernels here are .*python3"):
         sweep(Settings.profile("smoke"), [0], [0], kernel="gpu-of-my-dreams")
 
 

@@ -20,8 +20,8 @@ from hub_server import served
 from transformers import AutoProcessor, Florence2ForConditionalGeneration
 
 from docfloqa.data.images import decode_page
+from docfloqa.files import PROJECT
 from docfloqa.hub import COMMITS
-from docfloqa.paths import PROJECT
 from docfloqa.settings import PROFILES, Settings
 
 DOWNLOADS = r"^\.venv/bin/(hf download (?:florence-community|HuggingFaceM4)/.*)$"

@@ -22,9 +22,7 @@ VISION_PARAMETERS = 90_368_000
 MEMORY = 12  # GiB
 
 
-def test_a_base_size_checkpoint_is_converted_to_the_native_model_that_it_came_from(
-    native, original, tmp_path
-):
+def test_a_base_size_checkpoint_is_converted_to_the_native_model_that_it_came_from(native, original, tmp_path):
     model, processor = load_florence(original, "none")
     assert model.num_parameters() == native.num_parameters() == BASE_PARAMETERS
     theirs = native_processor(BART_WORDS, 768)

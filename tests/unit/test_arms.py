@@ -12,8 +12,7 @@ from transformers import Florence2ForConditionalGeneration
 from docfloqa.arms import ARMS, SIDE_SHARE, choose_arms
 from docfloqa.data.load import data_checksum
 from docfloqa.model.florence import load_florence
-from docfloqa.model.freezing import freeze
-from docfloqa.model.lora import adapter_layers, without_adapters
+from docfloqa.model.freezing import adapter_layers, freeze, without_adapters
 from docfloqa.runs.identity import weights_checksum
 from docfloqa.runs.run import Run, in_fp16
 from docfloqa.settings import SHIFTS, Settings, SettingsError
@@ -28,9 +27,7 @@ def trainer_of(settings: Settings, dataset) -> DocVQATrainer:
     weights = weights_checksum(model)
     chosen = settings.unit, settings.side, settings.counted, settings.lora
     freezing = freeze(model, settings.vision_trainable, *chosen)
-    return DocVQATrainer(
-        Run.open(settings, weights, data_checksum(dataset)), model, processor, dataset, freezing
-    )
+    return DocVQATrainer(Run.open(settings, weights, data_checksum(dataset)), model, processor, dataset, freezing)
 
 
 @pytest.mark.parametrize("ratio", [0.0, 1.0])
@@ -63,9 +60,7 @@ def test_adapters_change_nothing_before_training_and_merge_into_the_native_model
         assert not adapter_layers(merged) and adapter_layers(model)
         assert torch.allclose(merged(**batch).logits, adapted, atol=1e-4)
     merged.save_pretrained(output / "merged")
-    native, report = Florence2ForConditionalGeneration.from_pretrained(
-        output / "merged", output_loading_info=True
-    )
+    native, report = Florence2ForConditionalGeneration.from_pretrained(output / "merged", output_loading_info=True)
     assert not report["missing_keys"] and not report["unexpected_keys"]
     assert sum(p.numel() for p in native.parameters()) == sum(p.numel() for p in merged.parameters())
 
@@ -129,9 +124,7 @@ def test_the_best_model_is_that_of_the_best_epoch(dataset, output, monkeypatch):
     files = {name: run.folder / name / "model.safetensors" for name in ("best_model", "model")}
     best, last = (load_file(file)["model.vision_tower.convs.0.conv.weight"] for file in files.values())
     assert torch.equal(best, weights[2].half()) and torch.equal(last, weights[3])
-    assert files["best_model"].stat().st_size < 0.52 * files["model"].stat().st_size, (
-        "fp16, tied weights once"
-    )
+    assert files["best_model"].stat().st_size < 0.52 * files["model"].stat().st_size, "fp16, tied weights once"
 
 
 def test_weights_that_fp16_cannot_hold_are_kept_as_they_are(tiny):
@@ -171,8 +164,7 @@ def test_shuffled_questions_change_places_and_answers_do_not(tiny, dataset):
     model, processor = tiny
     rows, pages = dataset["train"], Pages(dataset["train"], processor)
     own, shuffled = (
-        QuestionCollator(rows, model, processor, "token", pages, shuffled_questions=each)
-        for each in (False, True)
+        QuestionCollator(rows, model, processor, "token", pages, shuffled_questions=each) for each in (False, True)
     )
     assert own.prompts != shuffled.prompts and sorted(own.prompts) == sorted(shuffled.prompts)
     assert own.labels == shuffled.labels and own.pages == shuffled.pages
@@ -192,13 +184,9 @@ def test_an_arm_compares_its_own_variants_and_asks_a_question(name):
 
 def test_the_side_arm_asks_under_every_shift_where_documents_are_drawn():
     [drawn], [scanned] = (choose_arms(["side"], Settings(data=data)) for data in ("synth", "scans"))
-    shifts = {
-        settings.synth_shift for variant in drawn.variants for settings in variant.runs(Settings(), [0])
-    }
+    shifts = {settings.synth_shift for variant in drawn.variants for settings in variant.runs(Settings(), [0])}
     assert shifts == set(SHIFTS)
-    units = pd.Series(
-        [variant.changes.get("unit", "none or all") for variant in drawn.variants]
-    ).value_counts()
+    units = pd.Series([variant.changes.get("unit", "none or all") for variant in drawn.variants]).value_counts()
     assert units.to_dict() == {
         "none or all": 2 * len(SHIFTS),
         "tensor": 2 * len(SHIFTS),

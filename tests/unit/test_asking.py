@@ -8,9 +8,9 @@ from PIL import Image
 from small_study import small_study
 
 from docfloqa.apps.ask import AskError, answer, model_of_folder, models_of_study
-from docfloqa.data.page_files import PageError, read_page
+from docfloqa.data.images import PageError, read_page
+from docfloqa.files import reports_folder, runs_folder
 from docfloqa.model.florence import encode_prompts
-from docfloqa.paths import reports_folder, runs_folder
 from docfloqa.runs.results import ResultsError
 from docfloqa.runs.saved_runs import RunError
 from docfloqa.training.batches import QuestionCollator
@@ -121,7 +121,7 @@ def test_what_is_no_page_is_told(tmp_path, monkeypatch):
             read_page(tmp_path / name)
     with pytest.raises(PageError, match="is an image, and page is 2"):
         read_page(tmp_path / "whole.png", 2)
-    monkeypatch.setattr("docfloqa.data.page_files.LARGEST_IMAGE", 1000)
+    monkeypatch.setattr("docfloqa.data.images.LARGEST_IMAGE", 1000)
     with pytest.raises(PageError, match=r"whole.png' has 3,600 pixels; allowed are at most 1,000"):
         read_page(tmp_path / "whole.png")
     Image.new("RGB", (72, 144)).save(tmp_path / "one.pdf", resolution=72)

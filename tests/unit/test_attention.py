@@ -75,7 +75,5 @@ def test_the_figure_lays_the_grid_over_the_whole_page():
     page = Image.new("RGB", (300, 200), "white")
     figure = attention_figure(page, Attention([END], weights, 2, 3), 0)
     shown, cells = figure.axes[0].images
-    assert cells.get_extent() == list(shown.get_extent()) or tuple(cells.get_extent()) == tuple(
-        shown.get_extent()
-    )
+    assert cells.get_extent() == list(shown.get_extent()) or tuple(cells.get_extent()) == tuple(shown.get_extent())
     assert cells.get_array()[1, 2] == 100 and cells.get_array().sum() == 100

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from docfloqa.files import PROJECT
 from docfloqa.model.florence import Florence2ForDocVQA, base_config, load_florence
-from docfloqa.paths import PROJECT
 from docfloqa.training.batches import QuestionCollator
 from docfloqa.training.evaluation import evaluate
 
@@ -115,9 +115,7 @@ def test_the_papers_study_is_the_sum_of_its_parts():
     total = one + 3 * 2 * one + 10_194 * (0.3 + 4 * 0.2)
     every = paper_hours.paper_study_hours(parts_of(*throughput.RATIOS), "by_image")
     assert every == pytest.approx(total / 3600)
-    assert paper_hours.paper_study_hours(parts_of(0.0, 1.0), "by_image") == every, (
-        "100 % stands for 33 and 66 %"
-    )
+    assert paper_hours.paper_study_hours(parts_of(0.0, 1.0), "by_image") == every, "100 % stands for 33 and 66 %"
     with pytest.raises(ValueError, match=r"ratios measured are \[0.0\]; 1.0 must be among them"):
         paper_hours.paper_study_hours(parts_of(0.0), "by_image")
 
@@ -203,18 +201,14 @@ def test_published_answers_are_decoded_as_florence_2_says():
 
 @pytest.mark.parametrize("arguments", [["--device", "tpu"], ["--devise", "cpu"]])
 def test_the_gpu_command_names_what_is_wrong_with_its_arguments(arguments):
-    done = subprocess.run(
-        ["bash", "benchmarks/gpu.sh", *arguments], cwd=PROJECT, capture_output=True, text=True
-    )
+    done = subprocess.run(["bash", "benchmarks/gpu.sh", *arguments], cwd=PROJECT, capture_output=True, text=True)
     assert done.returncode == 2 and arguments[arguments[0] == "--device"] in done.stderr
 
 
 def test_the_gpu_command_notes_a_part_that_fails_and_goes_on(tmp_path):
     command = ["bash", "benchmarks/gpu.sh", "--device", "cpu", "--rehearse", "--output", tmp_path]
     # Nothing can be done by it, and each part says so.
-    done = subprocess.run(
-        command, cwd=PROJECT, capture_output=True, text=True, env={**os.environ, "PYTHON": "false"}
-    )
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, env={**os.environ, "PYTHON": "false"})
     table = (tmp_path / "parts.md").read_text()
     assert done.returncode == 1 and table.count("| failed (1) |") == 4 and table in done.stdout
 

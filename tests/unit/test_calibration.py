@@ -92,9 +92,7 @@ def test_a_share_s_interval_holds_it_and_has_a_length(rows):
     interval = calibration.clustered_share(right, documents)
     assert interval.estimate == pytest.approx(np.mean(right))
     if len(set(documents)) > 1:
-        assert (
-            0 <= interval.low <= interval.estimate + 1e-12 and interval.estimate - 1e-12 <= interval.high <= 1
-        )
+        assert 0 <= interval.low <= interval.estimate + 1e-12 and interval.estimate - 1e-12 <= interval.high <= 1
         assert interval.high - interval.low > 0.05
     else:
         assert np.isnan(interval.half_width)
@@ -157,9 +155,7 @@ def test_too_much_confidence_is_found_with_its_size():
 def test_seeds_are_averaged():
     answers = answers_of([0.9, 0.8, 0.3, 0.6], [1, 1, 0, 0], [0, 1, 0, 1], [0, 0, 1, 1])
     answers["question_id"] = ["a", "b", "a", "b"]
-    assert calibration.calibration_error(answers).estimate == pytest.approx(
-        ((0.1 + 0.2) / 2 + (0.3 + 0.6) / 2) / 2
-    )
+    assert calibration.calibration_error(answers).estimate == pytest.approx(((0.1 + 0.2) / 2 + (0.3 + 0.6) / 2) / 2)
     assert calibration.coverage_area(answers).estimate == pytest.approx(0.5)
 
 
@@ -228,9 +224,7 @@ def test_a_study_without_confidence_says_so():
 
 
 @pytest.mark.parametrize("plot", [error_figures.reliability_diagram, error_figures.accuracy_by_coverage])
-@pytest.mark.parametrize(
-    "given", [{}, {"ratios": (0.33,), "documents": 1}, {"ratios": (0.0, 0.2, 0.5, 0.7, 1.0)}]
-)
+@pytest.mark.parametrize("given", [{}, {"ratios": (0.33,), "documents": 1}, {"ratios": (0.0, 0.2, 0.5, 0.7, 1.0)}])
 def test_figures_of_confidence(plot, given):
     figure = plot(write_study(f"calibration-{plot.__name__}-{len(given)}{len(str(given))}", **given))
     check_figure(figure)

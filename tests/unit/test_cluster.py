@@ -14,14 +14,12 @@ import pytest
 from distributed.scheduler import KilledWorker
 from loopback import scheduler
 
-from docfloqa.paths import reports_folder, write_whole
-from docfloqa.runs.records import read_record
+from docfloqa.files import reports_folder, write_whole
 from docfloqa.runs.results import PLAN
-from docfloqa.runs.run import Run
+from docfloqa.runs.run import Run, read_record
 from docfloqa.settings import Settings
 from docfloqa.study.cluster import Cluster
-from docfloqa.study.execution import Slot, stopped
-from docfloqa.study.kernels import SweepError
+from docfloqa.study.kernels import Slot, SweepError, stopped
 from docfloqa.study.monitor import Watcher
 from docfloqa.study.workers import LocalWorkers, make
 
@@ -76,9 +74,7 @@ def cluster(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DOCFLOQA_OUTPUT", str(folder))
         # Where this module is, which holds the made-up run.
-        patch.setenv(
-            "PYTHONPATH", os.pathsep.join(map(str, (Path(__file__).parent, Path(__file__).parents[1])))
-        )
+        patch.setenv("PYTHONPATH", os.pathsep.join(map(str, (Path(__file__).parent, Path(__file__).parents[1]))))
         with scheduler(folder) as started:
             yield started
 
@@ -90,9 +86,7 @@ def test_a_killed_workers_run_is_made_elsewhere_and_every_run_once(cluster, caps
     with Cluster(address, pretend, None) as workers, Watcher(runs) as watcher:
         workers.open(SETTINGS)
         threads = {"0": 1, "1": 1, "2": 4}
-        processes = {
-            gpu: worker("--nthreads", str(count), CUDA_VISIBLE_DEVICES=gpu) for gpu, count in threads.items()
-        }
+        processes = {gpu: worker("--nthreads", str(count), CUDA_VISIBLE_DEVICES=gpu) for gpu, count in threads.items()}
         until(lambda: workers.capacity() == 3)
 
         def kill() -> None:
@@ -105,17 +99,13 @@ def test_a_killed_workers_run_is_made_elsewhere_and_every_run_once(cluster, caps
         killer.join()
     begun, ended = told("begun"), told("ended")
     assert sorted(names(ended)) == sorted(run.id for run in runs), "every run has ended, and once"
-    assert sorted(names(begun)) == sorted([begun[0]["run"], *names(ended)]), (
-        "only the lost one was begun again"
-    )
+    assert sorted(names(begun)) == sorted([begun[0]["run"], *names(ended)]), "only the lost one was begun again"
     [again] = [line for line in begun[1:] if line["run"] == begun[0]["run"]]
     assert again["worker"] != begun[0]["worker"]
     for line in begun:
         assert line["worker"] == processes[line["gpu"]].pid and line["threads"] == threads[line["gpu"]]
     for process in processes.values():
-        spans = sorted(
-            (line["time"], line["run"]) for line in (*begun, *ended) if line["worker"] == process.pid
-        )
+        spans = sorted((line["time"], line["run"]) for line in (*begun, *ended) if line["worker"] == process.pid)
         together = [first[1] == second[1] for first, second in zip(spans[::2], spans[1::2], strict=False)]
         assert all(together), "one run at a time, though a worker has several threads"
     said = capsys.readouterr().out
@@ -128,9 +118,7 @@ def test_workers_with_other_code_or_other_files_are_named_before_any_work(cluste
     elsewhere = worker(DOCFLOQA_OUTPUT=str(tmp_path))
     with Cluster(address, pretend, None) as workers:
         workers.client.wait_for_workers(3, timeout=120)
-        with pytest.raises(
-            SweepError, match=r"worker tcp://.* does not see the plan .*share one file system"
-        ):
+        with pytest.raises(SweepError, match=r"worker tcp://.* does not see the plan .*share one file system"):
             workers.open(SETTINGS)
         elsewhere.kill()
         until(lambda: len(workers.client.scheduler_info()["workers"]) == 2)

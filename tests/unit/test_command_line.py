@@ -15,8 +15,8 @@ from docfloqa.__main__ import main
 from docfloqa.analysis.changes import changed_questions, compare_metrics, paired_answers
 from docfloqa.analysis.paired import mcnemar_p_value, paired_difference
 from docfloqa.data.load import load_docvqa
+from docfloqa.files import runs_folder
 from docfloqa.metrics import METRICS
-from docfloqa.paths import runs_folder
 from docfloqa.runs.saved_runs import IncompleteRunError, RunError, find_run
 
 VERBS = "study sweep doctor estimate report ask evaluate compare export import-csv".split()
@@ -147,9 +147,7 @@ def test_runs_are_found_by_what_is_theirs_alone(two):
     small_study("second", ratios=(1.0,), seeds=(0, 1))
     assert find_run("vision100-seed1").name == "second/vision100-seed1-fake"
     assert find_run("embedded/vision1").name == "embedded/vision100-seed0-fake"
-    with pytest.raises(
-        RunError, match=r"'vision100' may be any of embedded/.*, second/.*, second/.*give more"
-    ):
+    with pytest.raises(RunError, match=r"'vision100' may be any of embedded/.*, second/.*, second/.*give more"):
         find_run("vision100")
     with pytest.raises(RunError, match=r"no run 'vision9'; allowed are .* study's name: embedded, second"):
         find_run("vision9")
@@ -214,7 +212,7 @@ def test_an_interruption_is_exit_code_130(two, capsys, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("docfloqa.data.page_files.read_page", interrupted)
+    monkeypatch.setattr("docfloqa.data.images.read_page", interrupted)
     assert main(["ask", "page.png", "what?"]) == 130
     assert "interrupted" in capsys.readouterr().err
 
@@ -232,7 +230,7 @@ def test_a_fault_of_ours_is_not_hidden_as_bad_input(two, monkeypatch):
     def faulty(*_):
         raise ValueError("ours")
 
-    monkeypatch.setattr("docfloqa.data.page_files.read_page", faulty)
+    monkeypatch.setattr("docfloqa.data.images.read_page", faulty)
     with pytest.raises(ValueError, match="ours"):
         main(["ask", "page.png", "what?"])
 

@@ -23,7 +23,7 @@ from docfloqa.analysis.paired import (
     permutation_p_value,
 )
 from docfloqa.analysis.published import published_differences
-from docfloqa.paths import PROJECT
+from docfloqa.files import PROJECT
 
 
 def answers(scores: dict[tuple[int, str], list[float]]) -> pd.DataFrame:
@@ -47,9 +47,7 @@ def test_documents_by_hand():
     assert found.over_documents == pytest.approx(np.sqrt(3 / 2 * 2 * (0.5 / 4) ** 2))
     half = t.ppf(0.975, 2) * found.over_documents
     assert found.interval().high == pytest.approx(0.5 + half)
-    assert found.smallest_detectable() == pytest.approx(
-        (t.ppf(0.975, 2) + t.ppf(0.8, 2)) * found.over_documents
-    )
+    assert found.smallest_detectable() == pytest.approx((t.ppf(0.975, 2) + t.ppf(0.8, 2)) * found.over_documents)
 
 
 def test_the_order_of_the_sides_turns_the_sign():
@@ -143,9 +141,7 @@ def coverage(seeds: int, seed_spread: float, documents: int = 140, repetitions: 
         first, second = (
             rng.binomial(
                 counts,
-                np.clip(
-                    chance + rng.normal(0, 0.1, (documents, 1)) + rng.normal(0, seed_spread, (1, seeds)), 0, 1
-                ),
+                np.clip(chance + rng.normal(0, 0.1, (documents, 1)) + rng.normal(0, seed_spread, (1, seeds)), 0, 1),
             )
             for _ in range(2)
         )
@@ -195,9 +191,7 @@ def test_permutation_counts_every_way(sums):
 
 def drawn(documents: int, effect: float, seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
     rng = np.random.default_rng(seed)
-    return against_zero(
-        {(0, f"d{place:03d}"): rng.normal(effect, 1, 3).tolist() for place in range(documents)}
-    )
+    return against_zero({(0, f"d{place:03d}"): rng.normal(effect, 1, 3).tolist() for place in range(documents)})
 
 
 def test_random_ways_agree_with_all_of_them_and_with_student():
@@ -205,9 +199,7 @@ def test_random_ways_agree_with_all_of_them_and_with_student():
     every, some = (permutation_p_value(*sides, "anls", resamples=count) for count in (4096, 4095))
     assert every != some and some == pytest.approx(every, abs=0.03)
     sides = drawn(140, 0.08)
-    assert permutation_p_value(*sides, "anls") == pytest.approx(
-        paired_difference(*sides, "anls").p_value(), abs=0.02
-    )
+    assert permutation_p_value(*sides, "anls") == pytest.approx(paired_difference(*sides, "anls").p_value(), abs=0.02)
 
 
 def test_random_ways_are_never_none_and_the_seed_decides():
@@ -363,9 +355,7 @@ def test_the_published_ratios_cannot_be_told_apart_unpaired_and_the_best_not_eve
         least = [cell.split(" to ")[0] for cell in cells["p if paired, one pair"]]
         assert least[:3] == ["< 0.001"] * 3 and float(least[-1]) > 0.05
     # 255 or 256 of 500 against 251: at best 5 questions that one ratio alone has right.
-    assert frame.loc["100 % less 66 %", ("accuracy", "p if paired, one pair")].startswith(
-        f"{2 / 2**5:.3f} to"
-    )
+    assert frame.loc["100 % less 66 %", ("accuracy", "p if paired, one pair")].startswith(f"{2 / 2**5:.3f} to")
 
 
 def test_the_published_interval_is_that_of_miettinen_and_nurminen():
@@ -395,9 +385,7 @@ def test_the_published_differences_say_what_they_rest_on():
 
 def cells_of(text: str) -> list[tuple[str, str, str]]:
     """Counted, column and cell of every figure of the coverage table."""
-    lines = [
-        [cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"
-    ]
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
     names, _, *rows = lines
     return [(row[2], name, cell) for row in rows for name, cell in zip(names[3:], row[3:], strict=True)]
 

@@ -4,11 +4,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from docfloqa.data.csv_rows import CsvImportError
-from docfloqa.data.importing import import_csv
+from docfloqa.data.importing import CsvImportError, import_csv
 from docfloqa.data.load import load_checked
+from docfloqa.files import FolderError
 from docfloqa.settings import Settings
-from docfloqa.whole_folders import FolderError
 
 
 @pytest.fixture
@@ -29,9 +28,7 @@ def write(folder, text, encoding="utf-8"):
     return path
 
 
-GOOD = "image,question,answers\n" + "".join(
-    f"{place}.png,What is {place}?,{place}|no {place}\n" for place in range(6)
-)
+GOOD = "image,question,answers\n" + "".join(f"{place}.png,What is {place}?,{place}|no {place}\n" for place in range(6))
 
 
 def test_a_csv_becomes_a_data_set_that_a_study_takes(images, output):
@@ -191,9 +188,7 @@ def test_too_few_documents_are_told(documents, split, images, output):
     header, *rows = GOOD.splitlines()[: documents + 1]
     if split:
         header, rows = f"{header},split", [f"{row},{split}" for row in rows]
-    with pytest.raises(
-        CsvImportError, match=rf"questions on {documents} documents.*at least 2 for validation"
-    ):
+    with pytest.raises(CsvImportError, match=rf"questions on {documents} documents.*at least 2 for validation"):
         import_csv(write(images, "\n".join([header, *rows])), output / "mine")
 
 

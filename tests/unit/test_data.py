@@ -7,8 +7,7 @@ from datasets import Dataset
 from PIL import Image
 
 from docfloqa.data.images import LARGEST_IMAGE
-from docfloqa.data.load import DataError, load_checked, load_docvqa
-from docfloqa.data.schema import COLUMNS, FEATURES
+from docfloqa.data.load import COLUMNS, FEATURES, DataError, load_checked, load_docvqa
 from docfloqa.data.synth.dataset import synth_folder, write_split
 from docfloqa.data.synth.small import LAYOUTS
 from docfloqa.data.synth.vocabulary import accepted_answers
@@ -81,9 +80,7 @@ BAD_ROWS = {
     "no answer (missing)": {"answers": None},
     "no image": {"image": None},
     "image cannot be decoded": {"image": {"bytes": b"this is no image", "path": None}},
-    "image cannot be decoded (truncated)": {
-        "image": {"bytes": png(size=(256, 256), mode="RGB")[:200], "path": None}
-    },
+    "image cannot be decoded (truncated)": {"image": {"bytes": png(size=(256, 256), mode="RGB")[:200], "path": None}},
     "image of more than 100,000,000 pixels": {
         "image": {"bytes": png(size=(20_000, LARGEST_IMAGE // 20_000 + 1)), "path": None}
     },
@@ -99,9 +96,7 @@ def test_a_bad_row_is_left_out_counted_and_named(folder, reason):
     write(folder, "train", [row(0), row(1), row(2), bad])
     with pytest.warns(UserWarning, match="1 rows are left out"):
         dataset, checks = load_checked(settings(folder))
-    assert checks.left_out == [
-        {"split": "train", "questionId": bad["questionId"], "reason": reason.split(" (")[0]}
-    ]
+    assert checks.left_out == [{"split": "train", "questionId": bad["questionId"], "reason": reason.split(" (")[0]}]
     assert (checks.read["train"], checks.kept["train"], len(dataset["train"])) == (4, 3, 3)
     assert checks.summary().loc[0, "rows"] == 1
     with pytest.warns(UserWarning):
@@ -197,10 +192,7 @@ def test_a_limit_takes_whole_documents_in_an_order_of_its_own(folder):
     documents = drawn["document_id"]
     assert len(drawn) == 12 and all(documents.count(document) == 3 for document in set(documents))
     assert sorted(set(documents)) != ["0", "1", "2", "3"]
-    assert (
-        load_docvqa(settings(folder, train_questions=12, seed=5))["train"]["questionId"]
-        == drawn["questionId"]
-    )
+    assert load_docvqa(settings(folder, train_questions=12, seed=5))["train"]["questionId"] == drawn["questionId"]
 
 
 def test_the_same_seed_gives_the_same_bytes(tmp_path):

@@ -19,10 +19,10 @@ from PIL import Image
 from docfloqa import hub
 from docfloqa.__main__ import main
 from docfloqa.data.synth.dataset import synth_folder
+from docfloqa.files import TINY_MODEL, reports_folder, runs_folder
 from docfloqa.hub import COMMITS
 from docfloqa.model import device
 from docfloqa.model.device import require_device
-from docfloqa.paths import TINY_MODEL, reports_folder, runs_folder
 from docfloqa.settings import Settings
 from docfloqa.study import availability, doctor
 from docfloqa.study.doctor import SUBJECTS, DoctorError, Finding, check_study, examine, verdict
@@ -97,10 +97,7 @@ def test_all_is_well_with_the_smoke_profile(output, capfd, monkeypatch):
     )
     assert "answer </s> (2), after </s> (2)" in lines["targets"]
     assert "train: 34 of 34 questions used, on 8 pages of 8 documents" in lines["data"]
-    assert (
-        "prompt <image> x 101 <s><DocVQA>" in lines["question"]
-        and "before training: answer" in (lines["question"])
-    )
+    assert "prompt <image> x 101 <s><DocVQA>" in lines["question"] and "before training: answer" in (lines["question"])
     assert "2 epochs of 5 steps" in lines["run"] and "2,487,072 of 2,487,072 parameters" in lines["run"]
     assert not reports_folder("smoke").exists()
 
@@ -174,9 +171,7 @@ def test_a_first_row_that_cannot_be_used_is_passed_over(image, large, smoke, tmp
 def test_more_new_tokens_than_positions(smoke):
     findings = examine(smoke.replace(max_new_tokens=300))
     wrong = the_one_thing_to_do(findings)
-    assert (
-        wrong.subject == "decoding" and "max_new_tokens is 300; this model has 256 positions" in wrong.to_do
-    )
+    assert wrong.subject == "decoding" and "max_new_tokens is 300; this model has 256 positions" in wrong.to_do
     assert untried(findings) == {"question"}
 
 
@@ -196,7 +191,7 @@ def test_a_kernel_that_does_not_exist(smoke, monkeypatch):
 
 def test_a_disk_that_is_too_small(smoke, monkeypatch):
     smoke = smoke.replace(study="too-large")
-    monkeypatch.setattr("docfloqa.disk.shutil.disk_usage", lambda _: SimpleNamespace(free=2**20))
+    monkeypatch.setattr("docfloqa.files.shutil.disk_usage", lambda _: SimpleNamespace(free=2**20))
     findings = examine(smoke)
     wrong = the_one_thing_to_do(findings)
     assert wrong.subject == "disk" and not untried(findings)
@@ -262,9 +257,9 @@ def test_what_the_hub_would_give_is_told_and_left_there(paper, cache, listed):
     findings = examine(paper)
     found = by_subject(findings)
     assert verdict(findings).endswith("\nok")
-    assert found[
-        "model"
-    ].found == f"{NATIVE} at {COMMITS[NATIVE]} is not in the cache; make study downloads it, " + ("0.46 GB")
+    assert found["model"].found == f"{NATIVE} at {COMMITS[NATIVE]} is not in the cache; make study downloads it, " + (
+        "0.46 GB"
+    )
     assert found["data"].found.endswith("make study downloads it, 9 GB"), "without the test files"
     assert "answers" in found["hub"].found and "for 8.8 GiB to download" in found["disk"].found
     assert untried(findings) == NEEDS_A_MODEL - {"run"} and not cache.exists()
@@ -272,11 +267,9 @@ def test_what_the_hub_would_give_is_told_and_left_there(paper, cache, listed):
 
 def test_a_disk_too_small_for_the_download_is_told_before_it(paper, cache, listed, monkeypatch):
     free = 15 * 2**30
-    monkeypatch.setattr("docfloqa.disk.shutil.disk_usage", lambda _: SimpleNamespace(free=free))
+    monkeypatch.setattr("docfloqa.files.shutil.disk_usage", lambda _: SimpleNamespace(free=free))
     wrong = the_one_thing_to_do(examine(paper))
-    assert (
-        wrong.subject == "disk" and "the download and the data read and one run needs 26.7 GiB" in wrong.to_do
-    )
+    assert wrong.subject == "disk" and "the download and the data read and one run needs 26.7 GiB" in wrong.to_do
     assert "HF_HOME" in wrong.to_do
 
 
@@ -299,9 +292,7 @@ def published(tmp_path_factory):
     return cache
 
 
-@pytest.mark.parametrize(
-    ("name", "layout", "rows"), [(NATIVE, "native", 51_328), (ORIGINAL, "original", 51_291)]
-)
+@pytest.mark.parametrize(("name", "layout", "rows"), [(NATIVE, "native", 51_328), (ORIGINAL, "original", 51_291)])
 def test_a_filled_cache_is_looked_through(name, layout, rows, paper, published, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(published))
     findings = examine(paper.replace(model=name))
@@ -309,18 +300,12 @@ def test_a_filled_cache_is_looked_through(name, layout, rows, paper, published, 
     assert verdict(findings).endswith("\nok"), verdict(findings)
     assert found["hub"] == f"not asked: all is in the cache, {published}"
     assert found["model"].startswith(f"{name} at {COMMITS[name]}: {layout} layout, ")
-    assert found["vocabulary"].startswith(
-        f"{rows:,} rows, 51,291 tokens; output embedding tied; prefix <DocVQA> ("
-    )
-    assert found["targets"].startswith(
-        "<s> (0) answer </s> (2), after </s> (2); generation settings cleared: "
-    )
+    assert found["vocabulary"].startswith(f"{rows:,} rows, 51,291 tokens; output embedding tied; prefix <DocVQA> (")
+    assert found["targets"].startswith("<s> (0) answer </s> (2), after </s> (2); generation settings cleared: ")
     for cleared in ("num_beams 3", "no_repeat_ngram_size 3", "early_stopping", "forced_eos_token_id 2"):
         assert cleared in found["targets"] or (layout, cleared) == ("original", "early_stopping")
     assert found["decoding"].startswith("3 beams, at most 4 new tokens of 1,024 positions")
-    assert found["data"].startswith(
-        f"{M4} at {COMMITS[M4]}\ncolumns questionId, question, question_types, image"
-    )
+    assert found["data"].startswith(f"{M4} at {COMMITS[M4]}\ncolumns questionId, question, question_types, image")
     assert "label <s>" in found["question"]
 
 

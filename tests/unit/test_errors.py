@@ -14,7 +14,7 @@ from test_calibration import check_figure
 from test_figures import said
 
 from docfloqa.analysis import mistakes as errors
-from docfloqa.analysis import right_sets
+from docfloqa.analysis import mistakes as right_sets
 from docfloqa.data.load import load_docvqa
 from docfloqa.data.synth.dataset import draw_page, drawing_of, page_seed
 from docfloqa.figures import mistakes as error_figures
@@ -68,19 +68,13 @@ def drawn(questions):
                     "vision_trainable": row.vision_trainable,
                     "seed": row.seed,
                     "epoch": epoch,
-                    **{
-                        new: questions[old]
-                        for new, old in (("question_id", "questionId"), ("answers", "answers"))
-                    },
+                    **{new: questions[old] for new, old in (("question_id", "questionId"), ("answers", "answers"))},
                     **{name: questions[name] for name in ("document_id", "question", "question_types")},
                 }
             )
             kinds = [errors.answer_kind(answers[0]) for answers in frame["answers"]]
             right = (rng.random(len(frame)) < 0.5) & (np.array(kinds) != "date") & (epoch == 1)
-            given = [
-                answers[0] if hit else "zzzzzzzz"
-                for answers, hit in zip(frame["answers"], right, strict=True)
-            ]
+            given = [answers[0] if hit else "zzzzzzzz" for answers, hit in zip(frame["answers"], right, strict=True)]
             sure = rng.uniform(0.02, 1, len(frame))
             frames.append(score(frame.assign(prediction=given, confidence=sure, loss_sum=1.0, tokens=2)))
     study.__dict__["predictions"] = pd.concat(frames, ignore_index=True)
@@ -148,9 +142,7 @@ def characters_in(settings, place):
     drawing = drawing_of(settings)
     page = draw_page(page_seed(drawing, settings.synth_seed, "validation", document), drawing)
     inside = [
-        (x, sign)
-        for x, y, sign in page.characters
-        if place.left < x < place.right and place.top < y < place.bottom
+        (x, sign) for x, y, sign in page.characters if place.left < x < place.right and place.top < y < place.bottom
     ]
     return "".join(sign for _, sign in sorted(inside))
 
@@ -208,9 +200,7 @@ def test_groups_of_drawn_documents_hold_every_question_once(drawn, group):
     )
     last = drawn.predictions.query("epoch == 1 and vision_trainable == 1")
     rows = table[table["vision_trainable"] == 1]
-    assert (rows["estimate"] * rows["questions"]).sum() / rows["questions"].sum() == pytest.approx(
-        last["anls"].mean()
-    )
+    assert (rows["estimate"] * rows["questions"]).sum() / rows["questions"].sum() == pytest.approx(last["anls"].mean())
     frame = errors.by_group(drawn, group)
     assert frame.index.name == errors.GROUPS[group] and frame.columns[1] == "ANLS at 0 %"
 
@@ -253,9 +243,7 @@ def made_study(right, documents=None):
     ]
     names = ["vision_trainable", "seed", "document_id", "question_id", "epoch", "exact_match"]
     frame = pd.DataFrame(rows, columns=names)
-    return SimpleNamespace(
-        name="made", predictions=frame, runs=frame[["vision_trainable", "seed"]].drop_duplicates()
-    )
+    return SimpleNamespace(name="made", predictions=frame, runs=frame[["vision_trainable", "seed"]].drop_duplicates())
 
 
 def test_questions_are_counted_by_the_ratios_that_most_seeds_have_right():
@@ -265,9 +253,7 @@ def test_questions_are_counted_by_the_ratios_that_most_seeds_have_right():
     right[0, 0] = 1
     right[1, 0, 0] = 1
     sets = right_sets.right_sets(made_study(right))
-    assert sets["ratios"].tolist() == [(0.1,), (0.0, 0.1)] and sets["estimate"].tolist() == pytest.approx(
-        [9, 1]
-    )
+    assert sets["ratios"].tolist() == [(0.1,), (0.0, 0.1)] and sets["estimate"].tolist() == pytest.approx([9, 1])
     assert sets["questions"][1] == ["q0000"]
     # Half of the seeds is no majority.
     assert right_sets.right_sets(made_study(right[2:, :, 1:]))["ratios"].tolist() == [()]
@@ -278,9 +264,7 @@ def test_with_one_seed_chance_spreads_a_question_evenly():
     right[:60, 2] = 1
     right[60:80, :2] = 1
     sets = {row.ratios: row for row in right_sets.right_sets(made_study(right)).itertuples()}
-    assert sets[0.2,].chance == pytest.approx(20, abs=0.5) and sets[0.0, 0.1].chance == pytest.approx(
-        20 / 3, abs=0.3
-    )
+    assert sets[0.2,].chance == pytest.approx(20, abs=0.5) and sets[0.0, 0.1].chance == pytest.approx(20 / 3, abs=0.3)
     assert (sets[()].chance, sets[()].chance_low, sets[()].chance_high) == (10, 10, 10)
     assert sets[0.2,].p < 0.01 and sets[()].p == 1 and sets[0.2,].low < 60 < sets[0.2,].high
     # Two documents for all questions: chance moves those of one together.
@@ -345,9 +329,7 @@ def test_the_conclusion_names_what_is_hard_and_nothing_else(drawn):
 
 
 def test_a_ratio_that_alone_gets_questions_right_is_named(drawn):
-    better = SimpleNamespace(
-        **{name: getattr(drawn, name) for name in ("settings", "runs", "wrong_pages", "name")}
-    )
+    better = SimpleNamespace(**{name: getattr(drawn, name) for name in ("settings", "runs", "wrong_pages", "name")})
     better.predictions = drawn.predictions.drop(columns="confidence")
     high = (better.predictions["vision_trainable"] == 1) & (better.predictions["epoch"] == 1)
     better.predictions.loc[high, ["anls", "exact_match"]] = 1.0

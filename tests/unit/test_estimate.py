@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 import docfloqa.study.estimate
 import docfloqa.study.stand_in
-from docfloqa.data.schema import DOCVQA
+from docfloqa.data.load import DOCVQA
+from docfloqa.files import TINY_MODEL, output_folder
 from docfloqa.model.florence import load_florence
-from docfloqa.paths import TINY_MODEL, output_folder
 from docfloqa.settings import Settings
 from docfloqa.study.estimate import estimate, makespan
-from docfloqa.study.execution import Slot
+from docfloqa.study.kernels import Slot
 from docfloqa.study.stand_in import QUESTIONS_PER_PAGE, like_docvqa
 from docfloqa.study.sweep import plan
 from docfloqa.study.timing import STEPS, WARM_UP, Calibration

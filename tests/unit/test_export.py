@@ -11,13 +11,14 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from small_study import BEST_EPOCH, small_study
 
+from docfloqa.analysis.intervals import score_intervals
 from docfloqa.apps.ask import answer
 from docfloqa.apps.export import EXPORTED, ExportError, export_run, source_name
 from docfloqa.data.load import load_docvqa
+from docfloqa.files import FolderError
 from docfloqa.metrics import METRICS
 from docfloqa.model.florence import Florence2ForDocVQA
-from docfloqa.runs.saved_runs import find_run, score_intervals
-from docfloqa.whole_folders import FolderError
+from docfloqa.runs.saved_runs import find_run
 
 
 @pytest.fixture(scope="module")

@@ -16,24 +16,30 @@ from test_training import SCORES, trainer_of
 
 from docfloqa.data.load import data_checksum, load_docvqa
 from docfloqa.data.synth.dataset import synth_folder
-from docfloqa.disk import DiskFullError, full_disk, room_for
-from docfloqa.integrity import DamagedError, check_folder, checksum, read_sealed, seal, seal_folder
-from docfloqa.locks import held
-from docfloqa.runs.records import is_complete, read_record
+from docfloqa.files import (
+    DamagedError,
+    DiskFullError,
+    check_folder,
+    checksum,
+    full_disk,
+    held,
+    read_sealed,
+    room_for,
+    seal,
+    seal_folder,
+)
 from docfloqa.runs.recovery import check_holds_no_code, last_checkpoint, refresh
-from docfloqa.runs.run import Run
+from docfloqa.runs.run import Run, is_complete, read_record
 from docfloqa.runs.saved_runs import RunError, open_run
 from docfloqa.settings import Settings
-from docfloqa.study import execution
+from docfloqa.study import kernels as execution
 from docfloqa.training.micro_batches import TooLargeError
 
 SEED = 1
 KILLS = 5
 CHANGES = 185  # of files, that a smoke run of three epochs makes
 # What a reader of a study's tables depends on.
-SAME_BYTES = (
-    "predictions.parquet wrong_pages.parquet model/model.safetensors best_model/model.safetensors"
-).split()
+SAME_BYTES = ("predictions.parquet wrong_pages.parquet model/model.safetensors best_model/model.safetensors").split()
 
 
 def of_interest(run: Run) -> dict:
@@ -89,13 +95,9 @@ def again(interrupted, third, dataset, output, monkeypatch) -> Run:
 def test_a_run_that_is_killed_again_and_again_ends_as_an_undisturbed_one(undisturbed, third, dataset, output):
     # Few enough from one kill to the next that the run does not end before the last of them.
     chosen = Random(SEED).sample(range(1, CHANGES // KILLS), KILLS)
-    killed = sum(
-        killed_at(change, output / "reports", lambda: trainer_of(third, dataset).fit()) for change in chosen
-    )
+    killed = sum(killed_at(change, output / "reports", lambda: trainer_of(third, dataset).fit()) for change in chosen)
     run = trainer_of(third, dataset).fit()
-    print(
-        f"seed {SEED}: faults injected {killed}, survived {killed}, lost 0 (killed before changes {chosen})"
-    )
+    print(f"seed {SEED}: faults injected {killed}, survived {killed}, lost 0 (killed before changes {chosen})")
     assert killed == KILLS and of_interest(run) == undisturbed
     left = {path.name for path in run.folder.iterdir()}
     assert left == {
@@ -138,9 +140,7 @@ def restore_epochs(run: Run) -> None:
         shutil.copy(kept, run.folder / "epochs" / kept.name)
 
 
-@pytest.mark.parametrize(
-    "name", ["epoch-0002.parquet", "epoch-0002.json", "epoch-0001.parquet", "epoch-0000.json"]
-)
+@pytest.mark.parametrize("name", ["epoch-0002.parquet", "epoch-0002.json", "epoch-0001.parquet", "epoch-0000.json"])
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_epoch_is_set_aside_and_made_again_from_the_one_before(again, name, damage):
     damage(again.folder / "epochs" / name)
@@ -170,9 +170,7 @@ class Malicious:
         return Path.touch, (self.place,)
 
 
-def test_code_in_a_checkpoint_is_refused_and_the_run_goes_on_from_the_epoch_before(
-    undisturbed, again, third, dataset
-):
+def test_code_in_a_checkpoint_is_refused_and_the_run_goes_on_from_the_epoch_before(undisturbed, again, third, dataset):
     trap = again.folder / "trap"
     before, last = checkpoints(again)
     state = torch.load(last / "optimizer.pt", weights_only=True)
@@ -240,9 +238,7 @@ def test_damaged_drawn_documents_are_drawn_again(name, damage, smoke, dataset, o
     folder = synth_folder(smoke)
     good = {path.name: path.read_bytes() for path in folder.iterdir()}
     damage(folder / name)
-    with pytest.warns(
-        UserWarning, match=rf"{name} is damaged.*kept as .*{folder.name}.damaged and made again"
-    ):
+    with pytest.warns(UserWarning, match=rf"{name} is damaged.*kept as .*{folder.name}.damaged and made again"):
         assert synth_folder(smoke) == folder
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == good
 
@@ -345,9 +341,7 @@ def test_a_disk_that_is_too_small_is_told_before_the_run(small_disk, third, data
 
 def test_a_disk_that_fills_up_meanwhile_is_told_with_what_is_needed_and_free(small_disk):
     with (
-        pytest.raises(
-            DiskFullError, match=r"a copy needs 40\.0 MiB more .* of which 0\.0 MiB are free.*No space"
-        ),
+        pytest.raises(DiskFullError, match=r"a copy needs 40\.0 MiB more .* of which 0\.0 MiB are free.*No space"),
         room_for(small_disk, 40 * 2**20, "a copy"),
     ):
         (small_disk / "ballast").write_bytes(bytes(60 * 2**20))

@@ -14,7 +14,7 @@ from matplotlib.text import Text
 
 from docfloqa.figures import pipeline, style
 from docfloqa.figures import study as figures
-from docfloqa.paths import figures_folder
+from docfloqa.files import figures_folder
 
 PLOTS = [
     figures.epoch_progress,
@@ -33,9 +33,7 @@ STUDIES = {
 
 @pytest.fixture(scope="module")
 def studies():
-    return {
-        name: write_study("figures-" + name.replace(" ", "-"), **given) for name, given in STUDIES.items()
-    }
+    return {name: write_study("figures-" + name.replace(" ", "-"), **given) for name, given in STUDIES.items()}
 
 
 @pytest.fixture(scope="module")
@@ -106,10 +104,7 @@ def test_a_ratio_has_one_look_and_no_two_ratios_share_it():
     assert looks == [style.mark(ratio) for ratio in RATIOS]
     for part in ("color", "marker", "linestyle"):
         assert len({str(look[part]) for look in looks}) == len(RATIOS)
-    grey = [
-        sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), to_rgb(look["color"]), strict=True))
-        for look in looks
-    ]
+    grey = [sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), to_rgb(look["color"]), strict=True)) for look in looks]
     assert min(abs(a - b) for a, b in combinations(grey, 2)) > 0.1
 
 
@@ -167,9 +162,7 @@ def test_examples_are_chosen_by_rule(studies, validation):
     figure = figures.qualitative_examples(studies["full"], validation)
     asked = sorted(validation["questionId"])
     # The middles of four stretches of 30 among 120 questions.
-    expected = [
-        validation[validation["questionId"].index(asked[place])]["question"] for place in (15, 45, 75, 105)
-    ]
+    expected = [validation[validation["questionId"].index(asked[place])]["question"] for place in (15, 45, 75, 105)]
     shown = [text.replace("\n", " ") for text in said(figure)]
     assert [text for text in shown if text.startswith("What is")] == expected
     assert all("$" in question and "\\noletter" in question for question in expected)
@@ -227,9 +220,7 @@ def test_a_figure_is_shown_once_with_its_texts(displayed):
     assert not plt.fignum_exists(figure.number)
     ((data, options),) = displayed
     assert set(data) == {"application/pdf", "image/svg+xml", "image/png"} and options["raw"]
-    assert all(
-        options["metadata"][kind] == {"alt": "what one sees", "caption": "what it is"} for kind in data
-    )
+    assert all(options["metadata"][kind] == {"alt": "what one sees", "caption": "what it is"} for kind in data)
     assert base64.b64decode(data["application/pdf"]).startswith(b"%PDF")
     assert base64.b64decode(data["image/png"]).startswith(b"\x89PNG")
     assert "<svg" in data["image/svg+xml"] and "<dc:date>" not in data["image/svg+xml"]

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoProcessor, Florence2ForConditionalGeneration
 
+from docfloqa.files import TINY_MODEL
 from docfloqa.model.florence import (
     PREFIX,
     Florence2ForDocVQA,
@@ -15,7 +16,6 @@ from docfloqa.model.florence import (
 )
 from docfloqa.model.model_folders import CHECKSUMS, ModelError
 from docfloqa.model.targets import generation_config
-from docfloqa.paths import TINY_MODEL
 from docfloqa.training.batches import QuestionCollator
 
 PLACES = [0, 1, 2, 5, 9, 12]
@@ -90,9 +90,7 @@ def test_one_encoder_pass_gives_the_native_answers(tiny, batch, repeated, beams)
     decoding = generation_config(model, max_new_tokens=12, num_beams=beams)
     features = model.page_features(batch["pixel_values"])[batch["page_index"]]
     encoded = model.encode(batch["input_ids"], batch["attention_mask"], features)
-    ours = model.generate(
-        encoder_outputs=encoded, attention_mask=batch["attention_mask"], generation_config=decoding
-    )
+    ours = model.generate(encoder_outputs=encoded, attention_mask=batch["attention_mask"], generation_config=decoding)
     inputs = {name: tensor for name, tensor in repeated.items() if name != "labels"}
     assert torch.equal(ours, native(model).generate(**inputs, generation_config=decoding))
 
@@ -102,9 +100,7 @@ def test_a_saved_model_loads_with_plain_transformers(tiny, batch, repeated, tmp_
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
     assert isinstance(model, Florence2ForDocVQA)
-    assert json.loads((tmp_path / "config.json").read_text())["architectures"] == [
-        "Florence2ForConditionalGeneration"
-    ]
+    assert json.loads((tmp_path / "config.json").read_text())["architectures"] == ["Florence2ForConditionalGeneration"]
     plain = Florence2ForConditionalGeneration.from_pretrained(tmp_path)
     AutoProcessor.from_pretrained(tmp_path)
     with torch.no_grad():

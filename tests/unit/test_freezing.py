@@ -18,8 +18,7 @@ def base():
 
 def checksums(model: nn.Module) -> dict[str, str]:
     return {
-        name: hashlib.sha256(weight.detach().numpy().tobytes()).hexdigest()
-        for name, weight in model.named_parameters()
+        name: hashlib.sha256(weight.detach().numpy().tobytes()).hexdigest() for name, weight in model.named_parameters()
     }
 
 
@@ -54,9 +53,7 @@ def test_units_hold_every_vision_tensor_once(base, unit):
 
 def test_a_patch_embedding_belongs_to_what_it_opens(base):
     for unit in ("block", "stage"):
-        opening = [
-            group for group in vision_units(base, unit) if any(name.startswith("convs") for name in group)
-        ]
+        opening = [group for group in vision_units(base, unit) if any(name.startswith("convs") for name in group)]
         assert [group[0].split(".")[:2] for group in opening] == [["convs", str(stage)] for stage in range(4)]
 
 

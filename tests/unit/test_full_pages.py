@@ -128,20 +128,14 @@ def test_totals_add_up(sheets):
             columns = {subject.split(" for ")[0] for subject in stated if subject.endswith(" for Total")}
             assert 2 <= len(columns) <= 5
             for column in columns:
-                cells = [
-                    amount(text) for subject, text in stated.items() if subject.startswith(f"{column} for ")
-                ]
+                cells = [amount(text) for subject, text in stated.items() if subject.startswith(f"{column} for ")]
                 assert 7 <= len(cells) <= 26
                 assert cells[-1] == pytest.approx(sum(cells[:-1]), abs=1e-6)
         elif sheet.page.kind == "invoice":
-            goods = [
-                subject.removeprefix("amount for ") for subject in stated if subject.startswith("amount for ")
-            ]
+            goods = [subject.removeprefix("amount for ") for subject in stated if subject.startswith("amount for ")]
             assert len(goods) >= 4
             for article in goods:
-                product = amount(stated[f"quantity of {article}"]) * amount(
-                    stated[f"unit price of {article}"]
-                )
+                product = amount(stated[f"quantity of {article}"]) * amount(stated[f"unit price of {article}"])
                 assert amount(stated[f"amount for {article}"]) == pytest.approx(product, abs=0.001)
             subtotal = sum(amount(stated[f"amount for {article}"]) for article in goods)
             assert amount(stated["subtotal"]) == pytest.approx(subtotal, abs=0.001)

@@ -21,10 +21,10 @@ from original_checkpoint import TASK_TOKENS, native_model, small_config, tensors
 
 from docfloqa.data.load import DataError, load_docvqa
 from docfloqa.data.synth.dataset import synth_folder
+from docfloqa.files import TINY_MODEL, is_hub_id, reports_folder
 from docfloqa.hub import COMMIT, COMMITS, REVISIONS, HubError, cached_model, pinned, split_revision
 from docfloqa.model.florence import load_florence
 from docfloqa.model.model_folders import CHECKSUMS, ModelError, verify_checksums
-from docfloqa.paths import TINY_MODEL, is_hub_id, reports_folder
 from docfloqa.settings import Settings
 from docfloqa.study.estimate import _model
 

@@ -10,9 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 from hub_data import FEATURES, FOLDERS, LMMS, M4, PIXPARSE, STRUCTURE_FROM, write_data_set
 
-from docfloqa.data.load import Checks, DataError, load_checked
-from docfloqa.data.schema import COLUMNS
-from docfloqa.data.schema import FEATURES as SCHEMA
+from docfloqa.data.load import COLUMNS, Checks, DataError, load_checked
+from docfloqa.data.load import FEATURES as SCHEMA
 from docfloqa.settings import Settings
 
 SMALL = {"drawing": "input", "test_documents": 1}
@@ -101,9 +100,7 @@ NULLS = {"question_types": pa.null(), "docId": pa.float64(), "ucsf_document_page
 
 @pytest.mark.parametrize("shard", [0, 1])
 @pytest.mark.parametrize("column", NULLS)
-def test_types_are_those_of_the_schema_where_one_file_has_another_type_or_no_such_column(
-    column, shard, folder
-):
+def test_types_are_those_of_the_schema_where_one_file_has_another_type_or_no_such_column(column, shard, folder):
     file = folder / f"train-0000{shard}-of-00002.parquet"
     count, kind = pq.read_metadata(file).num_rows, NULLS[column]
     changed(file, **{column: None if kind is None else pa.nulls(count, kind)})

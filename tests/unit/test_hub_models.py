@@ -213,9 +213,7 @@ def test_an_output_embedding_of_its_own_stays_one(untied, model, tmp_path):
     assert network.num_parameters() == tied.num_parameters() + rows * width
     assert torch.equal(network.lm_head.weight[1:ROWS], model.lm_head.weight[: ROWS - 1])
     language = network.model.language_model
-    assert (
-        language.encoder.embed_tokens.weight is language.decoder.embed_tokens.weight is language.shared.weight
-    )
+    assert language.encoder.embed_tokens.weight is language.decoder.embed_tokens.weight is language.shared.weight
     assert freeze(network, 1.0).trainable_parameters == network.num_parameters()
     network.save_pretrained(tmp_path / "saved")
     processor.save_pretrained(tmp_path / "saved")
@@ -224,9 +222,7 @@ def test_an_output_embedding_of_its_own_stays_one(untied, model, tmp_path):
     prompt = torch.tensor(encode_prompts(processor, ["What?"], "token", 64))
     pixels = torch.rand(1, 3, SIDE, SIDE)
     plain = Florence2ForConditionalGeneration.from_pretrained(tmp_path / "saved")
-    logits = [
-        one(input_ids=prompt, pixel_values=pixels, labels=prompt[:, -3:]).logits for one in (network, plain)
-    ]
+    logits = [one(input_ids=prompt, pixel_values=pixels, labels=prompt[:, -3:]).logits for one in (network, plain)]
     assert torch.equal(*logits)
 
 

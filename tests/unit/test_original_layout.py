@@ -115,9 +115,7 @@ def test_the_converted_processor_gives_the_native_prompts_and_pixels(original):
     assert vocabulary == theirs.tokenizer.get_vocab()
     assert [vocabulary[token] for token in TASK_TOKENS] == list(range(WORDS, ROWS))
     page = Image.effect_noise((120, 80), 90).convert("RGB")
-    inputs = [
-        one(images=page, text="What is the <loc_7> date?", return_tensors="pt") for one in (ours, theirs)
-    ]
+    inputs = [one(images=page, text="What is the <loc_7> date?", return_tensors="pt") for one in (ours, theirs)]
     for name in ("input_ids", "pixel_values", "attention_mask"):
         assert torch.equal(inputs[0][name], inputs[1][name]), name
 

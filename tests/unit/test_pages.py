@@ -50,9 +50,7 @@ def test_a_key_stands_in_its_box():
         for field in page.fields:
             if field.key_box != field.value_box:
                 left, top, right, bottom = field.key_box
-                inside = [
-                    letter for x, y, letter in page.characters if left <= x <= right and top <= y <= bottom
-                ]
+                inside = [letter for x, y, letter in page.characters if left <= x <= right and top <= y <= bottom]
                 printed = field.key_text or field.key.label
                 assert "".join(inside).removesuffix(":") == printed.replace(" ", ""), (page.kind, field)
 
@@ -62,9 +60,7 @@ def test_print_stays_on_the_page():
     wordy = [("input", small_page(Random(number), WORN, layouts=texts)) for number in range(200)]
     for shift, page in PAGES + wordy:
         outside = [
-            letter
-            for x, y, letter in page.characters
-            if not (0 <= x < SMALL_PAGE_SIZE and 0 <= y < SMALL_PAGE_SIZE)
+            letter for x, y, letter in page.characters if not (0 <= x < SMALL_PAGE_SIZE and 0 <= y < SMALL_PAGE_SIZE)
         ]
         assert not outside, (shift, page.kind)
 

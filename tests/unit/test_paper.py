@@ -29,9 +29,7 @@ def studies(tmp_path_factory):
         name: write_study(name.replace(" ", "-"), epochs=2, **{"documents": 15, **given})
         for name, given in STUDIES.items()
     }
-    yield plain | {
-        "arms": write_study("arms", epochs=1, documents=6, seeds=(0,), arms=("cumulative", "side"))
-    }
+    yield plain | {"arms": write_study("arms", epochs=1, documents=6, seeds=(0,), arms=("cumulative", "side"))}
     patch.undo()
 
 
@@ -92,9 +90,7 @@ def test_the_setting_and_the_limits_are_the_studys_own(studies):
     assert "nothing" not in paper.limitations(studies["one ratio"]) and "Power" not in paper.limitations(
         studies["one ratio"]
     )
-    assert "some\\_model" in paper.setting(studies["other"]) and "drawn" not in paper.setting(
-        studies["other"]
-    )
+    assert "some\\_model" in paper.setting(studies["other"]) and "drawn" not in paper.setting(studies["other"])
     assert "learning rate of 0.001" in paper.setting(studies["two seeds"])
     assert "120 validation questions" in paper.setting(studies["two seeds"])
 

@@ -7,8 +7,8 @@ import sys
 import pandas as pd
 import pytest
 
-from docfloqa.paths import runs_folder
-from docfloqa.runs.records import read_record
+from docfloqa.files import runs_folder
+from docfloqa.runs.run import read_record
 from docfloqa.settings import Settings, SettingsError
 from docfloqa.training.batches import NOTHING, EpochSampler, share_of_batch
 from docfloqa.training.make_run import make_run
@@ -39,9 +39,7 @@ def test_processes_share_the_batches_of_one(batching):
 
 
 def test_a_batch_that_processes_cannot_share_is_named():
-    with pytest.raises(
-        SettingsError, match="batch_size is 6 and 4 processes share it; allowed is a multiple of 4"
-    ):
+    with pytest.raises(SettingsError, match="batch_size is 6 and 4 processes share it; allowed is a multiple of 4"):
         share_of_batch(6, 4)
 
 

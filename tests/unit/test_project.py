@@ -13,7 +13,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from docfloqa.paths import NOTEBOOKS, PROJECT
+from docfloqa.files import NOTEBOOKS, PROJECT
 
 LIBRARY = PROJECT / "lib" / "docfloqa"
 PYPROJECT = tomllib.loads((PROJECT / "pyproject.toml").read_text())
@@ -65,9 +65,7 @@ def test_the_lock_satisfies_the_one_list_of_dependencies():
     for name, requirement in wanted.items():
         [pin] = lock[name].specifier
         assert pin.operator == "==", f"{name} is not pinned"
-        assert requirement.specifier.contains(pin.version, prereleases=True), (
-            f"{name}: {pin} against {requirement}"
-        )
+        assert requirement.specifier.contains(pin.version, prereleases=True), f"{name}: {pin} against {requirement}"
     assert str(lock["torch"]) == "torch==2.13.0"
     assert not [name for name, pin in lock.items() if "+" in str(pin.specifier)]
     assert "torchvision" not in lock and "torchvision" not in wanted
@@ -105,9 +103,7 @@ def test_continuous_integration_runs_the_tests():
 
 def commands(text: str) -> list[str]:
     blocks = re.findall(r"```(?:bash|sh)\n(.*?)```", text, re.DOTALL)
-    return [
-        line.strip() for block in blocks for line in block.replace("\\\n", " ").splitlines() if line.strip()
-    ]
+    return [line.strip() for block in blocks for line in block.replace("\\\n", " ").splitlines() if line.strip()]
 
 
 def test_the_commands_in_the_readme_exist():
@@ -134,9 +130,7 @@ def test_the_commands_that_the_readme_gives_papermill_are_its_own():
     for command in given:
         notebook = re.search(r"(\d\d_\w+\.ipynb)", command)[1]
         tagged = next(
-            cell
-            for cell in notebook_cells(NOTEBOOKS / notebook)
-            if "parameters" in cell["metadata"].get("tags", [])
+            cell for cell in notebook_cells(NOTEBOOKS / notebook) if "parameters" in cell["metadata"].get("tags", [])
         )
         known = {node.targets[0].id for node in ast.parse("".join(tagged["source"])).body}
         assert set(re.findall(r"-[pr] (\w+)", command)) <= known, command

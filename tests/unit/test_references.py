@@ -6,7 +6,7 @@ import re
 import pypandoc
 import pytest
 
-from docfloqa.paths import NOTEBOOKS
+from docfloqa.files import NOTEBOOKS
 from docfloqa.report.references import BIBLIOGRAPHY, references, references_html
 
 PROSE = "\n".join(

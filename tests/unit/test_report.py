@@ -185,9 +185,7 @@ def paper() -> NotebookNode:
     return notebook(
         new_markdown_cell("# Which <ratio>?\n\nFor the notebook only.", metadata={"tags": ["remove_cell"]}),
         code(shown({"text/markdown": "In short, 50 % #panic()."}), tags=("abstract",)),
-        new_markdown_cell(
-            "## Related work\n\nAs shown [(Xiao et al. 2024)](#ref-xiao2024), and [no](#ref-no)."
-        ),
+        new_markdown_cell("## Related work\n\nAs shown [(Xiao et al. 2024)](#ref-xiao2024), and [no](#ref-no)."),
         new_markdown_cell("## References"),
         code(shown({"text/html": "<p>as the notebook shows them</p>"}), tags=("references",)),
         new_markdown_cell("## More", metadata={"tags": ["appendix"]}),
@@ -212,11 +210,7 @@ def test_the_page_of_a_paper_has_them_too(paper):
     assert_inert(page)
     assert page.h1.text == "Which <ratio>?" and "For the notebook only" not in page.text
     assert "In short, 50\xa0% #panic()." in page.select_one("section.abstract").text
-    assert (
-        page.find(id=page.select_one("a[href='#ref-xiao2024']")["href"][1:])
-        .text.strip()
-        .startswith("Xiao, Bin")
-    )
+    assert page.find(id=page.select_one("a[href='#ref-xiao2024']")["href"][1:]).text.strip().startswith("Xiao, Bin")
     assert "as the notebook shows them" not in page.text
     assert page.select_one("meta[name=commit]")["content"] == STUDY["commit"]
     assert [link.text for link in page.select("nav a")][-2:] == ["More", "Settings"]
@@ -389,9 +383,7 @@ def test_markdown_cannot_smuggle_in_anything_either(text):
 
 def test_names_and_references_in_an_output_mean_nothing_to_typst(typst_of):
     markup = '<div id="a b>#panic()">kept</div><table><tr><td id="#panic()">cell</td></tr></table>'
-    source = typst_of(
-        notebook(code(shown({"text/html": markup}), shown({"text/latex": r"as in \cite{kept2}"})))
-    )
+    source = typst_of(notebook(code(shown({"text/html": markup}), shown({"text/latex": r"as in \cite{kept2}"}))))
     assert "kept" in source and "cell" in source and "kept2" in source
     assert "panic" not in source
 

@@ -40,9 +40,9 @@ from docfloqa.analysis.robustness_tables import (
 from docfloqa.data.degradations import DEGRADATIONS, SEVERITIES, degrade, degraded_pages
 from docfloqa.data.load import data_checksum, load_checked
 from docfloqa.figures import robustness as robustness_figures
+from docfloqa.files import data_folder, figures_folder, output_folder, reports_folder, runs_folder
 from docfloqa.model.florence import load_florence
 from docfloqa.model.freezing import freeze
-from docfloqa.paths import data_folder, figures_folder, output_folder, reports_folder, runs_folder
 from docfloqa.runs.identity import weights_checksum
 from docfloqa.runs.results import ResultsError, Study
 from docfloqa.runs.run import BEST_MODEL, Run
@@ -168,9 +168,7 @@ def test_degraded_pages_are_kept_once_for_every_model(output, dataset):
     kept = {path: path.stat().st_mtime_ns for path in (data_folder() / "cache" / "degraded").iterdir()}
     assert len(kept) == len(set(rows["page"])) and {path.suffix for path in kept} == {".png"}
     again = degraded_pages(rows, "noise", 2)
-    assert kept == {
-        path: path.stat().st_mtime_ns for path in (data_folder() / "cache" / "degraded").iterdir()
-    }
+    assert kept == {path: path.stat().st_mtime_ns for path in (data_folder() / "cache" / "degraded").iterdir()}
     for column in ("questionId", "question", "answers", "document_id"):
         assert degraded[column] == rows[column]
     assert degraded["page"] == again["page"] and not set(degraded["page"]) & set(rows["page"])
@@ -301,9 +299,7 @@ def test_other_data_are_shifts_or_folders_and_never_the_study_s_own(study_of_one
     assert list(found) == ["layout", "mine"]
     assert found["layout"].synth_shift == "layout" and found["mine"].data == "synth"
     assert found["mine"].validation_data == str(output / "mine")
-    with pytest.raises(
-        SettingsError, match="cross is 'outside'; allowed are input, layout, content and folders"
-    ):
+    with pytest.raises(SettingsError, match="cross is 'outside'; allowed are input, layout, content and folders"):
         cross_sets(study, "outside")
     with pytest.raises(SettingsError, match="cross names 'layout' twice"):
         cross_sets(study, "layout layout")
@@ -427,10 +423,7 @@ def test_other_data_are_compared_with_one_correction_for_all():
     answers = cross_answers(own, others)
     table = comparisons_by(answers, "anls", by="data")
     assert table.columns.tolist() == ["own data", "layout", "a_folder"]
-    assert (
-        table.loc["100 % less 0 %", "layout"].endswith("*")
-        and table.loc["100 % less 0 %", "own data"][-1] == "]"
-    )
+    assert table.loc["100 % less 0 %", "layout"].endswith("*") and table.loc["100 % less 0 %", "own data"][-1] == "]"
     said = cross_conclusion(answers)
     assert "100 % above 0 % by 30.0 points (layout)" in said
     assert "Cannot be distinguished: 1 of 2 pairs" in said and "a\\_folder" in said
@@ -455,9 +448,7 @@ def test_figures_show_the_means_and_no_text_overlaps(ratios, dataset):
             assert list(line.get_ydata()) == pytest.approx(means[kind, ratio].tolist())
     gallery = robustness_figures.degradation_gallery(dataset["validation"])
     assert sum(len(ax.images) for ax in gallery.axes) == len(PAGE_SETS) and overlapping(gallery) == []
-    data = robustness_figures.across_data(
-        cross_answers(answers, {"layout": answers.query("kind == 'clean'")})
-    )
+    data = robustness_figures.across_data(cross_answers(answers, {"layout": answers.query("kind == 'clean'")}))
     assert [ax.get_title(loc="left") for ax in data.axes] == ["own data", "layout"]
     assert overlapping(data) == []
 

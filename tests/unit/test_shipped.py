@@ -12,7 +12,7 @@ from docfloqa.analysis import arm_tables, tables
 from docfloqa.analysis.published import published_differences
 from docfloqa.analysis.robustness import read_scores
 from docfloqa.arms import ARMS
-from docfloqa.paths import PROJECT
+from docfloqa.files import PROJECT
 from docfloqa.report.headlines import headlines
 from docfloqa.runs.results import Study
 from docfloqa.settings import Settings
@@ -114,9 +114,7 @@ def test_the_readme_shows_the_benchmark():
 
 
 def test_the_default_batches_learn_no_less_than_the_published_ones():
-    rows = [
-        line.split("|") for line in (BENCHMARKS / "batching.md").read_text().splitlines() if " % |" in line
-    ]
+    rows = [line.split("|") for line in (BENCHMARKS / "batching.md").read_text().splitlines() if " % |" in line]
     assert {row[1].strip() for row in rows} >= {"0 %", "100 %"} and Settings().batching == "by_image"
     for row in rows:
         difference = float(re.findall(r"-?\d+\.\d", row[4].replace("−", "-"))[0])

@@ -17,8 +17,7 @@ PLACES = [0, 1, 2, 5, 9, 12, 14]
 def collators(tiny, dataset, split="train"):
     model, processor = tiny
     return [
-        QuestionCollator(dataset[split], model, processor, "token", static_shapes=static)
-        for static in (False, True)
+        QuestionCollator(dataset[split], model, processor, "token", static_shapes=static) for static in (False, True)
     ]
 
 
@@ -41,9 +40,7 @@ def test_losses_and_gradients_are_the_same(tiny, dataset):
 @pytest.mark.parametrize("beams", [1, 3])
 def test_answers_are_the_same(tiny, dataset, beams):
     settings = Settings.profile("smoke", num_beams=beams, max_new_tokens=8)
-    plain, static = (
-        evaluate(tiny[0], collator, settings) for collator in collators(tiny, dataset, "validation")
-    )
+    plain, static = (evaluate(tiny[0], collator, settings) for collator in collators(tiny, dataset, "validation"))
     exact = ["prediction", "tokens", "anls"]
     pd.testing.assert_frame_equal(plain[exact], static[exact])
     close = ["loss_sum", "confidence"]

@@ -185,9 +185,7 @@ def test_interval_table_by_hand():
 
 # Losses per token: seed 1 has 4/4 and seed 2 has 9/3, mean 2; all in one would be 13/7.
 def test_the_estimate_is_the_mean_of_the_seeds():
-    frame = pd.DataFrame(
-        {"arm": "x", "seed": [1, 2], "document_id": "a", "loss_sum": [4.0, 9.0], "tokens": [4, 3]}
-    )
+    frame = pd.DataFrame({"arm": "x", "seed": [1, 2], "document_id": "a", "loss_sum": [4.0, 9.0], "tokens": [4, 3]})
     table = interval_table(frame, ["arm"], ["val_loss"])
     assert table["estimate"].to_list() == [2.0]
     assert table[["low", "high"]].isna().all(axis=None)
@@ -206,9 +204,7 @@ def test_interval_table_agrees_with_the_bootstrap_and_ignores_row_order():
         ]
         found = table.loc[table["epoch"] == epoch, ["estimate", "low", "high"]].to_numpy()
         assert found == pytest.approx(np.array([(e.estimate, e.low, e.high) for e in expected]))
-    shuffled = interval_table(
-        frame.sample(frac=1, random_state=0), ["arm", "epoch"], ["f1", "val_loss"], **options
-    )
+    shuffled = interval_table(frame.sample(frac=1, random_state=0), ["arm", "epoch"], ["f1", "val_loss"], **options)
     pd.testing.assert_frame_equal(shuffled, table)
 
 
@@ -274,9 +270,7 @@ def test_share_interval_holds_the_share(total, data):
     assert 0 < interval.half_width < wider.half_width
 
 
-@pytest.mark.parametrize(
-    ("successes", "total", "confidence"), [(0, 0, 0.9), (-1, 5, 0.9), (6, 5, 0.9), (1, 5, 1)]
-)
+@pytest.mark.parametrize(("successes", "total", "confidence"), [(0, 0, 0.9), (-1, 5, 0.9), (6, 5, 0.9), (1, 5, 1)])
 def test_share_interval_refuses_impossible_counts(successes, total, confidence):
     with pytest.raises(ValueError, match="no share"):
         share_interval(successes, total, confidence)

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
 
-from docfloqa.paths import reports_folder
+from docfloqa.files import reports_folder
 from docfloqa.report.tables import show_table, write_frames
 
 HOSTILE = '<script>alert(1)</script> $x$ | **b** "#panic()" <img src=http://x.test/i.png>'
@@ -14,9 +14,7 @@ HOSTILE = '<script>alert(1)</script> $x$ | **b** "#panic()" <img src=http://x.te
 def shown(monkeypatch):
     """What is displayed, as (mimetype, text)."""
     outputs = []
-    monkeypatch.setattr(
-        "docfloqa.report.tables.display", lambda one: outputs.append((type(one).__name__, one.data))
-    )
+    monkeypatch.setattr("docfloqa.report.tables.display", lambda one: outputs.append((type(one).__name__, one.data)))
     return outputs
 
 
@@ -35,9 +33,7 @@ def test_a_table_has_caption_header_and_note_and_its_cells_are_text(shown):
 def test_bare_numbers_are_no_index_and_groups_of_columns_stay(shown):
     show_table(pd.DataFrame({"ratios": ["0 and 1"], "seed": [0]}), "Pairs.")
     columns = pd.MultiIndex.from_tuples([("ANLS", "published"), ("ANLS", "ours")])
-    show_table(
-        pd.DataFrame([["1", "2"]], columns=columns, index=pd.Index(["0 %"], name="ratio")).T, "By ratio."
-    )
+    show_table(pd.DataFrame([["1", "2"]], columns=columns, index=pd.Index(["0 %"], name="ratio")).T, "By ratio.")
     plain, grouped = (BeautifulSoup(html, "html.parser") for _, html in shown)
     assert [cell.name for cell in plain.select("tbody tr *")] == ["td", "td"]
     assert grouped.select_one("tbody th")["rowspan"] == "2"

@@ -13,8 +13,8 @@ from docfloqa import text as markup
 from docfloqa.analysis import mistakes as errors
 from docfloqa.analysis import tables
 from docfloqa.analysis.intervals import bootstrap_interval
+from docfloqa.files import reports_folder
 from docfloqa.metrics import METRICS
-from docfloqa.paths import reports_folder
 from docfloqa.report import findings
 from docfloqa.runs import results
 
@@ -82,9 +82,7 @@ def test_intervals_are_over_documents(alone):
 
 
 def test_a_study_without_ratio_0_says_which_ratio_stands_in(study, alone):
-    assert (
-        "no run at ratio 0: its own figures are those at 33 %" in tables.finetuning_curve(alone).attrs["note"]
-    )
+    assert "no run at ratio 0: its own figures are those at 33 %" in tables.finetuning_curve(alone).attrs["note"]
     assert "no run at ratio 0" not in tables.finetuning_curve(study).attrs["note"]
 
 
@@ -135,8 +133,7 @@ def test_memory_of_the_gpu_is_shown_where_there_was_one(study):
 def test_seed_spread(study, alone):
     frame = tables.seed_spread(study)
     means = [
-        100
-        * study.predictions.query("vision_trainable == 0.66 and epoch == 3 and seed == @seed")["anls"].mean()
+        100 * study.predictions.query("vision_trainable == 0.66 and epoch == 3 and seed == @seed")["anls"].mean()
         for seed in (0, 1)
     ]
     assert frame.loc["66 %"].tolist() == [2, f"{np.mean(means):.1f}", f"{np.std(means, ddof=1):.1f}"]
@@ -232,9 +229,7 @@ def test_near_the_floor_no_ratio_is_compared(unreadable):
 
 def test_the_floor_is_what_wrong_pages_give(study, unreadable):
     assert not findings.at_floor(study)
-    assert not findings.at_floor(write_study("tables-low", ability=(0.2, 0.0))), (
-        "a low score may still be read"
-    )
+    assert not findings.at_floor(write_study("tables-low", ability=(0.2, 0.0))), "a low score may still be read"
     last, wrong = unreadable.predictions.query("epoch == 3"), unreadable.wrong_pages
     for ratio in (0.0, 1.0):
         own, other = (frame[frame["vision_trainable"] == ratio]["anls"].mean() for frame in (last, wrong))
@@ -265,9 +260,7 @@ def test_ratios_are_told_apart_only_where_their_paired_difference_is_significant
 
 def test_one_document_shows_no_difference():
     text = findings.conclusion(write_study("tables-one", (0.0, 1.0), (0,), documents=1, ability=(0.5, 0.5)))
-    assert (
-        "nothing is compared" in text and "cannot be told from none" in text and "1 drawn document;" in text
-    )
+    assert "nothing is compared" in text and "cannot be told from none" in text and "1 drawn document;" in text
 
 
 def test_another_model_is_named_without_markup(alone):

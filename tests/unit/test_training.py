@@ -31,9 +31,7 @@ def trainer_of(settings: Settings, dataset) -> DocVQATrainer:
     weights = weights_checksum(model)
     chosen = settings.unit, settings.side, settings.counted, settings.lora
     freezing = freeze(model, settings.vision_trainable, *chosen)
-    return DocVQATrainer(
-        Run.open(settings, weights, data_checksum(dataset)), model, processor, dataset, freezing
-    )
+    return DocVQATrainer(Run.open(settings, weights, data_checksum(dataset)), model, processor, dataset, freezing)
 
 
 def stopped_at_the_second_epoch(settings: Settings, dataset, monkeypatch) -> None:
@@ -109,9 +107,7 @@ def test_an_interrupted_run_goes_on_from_its_last_epoch(undisturbed, dataset, ou
     step = resumed.training_step
     monkeypatch.setattr(resumed, "training_step", lambda *args: steps.append(1) or step(*args))
     run = resumed.fit()
-    assert len(steps) == math.ceil(len(dataset["train"]) / settings.batch_size), (
-        "only the last epoch was trained"
-    )
+    assert len(steps) == math.ceil(len(dataset["train"]) / settings.batch_size), "only the last epoch was trained"
     assert len(evaluated) == 2, "and only the last epoch and the control were evaluated"
     legs = run.epochs()[["train_seconds", "evaluation_seconds"]].sum().sum()
     assert run.record["seconds"] >= legs, "the time of both legs"
@@ -140,9 +136,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(dataset, output):
     trainer.run.save_epoch(0, evaluate(trainer.model, trainer.validation_collator, trainer.settings))
     with torch.no_grad():
         trainer.model.lm_head.weight.fill_(float("nan"))
-    with pytest.raises(
-        DivergedError, match=r"nan at step 1 with learning rate .* questions of the batch: train-"
-    ):
+    with pytest.raises(DivergedError, match=r"nan at step 1 with learning rate .* questions of the batch: train-"):
         trainer.fit()
     assert not trainer.run.complete
 
@@ -207,9 +201,7 @@ def test_evaluation_loss_and_answers_are_the_models_own(tiny, dataset, smoke):
 def test_wrong_pages_are_those_of_another_document(tiny, dataset):
     model, processor = tiny
     rows = dataset["validation"]
-    own, wrong = (
-        QuestionCollator(rows, model, processor, "token", wrong_pages=control) for control in (False, True)
-    )
+    own, wrong = (QuestionCollator(rows, model, processor, "token", wrong_pages=control) for control in (False, True))
     document_of = dict(zip(rows["page"], rows["document_id"], strict=True))
     for place, document in enumerate(rows["document_id"]):
         assert document_of[own.pages[place]] == document != document_of[wrong.pages[place]]
@@ -253,9 +245,7 @@ def test_the_trainer_gives_every_epoch_its_own_order(dataset, output, monkeypatc
     monkeypatch.setattr(
         trainer,
         "compute_loss",
-        lambda model, inputs, **kwargs: (
-            seen.extend(inputs["places"].tolist()) or compute_loss(model, inputs, **kwargs)
-        ),
+        lambda model, inputs, **kwargs: seen.extend(inputs["places"].tolist()) or compute_loss(model, inputs, **kwargs),
     )
     trainer.fit()
     count = len(dataset["train"])

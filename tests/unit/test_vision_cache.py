@@ -36,9 +36,7 @@ def losses_and_answers(settings: Settings, dataset, monkeypatch) -> tuple[list[f
     model, processor = load_florence(settings.model)
     weights = weights_checksum(model)
     freezing = freeze(model, settings.vision_trainable, settings.unit)
-    trainer = DocVQATrainer(
-        Run.open(settings, weights, data_checksum(dataset)), model, processor, dataset, freezing
-    )
+    trainer = DocVQATrainer(Run.open(settings, weights, data_checksum(dataset)), model, processor, dataset, freezing)
     losses = []
     compute_loss = trainer.compute_loss
 
@@ -49,9 +47,7 @@ def losses_and_answers(settings: Settings, dataset, monkeypatch) -> tuple[list[f
 
     monkeypatch.setattr(trainer, "compute_loss", recorded)
     run = trainer.fit()
-    assert (
-        trainer.model.vision_start == 0 and trainer.validation_collator.states is trainer.images["validation"]
-    )
+    assert trainer.model.vision_start == 0 and trainer.validation_collator.states is trainer.images["validation"]
     return losses, run.predictions()["prediction"].tolist(), run.record["cached_sub_blocks"]
 
 
@@ -59,9 +55,7 @@ def losses_and_answers(settings: Settings, dataset, monkeypatch) -> tuple[list[f
 @pytest.mark.parametrize("ratio", [0.0, 0.33, 0.66, 1.0])
 def test_fifty_steps_with_and_without_the_cache_agree(ratio, unit, dataset, output, monkeypatch):
     # At the smoke profile's rate the losses fall to 0.03 and differences in rounding grow to 3e-5 of them.
-    settings = Settings.profile(
-        "smoke", vision_trainable=ratio, unit=unit, batch_size=5, epochs=8, learning_rate=1e-4
-    )
+    settings = Settings.profile("smoke", vision_trainable=ratio, unit=unit, batch_size=5, epochs=8, learning_rate=1e-4)
     cached, answers, sub_blocks = losses_and_answers(settings, dataset, monkeypatch)
     plain, same, none = losses_and_answers(settings.replace(vision_cache=False), dataset, monkeypatch)
     assert len(cached) >= 50 and cached == pytest.approx(plain, rel=1e-5)
@@ -141,9 +135,7 @@ def test_a_damaged_file_is_named_set_aside_and_made_again(damage, tiny, pages, s
 
 def test_states_that_do_not_fit_are_not_cached(tiny, pages, smoke, output, monkeypatch):
     splits = {"train": pages}
-    with pytest.warns(
-        UserWarning, match=r"of at most 0.0001 \(cache_gib\) .* may be emptied .* without them"
-    ):
+    with pytest.warns(UserWarning, match=r"of at most 0.0001 \(cache_gib\) .* may be emptied .* without them"):
         assert cache_states(splits, tiny[0], 3, smoke.replace(cache_gib=1e-4)) == (splits, 0)
     usage = namedtuple("usage", "free")(vision_cache.SPARE_BYTES + 10)
     monkeypatch.setattr(vision_cache.shutil, "disk_usage", lambda path: usage)
@@ -213,9 +205,7 @@ def test_states_in_the_memory_of_the_device_give_the_same(ratio, dataset, output
     assert (resident, same) == (plain, answers)
     counts = Counter(loads)
     assert len(counts) == len({*dataset["train"]["page"], *dataset["validation"]["page"]})
-    assert max(counts.values()) <= 3, (
-        "a page leaves the disk when its size is asked and when it moves, not at steps"
-    )
+    assert max(counts.values()) <= 3, "a page leaves the disk when its size is asked and when it moves, not at steps"
 
 
 def test_every_image_is_decoded_once_in_a_study(dataset, output, monkeypatch):

@@ -19,10 +19,10 @@ from docfloqa.apps.comparer import PredictionComparer, compared
 from docfloqa.apps.demo import STATIC, demo_config, demo_notebook
 from docfloqa.apps.monitor import SweepMonitor, epochs_so_far, states, sweep_curves
 from docfloqa.apps.playground import Playground
-from docfloqa.data import uploads
+from docfloqa.data import images as uploads
+from docfloqa.data.images import UploadError, open_upload
 from docfloqa.data.load import SPLITS
-from docfloqa.data.uploads import UploadError, open_upload
-from docfloqa.paths import runs_folder
+from docfloqa.files import runs_folder
 from docfloqa.settings import Settings
 
 MARKUP = "<script>alert(1)</script> & $x_1$"
@@ -259,9 +259,7 @@ def test_without_runs_the_model_before_training_answers_and_the_command_is_named
 def test_every_control_has_a_label_and_a_tooltip(playground, comparer, dataset):
     for widget in (playground, comparer, DocumentBrowser(dataset), SweepMonitor("fake")):
         for one in controls_of(widget):
-            if isinstance(one, DescriptionWidget | ipywidgets.Button) and not isinstance(
-                one, ipywidgets.HTML
-            ):
+            if isinstance(one, DescriptionWidget | ipywidgets.Button) and not isinstance(one, ipywidgets.HTML):
                 assert one.description and one.tooltip, type(one)
 
 

@@ -130,9 +130,7 @@ def arm_answer(study: Study, name: str) -> str:
     found = arm_differences(study, name)
     question = f"**{arm_of(study, name).question}**"
     if not found:
-        return (
-            f"{question} No two of its variants are complete with a seed in common, so nothing is compared."
-        )
+        return f"{question} No two of its variants are complete with a seed in common, so nothing is compared."
     lines = [
         f"- {_sentence(contrast.says)} (*{contrast.second}* less *{contrast.first}*): {_verdict(difference, p_value)}."
         for (contrast, difference, _), p_value in zip(found, arm_p_values(found), strict=True)
@@ -143,9 +141,7 @@ def arm_answer(study: Study, name: str) -> str:
         for here, there, interaction, p_value in interaction_tests(study, name)
     ]
     seeds = sorted({difference.seeds for _, difference, _ in found})
-    scope = (
-        "one seed, of which alone this speaks" if seeds == [1] else f"{' or '.join(map(str, seeds))} seeds"
-    )
+    scope = "one seed, of which alone this speaks" if seeds == [1] else f"{' or '.join(map(str, seeds))} seeds"
     return "\n".join([f"{question} ANLS, points, {scope}:", "", *lines])
 
 

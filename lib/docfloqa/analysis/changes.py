@@ -60,9 +60,7 @@ def compare_metrics(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
             "high": interval.high,
             "p_value": difference.p_value(),
             "p_permutation": permutation_p_value(first, second, metric),
-            "p_mcnemar": mcnemar_p_value(first, second, metric)["p_value"].iloc[0]
-            if binary
-            else float("nan"),
+            "p_mcnemar": mcnemar_p_value(first, second, metric)["p_value"].iloc[0] if binary else float("nan"),
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("metric")
 

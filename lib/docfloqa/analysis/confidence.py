@@ -226,9 +226,7 @@ def _by_confidence(confidence: Floats, right: Floats, weights: Floats) -> tuple[
 def _accuracies(confidence: Floats, right: Floats, weights: Floats) -> Floats:
     _, answered, correct = _by_confidence(confidence, right, weights)
     rows = []
-    for total, hits in zip(
-        np.pad(answered, ((0, 0), (1, 0))), np.pad(correct, ((0, 0), (1, 0))), strict=True
-    ):
+    for total, hits in zip(np.pad(answered, ((0, 0), (1, 0))), np.pad(correct, ((0, 0), (1, 0))), strict=True):
         covered = COVERAGES * total[-1]
         rows.append(np.interp(covered, total, hits) / covered)
     return np.array(rows)

@@ -78,9 +78,7 @@ class PairedDifference(StudentEstimate):
         """Welch and Satterthwaite's, from documents and seeds."""
         return welch_satterthwaite(self.variances)
 
-    def documents_needed(
-        self, difference: float, power: float = 0.8, confidence: float = 0.95
-    ) -> int | float:
+    def documents_needed(self, difference: float, power: float = 0.8, confidence: float = 0.95) -> int | float:
         """The fewest documents with which `smallest_detectable` is at most `difference`.
 
         `difference` is in the metric's unit (0.009 is 0.9 points of a share). The variance over documents
@@ -184,9 +182,7 @@ def difference_of_cells(sums: NDArray, counts: NDArray) -> PairedDifference:
     residuals = (sums - estimate * counts) / questions
     by_documents = documents / (documents - 1) * np.square(residuals.sum(axis=1)).sum()
     by_seeds = seeds / (seeds - 1) * np.square(residuals.sum(axis=0)).sum() if seeds > 1 else 0.0
-    return PairedDifference(
-        float(estimate), float(np.sqrt(by_documents)), float(np.sqrt(by_seeds)), documents, seeds
-    )
+    return PairedDifference(float(estimate), float(np.sqrt(by_documents)), float(np.sqrt(by_seeds)), documents, seeds)
 
 
 def permutation_p_value(
@@ -264,9 +260,7 @@ def mcnemar_bounds(first: int, second: int, questions: int) -> tuple[float, floa
     """
     for right in (first, second):
         if not 0 <= right <= questions or questions < 1:
-            raise ValueError(
-                f"right answers must be between 0 and {questions} questions (1 or more), not {right}"
-            )
+            raise ValueError(f"right answers must be between 0 and {questions} questions (1 or more), not {right}")
     worse, better = sorted((first, second))
     # Only the worse side has `swapped` questions right; p rises with every one.
     bounds = []

@@ -23,9 +23,9 @@ from transformers import Florence2Processor
 
 from docfloqa.data.degradations import CLEAN, SEVERITIES, degraded_pages
 from docfloqa.data.load import load_docvqa
+from docfloqa.files import is_folder, resolve, runs_folder, write_whole
 from docfloqa.model.device import compute_device, describe_device
 from docfloqa.model.florence import Florence2ForDocVQA, load_florence
-from docfloqa.paths import is_folder, resolve, runs_folder, write_whole
 from docfloqa.runs.results import RUN_KEYS, ResultsError, Study
 from docfloqa.runs.run import BEST_MODEL
 from docfloqa.settings import SHIFTS, Settings, SettingsError
@@ -88,9 +88,7 @@ def cross_sets(study: Study, names: str) -> dict[str, Settings]:
         elif is_folder(folder):
             other = study.settings.replace(validation_data=folder)
         else:
-            raise SettingsError(
-                f"cross is {name!r}; allowed are {', '.join(SHIFTS)} and folders of parquet files"
-            )
+            raise SettingsError(f"cross is {name!r}; allowed are {', '.join(SHIFTS)} and folders of parquet files")
         if cross_name(other) in found:
             raise SettingsError(f"cross names {cross_name(other)!r} twice; allowed is once")
         if other != study.settings:

@@ -38,9 +38,7 @@ def severity_curves(answers: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([*(clean.assign(kind=kind) for kind in SEVERITIES), degraded], ignore_index=True)
 
 
-def degradation_scores(
-    answers: pd.DataFrame, metrics: Sequence[str] = ("anls", "exact_match")
-) -> pd.DataFrame:
+def degradation_scores(answers: pd.DataFrame, metrics: Sequence[str] = ("anls", "exact_match")) -> pd.DataFrame:
     """Tidy: ratio, kind, severity (0: clean), metric, estimate, low, high, as `interval_table` gives them."""
     return interval_table(severity_curves(answers), [RATIO, "kind", "severity"], metrics)
 
@@ -117,9 +115,7 @@ def area_comparisons(areas: pd.DataFrame) -> pd.DataFrame:
         for comparison, p_value in zip(comparisons, holm_of(comparisons), strict=True):
             difference = comparison[-1]
             cells = {
-                "difference [95 %, one pair]": difference.interval()
-                .format(100)
-                .replace(", ", f",{NO_BREAK}"),
+                "difference [95 %, one pair]": difference.interval().format(100).replace(", ", f",{NO_BREAK}"),
                 "p (Holm)": p_text(p_value),
                 "smallest shown, one pair": number(100 * difference.smallest_detectable()),
             }

@@ -77,10 +77,7 @@ def reservations(studies: Sequence[Study]) -> pd.DataFrame:
     for study in studies:
         for run, record in study.missing.items():
             rows.append((study.name, run, record.get("error") or record.get("status", "not begun")))
-        rows += [
-            (study.name, run, "made by code with other results than the present one")
-            for run in study.outdated
-        ]
+        rows += [(study.name, run, "made by code with other results than the present one") for run in study.outdated]
     return pd.DataFrame(rows, columns=["study", "run", "reservation"])
 
 
@@ -222,9 +219,7 @@ def comparisons(study: Study) -> pd.DataFrame:
             "p (Holm)": p_text(p_value),
             "p, permutation": p_text(permuted),
             "standard error, documents": number(100 * difference.over_documents, 2),
-            "standard error, seeds": NONE
-            if difference.seeds == 1
-            else number(100 * difference.over_seeds, 2),
+            "standard error, seeds": NONE if difference.seeds == 1 else number(100 * difference.over_seeds, 2),
             "seeds": difference.seeds,
             "smallest shown, one pair": number(100 * difference.smallest_detectable(), 1),
             "smallest shown, all pairs": number(100 * smallest_of_all(difference, len(pairs)), 1),
@@ -271,9 +266,7 @@ def summary(study: Study) -> pd.DataFrame:
     table = table.assign(text=texts(table)).pivot(index=[RATIO, "epoch"], columns="metric", values="text")
     last = table.index.get_level_values("epoch").max()
     frame = table.xs(last, level="epoch")
-    frame = frame.rename(columns={"anls": "ANLS (%)", "exact_match": "exact match (%)"}).rename_axis(
-        columns=None
-    )
+    frame = frame.rename(columns={"anls": "ANLS (%)", "exact_match": "exact match (%)"}).rename_axis(columns=None)
     frame["ANLS, another document's page (%)"] = page_use(study)[PAGE_USE["wrong"]].to_numpy()
     spread = seed_spread(study)
     if len(spread):

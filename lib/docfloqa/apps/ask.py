@@ -11,9 +11,9 @@ from PIL import Image
 from transformers import Florence2Processor
 
 from docfloqa.data.images import as_page
+from docfloqa.files import reports_folder, runs_folder
 from docfloqa.model.device import compute_device
 from docfloqa.model.florence import Florence2ForDocVQA, encode_prompts, load_florence
-from docfloqa.paths import reports_folder, runs_folder
 from docfloqa.runs.results import PLAN, Study
 from docfloqa.runs.saved_runs import SavedRun, open_run
 from docfloqa.settings import Settings

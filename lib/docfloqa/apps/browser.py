@@ -47,9 +47,7 @@ def page_html(page: Image.Image, alt: str) -> str:
     shown.thumbnail((SHOWN_PAGE, SHOWN_PAGE))
     # The edge of a white page is to be seen on a white ground.
     png = _png(ImageOps.expand(shown, border=1, fill="gray"))
-    return image_html(
-        png, alt, "width: 100%; max-height: 60vh; object-fit: contain; object-position: left top"
-    )
+    return image_html(png, alt, "width: 100%; max-height: 60vh; object-fit: contain; object-position: left top")
 
 
 def image_html(png: bytes, alt: str, style: str = "") -> str:
@@ -97,12 +95,8 @@ class DocumentBrowser(ipywidgets.VBox):
         names = [self.asked["question"], self.asked["answers"].str.join(" "), self.asked["document_id"]]
         self._searched = names[0].str.cat(names[1:], sep=" ").str.casefold()
         kinds = sorted({kind for types in self.asked["question_types"] for kind in types})
-        self.split = control(
-            ipywidgets.Dropdown, "split", "Show one split only", options=[ALL_SPLITS, *SPLITS]
-        )
-        self.kind = control(
-            ipywidgets.Dropdown, "question type", "Show one type only", options=[ALL_TYPES, *kinds]
-        )
+        self.split = control(ipywidgets.Dropdown, "split", "Show one split only", options=[ALL_SPLITS, *SPLITS])
+        self.kind = control(ipywidgets.Dropdown, "question type", "Show one type only", options=[ALL_TYPES, *kinds])
         self.words = control(
             ipywidgets.Text, "search", "In questions, answers and names of documents", placeholder="total"
         )
@@ -112,9 +106,7 @@ class DocumentBrowser(ipywidgets.VBox):
             filters.observe(self._search, "value")
         self.pages.observe(self._show, "value")
         self._search()
-        super().__init__(
-            [ipywidgets.HBox([self.split, self.kind, self.words]), self.found, self.pages, self.view]
-        )
+        super().__init__([ipywidgets.HBox([self.split, self.kind, self.words]), self.found, self.pages, self.view])
 
     def _search(self, *_: Any) -> None:
         wanted = self._searched.str.contains(self.words.value.strip().casefold(), regex=False)

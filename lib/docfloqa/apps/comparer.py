@@ -51,18 +51,10 @@ class PredictionComparer(ipywidgets.VBox):
         self.validation, self.answers = validation, answers_by_run(study)
         self.places = {question: place for place, question in enumerate(validation["questionId"])}
         names = list(self.answers)
-        self.first = control(
-            ipywidgets.Dropdown, "from", "The run to start from", options=names, value=names[0]
-        )
-        self.second = control(
-            ipywidgets.Dropdown, "to", "The run to compare with it", options=names, value=names[-1]
-        )
-        self.changes = control(
-            ipywidgets.Dropdown, "show", "What got better, what got worse", options=CHANGES
-        )
-        self.questions = control(
-            ipywidgets.Select, "question", "Choose a question with the arrow keys", rows=10
-        )
+        self.first = control(ipywidgets.Dropdown, "from", "The run to start from", options=names, value=names[0])
+        self.second = control(ipywidgets.Dropdown, "to", "The run to compare with it", options=names, value=names[-1])
+        self.changes = control(ipywidgets.Dropdown, "show", "What got better, what got worse", options=CHANGES)
+        self.questions = control(ipywidgets.Select, "question", "Choose a question with the arrow keys", rows=10)
         self.counted, self.view = ipywidgets.HTML(), ipywidgets.HTML()
         for filters in (self.first, self.second, self.changes):
             filters.observe(self._compare, "value")

@@ -14,9 +14,9 @@ from papermill.parameterize import parameterize_notebook
 from traitlets.config import Config
 from voila.app import Voila
 
-from docfloqa.data.uploads import LARGEST_FILE
-from docfloqa.parameters import check_study_name
-from docfloqa.paths import NOTEBOOKS
+from docfloqa.data.images import LARGEST_FILE
+from docfloqa.files import NOTEBOOKS
+from docfloqa.settings import check_study_name
 
 NOTEBOOK = "06_playground.ipynb"
 # Cells for readers of a report, which stand for the widgets there.

@@ -9,16 +9,15 @@ import torch
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import Florence2Processor
 
-from docfloqa.analysis.intervals import Interval
+from docfloqa.analysis.intervals import Interval, score_intervals
+from docfloqa.files import TINY_MODEL, check_writable, is_hub_id, resolve, whole_folder
 from docfloqa.hub import split_revision
 from docfloqa.model.florence import PREFIX, Florence2ForDocVQA, load_florence
 from docfloqa.model.targets import generation_config
-from docfloqa.paths import TINY_MODEL, is_hub_id, resolve
 from docfloqa.runs.identity import SETTINGS_WITHOUT_EFFECT
-from docfloqa.runs.saved_runs import SavedRun, score_intervals
+from docfloqa.runs.saved_runs import SavedRun
 from docfloqa.settings import Settings
 from docfloqa.text import escaped
-from docfloqa.whole_folders import check_writable, whole_folder
 
 CARD = "README.md"
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"

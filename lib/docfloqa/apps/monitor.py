@@ -18,9 +18,9 @@ from matplotlib.ticker import MaxNLocator
 from docfloqa.analysis.tables import NONE, RATIO, number, percent
 from docfloqa.apps.browser import control, image_html, table_html, text_html
 from docfloqa.figures.style import TWO_COLUMNS, mark, render, styled
-from docfloqa.integrity import DamagedError
-from docfloqa.paths import reports_folder, runs_folder
-from docfloqa.runs.records import (
+from docfloqa.files import DamagedError, reports_folder, runs_folder
+from docfloqa.runs.results import PLAN
+from docfloqa.runs.run import (
     COMPLETE,
     EPOCHS,
     FAILED,
@@ -30,7 +30,6 @@ from docfloqa.runs.records import (
     read_epoch_row,
     read_record,
 )
-from docfloqa.runs.results import PLAN
 from docfloqa.study.monitor import read_progress
 
 SECONDS = 5.0  # between two looks at the files
@@ -116,9 +115,7 @@ def sweep_curves(so_far: pd.DataFrame) -> Figure:
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     # Runs that differ in their seed alone share an entry.
     entries = dict(zip(*scores.get_legend_handles_labels()[::-1], strict=True))
-    figure.legend(
-        entries.values(), entries, title="vision trained", loc="outside right center", frameon=False
-    )
+    figure.legend(entries.values(), entries, title="vision trained", loc="outside right center", frameon=False)
     return figure
 
 
@@ -132,9 +129,7 @@ class SweepMonitor(ipywidgets.VBox):
     def __init__(self, study: str):
         self.study = study
         self.again = ipywidgets.Button(description="Look again", tooltip="Read the files of the study again")
-        self.follow = control(
-            ipywidgets.Checkbox, "follow", f"Look again every {SECONDS:.0f} seconds", indent=False
-        )
+        self.follow = control(ipywidgets.Checkbox, "follow", f"Look again every {SECONDS:.0f} seconds", indent=False)
         self.view = ipywidgets.HTML()
         self.again.on_click(self.look)
         self.follow.observe(self._follow, "value")

@@ -18,9 +18,8 @@ from docfloqa.analysis.tables import NONE
 from docfloqa.apps.ask import BEFORE, Asked, AskError, answer, models_of_study
 from docfloqa.apps.attention import Attention, attention, attention_figure
 from docfloqa.apps.browser import LISTED, control, image_html, offer, page_html, table_html, text_html
-from docfloqa.data.images import as_page
+from docfloqa.data.images import ALLOWED, KINDS, UploadError, as_page, open_upload
 from docfloqa.data.load import load_docvqa
-from docfloqa.data.uploads import ALLOWED, KINDS, UploadError, open_upload
 from docfloqa.figures.style import render
 from docfloqa.metrics import anls
 from docfloqa.runs.results import ResultsError
@@ -99,26 +98,20 @@ class Playground(ipywidgets.VBox):
             description="or upload a scan", accept=KINDS, multiple=False, icon="", tooltip=ALLOWED
         )
         self.upload.layout.width = "auto"
-        self.number = control(
-            ipywidgets.BoundedIntText, "page of the PDF", "From 1 on", min=1, max=9999, value=1
-        )
+        self.number = control(ipywidgets.BoundedIntText, "page of the PDF", "From 1 on", min=1, max=9999, value=1)
         self.number.layout.width = "12em"
         self.example = control(ipywidgets.Dropdown, "asked of it before", "Puts a question below", options=[])
         self.question = control(
             ipywidgets.Text, "question", "Any question about the page", placeholder="What is the total?"
         )
         self.question.layout.flex = "1"
-        self.button = ipywidgets.Button(
-            description="Ask", tooltip="Let every model answer", button_style="primary"
-        )
+        self.button = ipywidgets.Button(description="Ask", tooltip="Let every model answer", button_style="primary")
         self.status, self.answered = ipywidgets.HTML(), ipywidgets.HTML()
         names = [asked.name for asked in self.models]
         self.model = control(
             ipywidgets.Dropdown, "where looked", "Whose attention is drawn", options=names, value=names[-1]
         )
-        self.token = control(
-            ipywidgets.Dropdown, "while it wrote", "A piece of that model's answer", options=[]
-        )
+        self.token = control(ipywidgets.Dropdown, "while it wrote", "A piece of that model's answer", options=[])
         self.page, self.view = ipywidgets.HTML(), ipywidgets.HTML()
         self.page.layout.width = self.view.layout.width = "50%"
 
@@ -179,9 +172,7 @@ class Playground(ipywidgets.VBox):
         self.answers = pd.DataFrame(rows).set_index("model")
         self._looked, self._page_asked = {}, self.image
         # Of a question that is too long the end is cut off, as every model says.
-        self.status.value = text_html(
-            "; ".join({str(one.message) for one in said if one.category is UserWarning})
-        )
+        self.status.value = text_html("; ".join({str(one.message) for one in said if one.category is UserWarning}))
         self.answered.value = table_html(self.table(), self.asked)
         self._choose_model()
 
@@ -204,9 +195,7 @@ class Playground(ipywidgets.VBox):
         if name not in self._looked:
             [asked] = [asked for asked in self.models if asked.name == name]
             text = self.answers.loc[name, "text"]
-            self._looked[name] = attention(
-                *self._loaded[name], self._page_asked, self.asked, text, asked.settings
-            )
+            self._looked[name] = attention(*self._loaded[name], self._page_asked, self.asked, text, asked.settings)
         tokens = self._looked[name].tokens
         offer(self.token, [(f"{place + 1}: {text}", place) for place, text in enumerate(tokens)])
         self._draw()

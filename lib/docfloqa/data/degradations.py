@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
 from docfloqa.data.images import as_page
-from docfloqa.paths import data_folder, write_whole
+from docfloqa.files import data_folder, write_whole
 from docfloqa.versions import DEGRADATIONS as VERSION
 from docfloqa.versions import PAGES
 
@@ -73,9 +73,7 @@ def faded_print(page: Image.Image, percent: float, rng: np.random.Generator) -> 
 def skew(page: Image.Image, degrees: float, rng: np.random.Generator) -> Image.Image:
     """A page laid askew, to either side, and shrunk so that none of it is cut off."""
     paper = tuple(map(int, _paper(page)))
-    turned = page.rotate(
-        degrees * rng.choice((-1, 1)), Image.Resampling.BICUBIC, expand=True, fillcolor=paper
-    )
+    turned = page.rotate(degrees * rng.choice((-1, 1)), Image.Resampling.BICUBIC, expand=True, fillcolor=paper)
     return ImageOps.pad(turned, page.size, Image.Resampling.BICUBIC, color=paper)
 
 

@@ -15,12 +15,20 @@ from datasets import Dataset
 from datasets.table import cast_array_to_feature
 from tqdm.auto import tqdm
 
-from docfloqa.data.schema import DEMANDED, FEATURES, NAMES
+from docfloqa.data.load import DEMANDED, FEATURES, NAMES
 from docfloqa.data.synth.dataset import synth_folder
+from docfloqa.files import (
+    checksum,
+    data_folder,
+    held,
+    is_hub_id,
+    is_sound,
+    read_sealed,
+    resolve,
+    seal,
+    write_whole,
+)
 from docfloqa.hub import HubError, snapshot, split_revision
-from docfloqa.integrity import checksum, is_sound, read_sealed, seal
-from docfloqa.locks import held
-from docfloqa.paths import data_folder, is_hub_id, resolve, write_whole
 from docfloqa.settings import Settings
 
 SPLITS = ("train", "validation")
@@ -72,9 +80,7 @@ def files_of(source: str, split: str, settings: Settings) -> list[Path]:
         try:
             folder = snapshot(resolved, wanted, "dataset") / below
         except HubError as error:
-            raise DataError(
-                f"data set {source!r} cannot be had: {error} as data; see data/README.md"
-            ) from error
+            raise DataError(f"data set {source!r} cannot be had: {error} as data; see data/README.md") from error
     files = sorted(file for pattern in PARQUET_FILES for file in folder.glob(pattern.format(split=split)))
     if not files:
         found = sorted(path.name for path in (*folder.glob("*.parquet"), *folder.glob("data/*.parquet")))

@@ -10,8 +10,7 @@ from matplotlib.figure import Figure
 from docfloqa.analysis.arm_tables import VARIANT, arm_differences, arm_of, arm_p_values, last_answers
 from docfloqa.analysis.intervals import interval_table
 from docfloqa.analysis.tables import SIGNIFICANT
-from docfloqa.figures.drawing import panels, point
-from docfloqa.figures.style import GREY, TWO_COLUMNS, mark, styled
+from docfloqa.figures.style import GREY, TWO_COLUMNS, mark, panels, point, styled
 from docfloqa.runs.results import Study
 
 # Arms whose variants train equally long, so that only what is trained differs.
@@ -33,16 +32,11 @@ def arm_contrasts(study: Study, name: str) -> Figure:
     values = ax.secondary_yaxis("right")
     for place, ((_, difference, _), p_value) in enumerate(zip(found, arm_p_values(found), strict=True)):
         face = "black" if p_value < SIGNIFICANT else "white"
-        point(
-            ax, place, difference.interval(), vertical=False, color="black", marker="o", markerfacecolor=face
-        )
+        point(ax, place, difference.interval(), vertical=False, color="black", marker="o", markerfacecolor=face)
     values.set_yticks(range(len(found)), [each.interval().format(100) for _, each, _ in found])
     values.tick_params(length=0)
     values.spines["right"].set_visible(False)
-    names = [
-        fill(f"{contrast.second} less {contrast.first}", 58, break_long_words=False)
-        for contrast, _, _ in found
-    ]
+    names = [fill(f"{contrast.second} less {contrast.first}", 58, break_long_words=False) for contrast, _, _ in found]
     ax.set_yticks(range(len(found)), names)
     ax.set_ylim(len(found) - 0.5, -0.5)
     ax.set_xlabel("difference in ANLS (points)")
@@ -99,9 +93,7 @@ def pareto(study: Study) -> Figure:
         for row in table.itertuples():
             cost, anls = getattr(row, column) / unit, 100 * row.estimate
             point(ax, cost, row, capsize=1.5, elinewidth=0.7, markersize=3.5, **mark(row.ratio))
-            ax.annotate(
-                str(numbers[row.variant]), (cost, anls), (4, 3), textcoords="offset points", fontsize=6.5
-            )
+            ax.annotate(str(numbers[row.variant]), (cost, anls), (4, 3), textcoords="offset points", fontsize=6.5)
         front = undominated(table[column], table["estimate"])
         line = table[front].sort_values(column)
         ax.plot(line[column] / unit, 100 * line["estimate"], color=GREY, linewidth=0.8, zorder=0)

@@ -85,12 +85,7 @@ def beside_docvqa(asked: pd.DataFrame, words_per_page: float | None) -> pd.DataF
 def question_types(asked: pd.DataFrame) -> pd.DataFrame:
     """Questions of each of DocVQA's types by split; a question may have several types."""
     exploded = asked.explode("question_types").fillna({"question_types": "(none)"})
-    return (
-        exploded.groupby(["question_types", "split"])
-        .size()
-        .unstack(fill_value=0)
-        .reindex(columns=list(SPLITS))
-    )
+    return exploded.groupby(["question_types", "split"]).size().unstack(fill_value=0).reindex(columns=list(SPLITS))
 
 
 def image_sizes(rows: Dataset) -> pd.DataFrame:
@@ -102,9 +97,7 @@ def image_sizes(rows: Dataset) -> pd.DataFrame:
 
 def plot_distributions(asked: pd.DataFrame) -> Figure:
     """Questions a document, words a question and words an answer, by split, as shares."""
-    per_document = (
-        asked.groupby(["split", "document_id"]).size().rename("questions_per_document").reset_index()
-    )
+    per_document = asked.groupby(["split", "document_id"]).size().rename("questions_per_document").reset_index()
     panels = (
         (per_document, "questions_per_document", "questions per document"),
         (asked, "question_words", "words in the question"),
@@ -136,9 +129,7 @@ def plot_samples(rows: Dataset, count: int = 4) -> Figure:
     pages = list(dict.fromkeys(rows["page"]))
     chosen = [pages[int(place)] for place in np.linspace(0, len(pages) - 1, min(count, len(pages)))]
     with use_style():
-        figure, axes = plt.subplots(
-            2, len(chosen), figsize=(TWO_COLUMNS, 3.8), height_ratios=(1, 1), squeeze=False
-        )
+        figure, axes = plt.subplots(2, len(chosen), figsize=(TWO_COLUMNS, 3.8), height_ratios=(1, 1), squeeze=False)
         for column, page in zip(axes.T, chosen, strict=True):
             on_page = rows.select([place for place, other in enumerate(rows["page"]) if other == page])
             column[0].imshow(as_page(on_page[0]["image"]))
@@ -169,9 +160,7 @@ def plot_drawings(what: str, seed: int = 0) -> None:
             for shift in SHIFTS
         }
     with use_style():
-        figure, axes = plt.subplots(
-            len(rows), len(LAYOUTS), figsize=(TWO_COLUMNS, 1.25 * len(rows)), squeeze=False
-        )
+        figure, axes = plt.subplots(len(rows), len(LAYOUTS), figsize=(TWO_COLUMNS, 1.25 * len(rows)), squeeze=False)
         for line, (name, pages) in zip(axes, rows.items(), strict=True):
             line[0].set_ylabel(name)
             for axis, page in zip(line, pages, strict=True):
@@ -181,10 +170,8 @@ def plot_drawings(what: str, seed: int = 0) -> None:
         figure.subplots_adjust(left=0.05, right=0.99, bottom=0.01, top=0.92, wspace=0.05, hspace=0.2)
     show(
         figure,
-        caption="Small drawn pages"
-        + (", as pretraining prints them." if len(rows) == 1 else " under each shift."),
-        alt="Drawn document pages with their kinds: "
-        + ", ".join(page.kind for line in rows.values() for page in line),
+        caption="Small drawn pages" + (", as pretraining prints them." if len(rows) == 1 else " under each shift."),
+        alt="Drawn document pages with their kinds: " + ", ".join(page.kind for line in rows.values() for page in line),
     )
 
 
@@ -209,12 +196,6 @@ def plot_model_view(rows: Dataset, processor: Florence2Processor, place: int = 0
 def token_lengths(asked: pd.DataFrame, processor: Florence2Processor) -> pd.DataFrame:
     """Median, 99th percentile and largest number of tokens of questions and first answers."""
     texts = {"question": asked["question"], "first answer": asked["answers"].str[0]}
-    lengths = {
-        name: pd.Series(map(len, encode_text(processor, column.tolist()))) for name, column in texts.items()
-    }
+    lengths = {name: pd.Series(map(len, encode_text(processor, column.tolist()))) for name, column in texts.items()}
     summary = {name: series.quantile([0.5, 0.99, 1.0]).to_list() for name, series in lengths.items()}
-    return (
-        pd.DataFrame.from_dict(summary, orient="index", columns=["median", "99 %", "largest"])
-        .round(0)
-        .astype(int)
-    )
+    return pd.DataFrame.from_dict(summary, orient="index", columns=["median", "99 %", "largest"]).round(0).astype(int)

@@ -16,12 +16,31 @@ from docfloqa.analysis.confidence import (
     coverage_curve,
     reliability,
 )
-from docfloqa.analysis.mistakes import GROUPS, LOCATED, NOT_KNOWN, group_scores, locate, most_confident_errors
-from docfloqa.analysis.right_sets import right_sets, set_name
+from docfloqa.analysis.mistakes import (
+    GROUPS,
+    LOCATED,
+    NOT_KNOWN,
+    group_scores,
+    locate,
+    most_confident_errors,
+    right_sets,
+    set_name,
+)
 from docfloqa.analysis.tables import RATIO, last_epoch, percent
 from docfloqa.data.images import as_page
-from docfloqa.figures.drawing import page, panels, point, shorten
-from docfloqa.figures.style import GREY, ONE_COLUMN, TWO_COLUMNS, mark, plain_text, printable, styled
+from docfloqa.figures.style import (
+    GREY,
+    ONE_COLUMN,
+    TWO_COLUMNS,
+    mark,
+    page,
+    panels,
+    plain_text,
+    point,
+    printable,
+    shorten,
+    styled,
+)
 from docfloqa.runs.results import Study
 
 PANELS_ACROSS = 4
@@ -91,9 +110,7 @@ def right_at(study: Study) -> Figure:
         whisker = {"linestyle": "none", "capsize": 1.5, "elinewidth": 0.8, "clip_on": False}
         bars.errorbar(row.estimate, y - 0.14, xerr=ends, color="black", **whisker)
         ends = [[row.chance - row.chance_low], [row.chance_high - row.chance]]
-        bars.errorbar(
-            row.chance, y + 0.28, xerr=ends, color=GREY, marker="D", markerfacecolor="white", **whisker
-        )
+        bars.errorbar(row.chance, y + 0.28, xerr=ends, color=GREY, marker="D", markerfacecolor="white", **whisker)
     bars.set(xlim=(0, None), ylim=(len(drawn) - 0.4, -0.6))
     first = drawn.iloc[0]
     for end, y, name in ((first["high"], -0.14, "observed"), (first["chance_high"], 0.28, "by chance")):
@@ -104,9 +121,7 @@ def right_at(study: Study) -> Figure:
     circles.set_xticks(range(len(ratios)), [f"{100 * ratio:.0f}" for ratio in ratios])
     circles.tick_params(axis="x", length=0)
     circles.set_xlabel("right at (%)")
-    beside = ", ".join(
-        f"{set_name(row.ratios, study)} {row.estimate:.0f}" for row in sets[~some].itertuples()
-    )
+    beside = ", ".join(f"{set_name(row.ratios, study)} {row.estimate:.0f}" for row in sets[~some].itertuples())
     bars.set_xlabel("questions" + (f"\n({beside})" if some.any() and beside else ""))
     return figure
 
@@ -123,9 +138,7 @@ def confident_errors(study: Study, dataset_validation: Dataset, count: int = 4) 
     wrong = most_confident_errors(study, count)
     wrong = wrong[wrong.index.isin(list(places))]
     if wrong.empty:
-        raise ValueError(
-            f"none of the {len(places)} questions given is a confident error in study {study.name!r}"
-        )
+        raise ValueError(f"none of the {len(places)} questions given is a confident error in study {study.name!r}")
     boxes = locate(study.settings, wrong.index)
     lines = -(-len(wrong) // 2)
     figure, axes = panels(TWO_COLUMNS, 1.5 * lines, lines, 4, width_ratios=[2, 3, 2, 3])

@@ -52,9 +52,7 @@ def model_pipeline() -> Figure:
         plain_text(ax, 0.87, y + 0.06, f"{percent(ratio)} of tensors", ha="right")
         for (stage, kind), part in parts.items():
             left, width = _left(stage, kind == "blocks"), BLOCKS if kind == "blocks" else PATCH
-            ax.add_patch(
-                Rectangle((left + width * (1 - part), y), width * part, 0.12, facecolor=TONES(ratio), lw=0)
-            )
+            ax.add_patch(Rectangle((left + width * (1 - part), y), width * part, 0.12, facecolor=TONES(ratio), lw=0))
             ax.add_patch(Rectangle((left, y), width, 0.12, fill=False, edgecolor=GREY, linewidth=0.5))
         plain_text(ax, 3.8, y + 0.06, f"= {percent(share)} of the vision encoder's parameters", ha="left")
     note = "filled: trained part of each patch embedding (narrow) and of each stage's blocks (wide)"

@@ -11,8 +11,17 @@ from docfloqa.analysis.robustness_tables import degradation_scores
 from docfloqa.analysis.tables import RATIO, percent
 from docfloqa.data.degradations import SEVERITIES, degrade
 from docfloqa.data.images import as_page
-from docfloqa.figures.drawing import band, name_ends, page, panels, percent_axis, point
-from docfloqa.figures.style import TWO_COLUMNS, mark, styled
+from docfloqa.figures.style import (
+    TWO_COLUMNS,
+    band,
+    mark,
+    name_ends,
+    page,
+    panels,
+    percent_axis,
+    point,
+    styled,
+)
 
 LARGEST_SIDE = 400  # pixels of a page in a figure in which it is an inch wide
 
@@ -51,9 +60,7 @@ def degradation_gallery(rows: Dataset) -> Figure:
     ids = rows["questionId"]
     row = rows[ids.index(min(ids))]
     clean = as_page(row["image"])
-    figure, axes = panels(
-        TWO_COLUMNS, min(8, 0.45 + 2.9 * clean.height / clean.width), 3, 1 + len(SEVERITIES)
-    )
+    figure, axes = panels(TWO_COLUMNS, min(8, 0.45 + 2.9 * clean.height / clean.width), 3, 1 + len(SEVERITIES))
     for ax in axes.flat:
         ax.set_axis_off()
     for place, kind in enumerate(("clean", *SEVERITIES)):

@@ -14,8 +14,23 @@ from matplotlib.ticker import MaxNLocator
 from docfloqa.analysis.intervals import LOSS
 from docfloqa.analysis.tables import RATIO, last_epoch, percent, scores, vision_shares
 from docfloqa.data.images import as_page
-from docfloqa.figures.drawing import band, name_ends, page, panels, percent_axis, point, scale_of, shorten
-from docfloqa.figures.style import GREY, ONE_COLUMN, TWO_COLUMNS, mark, plain_text, show, styled
+from docfloqa.figures.style import (
+    GREY,
+    ONE_COLUMN,
+    TWO_COLUMNS,
+    band,
+    mark,
+    name_ends,
+    page,
+    panels,
+    percent_axis,
+    plain_text,
+    point,
+    scale_of,
+    shorten,
+    show,
+    styled,
+)
 from docfloqa.runs.results import Study
 from docfloqa.settings import Settings
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from docfloqa.paths import resolve
+from docfloqa.files import resolve
 from docfloqa.settings import Settings
 
 PROMPT_TOKENS, ANSWER_TOKENS = 20, 8
@@ -120,7 +120,7 @@ def require_device(settings: Settings) -> dict[str, Any]:
     device = describe_device()
     if device["kind"] == "cpu" and not settings.allow_cpu:
         # Only now, and below too: a kernel that is asked for its device answers without what takes seconds to import.
-        from docfloqa.data.schema import DOCVQA
+        from docfloqa.data.load import DOCVQA
 
         questions = settings.train_questions or DOCVQA["train"][0]
         flops = training_flops(settings) * questions * settings.epochs
@@ -156,9 +156,7 @@ def training_flops(settings: Settings) -> float:
     with torch.device("meta"), torch.no_grad():
         # Other attention implementations look at the values of a mask, and in train mode layers are dropped by chance:
         # tensors without data have no values.
-        model = Florence2ForDocVQA._from_config(
-            config, attn_implementation="eager", dtype=torch.float32
-        ).eval()
+        model = Florence2ForDocVQA._from_config(config, attn_implementation="eager", dtype=torch.float32).eval()
         with FlopCounterMode(display=False) as vision:
             pages = model.get_image_features(torch.zeros(1, 3, side, side)).pooler_output
         text = torch.zeros(1, pages.shape[1] + PROMPT_TOKENS, config.text_config.d_model)

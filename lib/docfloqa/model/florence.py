@@ -231,9 +231,7 @@ def _take_normalisation(model: Florence2ForDocVQA, processor: Florence2Processor
     spread = torch.tensor(images.image_std)[:, None, None]
     # Not persistent: they are the processor's, and the native class has no place for them.
     model.register_buffer("pixel_scale", images.rescale_factor / spread, persistent=False)
-    model.register_buffer(
-        "pixel_offset", torch.tensor(images.image_mean)[:, None, None] / spread, persistent=False
-    )
+    model.register_buffer("pixel_offset", torch.tensor(images.image_mean)[:, None, None] / spread, persistent=False)
 
 
 def _add_prefix_token(model: Florence2ForDocVQA, processor: Florence2Processor) -> None:

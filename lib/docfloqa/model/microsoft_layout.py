@@ -160,11 +160,7 @@ def _native_tensors(tensors: dict[str, Tensor], config: Florence2Config) -> dict
     found = [f"{_listed(names)} {what}" for what, names in problems.items() if names]
     if found:
         raise LayoutError(f"tensors of the original layout do not fit: {'; '.join(found)}")
-    weights = {
-        name: tensors[original_name(name)].float()
-        for name in wanted
-        if name not in (*TIED, OUTPUT_EMBEDDINGS)
-    }
+    weights = {name: tensors[original_name(name)].float() for name in wanted if name not in (*TIED, OUTPUT_EMBEDDINGS)}
     projection = "model.multi_modal_projector.image_projection.weight"
     weights[projection] = weights[projection].T.contiguous()
     weights[EMBEDDINGS] = tensors[tied[0]].float()
@@ -215,9 +211,7 @@ def _setting(config: dict[str, Any], path: str, default: Any = None) -> Any:
 def _native_processor(folder: Path) -> Florence2Processor:
     file = folder / "preprocessor_config.json"
     if not file.is_file():
-        raise LayoutError(
-            f"folder {folder} has no preprocessor_config.json, which says how pages are resized"
-        )
+        raise LayoutError(f"folder {folder} has no preprocessor_config.json, which says how pages are resized")
     settings = json.loads(file.read_text())
     if "image_seq_length" not in settings:
         raise LayoutError(f"{file} has no image_seq_length, the number of image tokens")

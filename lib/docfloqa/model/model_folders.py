@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from docfloqa.files import is_hub_id, resolve
 from docfloqa.hub import MODEL_FILES, snapshot
-from docfloqa.paths import is_hub_id, resolve
 
 CHECKSUMS = "SHA256SUMS"
 TO_SAFETENSORS = (

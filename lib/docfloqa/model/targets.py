@@ -96,9 +96,7 @@ def stated_decoding(folder: Path) -> dict[str, Any]:
     """What a checkpoint's own files state of decoding, by name: generation_config.json before config.json."""
     config = _content(folder / "config.json")
     stated = {**(config.get("text_config") or {}), **config, **_content(folder / "generation_config.json")}
-    return {
-        name: value for name, value in stated.items() if name in DECODING - NOT_DECODING and value is not None
-    }
+    return {name: value for name, value in stated.items() if name in DECODING - NOT_DECODING and value is not None}
 
 
 def take_target_format(model: nn.Module, folder: Path) -> None:
@@ -109,14 +107,10 @@ def take_target_format(model: nn.Module, folder: Path) -> None:
     """
     start = stated_decoding(folder).get(START)
     rows, text = model.get_input_embeddings().num_embeddings, model.config.text_config
-    tokens = {
-        name: getattr(text, name) for name in ("decoder_start_token_id", "eos_token_id", "pad_token_id")
-    }
+    tokens = {name: getattr(text, name) for name in ("decoder_start_token_id", "eos_token_id", "pad_token_id")}
     for name, token in (tokens | ({START: start} if start is not None else {})).items():
         if type(token) is not int or not 0 <= token < rows:
-            raise ValueError(
-                f"{name} of {folder} is {token!r}; allowed is the id of a token, 0 to {rows - 1}"
-            )
+            raise ValueError(f"{name} of {folder} is {token!r}; allowed is the id of a token, 0 to {rows - 1}")
     # A default of transformers' that the native class would fall back to.
     text.forced_eos_token_id = None
     model.generation_config = GenerationConfig(forced_bos_token_id=start)

@@ -54,9 +54,7 @@ def strip(rng: Random, spread: float) -> tuple[Page, str]:
     grid = Grid(rng, "strip", (GRID_PAGE_SIZE, 2 * ROW))
     key = rng.choice(KEYS)
     choice = rng.random()
-    text = (
-        key.value(rng) if choice < 0.65 else key.label if choice < 0.85 else f"{key.label} {key.value(rng)}"
-    )
+    text = key.value(rng) if choice < 0.65 else key.label if choice < 0.85 else f"{key.label} {key.value(rng)}"
     text = text[: grid.columns]
     grid.put(rng.randint(0, int((grid.columns - len(text)) * spread)), rng.randint(0, 1), text)
     return grid.finish(), text

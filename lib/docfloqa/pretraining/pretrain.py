@@ -106,11 +106,7 @@ def read_samples(
         {
             "kind": sample.page.kind,
             "font": sample.page.font,
-            "task": "field"
-            if prompt.startswith(FIELD_TASK)
-            else "line"
-            if prompt == OCR_PROMPT
-            else "region",
+            "task": "field" if prompt.startswith(FIELD_TASK) else "line" if prompt == OCR_PROMPT else "region",
             "text": text,
         }
         for sample in samples
@@ -177,9 +173,7 @@ class ReadingProgress(TrainerCallback):
         """Score the model whenever the trainer reports its loss."""
         if "loss" in logs:
             scores = reading_scores(model, self.tokenizer, self.phase)
-            self.rows.append(
-                {"phase": self.phase.name, "step": state.global_step, "loss": logs["loss"], **scores}
-            )
+            self.rows.append({"phase": self.phase.name, "step": state.global_step, "loss": logs["loss"], **scores})
             tqdm.write(
                 ", ".join(
                     f"{name} {value:.3f}" if isinstance(value, float) else f"{name} {value}"

@@ -15,9 +15,8 @@ from docfloqa.analysis.confidence import (
     overconfidence,
 )
 from docfloqa.analysis.intervals import Interval
-from docfloqa.analysis.mistakes import GROUPS, best_ratio, grouped_answers
+from docfloqa.analysis.mistakes import GROUPS, best_ratio, grouped_answers, right_sets, set_name
 from docfloqa.analysis.paired import PairedDifference, holm
-from docfloqa.analysis.right_sets import right_sets, set_name
 from docfloqa.analysis.tables import RATIO, percent
 from docfloqa.report.findings import SIGNIFICANT, at_floor
 from docfloqa.runs.results import Study
@@ -52,9 +51,7 @@ def errors_conclusion(study: Study) -> str:
         said.append(f"**Confidence.** {_calibration_said(study, best)}")
     seeds = study.runs["seed"].nunique()
     scope = "this seed" if seeds == 1 else f"these {seeds} seeds"
-    said.append(
-        f"All of this is about {scope}: intervals (95 %, one group alone) and p-values are over documents."
-    )
+    said.append(f"All of this is about {scope}: intervals (95 %, one group alone) and p-values are over documents.")
     return "".join(f"- {each}\n" for each in said)
 
 
@@ -105,9 +102,7 @@ def _groups_said(study: Study, values: pd.Series, what: str, sides: tuple[str, s
     distinguished = sum(map(len, named.values()))
     rest = f"{len(contrasts) - distinguished} of {len(contrasts)} groups cannot be distinguished from the others."
     return (
-        f"{what}, in points against all other questions, is {'; '.join(clear)}. {rest}"
-        if clear
-        else f"{what}: {rest}"
+        f"{what}, in points against all other questions, is {'; '.join(clear)}. {rest}" if clear else f"{what}: {rest}"
     )
 
 
@@ -119,9 +114,7 @@ def _sets_said(study: Study) -> str:
         for row in sets[sets["p"] < SIGNIFICANT].itertuples()
     ]
     rest = f"{len(sets) - len(clear)} of {len(sets)} sets of ratios cannot be distinguished from chance."
-    return (
-        f"More or fewer questions than by chance are right at {', '.join(clear)}. {rest}" if clear else rest
-    )
+    return f"More or fewer questions than by chance are right at {', '.join(clear)}. {rest}" if clear else rest
 
 
 def _calibration_said(study: Study, ratio: float) -> str:
@@ -129,9 +122,7 @@ def _calibration_said(study: Study, ratio: float) -> str:
     answers = answers[answers[RATIO] == ratio]
     excess, error = overconfidence(answers), calibration_error(answers)
     limit = float(np.quantile(error_if_calibrated(answers), 0.95))
-    difference = (
-        f"At {percent(ratio)} mean confidence less the share that is right is {excess.format(100)} points"
-    )
+    difference = f"At {percent(ratio)} mean confidence less the share that is right is {excess.format(100)} points"
     too = {1: "the model is too sure", -1: "the model is not sure enough"}
     sign = int(excess.low > 0) - int(excess.high < 0)
     calibrated = "which cannot be distinguished from what calibrated confidences would give by chance"

@@ -84,10 +84,7 @@ class About:
             study=said.get("study", ""),
             date=date,
             commit=said.get("commit", ""),
-            settings={
-                name: value if isinstance(value, str) else json.dumps(value)
-                for name, value in settings.items()
-            },
+            settings={name: value if isinstance(value, str) else json.dumps(value) for name, value in settings.items()},
         )
 
 

@@ -12,10 +12,9 @@ import torch
 from docfloqa.analysis.arm_tables import arm_comparisons, arm_interactions, arm_summary
 from docfloqa.analysis.confidence import calibration, has_confidence
 from docfloqa.analysis.intervals import Interval, interval_table, p_text
-from docfloqa.analysis.mistakes import GROUPS, NOT_KNOWN, by_group
+from docfloqa.analysis.mistakes import GROUPS, NOT_KNOWN, by_group, only_right_at
 from docfloqa.analysis.paired import mcnemar_bounds
 from docfloqa.analysis.published import QUESTIONS, published_differences, published_systems
-from docfloqa.analysis.right_sets import only_right_at
 from docfloqa.analysis.tables import (
     PUBLISHED,
     RATIO,
@@ -40,9 +39,9 @@ from docfloqa.analysis.tables import (
     texts,
     vision_shares,
 )
+from docfloqa.files import TINY_MODEL, resolve
 from docfloqa.model.florence import PREFIX, Florence2ForDocVQA, base_config
 from docfloqa.model.freezing import Freezing, freeze
-from docfloqa.paths import TINY_MODEL, resolve
 from docfloqa.report.tables import write_frames
 from docfloqa.runs.results import Study
 from docfloqa.text import escaped

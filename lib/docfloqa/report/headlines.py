@@ -27,7 +27,7 @@ from docfloqa.analysis.tables import (
 )
 from docfloqa.arms import ENDS, FEWER_EPOCHS, WHOLE, Contrast
 from docfloqa.data.degradations import CLEAN
-from docfloqa.paths import runs_folder
+from docfloqa.files import runs_folder
 from docfloqa.runs.results import Study
 
 UNSURE = " (not significant)"
@@ -48,8 +48,7 @@ def _ratios(study: Study) -> str:
     if not found:
         return ""
     differences = {
-        (low, high): said(pair, p_value)
-        for (low, high, pair), p_value in zip(found, holm_of(found), strict=True)
+        (low, high): said(pair, p_value) for (low, high, pair), p_value in zip(found, holm_of(found), strict=True)
     }
     lowest, highest = min(low for low, _ in differences), max(high for _, high in differences)
     table = interval_table(last_epoch(study.predictions), [RATIO], ["anls"]).set_index(RATIO)
@@ -164,9 +163,7 @@ def contrasts(study: Study, arm: str, unsure: str = UNSURE) -> list[tuple[Contra
 def _between(found: Sequence[Comparison], ends: tuple[float, float]) -> str:
     """The difference of two ratios in words, corrected for all pairs."""
     p_values = holm_of(found)
-    return next(
-        said(found[place][-1], p_values[place]) for place in range(len(found)) if found[place][1:3] == ends
-    )
+    return next(said(found[place][-1], p_values[place]) for place in range(len(found)) if found[place][1:3] == ends)
 
 
 def said(difference: StudentEstimate, p_value: float, unsure: str = UNSURE) -> str:

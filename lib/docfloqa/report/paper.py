@@ -20,7 +20,7 @@ from docfloqa.analysis.tables import (
     smallest_of_all,
 )
 from docfloqa.arms import ENDS
-from docfloqa.paths import TINY_MODEL, resolve
+from docfloqa.files import TINY_MODEL, resolve
 from docfloqa.report.findings import at_floor, base_freezing, counted, instrument
 from docfloqa.report.headlines import arm_epochs, contrasts, said
 from docfloqa.runs.results import Study
@@ -95,9 +95,7 @@ def _protocol(study: Study) -> str:
 
 def _part(study: Study) -> str:
     found = [
-        (contrast.shift, text)
-        for contrast, _, text in contrasts(study, "side", NO_DIFFERENCE)
-        if contrast.says == ENDS
+        (contrast.shift, text) for contrast, _, text in contrasts(study, "side", NO_DIFFERENCE) if contrast.says == ENDS
     ]
     if not found:
         return ""
@@ -124,9 +122,7 @@ def _about(study: Study) -> str:
 def setting(study: Study) -> str:
     """How the study's runs were trained and evaluated, as a paragraph of Markdown."""
     settings, counts = study.settings, study.predictions.groupby("run")["question_id"].nunique()
-    trained = {
-        record.get("data_checks", {}).get("kept", {}).get("train") for record in study.records.values()
-    }
+    trained = {record.get("data_checks", {}).get("kept", {}).get("train") for record in study.records.values()}
     on = f" on {counted(max(trained), 'question')}" if None not in trained else ""
     beams = "greedily" if settings.num_beams == 1 else f"with {settings.num_beams} beams"
     return (
@@ -185,9 +181,7 @@ def limitations(study: Study) -> str:
             "of ratios; what cannot be distinguished is not shown to be equal."
         )
     if study.arms:
-        items.append(
-            f"**The arms train for less long** ({arm_epochs(study)}): they are compared within themselves."
-        )
+        items.append(f"**The arms train for less long** ({arm_epochs(study)}): they are compared within themselves.")
     if study.missing:
         items.append(
             f"**Runs are missing**: {len(study.missing)} that were planned are not complete, so that ratios may have "

@@ -17,9 +17,7 @@ BIBLIOGRAPHY = Path(__file__).parent / "references.bib"
 @functools.cache
 def references() -> list[Node]:
     """All works by author as blocks of pandoc's tree; each is a Div whose identifier is `ref-` and its BibTeX key."""
-    return json.loads(pandoc(BIBLIOGRAPHY.read_text(encoding="utf-8"), "bibtex", "json", "--citeproc"))[
-        "blocks"
-    ]
+    return json.loads(pandoc(BIBLIOGRAPHY.read_text(encoding="utf-8"), "bibtex", "json", "--citeproc"))["blocks"]
 
 
 def references_html() -> str:

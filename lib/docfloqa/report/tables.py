@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 from IPython.display import HTML, Markdown, display
 
-from docfloqa.paths import reports_folder, write_whole
+from docfloqa.files import reports_folder, write_whole
 from docfloqa.text import NO_BREAK, flat, to_latex, to_markdown
 
 INTERVAL = re.compile(r"\[[^][]{1,24}, [^][]{1,24}\]")

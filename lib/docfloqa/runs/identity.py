@@ -33,9 +33,7 @@ def weights_checksum(model: nn.Module) -> str:
 
 def identity(settings: Settings, weights: str, data: str) -> dict[str, Any]:
     """Everything that makes a run the run that it is."""
-    effective = {
-        name: value for name, value in settings.to_dict().items() if name not in SETTINGS_WITHOUT_EFFECT
-    }
+    effective = {name: value for name, value in settings.to_dict().items() if name not in SETTINGS_WITHOUT_EFFECT}
     return {
         "settings": effective,
         "training": TRAINING,

@@ -11,9 +11,8 @@ import torch
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_pt_utils import safe_globals
 
-from docfloqa.integrity import DamagedError, check_folder, read_sealed, seal_folder, set_aside
-from docfloqa.runs.records import COMPLETE, RECORD, damaged_results
-from docfloqa.runs.run import BEST_MODEL, LAST_MODEL, Run
+from docfloqa.files import DamagedError, check_folder, read_sealed, seal_folder, set_aside
+from docfloqa.runs.run import BEST_MODEL, COMPLETE, LAST_MODEL, RECORD, Run, damaged_results
 
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 # What a checkpoint holds beside weights, state and processor, which are safetensors and JSON.
@@ -55,9 +54,7 @@ def epochs_kept(run: Run) -> int:
         # Without its row, which is written last, an epoch was not finished.
         elif row.is_file():
             for place in filter(Path.is_file, (answers, row)):
-                set_aside(
-                    place, f"{answers} or {row.name} is damaged: they do not fit their checksums", run.folder
-                )
+                set_aside(place, f"{answers} or {row.name} is damaged: they do not fit their checksums", run.folder)
     return kept
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pandas as pd
 
-from docfloqa.paths import reports_folder, runs_folder
-from docfloqa.runs.records import CONTROL, EPOCHS, PREDICTIONS, is_complete, read_record
+from docfloqa.files import reports_folder, runs_folder
+from docfloqa.runs.run import CONTROL, EPOCHS, PREDICTIONS, is_complete, read_record
 from docfloqa.settings import Settings
 from docfloqa.versions import PAGES, TRAINING
 
@@ -63,9 +63,7 @@ class Study:
         """
         path = reports_folder(name) / PLAN
         if not path.is_file():
-            raise ResultsError(
-                f"study {name!r} has no {path}; make it with: make study PROFILE=... NAME={name}"
-            )
+            raise ResultsError(f"study {name!r} has no {path}; make it with: make study PROFILE=... NAME={name}")
         plan = json.loads(path.read_text())
         records, missing = _read(name, plan["runs"])
         if not records:
@@ -91,8 +89,7 @@ class Study:
             run
             for run, record in self.records.items()
             # Those of before there were numbers computed what the first ones stand for.
-            if (record["identity"].get("training", 1), record["identity"].get("pages", 1))
-            != (TRAINING, PAGES)
+            if (record["identity"].get("training", 1), record["identity"].get("pages", 1)) != (TRAINING, PAGES)
         ]
 
     @cached_property

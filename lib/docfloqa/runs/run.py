@@ -1,42 +1,99 @@
-"""A run: its folder, and what it leaves there."""
+"""A run as a folder: what it was made from, what it left, how far it is."""
 
 from __future__ import annotations
 
 import json
 import platform
 import shutil
+import subprocess
 import time
+import warnings
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from docfloqa.integrity import DamagedError, check_folder, checksum, read_sealed, seal, seal_folder
-from docfloqa.locks import held
-from docfloqa.metrics import METRICS
-from docfloqa.paths import runs_folder, write_whole
-from docfloqa.runs.identity import identity, run_id
-from docfloqa.runs.records import (
-    COMPLETE,
-    CONTROL,
-    EPOCHS,
-    FAILED,
-    INTERRUPTED,
-    PREDICTIONS,
-    PROGRESS,
-    RECORD,
-    RESULT_FILES,
-    RUNNING,
-    git_commit,
-    is_complete,
-    now,
-    read_epoch_row,
-    read_record,
+from docfloqa.files import (
+    PROJECT,
+    DamagedError,
+    check_folder,
+    checksum,
+    held,
+    read_sealed,
+    runs_folder,
+    seal,
+    seal_folder,
+    write_whole,
 )
+from docfloqa.metrics import METRICS
+from docfloqa.runs.identity import identity, run_id
 from docfloqa.settings import Settings
+
+RECORD, EPOCHS, PREDICTIONS, CONTROL = "run.json", "epochs.csv", "predictions.parquet", "wrong_pages.parquet"
+RESULT_FILES = (EPOCHS, PREDICTIONS, CONTROL)
+PROGRESS = "progress.json"
+# Of what a study writes itself no commit can know.
+RESULTS = (":!/reports", ":!/figures")
+COMPLETE, RUNNING, FAILED, INTERRUPTED = "complete", "running", "failed", "interrupted"
+
+
+def read_epoch_row(path: Path) -> dict[str, float]:
+    """What a run that is not complete has kept of an epoch beside its answers: a row of the later `epochs.csv`."""
+    return read_sealed(path)["row"]
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """A run's `run.json`, or nothing when there is none or, which is warned of, it is damaged."""
+    try:
+        return read_sealed(folder / RECORD)
+    except FileNotFoundError:
+        return {}
+    except DamagedError as error:
+        warnings.warn(f"{error}; the run does not count as complete", stacklevel=2)
+        return {}
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether a run's record says complete and its epochs, predictions and control are there and undamaged."""
+    record = read_record(folder)
+    if record.get("status") != COMPLETE or not all((folder / name).is_file() for name in RESULT_FILES):
+        return False
+    damaged = damaged_results(folder, record)
+    for _, error in damaged:
+        warnings.warn(f"{error}; the run does not count as complete", stacklevel=2)
+    return not damaged
+
+
+def damaged_results(folder: Path, record: dict[str, Any]) -> list[tuple[str, DamagedError]]:
+    """Those of a run's files that do not fit the checksums in its record, and what is wrong with each."""
+    return [
+        (name, DamagedError(f"{folder / name} is damaged: it does not fit its checksum in {RECORD}"))
+        for name, recorded in record.get("files", {}).items()
+        if (folder / name).is_file() and checksum(folder / name) != recorded
+    ]
+
+
+def now() -> str:
+    """The time in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def git_commit() -> str | None:
+    """The project's commit, with "+changes" if files differ from it; None outside a git checkout."""
+    git = ["git", "-C", str(PROJECT)]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+        status = subprocess.run(
+            [*git, "status", "--porcelain", "--", ":/", *RESULTS], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit.stdout.strip() + ("+changes" if status.stdout.strip() else "")
+
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -151,7 +208,7 @@ class Run:
         The best model, which nothing is trained from, is kept in fp16, half as large, where fp16 can hold it.
         """
         # Not above: whoever only reads runs need not wait for torch and transformers.
-        from docfloqa.model.lora import without_adapters
+        from docfloqa.model.freezing import without_adapters
 
         part = self.folder / f".{name}.part"
         shutil.rmtree(part, ignore_errors=True)

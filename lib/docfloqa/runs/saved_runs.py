@@ -10,32 +10,13 @@ from typing import Any
 import pandas as pd
 from transformers import Florence2Processor
 
-from docfloqa.analysis.intervals import LOSS, Interval, interval_table
-from docfloqa.data.load import load_docvqa
-from docfloqa.integrity import DamagedError, check_folder
-from docfloqa.metrics import METRICS
+from docfloqa.files import DamagedError, check_folder, expanded, is_folder, output_folder
 from docfloqa.model.device import compute_device
 from docfloqa.model.florence import Florence2ForDocVQA, load_florence
-from docfloqa.paths import expanded, is_folder, output_folder
-from docfloqa.runs.records import PREDICTIONS, RECORD, is_complete, read_record
 from docfloqa.runs.results import PLAN
-from docfloqa.runs.run import BEST_MODEL
-from docfloqa.settings import Settings, SettingsError
-from docfloqa.training.batches import QuestionCollator
-from docfloqa.training.evaluation import evaluate
+from docfloqa.runs.run import BEST_MODEL, PREDICTIONS, RECORD, is_complete, read_record
+from docfloqa.settings import Settings
 
-# What else a run's settings say is about training, and changes nothing about a model that is there.
-EVALUATION_SETTINGS = (
-    "validation_questions synth_scale synth_shift synth_validation_documents synth_seed precision num_beams "
-    "max_new_tokens eval_batch_size"
-).split()
-# `load_docvqa` reads training data too, which an evaluation does not need: one drawn page stands for it.
-NO_TRAINING_DATA = {
-    "data": "synth",
-    "synth_scale": "small",
-    "synth_documents": 1,
-    "synth_validation_documents": 1,
-}
 NAMES_SHOWN = 10
 
 
@@ -147,38 +128,3 @@ def open_run(folder: Path) -> SavedRun:
             f"run {folder.name} is not complete ({why}); the command that began it goes on where it stopped"
         )
     return SavedRun(folder, record)
-
-
-def evaluation_settings(run: SavedRun, data: str | None, further: dict[str, Any]) -> Settings:
-    """The settings to evaluate a run with: its own, on other validation data if `data` is given.
-
-    `further` may change what an evaluation depends on, `EVALUATION_SETTINGS`; `SettingsError` for anything else.
-    """
-    for name in further:
-        if name not in EVALUATION_SETTINGS:
-            raise SettingsError(
-                f"setting {name!r} changes nothing about a model that is trained; allowed are "
-                f"{', '.join(EVALUATION_SETTINGS)}"
-            )
-    chosen: dict[str, Any] = {}
-    if data:
-        chosen = {"validation_data": data, **(NO_TRAINING_DATA if data != "synth" else {"data": "synth"})}
-    return run.settings.replace(**{**further, **chosen})
-
-
-def evaluate_run(run: SavedRun, settings: Settings) -> pd.DataFrame:
-    """Every validation question of `settings`, answered by the run's best model; columns as `evaluate` gives them.
-
-    Raises `RunError` where the model is gone, and what `load_docvqa` raises.
-    """
-    model, processor = run.load()
-    rows = load_docvqa(settings)["validation"]
-    shuffled = settings.shuffled_questions
-    collator = QuestionCollator(rows, model, processor, settings.prefix, shuffled_questions=shuffled)
-    return evaluate(model, collator, settings)
-
-
-def score_intervals(answers: pd.DataFrame) -> dict[str, Interval]:
-    """Every metric in [0, 1], and `val_loss` in nats per token, with its 95 % interval over documents."""
-    table = interval_table(answers.assign(run=0), ["run"], [*METRICS, LOSS])
-    return {row.metric: Interval(row.estimate, row.low, row.high) for row in table.itertuples()}

@@ -13,9 +13,8 @@ from huggingface_hub.utils import filter_repo_objects
 
 from docfloqa.data.sources import HUB_FOLDERS, PARQUET_FILES, SPLITS, TRAINING_DATA
 from docfloqa.data.synth.dataset import synth_folder
-from docfloqa.disk import folder_bytes
+from docfloqa.files import folder_bytes, is_hub_id, resolve
 from docfloqa.hub import MODEL_FILES, HubError, cached_snapshot, not_to_be_had, split_revision
-from docfloqa.paths import is_hub_id, resolve
 from docfloqa.settings import Settings
 
 PATIENCE = 5  # seconds for the hub to answer
@@ -71,9 +70,7 @@ def find_data(settings: Settings) -> dict[str, Source]:
 
 def _find_data(name: str, splits: Sequence[str]) -> Source:
     below = HUB_FOLDERS.get(split_revision(name)[0], ".")
-    groups = [
-        [str(Path(below, pattern.format(split=split))) for pattern in PARQUET_FILES] for split in splits
-    ]
+    groups = [[str(Path(below, pattern.format(split=split))) for pattern in PARQUET_FILES] for split in splits]
     found = _find(name, "dataset", groups, [pattern for group in groups for pattern in group])
     return replace(found, folder=found.folder / below) if found.commit else found
 
@@ -88,16 +85,12 @@ def _find(name: str, kind: str, groups: Sequence[Sequence[str]], files: Sequence
         return Source(name, folder, commit=folder.name)
     repository, revision = split_revision(source)
     try:
-        info = HfApi().repo_info(
-            repository, revision=revision, repo_type=kind, timeout=PATIENCE, files_metadata=True
-        )
+        info = HfApi().repo_info(repository, revision=revision, repo_type=kind, timeout=PATIENCE, files_metadata=True)
     except RevisionNotFoundError:
         trouble = f"{repository} has no revision {revision}; give {repository}@main, or another commit of it"
         return Source(name, trouble=HubError(trouble))
     except (OSError, ValueError, HTTPError) as error:
-        return Source(
-            name, None, DOWNLOADS.get(repository), trouble=not_to_be_had(source, files, kind, error)
-        )
+        return Source(name, None, DOWNLOADS.get(repository), trouble=not_to_be_had(source, files, kind, error))
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
     lacking = [group for group in groups if not any(filter_repo_objects(sizes, allow_patterns=list(group)))]
     if sizes and lacking:

@@ -13,14 +13,12 @@ from distributed import Client, Worker, WorkerPlugin, get_worker
 from distributed.scheduler import KilledWorker
 from tqdm.auto import tqdm
 
-from docfloqa.paths import reports_folder
+from docfloqa.files import reports_folder
 from docfloqa.runs.identity import IDENTIFYING_VERSIONS
-from docfloqa.runs.records import git_commit
 from docfloqa.runs.results import PLAN
-from docfloqa.runs.run import Run
+from docfloqa.runs.run import Run, git_commit
 from docfloqa.settings import Settings
-from docfloqa.study.execution import Slot, stopped
-from docfloqa.study.kernels import SweepError, check_kernel, kernel_device
+from docfloqa.study.kernels import Slot, SweepError, check_kernel, kernel_device, stopped
 from docfloqa.study.workers import Execute, Workers, stop_kernels
 
 RESOURCE = "run"
@@ -70,9 +68,7 @@ class Cluster(Workers):
         try:
             self.client.register_plugin(Admission(settings.study, self.kernel), name="docfloqa")
         except OSError as error:
-            raise SweepError(
-                f"a worker at {self.address} went away meanwhile: {error}; begin again"
-            ) from error
+            raise SweepError(f"a worker at {self.address} went away meanwhile: {error}; begin again") from error
         except (ImportError, AttributeError) as error:
             raise SweepError(
                 f"a worker at {self.address} cannot load this project ({error}); every machine needs the same "

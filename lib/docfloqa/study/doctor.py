@@ -32,10 +32,18 @@ from huggingface_hub import constants
 from tqdm.auto import tqdm
 
 from docfloqa.data import sources
-from docfloqa.data.load import check_image, load_checked
-from docfloqa.data.schema import DOCVQA
+from docfloqa.data.load import DOCVQA, check_image, load_checked
 from docfloqa.data.sources import SPLITS, DataError
-from docfloqa.disk import DiskFullError, free_bytes, room_for, size
+from docfloqa.files import (
+    TINY_MODEL,
+    DiskFullError,
+    free_bytes,
+    output_folder,
+    resolve,
+    room_for,
+    runs_folder,
+    size,
+)
 from docfloqa.model.device import (
     autocast,
     compute_device,
@@ -51,12 +59,10 @@ from docfloqa.model.freezing import freeze
 from docfloqa.model.microsoft_layout import is_original_layout
 from docfloqa.model.model_folders import CHECKSUMS, ModelError
 from docfloqa.model.targets import START, generation_config, stated_decoding, target_format
-from docfloqa.paths import TINY_MODEL, output_folder, resolve, runs_folder
-from docfloqa.runs.records import git_commit
+from docfloqa.runs.run import git_commit
 from docfloqa.settings import Settings
 from docfloqa.study.availability import Source, find_data, find_model
-from docfloqa.study.execution import DEFAULT_KERNEL
-from docfloqa.study.kernels import kernel_device
+from docfloqa.study.kernels import DEFAULT_KERNEL, kernel_device
 from docfloqa.text import flat
 from docfloqa.training.batches import QuestionCollator
 from docfloqa.training.evaluation import evaluate
@@ -92,9 +98,7 @@ class Finding:
         return "\n".join([f"{self.subject:<11} {first}", *(f"{'':<11} {line}" for line in others)])
 
 
-def examine(
-    settings: Settings, kernel: str | None = None, subjects: Sequence[str] = SUBJECTS
-) -> list[Finding]:
+def examine(settings: Settings, kernel: str | None = None, subjects: Sequence[str] = SUBJECTS) -> list[Finding]:
     """What a study of these settings would meet here, one finding for each of `subjects`; downloads nothing.
 
     What fails is a finding with what to do, and what does not need it is looked at all the same. Data that is to be
@@ -263,9 +267,7 @@ class _Examination:
             self.questions = {split: self._used(split, DOCVQA[split][0]) for split in SPLITS}
             return "\n".join(told for source in needed if (told := source.to_download()))
         # Names of folders: by that of a hub's data set, what is not in the cache would be downloaded.
-        names = {
-            split: str(source.folder) if source.commit else source.name for split, source in by_split.items()
-        }
+        names = {split: str(source.folder) if source.commit else source.name for split, source in by_split.items()}
         settings = self.settings.replace(data=names["train"], validation_data=names["validation"])
         files = {split: sources.files_of(names[split], split, settings) for split in SPLITS}
         lines = self._counted(settings, files)
@@ -309,9 +311,7 @@ class _Examination:
         collator = QuestionCollator(
             self.row, network, self.processor, settings.prefix, static_shapes=uses_static_shapes(settings, 1)
         )
-        batch = {
-            name: tensor.to(network.device) for name, tensor in collator([0]).items() if name != "places"
-        }
+        batch = {name: tensor.to(network.device) for name, tensor in collator([0]).items() if name != "places"}
         with torch.no_grad(), autocast(settings):
             features = network.page_features(batch["pixel_values"])
             if features.shape[1] != self.processor.num_image_tokens:
@@ -323,9 +323,7 @@ class _Examination:
         finish_device()
         forward = time.perf_counter() - started
         if not math.isfinite(loss):
-            raise ModelError(
-                f"the loss of the first question is {loss}: set precision to fp32, or take other weights"
-            )
+            raise ModelError(f"the loss of the first question is {loss}: set precision to fp32, or take other weights")
         answered = evaluate(network, collator, settings).iloc[0]
         seconds = time.perf_counter() - started - forward
         decode = self.processor.tokenizer.decode
@@ -395,9 +393,7 @@ class _Examination:
 
     def _network(self) -> Florence2ForDocVQA:
         if self.network is None:
-            raise Untried(
-                "the model does not load" if self.model_source.folder else "there is no model here yet"
-            )
+            raise Untried("the model does not load" if self.model_source.folder else "there is no model here yet")
         return self.network
 
     def _token(self, place: int) -> str:

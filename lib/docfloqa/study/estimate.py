@@ -17,14 +17,13 @@ from datasets import Dataset, DatasetDict
 from tqdm.auto import tqdm
 
 from docfloqa.arms import RATIOS, choose_arms
-from docfloqa.data.load import load_checked
-from docfloqa.data.schema import DOCVQA
+from docfloqa.data.load import DOCVQA, load_checked
+from docfloqa.files import is_hub_id, resolve
 from docfloqa.hub import cached_model
 from docfloqa.model.device import describe_device
 from docfloqa.model.florence import load_florence
-from docfloqa.paths import is_hub_id, resolve
 from docfloqa.settings import Settings
-from docfloqa.study.execution import Slot
+from docfloqa.study.kernels import Slot
 from docfloqa.study.stand_in import like_docvqa, random_base_model
 from docfloqa.study.timing import SAMPLE, STEPS, WARM_UP, Calibration, calibrate_in_a_slot
 from docfloqa.study.workers import available_slots
@@ -196,9 +195,7 @@ def _data(settings: Settings, stand_ins: list[str]) -> tuple[DatasetDict, dict[s
         sizes = {split: (len(rows), len(set(rows["page"]))) for split, rows in dataset.items()}
     # An evaluation always groups questions by page.
     batching = {"train": settings.batching, "validation": "by_image"}
-    return DatasetDict(
-        {split: _sample(rows, wanted[split], batching[split]) for split, rows in dataset.items()}
-    ), sizes
+    return DatasetDict({split: _sample(rows, wanted[split], batching[split]) for split, rows in dataset.items()}), sizes
 
 
 def _sample(rows: Dataset, questions: int, batching: str) -> Dataset:

@@ -1,19 +1,195 @@
-"""The Jupyter kernel in which runs are made: whether it exists, and what it computes on."""
+"""One papermill execution in a kernel that is watched: one that dies or stands still gets a second chance."""
 
 from __future__ import annotations
 
+import asyncio
 import json
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import nbformat
+import papermill
 from jupyter_client.kernelspec import KernelSpecManager
+from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
+from papermill.exceptions import PapermillExecutionError
+from tqdm.auto import tqdm
 
-from docfloqa.parameters import shown
-from docfloqa.paths import NOTEBOOKS
-from docfloqa.settings import Settings
-from docfloqa.study.execution import DEFAULT_KERNEL, RETRIES
+from docfloqa.files import NOTEBOOKS, DiskFullError, is_full
+from docfloqa.runs.run import PROGRESS, Run, read_record
+from docfloqa.settings import Settings, check_parameters, literal, shown
+
+DEFAULT_KERNEL, RUN_NOTEBOOK = "python3", "02_finetune.ipynb"
+WIDGET = "application/vnd.jupyter.widget-view+json"
+RETRIES = 1  # of a notebook whose kernel died or was stopped
+# Runs whose kernels this process ends on purpose.
+stopped: set[str] = set()
+STALLED_AFTER = 1800.0  # seconds without a word from a run
+
+
+class KernelDiedError(RuntimeError):
+    """A kernel that died, or stood still and was stopped, and did so again: says which of the two."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where one run at a time is executed: a GPU as `CUDA_VISIBLE_DEVICES` names it, or one CPU thread."""
+
+    gpu: str | None
+    threads: int | None
+
+
+def execute_run(run: Run, slot: Slot, kernel: str | None) -> None:
+    """One papermill execution; whether it succeeded is read from `run.json`, not from papermill.
+
+    A kernel that dies, or says nothing for `STALLED_AFTER` seconds, gets a second chance; an error in the
+    notebook does not, it would come again.
+    """
+    settings = run.settings
+    parameters = {
+        "vision_trainable": settings.vision_trainable,
+        "seed": settings.seed,
+        "settings_json": settings.to_json(),
+        "gpu": slot.gpu,
+        "threads": slot.threads,
+    }
+    part = run.folder / ".finetune.part.ipynb"
+    error = "the notebook ended without completing this run (did code, data or model change meanwhile?)"
+    try:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            execute(RUN_NOTEBOOK, part, parameters, kernel, run.folder / PROGRESS)
+        except PapermillExecutionError as failure:
+            error = f"{failure.ename}: {failure.evalue}"
+        except Exception as failure:
+            # Whatever else papermill meets, the other runs go on and the sweep tells.
+            error = f"{type(failure).__name__}: {failure}"
+        try:
+            if part.is_file():
+                settle(part, notebook_of(run))
+        except ValueError:
+            # A full disk has cut it short.
+            part.unlink()
+        after = Run(run.id, settings)
+        if not after.complete:
+            after.record = {**run.record, **read_record(after.folder)}
+            if run.id in stopped:
+                after.interrupt()
+            else:
+                after.fail(error)
+    except OSError as failure:
+        if not is_full(failure):
+            raise
+        raise DiskFullError(f"{error}; and the disk of {run.folder} is full: {failure}") from failure
+
+
+def notebook_of(run: Run) -> Path:
+    """Where the executed notebook of a run is kept."""
+    return run.folder / "finetune.ipynb"
+
+
+def execute(
+    notebook: str,
+    part: Path,
+    parameters: dict[str, Any],
+    kernel: str | None = None,
+    progress: Path | None = None,
+) -> None:
+    """Execute a notebook of the project into the file `part`; once more if its kernel dies.
+
+    With `progress`, a kernel that does not touch that file for `STALLED_AFTER` seconds is stopped, as if it had died.
+    Raises `SettingsError` for a parameter that the notebook does not have, `PapermillExecutionError` for an error in a
+    cell, and `KernelDiedError`.
+    """
+    check_parameters(NOTEBOOKS / notebook, parameters)
+    name = kernel or DEFAULT_KERNEL
+    for attempt in range(1 + RETRIES):
+        with watched(progress) as (manager, stalled):
+            try:
+                papermill.execute_notebook(
+                    literal(NOTEBOOKS / notebook),
+                    literal(part),
+                    parameters,
+                    kernel_name=name,
+                    kernel_manager_class=manager,
+                    progress_bar=False,
+                    cwd=NOTEBOOKS,
+                )
+                return
+            # DeadKernelError is one, and so is what comes of a kernel that dies before it answers.
+            except RuntimeError as failure:
+                died = f"the kernel died (out of memory, or killed from outside): {failure}"
+                if stalled.is_set():
+                    died = f"the kernel was stopped, for it had not moved for {STALLED_AFTER:g} s"
+        if part.parent.name in stopped:
+            break
+        if attempt < RETRIES:
+            tqdm.write(f"{part.parent.name}: {died}; once more, from its last epoch")
+    raise KernelDiedError(died)
+
+
+@contextmanager
+def watched(progress: Path | None) -> Iterator[tuple[type[AsyncKernelManager], threading.Event]]:
+    """What is to start the kernel of the block, and whether the kernel was stopped for standing still.
+
+    When this process is killed, its kernels notice within a second and end (ipykernel does so).
+    """
+    started: list[AsyncKernelManager] = []
+    stopped, ended = threading.Event(), threading.Event()
+
+    class Manager(AsyncKernelManager):
+        def __init__(self, **kwargs: Any):
+            super().__init__(**kwargs)
+            started.append(self)
+
+    watch = threading.Thread(target=_watch, args=(started, progress, stopped, ended), daemon=True)
+    if progress:
+        watch.start()
+    try:
+        yield Manager, stopped
+    finally:
+        ended.set()
+        if progress:
+            watch.join()
+
+
+def _watch(started: list[AsyncKernelManager], progress: Path, stopped: threading.Event, ended: threading.Event) -> None:
+    seen, since = None, time.monotonic()
+    while not ended.wait(min(1.0, STALLED_AFTER / 4)):
+        with suppress(FileNotFoundError):
+            touched = progress.stat().st_mtime_ns
+            if touched != seen:
+                seen, since = touched, time.monotonic()
+        if time.monotonic() - since > STALLED_AFTER:
+            stopped.set()
+            for manager in started:
+                # It may have ended at this moment.
+                with suppress(RuntimeError):
+                    asyncio.run(manager.signal_kernel(signal.SIGKILL))
+            return
+
+
+def settle(part: Path, place: Path, **metadata: Any) -> Path:
+    """Move an executed notebook to its place, with further metadata, without widgets and this machine's paths."""
+    notebook = nbformat.read(part, as_version=4)
+    for name in ("input_path", "output_path"):
+        if name in notebook.metadata.get("papermill", {}):
+            notebook.metadata.papermill[name] = Path(notebook.metadata.papermill[name]).name
+    # A progress bar whose kernel is gone shows nothing, and its state is most of the file.
+    notebook.metadata.pop("widgets", None)
+    for cell in notebook.cells:
+        if "outputs" in cell:
+            cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
+    notebook.metadata.update(metadata)
+    nbformat.write(notebook, part)
+    return part.replace(place)
 
 
 class SweepError(RuntimeError):
@@ -49,14 +225,10 @@ def kernel_device(settings: Settings, kernel: str | None) -> dict[str, Any]:
             NotebookClient(probe, kernel_name=name, timeout=300, resources=place).execute()
             break
         except CellExecutionError as error:
-            raise SweepError(
-                f"kernel {name!r} cannot serve this study: {error.ename}: {error.evalue}"
-            ) from None
+            raise SweepError(f"kernel {name!r} cannot serve this study: {error.ename}: {error.evalue}") from None
         except (TimeoutError, RuntimeError) as error:
             # DeadKernelError is one of them.
             if attempt == RETRIES:
                 raise SweepError(f"kernel {name!r} does not answer: {error}") from error
-    printed = "".join(
-        output.get("text", "") for output in probe.cells[0].outputs if output.get("name") == "stdout"
-    )
+    printed = "".join(output.get("text", "") for output in probe.cells[0].outputs if output.get("name") == "stdout")
     return json.loads(printed.splitlines()[-1])

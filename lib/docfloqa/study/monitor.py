@@ -11,8 +11,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from docfloqa.runs.records import FAILED, PROGRESS, read_record
-from docfloqa.runs.run import Run
+from docfloqa.runs.run import FAILED, PROGRESS, Run, read_record
 
 
 class Watcher:

@@ -10,9 +10,9 @@ import torch
 from datasets import Dataset
 from transformers import CLIPImageProcessorPil, Florence2Processor
 
+from docfloqa.files import TINY_MODEL, data_folder
 from docfloqa.model.florence import Florence2ForDocVQA, base_config
 from docfloqa.model.targets import generation_config
-from docfloqa.paths import TINY_MODEL, data_folder
 
 PAGE_SIZE = 768
 QUESTIONS_PER_PAGE = 3.9  # of DocVQA's training split: 39,463 questions on 10,194 pages

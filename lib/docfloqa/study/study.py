@@ -13,15 +13,14 @@ import pandas as pd
 from papermill.exceptions import PapermillExecutionError
 from tqdm.auto import tqdm
 
+from docfloqa.files import held, reports_folder
 from docfloqa.hub import pinned
-from docfloqa.locks import held
-from docfloqa.paths import reports_folder
 from docfloqa.report.export import export, export_study
-from docfloqa.runs.records import COMPLETE, git_commit, now
 from docfloqa.runs.results import Study
+from docfloqa.runs.run import COMPLETE, git_commit, now
 from docfloqa.settings import SHIFTS, Settings
 from docfloqa.study.doctor import check_study
-from docfloqa.study.execution import KernelDiedError, execute, settle
+from docfloqa.study.kernels import KernelDiedError, execute, settle
 from docfloqa.study.sweep import sweep
 
 
@@ -137,9 +136,7 @@ def _run_notebook(name: str, settings: Settings, parameters: dict[str, Any]) -> 
         "date": now()[:10],
         "commit": git_commit(),
         "settings": {
-            name: value
-            for name, value in settings.to_dict().items()
-            if name not in ("vision_trainable", "seed")
+            name: value for name, value in settings.to_dict().items() if name not in ("vision_trainable", "seed")
         },
     }
     (folder / f"failed-{name}.ipynb").unlink(missing_ok=True)

@@ -12,18 +12,16 @@ from tqdm.auto import tqdm
 
 from docfloqa.arms import RATIOS, choose_arms
 from docfloqa.data.load import data_checksum, load_checked
+from docfloqa.files import held, reports_folder, write_whole
 from docfloqa.hub import pinned
-from docfloqa.locks import held
 from docfloqa.model.florence import load_florence
 from docfloqa.model.targets import generation_config
-from docfloqa.paths import reports_folder, write_whole
 from docfloqa.runs.identity import weights_checksum
-from docfloqa.runs.records import COMPLETE, now, read_record
 from docfloqa.runs.recovery import refresh
 from docfloqa.runs.results import PLAN
-from docfloqa.runs.run import Run
+from docfloqa.runs.run import COMPLETE, Run, now, read_record
 from docfloqa.settings import Settings, SettingsError
-from docfloqa.study.execution import execute_run, notebook_of
+from docfloqa.study.kernels import execute_run, notebook_of
 from docfloqa.study.monitor import Watcher
 from docfloqa.study.workers import LocalWorkers, make
 
@@ -55,9 +53,7 @@ def plan(settings: Settings, ratios: Sequence[float], seeds: Sequence[int], arms
     """
     for name, values in (("ratios", ratios), ("seeds", seeds)):
         if not values or len(set(values)) != len(values):
-            raise SettingsError(
-                f"{name} are {list(values)!r}; allowed is at least one value, none of them twice"
-            )
+            raise SettingsError(f"{name} are {list(values)!r}; allowed is at least one value, none of them twice")
     chosen = choose_arms(arms, settings)
     variants = [settings.replace(vision_trainable=ratio, seed=seed) for seed in seeds for ratio in ratios]
     open_run = RunOpener()
@@ -65,8 +61,7 @@ def plan(settings: Settings, ratios: Sequence[float], seeds: Sequence[int], arms
         [open_run(variant) for variant in variants],
         {
             arm.name: {
-                variant.name: [open_run(one) for one in variant.runs(settings, seeds)]
-                for variant in arm.variants
+                variant.name: [open_run(one) for one in variant.runs(settings, seeds)] for variant in arm.variants
             }
             for arm in chosen
         },

@@ -24,7 +24,7 @@ from docfloqa.model.freezing import freeze
 from docfloqa.runs.identity import weights_checksum
 from docfloqa.runs.run import Run
 from docfloqa.settings import Settings
-from docfloqa.study.execution import Slot
+from docfloqa.study.kernels import Slot
 from docfloqa.training.evaluation import evaluate
 from docfloqa.training.trainer import DocVQATrainer
 from docfloqa.training.vision_cache import cache_states

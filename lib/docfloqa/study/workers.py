@@ -12,11 +12,9 @@ from typing import Any
 
 import psutil
 
-from docfloqa.runs.records import read_record
-from docfloqa.runs.run import Run
+from docfloqa.runs.run import Run, read_record
 from docfloqa.settings import Settings
-from docfloqa.study.execution import Slot, stopped
-from docfloqa.study.kernels import SweepError, check_kernel, kernel_device
+from docfloqa.study.kernels import Slot, SweepError, check_kernel, kernel_device, stopped
 from docfloqa.study.monitor import Watcher
 
 SECONDS = 1.0  # between two looks at how many workers there are

@@ -56,9 +56,7 @@ class Pages:
     def load(self, page: str) -> Tensor:
         """The resized image of a page, made anew."""
         image = as_page(self.rows[self.first_place[page]]["image"])
-        resized = self.processor.image_processor(
-            image, do_rescale=False, do_normalize=False, return_tensors="pt"
-        )
+        resized = self.processor.image_processor(image, do_rescale=False, do_normalize=False, return_tensors="pt")
         return resized.pixel_values[0]
 
 
@@ -192,9 +190,7 @@ class EpochSampler(Sampler[int]):
     batch as many as there are, with `NOTHING` for the rest.
     """
 
-    def __init__(
-        self, pages: Sequence[str], batching: str, seed: int, batch_size: int = 1, processes: int = 1
-    ):
+    def __init__(self, pages: Sequence[str], batching: str, seed: int, batch_size: int = 1, processes: int = 1):
         self.pages, self.batching, self.seed, self.epoch = pages, batching, seed, 0
         self.batch_size, self.processes = batch_size, processes
 

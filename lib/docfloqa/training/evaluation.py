@@ -1,25 +1,54 @@
-"""Loss and answer of every question; a page is encoded once for all of its questions."""
+"""Answers and scores of a model on validation questions, over one process or several."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
+from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 from transformers import GenerationConfig
 from transformers.modeling_outputs import BaseModelOutput
 
+from docfloqa.data.load import load_docvqa
 from docfloqa.metrics import score
 from docfloqa.model.device import autocast
 from docfloqa.model.florence import Florence2ForDocVQA
 from docfloqa.model.targets import generation_config, target_format
-from docfloqa.settings import Settings
+from docfloqa.runs.saved_runs import SavedRun
+from docfloqa.settings import Settings, SettingsError
 from docfloqa.training.batches import QuestionCollator
-from docfloqa.training.ranks import gathered, rank_and_size
+
+
+def rank_and_size() -> tuple[int, int]:
+    """This process's place among those that make the run, from 0, and how many they are."""
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank(), distributed.get_world_size()
+    return 0, 1
+
+
+def gathered(content: Any) -> list[Any]:
+    """What every process gives, in their order; all of them must call it."""
+    _, size = rank_and_size()
+    if size == 1:
+        return [content]
+    contents = [None] * size
+    distributed.all_gather_object(contents, content)
+    return contents
+
+
+def agreed(find: Callable[[], Any]) -> Any:
+    """What the first process finds, for all of them; the others wait for it."""
+    rank, size = rank_and_size()
+    found = [find() if rank == 0 else None]
+    if size > 1:
+        distributed.broadcast_object_list(found)
+    return found[0]
+
 
 # Batches whose pages are encoded together: their questions are sorted by length without encoding a page twice,
 # and the features of no more pages are in memory.
@@ -63,9 +92,7 @@ def evaluate(
                 on_batch()
     model.train(was_training)
     answered = {place: answer for part in gathered(answered) for place, answer in part.items()}
-    predictions, confidences, losses, tokens = zip(
-        *(answered[place] for place in range(len(rows))), strict=True
-    )
+    predictions, confidences, losses, tokens = zip(*(answered[place] for place in range(len(rows))), strict=True)
     frame = pd.DataFrame(
         {
             "question_id": rows["questionId"],
@@ -149,8 +176,49 @@ def _answer(
     )
 
 
-def _token_losses(
-    model: Florence2ForDocVQA, encoded: BaseModelOutput, mask: Tensor, labels: Tensor
-) -> Tensor:
+def _token_losses(model: Florence2ForDocVQA, encoded: BaseModelOutput, mask: Tensor, labels: Tensor) -> Tensor:
     logits = model(encoder_outputs=encoded, attention_mask=mask, labels=labels).logits.float()
     return cross_entropy(logits.transpose(1, 2), labels, reduction="none", ignore_index=-100)
+
+
+# What else a run's settings say is about training, and changes nothing about a model that is there.
+EVALUATION_SETTINGS = (
+    "validation_questions synth_scale synth_shift synth_validation_documents synth_seed precision num_beams "
+    "max_new_tokens eval_batch_size"
+).split()
+# `load_docvqa` reads training data too, which an evaluation does not need: one drawn page stands for it.
+NO_TRAINING_DATA = {
+    "data": "synth",
+    "synth_scale": "small",
+    "synth_documents": 1,
+    "synth_validation_documents": 1,
+}
+
+
+def evaluation_settings(run: SavedRun, data: str | None, further: dict[str, Any]) -> Settings:
+    """The settings to evaluate a run with: its own, on other validation data if `data` is given.
+
+    `further` may change what an evaluation depends on, `EVALUATION_SETTINGS`; `SettingsError` for anything else.
+    """
+    for name in further:
+        if name not in EVALUATION_SETTINGS:
+            raise SettingsError(
+                f"setting {name!r} changes nothing about a model that is trained; allowed are "
+                f"{', '.join(EVALUATION_SETTINGS)}"
+            )
+    chosen: dict[str, Any] = {}
+    if data:
+        chosen = {"validation_data": data, **(NO_TRAINING_DATA if data != "synth" else {"data": "synth"})}
+    return run.settings.replace(**{**further, **chosen})
+
+
+def evaluate_run(run: SavedRun, settings: Settings) -> pd.DataFrame:
+    """Every validation question of `settings`, answered by the run's best model; columns as `evaluate` gives them.
+
+    Raises `RunError` where the model is gone, and what `load_docvqa` raises.
+    """
+    model, processor = run.load()
+    rows = load_docvqa(settings)["validation"]
+    shuffled = settings.shuffled_questions
+    collator = QuestionCollator(rows, model, processor, settings.prefix, shuffled_questions=shuffled)
+    return evaluate(model, collator, settings)

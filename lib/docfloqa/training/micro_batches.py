@@ -16,11 +16,7 @@ def split_batch(batch: dict[str, Tensor], questions: int) -> list[dict[str, Tens
     """A batch of `docfloqa.training.batches.QuestionCollator` of so many questions, each with its pages."""
     parts = []
     for start in range(0, len(batch["places"]), questions):
-        part = {
-            name: tensor[start : start + questions]
-            for name, tensor in batch.items()
-            if name != "pixel_values"
-        }
+        part = {name: tensor[start : start + questions] for name, tensor in batch.items() if name != "pixel_values"}
         pages, part["page_index"] = torch.unique(part["page_index"], return_inverse=True)
         part["pixel_values"] = batch["pixel_values"][pages]
         parts.append(part)

@@ -11,8 +11,7 @@ from datasets import DatasetDict
 from torch import Tensor
 from transformers import Florence2Processor, PrinterCallback, Seq2SeqTrainingArguments
 
-from docfloqa.disk import folder_bytes, room_for
-from docfloqa.integrity import DamagedError
+from docfloqa.files import DamagedError, folder_bytes, room_for
 from docfloqa.model.device import compute_device, describe_device, peak_memory, uses_static_shapes
 from docfloqa.model.florence import Florence2ForDocVQA, load_florence
 from docfloqa.model.freezing import Freezing
@@ -21,10 +20,9 @@ from docfloqa.runs.recovery import last_checkpoint, refresh
 from docfloqa.runs.run import BEST_MODEL, LAST_MODEL, Run, SilentRun
 from docfloqa.training.batches import EpochSampler, Pages, QuestionCollator
 from docfloqa.training.cuda_graphs import CapturedSteps
-from docfloqa.training.evaluation import evaluate
+from docfloqa.training.evaluation import agreed, evaluate, gathered
 from docfloqa.training.micro_batches import MicroBatchTrainer
 from docfloqa.training.progress import RunProgress
-from docfloqa.training.ranks import agreed, gathered
 from docfloqa.training.training_arguments import CHECKPOINTS, Places, training_arguments
 from docfloqa.training.vision_cache import ResidentPages, cache_states
 
@@ -288,9 +286,7 @@ class DocVQATrainer(MicroBatchTrainer):
             if torch.isfinite(losses).all():
                 continue
             question_ids = self.training_collator.rows["questionId"]
-            questions = [
-                question_ids[place] for part in gathered(places.tolist()) for place in part if place >= 0
-            ]
+            questions = [question_ids[place] for part in gathered(places.tolist()) for place in part if place >= 0]
             raise DivergedError(
                 f"the training loss is {losses.mean().item()} at step {step} with learning rate {learning_rate:.3g}; "
                 f"questions of the batch: {', '.join(map(str, questions))}"
@@ -304,9 +300,7 @@ class DocVQATrainer(MicroBatchTrainer):
             loss = super().training_step(model, inputs, num_items_in_batch)
         tokens = (inputs["labels"] != -100).sum()
         # That of a part counts by the tokens of the whole batch already.
-        self.loss_sum += loss * (
-            tokens if num_items_in_batch is None else num_items_in_batch / self.args.world_size
-        )
+        self.loss_sum += loss * (tokens if num_items_in_batch is None else num_items_in_batch / self.args.world_size)
         self.loss_tokens += tokens
         return loss
 

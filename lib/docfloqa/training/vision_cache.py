@@ -18,10 +18,9 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from docfloqa.integrity import check_digest, is_sound, with_digest
+from docfloqa.files import check_digest, data_folder, is_sound, with_digest, write_whole
 from docfloqa.model.device import autocast, describe_device, uses_bf16
 from docfloqa.model.florence import Florence2ForDocVQA, vision_sub_blocks
-from docfloqa.paths import data_folder, write_whole
 from docfloqa.settings import Settings
 from docfloqa.training.batches import Pages
 from docfloqa.versions import PAGES
@@ -50,9 +49,7 @@ class CachedPages(Pages):
             chunk = names[start : start + PAGES_PER_FILE]
             name = hashlib.sha256("".join((key, *chunk)).encode()).hexdigest()[:32]
             self.chunks[cache_folder() / f"{name}.npy"] = chunk
-        self.files = {
-            page: (path, place) for path, chunk in self.chunks.items() for place, page in enumerate(chunk)
-        }
+        self.files = {page: (path, place) for path, chunk in self.chunks.items() for place, page in enumerate(chunk)}
 
     def missing(self) -> dict[Path, list[str]]:
         """The files that are not there, or are damaged and set aside, and the pages that they are of."""

@@ -13,12 +13,11 @@ from tempfile import mkdtemp
 from datasets import Dataset
 from tqdm.auto import tqdm
 
-from docfloqa.data.schema import FEATURES
+from docfloqa.data.load import FEATURES
 from docfloqa.data.synth.full import full_page
 from docfloqa.data.synth.small import CLEAN, LAYOUTS, NEW_LAYOUTS, WORN, Field, Page, small_page
 from docfloqa.data.synth.vocabulary import KNOWN, NEW, accepted_answers, question
-from docfloqa.integrity import check_folder, is_sound, seal_folder
-from docfloqa.paths import data_folder
+from docfloqa.files import check_folder, data_folder, is_sound, seal_folder
 from docfloqa.settings import Settings
 from docfloqa.versions import DRAWING
 

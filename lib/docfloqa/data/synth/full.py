@@ -191,9 +191,7 @@ def letter(sheet: Sheet) -> None:
     sheet.y = top
     sheet.lines(left, phrases.ADDRESSEE + phrases.LETTER_SUBJECT)
     end = sheet.bottom - 11 * sheet.line
-    sheet.paragraphs(
-        rng.sample(phrases.FACTS, rng.randint(4, 8)), end - rng.uniform(0, 0.1) * (end - sheet.y)
-    )
+    sheet.paragraphs(rng.sample(phrases.FACTS, rng.randint(4, 8)), end - rng.uniform(0, 0.1) * (end - sheet.y))
     sheet.lines(left, "{closing},\n\n")
     # The signature: a pen that circles while it moves on.
     y, turns, lean = sheet.y, rng.uniform(14, 30), rng.uniform(0.5, 3)

@@ -58,9 +58,7 @@ PHRASES = {
     "street": listed("Mill Road,Oak Avenue,Station Street,Harbor Lane,Park Row,Market Square,High Street"),
     "town": TOWNS,
     "city": CITIES,
-    "place": listed(
-        "the Oak Room,Conference Room B,the Town Hall,Building 12,the Grand Hotel,Lecture Hall 3"
-    ),
+    "place": listed("the Oak Room,Conference Room B,the Town Hall,Building 12,the Grand Hotel,Lecture Hall 3"),
     "day": [str(day) for day in range(1, 29)],
     "month": MONTHS,
     "year": YEARS,

@@ -208,10 +208,7 @@ class SmallSheet:
         for place, row in enumerate([heads, *rows]):
             self.shade()
             boxes.append(
-                [
-                    self.put(x, text, "r" if n else "l")
-                    for n, (x, text) in enumerate(zip(edges, row, strict=True))
-                ]
+                [self.put(x, text, "r" if n else "l") for n, (x, text) in enumerate(zip(edges, row, strict=True))]
             )
             self.rule(always=ruled == "all" or (ruled == "head" and place == 0))
             self.feed()
