@@ -30,7 +30,8 @@ from datasets import Dataset
 from PIL import Image
 
 from docfloqa.analysis.tables import scores
-from docfloqa.data.load import FEATURES, data_checksum, load_checked
+from docfloqa.data.load import data_checksum, load_checked
+from docfloqa.data.schema import FEATURES
 from docfloqa.figures.data import counts, questions
 from docfloqa.files import PROJECT, reports_folder, runs_folder, write_whole
 from docfloqa.model.device import describe_device

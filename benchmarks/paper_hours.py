@@ -16,7 +16,7 @@ from pathlib import Path
 import pandas as pd
 
 from docfloqa.arms import RATIOS
-from docfloqa.data.load import DOCVQA
+from docfloqa.data.schema import DOCVQA
 from docfloqa.files import PROJECT, write_whole
 from docfloqa.settings import Settings
 from docfloqa.text import to_markdown

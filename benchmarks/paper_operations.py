@@ -13,7 +13,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from docfloqa.arms import RATIOS
-from docfloqa.data.load import DOCVQA
+from docfloqa.data.schema import DOCVQA
 from docfloqa.model.florence import Florence2ForDocVQA, base_config
 from docfloqa.settings import Settings
 

@@ -8,7 +8,7 @@ from datasets import Dataset
 from PIL import Image
 
 from docfloqa.arms import choose_arms
-from docfloqa.data.load import FEATURES
+from docfloqa.data.schema import FEATURES
 from docfloqa.files import reports_folder, runs_folder
 from docfloqa.metrics import METRICS, score
 from docfloqa.runs.results import Study

@@ -17,7 +17,7 @@ from bad_input.case import BadInput
 from bad_input.rows import row
 from bad_input.texts import ANY_TEXT, TRICKY, Page
 from docfloqa.apps.browser import table_html
-from docfloqa.data.load import FEATURES
+from docfloqa.data.schema import FEATURES
 from docfloqa.figures.data import plot_samples
 from docfloqa.figures.style import render
 from docfloqa.report.export import export

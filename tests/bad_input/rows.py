@@ -13,7 +13,8 @@ from bad_input.case import BadInput, refused
 from bad_input.images import PROGRAM, file_of, grey_tiff, noise
 from bad_input.texts import ANY_TEXT, BLANK, TRICKY
 from docfloqa.apps.browser import DocumentBrowser
-from docfloqa.data.load import FEATURES, DataError, load_checked
+from docfloqa.data.load import DataError, load_checked
+from docfloqa.data.schema import FEATURES
 from docfloqa.figures.data import question_types, questions
 from docfloqa.settings import Settings, SettingsError
 

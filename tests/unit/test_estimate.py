@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import docfloqa.study.estimate
 import docfloqa.study.stand_in
-from docfloqa.data.load import DOCVQA
+from docfloqa.data.schema import DOCVQA
 from docfloqa.files import TINY_MODEL, output_folder
 from docfloqa.model.florence import load_florence
 from docfloqa.settings import Settings

@@ -288,7 +288,7 @@ def test_what_is_no_page_is_refused(content, message):
 
 def test_large_files_and_pages_are_refused(monkeypatch):
     with pytest.raises(UploadError, match=r"8\.0 MiB; allowed are PNG, JPEG and PDF"):
-        open_upload(b"x" * (uploads.LARGEST_FILE + 1))
+        open_upload(b"x" * (uploads.LARGEST_UPLOAD + 1))
     monkeypatch.setattr(uploads, "LARGEST_PAGE", 100)
     with pytest.raises(UploadError, match="4,800 pixels"):
         uploads.decode(file_of("PNG"), 1)

@@ -14,7 +14,7 @@ from papermill.parameterize import parameterize_notebook
 from traitlets.config import Config
 from voila.app import Voila
 
-from docfloqa.data.images import LARGEST_FILE
+from docfloqa.data.images import LARGEST_UPLOAD
 from docfloqa.files import NOTEBOOKS
 from docfloqa.settings import check_study_name
 
@@ -59,7 +59,7 @@ def demo_config(port: int) -> Config:
     config.Voila.tornado_settings = {
         "headers": {"Content-Security-Policy": POLICY, "Referrer-Policy": "no-referrer"},
         # A little more than a file, so that one that is just too large is told so.
-        "websocket_max_message_size": LARGEST_FILE + 2 * 2**20,
+        "websocket_max_message_size": LARGEST_UPLOAD + 2 * 2**20,
     }
     config.VoilaConfiguration.file_allowlist = []
     config.VoilaConfiguration.allow_template_override = "NO"

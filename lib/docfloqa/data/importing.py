@@ -15,7 +15,8 @@ from typing import Any
 from datasets import Dataset
 
 from docfloqa.data.images import PageError, decode_page, read_bytes
-from docfloqa.data.load import FEATURES, SPLITS
+from docfloqa.data.load import SPLITS
+from docfloqa.data.schema import FEATURES
 from docfloqa.files import check_writable, expanded, is_folder, whole_folder
 
 REQUIRED = ("image", "question", "answers")

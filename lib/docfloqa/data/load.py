@@ -11,41 +11,13 @@ from random import Random
 from typing import Any
 
 import pandas as pd
-from datasets import Dataset, DatasetDict, Features, Image, List, Value
+from datasets import Dataset, DatasetDict, Image
 from tqdm.auto import tqdm
 
 from docfloqa.data.images import LARGEST_IMAGE, ImageError, ImageTooLargeError, decode_page
 from docfloqa.data.sources import SPLITS, DataError, read_split
 from docfloqa.files import data_folder, is_sound, read_sealed, seal, write_whole
 from docfloqa.settings import Settings, shown
-
-FEATURES = Features(
-    {
-        "questionId": Value("string"),
-        "question": Value("string"),
-        "question_types": List(Value("string")),
-        "image": Image(),
-        "docId": Value("int64"),
-        "ucsf_document_id": Value("string"),
-        "ucsf_document_page_no": Value("string"),
-        "answers": List(Value("string")),
-        "data_split": Value("string"),
-    }
-)
-COLUMNS = tuple(FEATURES)
-# What a data set may call a column, the first that it has counts; "a.b" is the field b of the column a. The second
-# names are those of pixparse/docvqa-single-page-questions.
-NAMES = {column: (column,) for column in COLUMNS} | {
-    "questionId": ("questionId", "question_id"),
-    "docId": ("docId", "other_metadata.doc_id"),
-    "ucsf_document_id": ("ucsf_document_id", "other_metadata.ucsf_document_id"),
-    "ucsf_document_page_no": ("ucsf_document_page_no", "other_metadata.ucsf_document_page_no"),
-}
-# One column of each is demanded; the others are null where they are not there.
-DEMANDED = (("questionId",), ("question",), ("image",), ("answers",), ("ucsf_document_id", "docId"))
-# Published sizes of DocVQA's splits (Mathew et al., WACV 2021): questions and pages.
-DOCVQA = {"train": (39_463, 10_194), "validation": (5_349, 1_286)}
-
 
 CHECKS = 3  # what these checks are called where results are remembered: those of other checks do not count
 

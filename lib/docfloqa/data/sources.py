@@ -15,7 +15,7 @@ from datasets import Dataset
 from datasets.table import cast_array_to_feature
 from tqdm.auto import tqdm
 
-from docfloqa.data.load import DEMANDED, FEATURES, NAMES
+from docfloqa.data.schema import DEMANDED, FEATURES, NAMES
 from docfloqa.data.synth.dataset import synth_folder
 from docfloqa.files import (
     checksum,

@@ -120,7 +120,7 @@ def require_device(settings: Settings) -> dict[str, Any]:
     device = describe_device()
     if device["kind"] == "cpu" and not settings.allow_cpu:
         # Only now, and below too: a kernel that is asked for its device answers without what takes seconds to import.
-        from docfloqa.data.load import DOCVQA
+        from docfloqa.data.schema import DOCVQA
 
         questions = settings.train_questions or DOCVQA["train"][0]
         flops = training_flops(settings) * questions * settings.epochs

@@ -32,7 +32,8 @@ from huggingface_hub import constants
 from tqdm.auto import tqdm
 
 from docfloqa.data import sources
-from docfloqa.data.load import DOCVQA, check_image, load_checked
+from docfloqa.data.load import check_image, load_checked
+from docfloqa.data.schema import DOCVQA
 from docfloqa.data.sources import SPLITS, DataError
 from docfloqa.files import (
     TINY_MODEL,

@@ -13,7 +13,7 @@ from tempfile import mkdtemp
 from datasets import Dataset
 from tqdm.auto import tqdm
 
-from docfloqa.data.load import FEATURES
+from docfloqa.data.schema import FEATURES
 from docfloqa.data.synth.full import full_page
 from docfloqa.data.synth.small import CLEAN, LAYOUTS, NEW_LAYOUTS, WORN, Field, Page, small_page
 from docfloqa.data.synth.vocabulary import KNOWN, NEW, accepted_answers, question
