@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from docfloqa.training import cuda_graphs
-from docfloqa.training.cuda_graphs import CapturedSteps
+from docfloqa.training.steps import CapturedSteps
 
 
 class Eager:
@@ -39,7 +38,7 @@ class Model(nn.Module):
 @pytest.fixture
 def captured(monkeypatch) -> list[dict]:
     captured: list[dict] = []
-    monkeypatch.setattr(cuda_graphs, "_Graph", type("Graph", (Eager,), {"captured": captured}))
+    monkeypatch.setattr("docfloqa.training.steps._Graph", type("Graph", (Eager,), {"captured": captured}))
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
     return captured
 
@@ -70,7 +69,7 @@ def test_states_after_another_number_of_sub_blocks_are_another_shape(captured):
 
 
 def test_shapes_beyond_the_most_are_left_to_eager_steps(captured, monkeypatch):
-    monkeypatch.setattr(cuda_graphs, "MOST_GRAPHS", 1)
+    monkeypatch.setattr("docfloqa.training.steps.MOST_GRAPHS", 1)
     model, steps = Model(), CapturedSteps()
     assert steps(model, {"states": torch.rand(2, 3)}) is not None
     assert steps(model, {"states": torch.rand(4, 3)}) is None
@@ -84,7 +83,7 @@ def test_a_capture_that_fails_is_told_once_and_leaves_nothing(captured, monkeypa
     def fails(*arguments):
         raise torch.OutOfMemoryError("out of memory")
 
-    monkeypatch.setattr(cuda_graphs, "_Graph", fails)
+    monkeypatch.setattr("docfloqa.training.steps._Graph", fails)
     with pytest.warns(UserWarning, match="goes on without CUDA graphs, more slowly: out of memory"):
         assert steps(model, {"states": torch.rand(4, 3)}) is None
     assert not steps.graphs and not steps.gradients and model.layer.weight.grad is None

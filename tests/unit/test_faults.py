@@ -33,7 +33,7 @@ from docfloqa.runs.run import Run, is_complete, read_record
 from docfloqa.runs.saved_runs import RunError, open_run
 from docfloqa.settings import Settings
 from docfloqa.study import kernels as execution
-from docfloqa.training.micro_batches import TooLargeError
+from docfloqa.training.steps import TooLargeError
 
 SEED = 1
 KILLS = 5

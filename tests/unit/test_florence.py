@@ -8,13 +8,14 @@ from transformers import AutoProcessor, Florence2ForConditionalGeneration
 
 from docfloqa.files import TINY_MODEL
 from docfloqa.model.florence import (
+    CHECKSUMS,
     PREFIX,
     Florence2ForDocVQA,
+    ModelError,
     encode_prompts,
     encode_text,
     load_florence,
 )
-from docfloqa.model.model_folders import CHECKSUMS, ModelError
 from docfloqa.model.targets import generation_config
 from docfloqa.training.batches import QuestionCollator
 

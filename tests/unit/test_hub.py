@@ -23,8 +23,7 @@ from docfloqa.data.load import DataError, load_docvqa
 from docfloqa.data.synth.dataset import synth_folder
 from docfloqa.files import TINY_MODEL, is_hub_id, reports_folder
 from docfloqa.hub import COMMIT, COMMITS, REVISIONS, HubError, cached_model, pinned, split_revision
-from docfloqa.model.florence import load_florence
-from docfloqa.model.model_folders import CHECKSUMS, ModelError, verify_checksums
+from docfloqa.model.florence import CHECKSUMS, ModelError, load_florence, verify_checksums
 from docfloqa.settings import Settings
 from docfloqa.study.estimate import _model
 

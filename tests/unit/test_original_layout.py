@@ -20,9 +20,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoProcessor, Florence2ForConditionalGeneration
 
-from docfloqa.model.florence import PREFIX, encode_prompts, load_florence
+from docfloqa.model.florence import PREFIX, ModelError, encode_prompts, load_florence
 from docfloqa.model.microsoft_layout import LayoutError, _native_config
-from docfloqa.model.model_folders import ModelError
 
 WORDS, SIDE = 300, 96
 ROWS = WORDS + len(TASK_TOKENS)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from docfloqa.settings import Settings
 from docfloqa.training.batches import QuestionCollator, few
 from docfloqa.training.evaluation import evaluate
-from docfloqa.training.micro_batches import split_batch
+from docfloqa.training.steps import split_batch
 
 PLACES = [0, 1, 2, 5, 9, 12, 14]
 

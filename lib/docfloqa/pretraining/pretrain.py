@@ -23,8 +23,7 @@ from transformers import (
 )
 
 from docfloqa.figures.style import show, use_style
-from docfloqa.model.florence import Florence2ForDocVQA
-from docfloqa.model.model_folders import write_checksums
+from docfloqa.model.florence import Florence2ForDocVQA, write_checksums
 from docfloqa.pretraining.reading import (
     BLANK_WEIGHT,
     CHARACTERS,

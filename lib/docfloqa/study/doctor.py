@@ -55,10 +55,9 @@ from docfloqa.model.device import (
     uses_bf16,
     uses_static_shapes,
 )
-from docfloqa.model.florence import PREFIX, Florence2ForDocVQA, base_config, load_florence
+from docfloqa.model.florence import CHECKSUMS, PREFIX, Florence2ForDocVQA, ModelError, base_config, load_florence
 from docfloqa.model.freezing import freeze
 from docfloqa.model.microsoft_layout import is_original_layout
-from docfloqa.model.model_folders import CHECKSUMS, ModelError
 from docfloqa.model.targets import START, generation_config, stated_decoding, target_format
 from docfloqa.runs.run import git_commit
 from docfloqa.settings import Settings
@@ -67,7 +66,7 @@ from docfloqa.study.kernels import DEFAULT_KERNEL, kernel_device
 from docfloqa.text import flat
 from docfloqa.training.batches import QuestionCollator
 from docfloqa.training.evaluation import evaluate
-from docfloqa.training.training_arguments import CHECKPOINTS
+from docfloqa.training.trainer import CHECKPOINTS
 
 # In the order in which they are told.
 SUBJECTS = "python torch device kernel disk hub model vocabulary targets decoding data question run".split()

@@ -28,7 +28,7 @@ from docfloqa.study.kernels import Slot
 from docfloqa.study.stand_in import like_docvqa, random_base_model
 from docfloqa.study.timing import SAMPLE, STEPS, WARM_UP, Calibration, calibrate_in_a_slot
 from docfloqa.study.workers import available_slots
-from docfloqa.training.training_arguments import CHECKPOINTS
+from docfloqa.training.trainer import CHECKPOINTS
 
 # What a run's time, memory and disk depend on; runs that agree in all of it are of one kind.
 COSTLY = ("vision_trainable", "unit", "side", "counted", "lora")

@@ -9,22 +9,146 @@ import pandas as pd
 import torch
 from datasets import DatasetDict
 from torch import Tensor
-from transformers import Florence2Processor, PrinterCallback, Seq2SeqTrainingArguments
+from torch.utils.data import Dataset
+from tqdm.auto import tqdm
+from transformers import Florence2Processor, PrinterCallback, Seq2SeqTrainingArguments, TrainerCallback
 
 from docfloqa.files import DamagedError, folder_bytes, room_for
-from docfloqa.model.device import compute_device, describe_device, peak_memory, uses_static_shapes
+from docfloqa.model.device import compute_device, describe_device, peak_memory, uses_bf16, uses_static_shapes
 from docfloqa.model.florence import Florence2ForDocVQA, load_florence
 from docfloqa.model.freezing import Freezing
 from docfloqa.model.targets import generation_config
-from docfloqa.runs.recovery import last_checkpoint, refresh
+from docfloqa.runs.recovery import last_checkpoint, refresh, seal_checkpoint
 from docfloqa.runs.run import BEST_MODEL, LAST_MODEL, Run, SilentRun
-from docfloqa.training.batches import EpochSampler, Pages, QuestionCollator
-from docfloqa.training.cuda_graphs import CapturedSteps
+from docfloqa.settings import Settings
+from docfloqa.training.batches import EpochSampler, Pages, QuestionCollator, share_of_batch
 from docfloqa.training.evaluation import agreed, evaluate, gathered
-from docfloqa.training.micro_batches import MicroBatchTrainer
-from docfloqa.training.progress import RunProgress
-from docfloqa.training.training_arguments import CHECKPOINTS, Places, training_arguments
+from docfloqa.training.steps import CapturedSteps, MicroBatchTrainer
 from docfloqa.training.vision_cache import ResidentPages, cache_states
+
+CHECKPOINTS = 2
+
+
+class Places(Dataset):
+    """The places 0, 1, 2, ... of a split's questions; the collator turns places into a batch."""
+
+    def __init__(self, count: int):
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, place: int) -> int:
+        return place
+
+
+def training_arguments(settings: Settings, run: Run) -> Seq2SeqTrainingArguments:
+    """The trainer's arguments for a run: AdamW, linear schedule, one checkpoint and evaluation an epoch.
+
+    Raises `SettingsError` for a batch that the processes of the run cannot share.
+    """
+    on_gpu = compute_device().type == "cuda"
+    arguments = Seq2SeqTrainingArguments(
+        output_dir=str(run.checkpoints),
+        num_train_epochs=settings.epochs,
+        per_device_train_batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=settings.warmup_steps,
+        optim="adamw_torch_fused",
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+        seed=settings.seed,
+        bf16=uses_bf16(settings),
+        # Named only where it is wanted: newer versions of transformers give it another name.
+        **({"gradient_checkpointing": True} if settings.gradient_checkpointing else {}),
+        use_cpu=not on_gpu,
+        # Every parameter that is trained is used in every step.
+        ddp_find_unused_parameters=False,
+        dataloader_num_workers=4 if on_gpu else 0,
+        dataloader_pin_memory=on_gpu,
+        remove_unused_columns=False,
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        # The last one, and the one before in case it is damaged.
+        save_total_limit=CHECKPOINTS,
+        logging_strategy="epoch",
+        # A loss that is not finite stops the run; the trainer would hide it in the average.
+        logging_nan_inf_filter=False,
+        report_to=[],
+        disable_tqdm=True,
+    )
+    # An effective batch is the same however many processes share it.
+    arguments.per_device_train_batch_size = share_of_batch(settings.batch_size, arguments.world_size)
+    # On several GPUs the trainer would split a batch's pages and questions apart.
+    arguments._n_gpu = min(1, arguments.n_gpu)
+    return arguments
+
+
+SECONDS = 1.0  # between two words, at least
+
+
+class RunProgress(TrainerCallback):
+    """A progress bar over the steps of a `DocVQATrainer`, and the same in a file; seals what it has saved."""
+
+    def __init__(self, trainer):
+        self.trainer, self.bar = trainer, None
+        self.done, self.doing, self.reported = 0.0, "starting", 0.0
+
+    def report(self, done: float, doing: str) -> None:
+        """Write how many epochs are done and what is being done."""
+        self.done, self.doing, self.reported = done, doing, time.monotonic()
+        self.trainer.run.report_progress(done, doing)
+
+    def still_going(self) -> None:
+        """Write that what was begun goes on; at most once in `SECONDS`."""
+        if time.monotonic() - self.reported > SECONDS:
+            self.report(self.done, self.doing)
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        """Open the bar, where a resumed run left off."""
+        if state.global_step and state.is_world_process_zero:
+            # The interruption may have come between a checkpoint and the best model.
+            self.trainer.keep_best(round(state.epoch))
+        self.bar = tqdm(
+            total=state.max_steps,
+            initial=state.global_step,
+            desc=self.trainer.run.id,
+            unit="step",
+            disable=not state.is_world_process_zero,
+        )
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        """Begin an epoch's loss and clock."""
+        self.trainer.loss_sum, self.trainer.loss_tokens = 0.0, 0
+        self.trainer.epoch_started = time.perf_counter()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        """Move the bar and the file."""
+        self.bar.update(state.global_step - self.bar.n)
+        self.done = self.trainer.run.settings.epochs * state.global_step / state.max_steps
+        self.doing = "training"
+        self.still_going()
+
+    def on_save(self, args, state, control, **kwargs):
+        """Seal the checkpoint; only then keep the best model, which can be made again from it."""
+        # Every process keeps the state of its random numbers there.
+        self.trainer.accelerator.wait_for_everyone()
+        if not state.is_world_process_zero:
+            return
+        epoch = round(state.epoch)
+        seal_checkpoint(self.trainer.run.checkpoints / f"checkpoint-{state.global_step}", epoch)
+        self.trainer.keep_best(epoch)
+
+    def show(self, row: dict[str, float]) -> None:
+        """Show an epoch's scores beside the bar."""
+        if self.bar is not None:
+            self.bar.set_postfix(anls=f"{row['anls']:.3f}", val_loss=f"{row['val_loss']:.3f}")
+
+    def on_train_end(self, args, state, control, **kwargs):
+        """Close the bar."""
+        self.bar.close()
+
 
 # Of an answer with its question and scores, and of the processor in every model folder.
 ANSWER_BYTES, PROCESSOR_BYTES = 1000, 2**22
