@@ -35,7 +35,7 @@ def root(tmp_path_factory) -> Path:
     folders = {commit: root / "served" / commit for commit in repositories.values()}
     write_native(folders[COMMITS[NATIVE]], random_florence())
     write_data_set(folders[COMMITS[M4]], M4)
-    commands = re.findall(DOWNLOADS, (PROJECT / "README.md").read_text(), re.MULTILINE)
+    commands = re.findall(DOWNLOADS, (PROJECT / "docs" / "paper.md").read_text(), re.MULTILINE)
     assert len(commands) == 2
     with served(repositories, folders) as address:
         environment = {

@@ -19,6 +19,8 @@ LIBRARY = PROJECT / "lib" / "docfloqa"
 PYPROJECT = tomllib.loads((PROJECT / "pyproject.toml").read_text())
 README = (PROJECT / "README.md").read_text()
 LIBRARY_README = (PROJECT / "lib" / "README.md").read_text()
+PAGES = [PROJECT / "README.md", PROJECT / "lib" / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
+MANUAL = "\n".join(path.read_text() for path in PAGES)
 
 
 def requirements(lines: list[str]) -> dict[str, Requirement]:
@@ -111,7 +113,7 @@ def test_the_commands_in_the_readme_exist():
     targets = set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
     variables = set(re.findall(r"^([A-Z_]+) \?=", makefile, re.MULTILINE))
     made = []
-    for command in commands(README):
+    for command in commands(MANUAL):
         words = command.split("#")[0].split()
         if words[0] == "make":
             arguments = re.findall(r"\b([A-Z_]+)=", command)
@@ -125,7 +127,7 @@ def test_the_commands_in_the_readme_exist():
 
 
 def test_the_commands_that_the_readme_gives_papermill_are_its_own():
-    given = [command for command in commands(README) if "papermill" in command]
+    given = [command for command in commands(MANUAL) if "papermill" in command]
     assert given
     for command in given:
         notebook = re.search(r"(\d\d_\w+\.ipynb)", command)[1]
@@ -145,9 +147,16 @@ def test_the_python_in_the_readme_runs():
     assert eval(expression, names) == float(shown)
 
 
-def test_the_files_that_the_readme_links_exist():
-    for target in re.findall(r"\]\((?!https?://|#)([^)]+)\)", README):
-        assert (PROJECT / target.split("#")[0]).exists(), target
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_files_that_a_page_links_exist(page):
+    for target in re.findall(r"\]\((?!https?://|#)([^)]+)\)", page.read_text()):
+        assert (page.parent / target.split("#")[0]).exists(), target
+
+
+def test_the_readme_is_read_to_its_end():
+    assert len(README.split()) <= 1200
+    beginning = "\n".join(README.splitlines()[:25])
+    assert "make test " in beginning and "make study " in beginning
 
 
 def test_the_command_line_explains_itself():
