@@ -109,7 +109,7 @@ def output(tmp_path, monkeypatch) -> Path:
 def trainer_of(settings: Settings, dataset) -> DocVQATrainer:
     model, processor = load_florence(settings.model, settings.prefix)
     weights = weights_checksum(model)
-    freezing = freeze(model, settings.vision_trainable, settings.unit, settings.side)
+    freezing = freeze(model, settings.freezing)
     run = Run.open(settings, weights, data_checksum(dataset))
     return DocVQATrainer(run, model, processor, dataset, freezing)
 

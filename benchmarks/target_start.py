@@ -39,7 +39,7 @@ def trainer(settings: Settings, dataset: DatasetDict, with_start: bool) -> DocVQ
     """The study's own trainer on a model whose targets begin with `<s>`, which labels may lack."""
     network, processor = load_florence(settings.model, settings.prefix)
     network.generation_config.forced_bos_token_id = processor.tokenizer.bos_token_id
-    freezing = freeze(network, settings.vision_trainable)
+    freezing = freeze(network, settings.freezing)
     run = Run.open(settings, weights_checksum(network), data_checksum(dataset))
     made = DocVQATrainer(run, network, processor, dataset, freezing)
     if not with_start:

@@ -106,7 +106,7 @@ def ours(settings: Settings, dataset: DatasetDict) -> DocVQATrainer:
     """The study's own trainer, its states cached."""
     network, processor = load_florence(settings.model, settings.prefix)
     weights = weights_checksum(network)
-    freezing = freeze(network, settings.vision_trainable, settings.unit, settings.side)
+    freezing = freeze(network, settings.freezing)
     run = Run.open(settings, weights, data_checksum(dataset))
     trainer = DocVQATrainer(run, network, processor, dataset, freezing)
     trainer.args.eval_strategy = trainer.args.save_strategy = "no"
@@ -121,7 +121,7 @@ def published(settings: Settings) -> PublishedLoop:
     # The same pixels as ours, and those of the published script.
     processor = Florence2Processor.from_pretrained(PROJECT / settings.model, backend="pil")
     network = load_published(PROJECT / settings.model).to(compute_device())
-    freeze(network, settings.vision_trainable, settings.unit, settings.side)
+    freeze(network, settings.freezing)
     return PublishedLoop(network, processor, settings.learning_rate, settings.num_beams, settings.max_new_tokens)
 
 

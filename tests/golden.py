@@ -83,7 +83,7 @@ def training() -> dict[str, Any]:
     dataset = load_docvqa(settings)
     model, processor = load_florence(settings.model, settings.prefix)
     run = Run.open(settings, weights_checksum(model), data_checksum(dataset))
-    freezing = freeze(model, settings.vision_trainable)
+    freezing = freeze(model, settings.freezing)
     epochs = DocVQATrainer(run, model, processor, dataset, freezing).fit().epochs()
     columns = ["val_loss", "train_loss", "similarity_first"]
     # No training loss before training.

@@ -11,6 +11,8 @@ from contextlib import redirect_stdout
 
 from docfloqa import commands
 from docfloqa.commands import BAD_INPUT, INCOMPLETE, settings_of
+from docfloqa.exceptions import IncompleteRunError
+from docfloqa.files import caused_by_user
 from docfloqa.settings import PROFILES
 
 __all__ = ["main", "parser", "settings_of"]
@@ -84,16 +86,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("interrupted; the same command goes on from here, or begins again", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
-        # Errors of the library's own name what was given and what is allowed; any other is a fault of ours, unless
-        # the disk is full.
-        if not type(error).__module__.startswith("docfloqa."):
-            from docfloqa.files import full_disk
-
-            error = full_disk(error)
-            if error is None:
-                raise
-        print(f"error: {error}", file=sys.stderr)
-        return INCOMPLETE if type(error).__name__ == "IncompleteRunError" else BAD_INPUT
+        told = caused_by_user(error)
+        if told is None:
+            raise
+        print(f"error: {told}", file=sys.stderr)
+        return INCOMPLETE if isinstance(told, IncompleteRunError) else BAD_INPUT
     if result is None:
         return 0
     if arguments.json:

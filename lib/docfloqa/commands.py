@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from docfloqa.files import PROJECT, is_folder, reports_folder
-from docfloqa.settings import Settings, SettingsError, by_name
+from docfloqa.parameters import by_name
+from docfloqa.settings import Settings, SettingsError
 
 # The library is imported where it is used: torch and transformers take seconds, which help need not wait for.
 

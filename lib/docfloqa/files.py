@@ -21,7 +21,8 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from tqdm.auto import tqdm
 
-from docfloqa.settings import check_study_name
+from docfloqa.exceptions import DocFloQAError
+from docfloqa.parameters import check_study_name
 
 PROJECT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = PROJECT / "notebooks"
@@ -101,7 +102,7 @@ CHECKSUM, MANIFEST = "checksum", "checksums.json"
 DIGEST_BYTES = hashlib.sha256().digest_size
 
 
-class DamagedError(ValueError):
+class DamagedError(DocFloQAError, ValueError):
     """A file that is not what was written: names it and what is wrong."""
 
 
@@ -237,13 +238,15 @@ def _describe(holder: Path) -> str:
 # What libraries say that write files without Python, and so raise no OSError.
 FULL = re.compile(r"No space left on device|Disk quota exceeded|PytorchStreamWriter|unexpected pos \d+")
 
+OUT_OF_REACH = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
+
 WAY_OUT = (
     "What is finished is kept: make room, and the same command goes on; or set DOCFLOQA_OUTPUT to a folder on another "
     "disk"
 )
 
 
-class DiskFullError(RuntimeError):
+class DiskFullError(DocFloQAError, RuntimeError):
     """A disk without room: names the folder, what needs how much, what is free, and what to do."""
 
 
@@ -281,8 +284,12 @@ def room_for(folder: Path, needed: int, what: str) -> Iterator[None]:
         raise
 
 
-def full_disk(error: Exception) -> DiskFullError | None:
-    """What to tell of an error that says that the disk is full, of which nobody knew before; None for any other."""
+def caused_by_user(error: Exception) -> DocFloQAError | None:
+    """An error as a user may mend it: one of the library's own, a full disk, a file out of reach; None for a fault."""
+    if isinstance(error, DocFloQAError):
+        return error
+    if getattr(error, "errno", None) in OUT_OF_REACH and error.filename:
+        return FolderError(f"{str(error.filename)!r} is out of reach: {error.strerror}")
     if not is_full(error):
         return None
     folder = Path(getattr(error, "filename", None) or output_folder())
@@ -300,7 +307,7 @@ def size(count: int) -> str:
     return f"{count / 2**30:,.1f} GiB" if count >= 2**30 else f"{count / 2**20:,.1f} MiB"
 
 
-class FolderError(ValueError):
+class FolderError(DocFloQAError, ValueError):
     """A folder that must not, or cannot, be written to: names it, what is in the way and what is allowed."""
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import HTTPError
 
+from docfloqa.exceptions import DocFloQAError
 from docfloqa.files import is_hub_id, reports_folder, resolve, write_whole
 from docfloqa.settings import Settings
 
@@ -30,7 +31,7 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 HUB_SETTINGS = {"model": "model", "data": "dataset", "validation_data": "dataset"}
 
 
-class HubError(ValueError):
+class HubError(DocFloQAError, ValueError):
     """A repository that is neither in the hub's cache nor to be had: says what to download, and where to put it."""
 
 

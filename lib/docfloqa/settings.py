@@ -1,121 +1,18 @@
-"""Everything that a run depends on, in one frozen dataclass with named profiles, and how it is given as text."""
+"""Everything that a run depends on, in one frozen dataclass made of groups, with named profiles."""
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import functools
 import json
 import math
-import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
-Number = TypeVar("Number", int, float)
-# What else lies in reports/ and figures/, and what some systems cannot have as a folder's name.
-DEVICES = "con prn aux nul".split() + [f"{port}{number}" for port in ("com", "lpt") for number in range(1, 10)]
-RESERVED = ("benchmarks", "screenshots", "log.md", *DEVICES)
-LONGEST_NAME, LONGEST_PART = 1000, 255  # bytes of a path, and of each part of it
-NO_NAME = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-LONGEST_SHOWN = 200
-
-
-class SettingsError(ValueError):
-    """A setting that is unknown or out of range: names the field, the value and what is allowed."""
-
-
-def by_name(further: str | dict[str, Any]) -> dict[str, Any]:
-    """Settings by name from a JSON object; raises `SettingsError` for anything else, and for a name given twice."""
-    try:
-        settings = json.loads(further, object_pairs_hook=_once) if isinstance(further, str) else further
-    except (RecursionError, ValueError) as error:
-        if isinstance(error, SettingsError):
-            raise
-        raise SettingsError(f"further settings are {shown(further)}, which is not JSON: {error}") from None
-    if not isinstance(settings, dict):
-        raise SettingsError(f"further settings are {shown(settings)}; allowed is a JSON object of settings by name")
-    return settings
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    names = [name for name, _ in pairs]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise SettingsError(f"further settings name {shown(twice)} twice; allowed is once")
-    return dict(pairs)
-
-
-def numbers(name: str, text: Any, kind: type[Number]) -> list[Number]:
-    """The numbers of a text, separated by blanks; raises `SettingsError`. A single one may be a number already."""
-    try:
-        return [kind(word) for word in str(text).split()]
-    except ValueError:
-        wanted = "whole numbers" if kind is int else "numbers"
-        raise SettingsError(f"{name} are {shown(text)}; allowed are {wanted}, separated by blanks") from None
-
-
-def check_parameters(notebook: Path, parameters: dict[str, Any]) -> None:
-    """Raise `SettingsError` unless papermill may write these parameters into a notebook.
-
-    It writes names as they are, so that any other text than the name of a parameter would run as code; of values
-    it knows how to write text, numbers, True, False and None.
-    """
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    tagged = ["".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
-    known = [
-        target.id
-        for statement in ast.parse("\n".join(tagged)).body
-        if isinstance(statement, ast.Assign)
-        for target in statement.targets
-    ]
-    for name, value in parameters.items():
-        if name not in known:
-            raise SettingsError(f"{notebook.name} has no parameter {shown(name)}; it has {', '.join(known)}")
-        if not isinstance(value, str | int | float | None):
-            raise SettingsError(f"parameter {name} is {shown(value)}; allowed are text and numbers")
-
-
-def literal(path: Path) -> str:
-    """A path as papermill takes it: it would fill in what stands in braces."""
-    return str(path).replace("{", "{{").replace("}", "}}")
-
-
-def check_study_name(name: str) -> None:
-    """Raise `SettingsError` unless a study may be called so: its folders are to lie beside those of other studies."""
-    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9_-])?", name):
-        raise SettingsError(
-            f"study is {shown(name)}; allowed are up to 64 letters, digits, '.', '_' and '-', beginning with a letter "
-            "or digit and not ending with '.'"
-        )
-    if name.lower() in RESERVED or name.lower().split(".")[0] in DEVICES:
-        raise SettingsError(f"study is {name!r}; allowed is any other name, since that one means something else")
-
-
-def check_source(name: str, source: str | None) -> None:
-    """Raise `SettingsError` for what can be neither a folder nor a hub id; None is neither and may be."""
-    if source is None:
-        return
-    if not source.strip():
-        raise SettingsError(f"{name} is empty; give a folder or a hub id")
-    encoded = source.encode(errors="replace")
-    if NO_NAME.search(source) or len(encoded) > LONGEST_NAME or max(map(len, encoded.split(b"/"))) > LONGEST_PART:
-        raise SettingsError(
-            f"{name} is {shown(source)}; allowed is a folder or a hub id: no control characters, at most "
-            f"{LONGEST_NAME} bytes, and {LONGEST_PART} between two slashes"
-        )
-
-
-def shown(value: Any) -> str:
-    """A value as a message shows it, the end cut off where it is long."""
-    try:
-        text = repr(value)
-    except (RecursionError, ValueError):
-        # Python does not write out an integer of thousands of digits.
-        return f"a {type(value).__name__} that is too large to be shown"
-    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
-
+from docfloqa.exceptions import SettingsError, shown
+from docfloqa.parameters import by_name, check_source, check_study_name
 
 UNITS = ("tensor", "block", "stage")
 SIDES = ("output", "input")
@@ -126,131 +23,166 @@ STATIC_SHAPES = ("auto", "on", "off")
 BATCHINGS = ("uniform", "by_image")
 SYNTH_SCALES = ("small", "full")
 SHIFTS = ("input", "layout", "content")
-LARGEST_COUNT = 10**9
+SHARE = (0, 1)
+SEED = (0, 2**31 - 1)
+COUNT = (1, 10**9)
+DOCUMENTS = (1, 10**7)
+POSITIVE = (5e-324, 1.7976931348623157e308)
 MOST_LEGS = 16  # of trained_before: a run's folder names them all
 
 
+def _setting(
+    default: Any,
+    meaning: str,
+    allowed: tuple[Any, ...] | None = None,
+    check: Callable[[str, Any], None] | None = None,
+) -> Any:
+    # What is allowed: a choice of texts, or the smallest and the largest number.
+    return dataclasses.field(default=default, metadata={"meaning": meaning, "allowed": allowed, "check": check})
+
+
 @dataclass(frozen=True)
-class Settings:
-    """What one run depends on. Validated on construction; the defaults are the embedded profile's.
-
-    study: the name under which reports and figures are written
-    vision_trainable: share of the vision encoder that is trained, in [0, 1], in units of `unit`
-    unit, side: what is unfrozen as a whole, and from which end of the vision encoder
-    counted: whether a share is one of the "units" or, as near as whole units come to it, of the "parameters"
-    lora: what LoRA adapters have, as a share of the model's parameters; they are then trained in place of the
-        weights (see `docfloqa.model.freezing`). 0 trains the weights themselves
-    trained_before: shares that were trained one after another before, each for as many epochs, on the same
-        weights (the published protocol); none starts from the pretrained weights
-    shuffled_questions: a control: every question's text is replaced by that of another one, its answers are not
-    seed: of the order of the questions and of everything random in training
-    model: a folder or a hub id, `owner/name` or `owner/name@revision`; prefix: how `<DocVQA>` stands before a question
-    data, validation_data: "synth", a folder of parquet files, or a hub id of such; None validates on `data`
-    train_questions, validation_questions: how many at most, drawn by document; None takes all
-    synth_*: the documents that are drawn when data is "synth"
-    synth_shift: how small drawn pages differ from those of the tiny model's pretraining: on the "input"
-        side (fonts, contrast, noise, shading, stamps), in "layout", or in "content" (words and formats)
-    batching: "uniform" shuffles questions; "by_image" keeps the questions of a page together
-    static_shapes: whether batches come in few shapes (texts padded to few lengths, pages to few numbers), so that a
-        GPU gets a training step as one CUDA graph: "on", "off", or "auto", which is on where a GPU trains alone
-    gradient_checkpointing: whether activations are computed again in the backward pass, to save memory
-    num_beams, max_new_tokens: how answers are decoded
-    vision_cache, cache_gib: whether the outputs of the frozen beginning of the vision encoder are computed
-        once and kept on disk, and how much all of them may take there in GiB
-    allow_cpu: whether the run may go on where there is no GPU
-    """
-
-    study: str = "embedded"
-    vision_trainable: float = 1.0
-    unit: str = "tensor"
-    side: str = "output"
-    counted: str = "units"
-    lora: float = 0.0
-    trained_before: tuple[float, ...] = ()
-    shuffled_questions: bool = False
-    seed: int = 0
-    model: str = "data/florence2-tiny"
-    prefix: str = "token"
-    data: str = "synth"
-    validation_data: str | None = None
-    train_questions: int | None = None
-    validation_questions: int | None = None
-    synth_scale: str = "small"
-    synth_shift: str = "input"
-    synth_documents: int = 400
-    synth_validation_documents: int = 140
-    synth_seed: int = 1
-    epochs: int = 8
-    batch_size: int = 24
-    batching: str = "by_image"
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.01
-    warmup_steps: int = 20
-    max_grad_norm: float = 1.0
-    precision: str = "auto"
-    static_shapes: str = "auto"
-    gradient_checkpointing: bool = False
-    num_beams: int = 1
-    max_new_tokens: int = 24
-    eval_batch_size: int = 64
-    vision_cache: bool = True
-    cache_gib: float = 20.0
-    allow_cpu: bool = True
+class Group:
+    """Settings that belong together, each cast to its type and checked on construction."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            value = _cast(field.name, getattr(self, field.name))
+            value = _cast(field.name, getattr(self, field.name), _hints(type(self))[field.name])
             object.__setattr__(self, field.name, value)
-        for name, low, high in (
-            ("vision_trainable", 0, 1),
-            ("lora", 0, 1),
-            ("seed", 0, 2**31 - 1),
-            ("synth_seed", 0, 2**31 - 1),
-            ("train_questions", 1, LARGEST_COUNT),
-            ("validation_questions", 1, LARGEST_COUNT),
-            ("synth_documents", 1, 10**7),
-            ("synth_validation_documents", 1, 10**7),
-            ("epochs", 1, 10**4),
-            ("batch_size", 1, 10**5),
-            ("eval_batch_size", 1, 10**5),
-            ("weight_decay", 0, 1),
-            ("warmup_steps", 0, 10**7),
-            ("num_beams", 1, 64),
-            ("max_new_tokens", 1, 1024),
-        ):
-            value = getattr(self, name)
-            if value is not None and not low <= value <= high:
-                raise SettingsError(f"{name} is {shown(value)}; allowed is a number from {low} to {high}")
-        for name in ("learning_rate", "max_grad_norm", "cache_gib"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise SettingsError(f"{name} is {getattr(self, name)!r}; allowed is a positive finite number")
-        for name, allowed in (
-            ("unit", UNITS),
-            ("side", SIDES),
-            ("counted", COUNTED),
-            ("prefix", PREFIXES),
-            ("precision", PRECISIONS),
-            ("static_shapes", STATIC_SHAPES),
-            ("batching", BATCHINGS),
-            ("synth_scale", SYNTH_SCALES),
-            ("synth_shift", SHIFTS),
-        ):
-            if getattr(self, name) not in allowed:
-                given = shown(getattr(self, name))
-                raise SettingsError(f"{name} is {given}; allowed are {', '.join(allowed)}")
-        earlier = self.trained_before
-        if len(earlier) > MOST_LEGS or not all(0 <= share <= 1 for share in earlier):
-            raise SettingsError(
-                f"trained_before is {shown(earlier)}; allowed are at most {MOST_LEGS} numbers from 0 to 1"
-            )
+            _check(field, value)
+
+
+@dataclass(frozen=True)
+class Freezing(Group):
+    """What is trained."""
+
+    vision_trainable: float = _setting(1.0, "share of the vision encoder that is trained, in units of `unit`", SHARE)
+    unit: str = _setting("tensor", "what of the vision encoder is unfrozen as a whole", UNITS)
+    side: str = _setting("output", "from which end of the vision encoder units are unfrozen", SIDES)
+    counted: str = _setting(
+        "units",
+        "whether a share is one of the units or, as near as whole units come to it, of the parameters",
+        COUNTED,
+    )
+    lora: float = _setting(
+        0.0,
+        "parameters of LoRA adapters, as a share of the model's; they are trained in place of the weights. 0: the "
+        "weights themselves",
+        SHARE,
+    )
+    trained_before: tuple[float, ...] = _setting(
+        (),
+        "shares that were trained one after another before, each for as many epochs, on the same weights (the "
+        "published protocol)",
+        SHARE,
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if self.lora and self.trained_before:
             raise SettingsError(
                 f"lora is {self.lora!r} and trained_before {self.trained_before!r}; allowed is one of the two, since "
                 "adapters are merged into the weights when a run ends"
             )
-        for name in ("model", "data", "validation_data"):
-            check_source(name, getattr(self, name))
-        check_study_name(self.study)
+
+
+@dataclass(frozen=True)
+class Questions(Group):
+    """Data."""
+
+    data: str = _setting("synth", "synth, a folder of parquet files, or a hub id of such", check=check_source)
+    validation_data: str | None = _setting(
+        None, "the same of the data to validate on; none validates on `data`", check=check_source
+    )
+    train_questions: int | None = _setting(None, "how many at most, drawn by document; none takes all", COUNT)
+    validation_questions: int | None = _setting(None, "how many at most, drawn by document; none takes all", COUNT)
+    prefix: str = _setting("token", "how <DocVQA> stands before a question", PREFIXES)
+    shuffled_questions: bool = _setting(
+        False, "a control: every question's text is replaced by that of another one, its answers are not"
+    )
+
+
+@dataclass(frozen=True)
+class Drawing(Group):
+    """Drawn documents (data synth)."""
+
+    synth_scale: str = _setting("small", "small pages, or full ones as scanned documents have", SYNTH_SCALES)
+    synth_shift: str = _setting(
+        "input",
+        "how small pages differ from those of the tiny model's pretraining: input (fonts, contrast, noise, shading, "
+        "stamps), layout, or content (words and formats)",
+        SHIFTS,
+    )
+    synth_documents: int = _setting(400, "documents to train on", DOCUMENTS)
+    synth_validation_documents: int = _setting(140, "documents to validate on", DOCUMENTS)
+    synth_seed: int = _setting(1, "of what is drawn", SEED)
+
+
+@dataclass(frozen=True)
+class Training(Group):
+    """Training."""
+
+    model: str = _setting(
+        "data/florence2-tiny",
+        "a folder or a hub id, owner/name or owner/name@revision",
+        check=check_source,
+    )
+    seed: int = _setting(0, "of the order of the questions and of everything random in training", SEED)
+    epochs: int = _setting(8, "how often every question is trained on", (1, 10**4))
+    batch_size: int = _setting(24, "questions in a step", (1, 10**5))
+    batching: str = _setting(
+        "by_image", "uniform shuffles questions, by_image keeps the questions of a page together", BATCHINGS
+    )
+    learning_rate: float = _setting(1e-3, "after the warm-up", POSITIVE)
+    weight_decay: float = _setting(0.01, "AdamW's", (0, 1))
+    warmup_steps: int = _setting(20, "steps in which the learning rate rises", (0, 10**7))
+    max_grad_norm: float = _setting(1.0, "longer gradients are clipped to it", POSITIVE)
+    precision: str = _setting("auto", "of computation; auto is bf16 on a GPU that has it", PRECISIONS)
+    static_shapes: str = _setting(
+        "auto",
+        "whether batches come in few shapes, so that a GPU gets a step as one CUDA graph; auto is on where a GPU "
+        "trains alone",
+        STATIC_SHAPES,
+    )
+    gradient_checkpointing: bool = _setting(
+        False, "whether activations are computed again in the backward pass, to save memory"
+    )
+
+
+@dataclass(frozen=True)
+class Decoding(Group):
+    """Decoding."""
+
+    num_beams: int = _setting(1, "beams of the search for an answer; 1 is greedy", (1, 64))
+    max_new_tokens: int = _setting(24, "the longest answer, in tokens", (1, 1024))
+    eval_batch_size: int = _setting(64, "questions answered at a time", (1, 10**5))
+
+
+@dataclass(frozen=True)
+class Storage(Group):
+    """Names and storage."""
+
+    study: str = _setting(
+        "embedded", "the name under which reports and figures are written", check=lambda _, name: check_study_name(name)
+    )
+    vision_cache: bool = _setting(
+        True, "whether outputs of the frozen beginning of the vision encoder are computed once and kept on disk"
+    )
+    cache_gib: float = _setting(20.0, "how much all of them may take there, in GiB", POSITIVE)
+    allow_cpu: bool = _setting(True, "whether a run may go on where there is no GPU")
+
+
+GROUPS = (Freezing, Questions, Drawing, Training, Decoding, Storage)
+
+
+@dataclass(frozen=True)
+class Settings(Storage, Decoding, Training, Drawing, Questions, Freezing):
+    """What one run depends on, every group's settings by name. The defaults are the embedded profile's."""
+
+    @property
+    def freezing(self) -> Freezing:
+        """What is trained."""
+        return Freezing(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Freezing)})
 
     @classmethod
     def profile(cls, name: str = "embedded", **overrides: Any) -> Settings:
@@ -300,12 +232,31 @@ class Settings:
 
 
 @functools.cache
-def _hints() -> dict[str, Any]:
-    return get_type_hints(Settings)
+def _hints(group: type) -> dict[str, Any]:
+    return get_type_hints(group)
 
 
-def _cast(name: str, value: Any) -> Any:
-    hint = _hints()[name]
+def _check(field: dataclasses.Field, value: Any) -> None:
+    name, allowed, check = field.name, field.metadata["allowed"], field.metadata["check"]
+    if check:
+        check(name, value)
+    if allowed is None or value is None:
+        return
+    if isinstance(value, str):
+        if value not in allowed:
+            raise SettingsError(f"{name} is {shown(value)}; allowed are {', '.join(allowed)}")
+        return
+    low, high = allowed
+    if isinstance(value, tuple):
+        if len(value) > MOST_LEGS or not all(low <= item <= high for item in value):
+            wanted = f"at most {MOST_LEGS} numbers from {low} to {high}"
+            raise SettingsError(f"{name} is {shown(value)}; allowed are {wanted}")
+    elif not low <= value <= high:
+        wanted = "positive finite number" if allowed is POSITIVE else f"number from {low} to {high}"
+        raise SettingsError(f"{name} is {shown(value)}; allowed is a {wanted}")
+
+
+def _cast(name: str, value: Any, hint: Any) -> Any:
     kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
     if value is None and NoneType in kinds:
         return None

@@ -13,6 +13,7 @@ from bad_input.case import BadInput, refused
 from bad_input.texts import ANY_TEXT, TRICKY
 from docfloqa.apps.ask import models_of_study
 from docfloqa.apps.demo import demo_notebook
+from docfloqa.exceptions import IncompleteRunError
 from docfloqa.files import (
     NOTEBOOKS,
     FolderError,
@@ -22,9 +23,10 @@ from docfloqa.files import (
     resolve,
     whole_folder,
 )
+from docfloqa.parameters import RESERVED, check_parameters, literal, numbers
 from docfloqa.runs.results import Study
-from docfloqa.runs.saved_runs import IncompleteRunError, RunError, find_run
-from docfloqa.settings import RESERVED, Settings, SettingsError, check_parameters, literal, numbers
+from docfloqa.runs.saved_runs import RunError, find_run
+from docfloqa.settings import Settings, SettingsError
 from docfloqa.study.kernels import SweepError, check_kernel, device_probe
 from docfloqa.study.sweep import plan as planned
 

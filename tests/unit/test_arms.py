@@ -15,7 +15,7 @@ from docfloqa.model.florence import load_florence
 from docfloqa.model.freezing import adapter_layers, freeze, without_adapters
 from docfloqa.runs.identity import weights_checksum
 from docfloqa.runs.run import Run, in_fp16
-from docfloqa.settings import SHIFTS, Settings, SettingsError
+from docfloqa.settings import SHIFTS, Freezing, Settings, SettingsError
 from docfloqa.study.sweep import plan
 from docfloqa.training.batches import Pages, QuestionCollator
 from docfloqa.training.evaluation import evaluate
@@ -25,8 +25,7 @@ from docfloqa.training.trainer import DocVQATrainer, PredecessorError
 def trainer_of(settings: Settings, dataset) -> DocVQATrainer:
     model, processor = load_florence(settings.model, settings.prefix)
     weights = weights_checksum(model)
-    chosen = settings.unit, settings.side, settings.counted, settings.lora
-    freezing = freeze(model, settings.vision_trainable, *chosen)
+    freezing = freeze(model, settings.freezing)
     return DocVQATrainer(Run.open(settings, weights, data_checksum(dataset)), model, processor, dataset, freezing)
 
 
@@ -34,7 +33,7 @@ def trainer_of(settings: Settings, dataset) -> DocVQATrainer:
 def test_lora_trains_about_as_much_wherever_it_stands(ratio, tiny):
     model, _ = tiny
     before = sum(parameter.numel() for parameter in model.parameters())
-    freezing = freeze(model, ratio, lora=0.1)
+    freezing = freeze(model, Freezing(ratio, lora=0.1))
     projector = sum(parameter.numel() for parameter in model.model.multi_modal_projector.parameters())
     assert freezing.parameters == before
     assert (freezing.trainable_parameters - projector) / before == pytest.approx(0.1, abs=0.01)
@@ -50,7 +49,7 @@ def test_adapters_change_nothing_before_training_and_merge_into_the_native_model
     batch.pop("places")
     with torch.no_grad():
         plain = model(**batch).logits
-        freeze(model, 1.0, lora=0.1)
+        freeze(model, Freezing(lora=0.1))
         assert torch.equal(model(**batch).logits, plain)
         for layer in adapter_layers(model).values():
             torch.nn.init.normal_(layer.lora_B["default"].weight, std=0.05)
@@ -70,8 +69,8 @@ def test_without_adapters_a_model_is_itself(tiny):
 
 
 def test_too_small_a_share_for_lora_is_refused(tiny):
-    with pytest.raises(ValueError, match="adapters of rank 1 have"):
-        freeze(tiny[0], 0.0, lora=1e-5)
+    with pytest.raises(SettingsError, match="adapters of rank 1 have"):
+        freeze(tiny[0], Freezing(0.0, lora=1e-5))
 
 
 def test_a_lora_run_keeps_its_answers_when_it_is_loaded_without_adapters(dataset, output):
@@ -89,7 +88,7 @@ def test_a_lora_run_keeps_its_answers_when_it_is_loaded_without_adapters(dataset
 def test_both_sides_come_as_near_to_a_share_of_parameters_as_whole_units_can(unit, tolerance):
     for side in ("output", "input"):
         model, _ = load_florence("data/florence2-tiny")
-        freezing = freeze(model, SIDE_SHARE, unit, side, "parameters")
+        freezing = freeze(model, Freezing(SIDE_SHARE, unit, side, "parameters"))
         assert freezing.trainable_vision_share == pytest.approx(SIDE_SHARE, abs=tolerance)
         first = next(model.model.vision_tower.convs[0].parameters())
         assert first.requires_grad == (side == "input")

@@ -19,9 +19,9 @@ from docfloqa.data.synth.dataset import synth_folder
 from docfloqa.files import (
     DamagedError,
     DiskFullError,
+    caused_by_user,
     check_folder,
     checksum,
-    full_disk,
     held,
     read_sealed,
     room_for,
@@ -349,9 +349,9 @@ def test_a_disk_that_fills_up_meanwhile_is_told_with_what_is_needed_and_free(sma
     # What writes without Python says so in other words.
     with pytest.raises(DiskFullError, match="weights needs"), room_for(small_disk, 0, "weights"):
         torch.save({"weights": torch.zeros(2**24)}, small_disk / "weights.pt")
-    told = full_disk(OSError(28, "No space left on device", str(small_disk / "x")))
+    told = caused_by_user(OSError(28, "No space left on device", str(small_disk / "x")))
     assert str(small_disk / "x") in str(told) and "0.0 MiB are free" in str(told)
-    assert full_disk(OSError(13, "Permission denied")) is None
+    assert caused_by_user(OSError(13, "Permission denied")) is None
 
 
 class Crowded:

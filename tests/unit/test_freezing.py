@@ -6,7 +6,7 @@ from torch import nn
 
 from docfloqa.model.florence import Florence2ForDocVQA, base_config, vision_sub_blocks
 from docfloqa.model.freezing import freeze, vision_units
-from docfloqa.settings import SIDES, UNITS
+from docfloqa.settings import SIDES, UNITS, Freezing
 from docfloqa.training.batches import QuestionCollator
 
 
@@ -28,7 +28,7 @@ def checksums(model: nn.Module) -> dict[str, str]:
     [(0, 0, 0), (0.33, 132, 46_308_864), (0.66, 264, 71_616_000), (1.0, 400, 90_368_000)],
 )
 def test_golden_counts_of_florence_2_base(base, ratio, tensors, parameters):
-    freezing = freeze(base, ratio)
+    freezing = freeze(base, Freezing(ratio))
     assert (freezing.trainable_vision_tensors, freezing.trainable_vision_parameters) == (tensors, parameters)
     assert (freezing.vision_tensors, freezing.vision_parameters) == (400, 90_368_000)
     assert freezing.parameters == 231_414_784
@@ -37,8 +37,8 @@ def test_golden_counts_of_florence_2_base(base, ratio, tensors, parameters):
 
 
 def test_published_shares_are_shares_of_tensors(base):
-    assert freeze(base, 0.33).trainable_vision_share == pytest.approx(0.512, abs=5e-4)
-    assert freeze(base, 0.66).trainable_vision_share == pytest.approx(0.792, abs=5e-4)
+    assert freeze(base, Freezing(0.33)).trainable_vision_share == pytest.approx(0.512, abs=5e-4)
+    assert freeze(base, Freezing(0.66)).trainable_vision_share == pytest.approx(0.792, abs=5e-4)
 
 
 @pytest.mark.parametrize("unit", UNITS)
@@ -61,10 +61,10 @@ def test_a_patch_embedding_belongs_to_what_it_opens(base):
 @pytest.mark.parametrize("ratio", [0.0, 0.33, 0.66, 1.0])
 def test_input_and_output_side_are_complements(base, unit, ratio):
     tower = dict(base.model.vision_tower.named_parameters())
-    freeze(base, ratio, unit, "input")
+    freeze(base, Freezing(ratio, unit, "input"))
     first = {name for name, weight in tower.items() if weight.requires_grad}
     units = vision_units(base, unit)
-    freeze(base, 1 - round(len(units) * ratio) / len(units), unit, "output")
+    freeze(base, Freezing(1 - round(len(units) * ratio) / len(units), unit, "output"))
     last = {name for name, weight in tower.items() if weight.requires_grad}
     assert first | last == set(tower) and not first & last
 
@@ -72,15 +72,15 @@ def test_input_and_output_side_are_complements(base, unit, ratio):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((1.5,), "ratio is 1.5"),
-        ((-0.1,), "ratio"),
+        ((1.5,), "vision_trainable is 1.5"),
+        ((-0.1,), "vision_trainable"),
         ((0.5, "layer"), "unit is 'layer'"),
         ((0.5, "tensor", "top"), "side"),
     ],
 )
-def test_bad_arguments_are_named(base, arguments, message):
+def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
-        freeze(base, *arguments)
+        Freezing(*arguments)
 
 
 @pytest.mark.parametrize("side", SIDES)
@@ -88,7 +88,7 @@ def test_bad_arguments_are_named(base, arguments, message):
 @pytest.mark.parametrize("ratio", [0.0, 0.33, 0.66, 1.0])
 def test_steps_change_every_trainable_tensor_and_no_frozen_one(tiny, dataset, unit, side, ratio):
     model, processor = tiny
-    freezing = freeze(model, ratio, unit, side)
+    freezing = freeze(model, Freezing(ratio, unit, side))
     collator = QuestionCollator(dataset["train"], model, processor, "token")
     trainable = {name for name, weight in model.named_parameters() if weight.requires_grad}
     before = checksums(model)
@@ -109,7 +109,7 @@ def test_steps_change_every_trainable_tensor_and_no_frozen_one(tiny, dataset, un
 @pytest.mark.parametrize("ratio", [0.0, 0.33, 0.66, 1.0])
 def test_frozen_sub_blocks_stay_in_eval_mode_whatever_is_called(tiny, ratio):
     model, _ = tiny
-    freezing = freeze(model, ratio)
+    freezing = freeze(model, Freezing(ratio))
     for call in (model.train, lambda: model.train(True), lambda: model.eval().train()):
         call()
         for _, sub_block in vision_sub_blocks(model):
@@ -135,7 +135,7 @@ def test_the_frozen_prefix_is_deterministic_in_train_mode():
         tower.train()
         return torch.equal(*(tower.model.vision_tower(pages).last_hidden_state for _ in range(2)))
 
-    freeze(tower, 1.0)
+    freeze(tower, Freezing(1.0))
     assert not twice(), "stochastic depth acts on trained sub-blocks"
-    freeze(tower, 0.0)
+    freeze(tower, Freezing(0.0))
     assert twice(), "and not on frozen ones"

@@ -12,7 +12,7 @@ from docfloqa.model.florence import ModelError, encode_prompts, load_florence
 from docfloqa.model.freezing import freeze
 from docfloqa.model.targets import generation_config, stated_decoding, target_format
 from docfloqa.runs.identity import weights_checksum
-from docfloqa.settings import Settings, SettingsError
+from docfloqa.settings import Freezing, Settings, SettingsError
 from docfloqa.training.batches import QuestionCollator
 from docfloqa.training.evaluation import evaluate
 
@@ -213,7 +213,7 @@ def test_an_output_embedding_of_its_own_stays_one(untied, model, tmp_path):
     assert torch.equal(network.lm_head.weight[1:ROWS], model.lm_head.weight[: ROWS - 1])
     language = network.model.language_model
     assert language.encoder.embed_tokens.weight is language.decoder.embed_tokens.weight is language.shared.weight
-    assert freeze(network, 1.0).trainable_parameters == network.num_parameters()
+    assert freeze(network, Freezing()).trainable_parameters == network.num_parameters()
     network.save_pretrained(tmp_path / "saved")
     processor.save_pretrained(tmp_path / "saved")
     again, _ = load_florence(tmp_path / "saved")

@@ -46,7 +46,7 @@ from docfloqa.model.freezing import freeze
 from docfloqa.runs.identity import weights_checksum
 from docfloqa.runs.results import ResultsError, Study
 from docfloqa.runs.run import BEST_MODEL, Run
-from docfloqa.settings import Settings, SettingsError
+from docfloqa.settings import Freezing, Settings, SettingsError
 from docfloqa.study.study import run_notebook
 from docfloqa.study.sweep import Plan, write_plan
 from docfloqa.training.batches import QuestionCollator
@@ -68,7 +68,7 @@ def made(tmp_path_factory):
         model, processor = load_florence(settings.model)
         chosen = settings.replace(vision_trainable=ratio)
         run = Run.open(chosen, weights_checksum(model), data_checksum(dataset))
-        runs.append(DocVQATrainer(run, model, processor, dataset, freeze(model, ratio)).fit())
+        runs.append(DocVQATrainer(run, model, processor, dataset, freeze(model, Freezing(ratio))).fit())
     write_plan(settings, Plan(runs, {}))
     notebook = run_notebook("05_robustness", settings, {"study": "robust", "cross": "input layout"})
     yield Study.load("robust"), dataset, notebook

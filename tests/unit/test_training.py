@@ -18,7 +18,7 @@ from docfloqa.model.freezing import freeze
 from docfloqa.runs import identity as identity_module
 from docfloqa.runs.identity import run_id, weights_checksum
 from docfloqa.runs.run import Run
-from docfloqa.settings import Settings
+from docfloqa.settings import Freezing, Settings
 from docfloqa.training.batches import EpochSampler, QuestionCollator
 from docfloqa.training.evaluation import evaluate
 from docfloqa.training.trainer import DivergedError, DocVQATrainer
@@ -29,8 +29,7 @@ SCORES = ["epoch", "accuracy", "anls", "exact_match", "f1", "similarity_first", 
 def trainer_of(settings: Settings, dataset) -> DocVQATrainer:
     model, processor = load_florence(settings.model, settings.prefix)
     weights = weights_checksum(model)
-    chosen = settings.unit, settings.side, settings.counted, settings.lora
-    freezing = freeze(model, settings.vision_trainable, *chosen)
+    freezing = freeze(model, settings.freezing)
     return DocVQATrainer(Run.open(settings, weights, data_checksum(dataset)), model, processor, dataset, freezing)
 
 
@@ -216,7 +215,7 @@ def test_wrong_pages_are_those_of_another_document(tiny, dataset):
 
 def test_evaluation_leaves_the_mode_of_the_model(tiny, dataset, smoke):
     model, processor = tiny
-    freeze(model, 0.33)
+    freeze(model, Freezing(0.33))
     model.train()
     modes = {name: module.training for name, module in model.named_modules()}
     evaluate(model, QuestionCollator(dataset["validation"], model, processor, "token"), smoke)

@@ -35,7 +35,7 @@ def losses_and_answers(settings: Settings, dataset, monkeypatch) -> tuple[list[f
     """The loss of every step and all answers of a run, and how many sub-blocks it had cached."""
     model, processor = load_florence(settings.model)
     weights = weights_checksum(model)
-    freezing = freeze(model, settings.vision_trainable, settings.unit)
+    freezing = freeze(model, settings.freezing)
     trainer = DocVQATrainer(Run.open(settings, weights, data_checksum(dataset)), model, processor, dataset, freezing)
     losses = []
     compute_loss = trainer.compute_loss

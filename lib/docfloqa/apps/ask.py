@@ -11,6 +11,7 @@ from PIL import Image
 from transformers import Florence2Processor
 
 from docfloqa.data.images import as_page
+from docfloqa.exceptions import DocFloQAError
 from docfloqa.files import reports_folder, runs_folder
 from docfloqa.model.device import compute_device
 from docfloqa.model.florence import Florence2ForDocVQA, encode_prompts, load_florence
@@ -24,7 +25,7 @@ BEFORE = "before training"
 NEVER_CUT = 10**9
 
 
-class AskError(ValueError):
+class AskError(DocFloQAError, ValueError):
     """A question or a choice of models that cannot be used: says what was given and what is allowed."""
 
 

@@ -16,7 +16,7 @@ from voila.app import Voila
 
 from docfloqa.data.images import LARGEST_UPLOAD
 from docfloqa.files import NOTEBOOKS
-from docfloqa.settings import check_study_name
+from docfloqa.parameters import check_study_name
 
 NOTEBOOK = "06_playground.ipynb"
 # Cells for readers of a report, which stand for the widgets there.

@@ -10,6 +10,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import Florence2Processor
 
 from docfloqa.analysis.intervals import Interval, score_intervals
+from docfloqa.exceptions import DocFloQAError
 from docfloqa.files import TINY_MODEL, check_writable, is_hub_id, resolve, whole_folder
 from docfloqa.hub import split_revision
 from docfloqa.model.florence import PREFIX, Florence2ForDocVQA, load_florence
@@ -38,7 +39,7 @@ EXPORTED = {
 }
 
 
-class ExportError(ValueError):
+class ExportError(DocFloQAError, ValueError):
     """A model that cannot be exported: says why."""
 
 

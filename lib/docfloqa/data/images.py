@@ -13,8 +13,8 @@ import numpy as np
 import pypdfium2
 from PIL import Image, ImageOps
 
+from docfloqa.exceptions import DocFloQAError, shown
 from docfloqa.files import expanded
-from docfloqa.settings import shown
 
 LARGEST_IMAGE = 100_000_000  # pixels; a page of A3 at 600 dpi has 70 million
 # Not all that Pillow opens: of PostScript it would run the program.
@@ -25,7 +25,7 @@ MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", *SIX
 TIFF_BITS, TIFF_WHITE_IS_ZERO, TIFF_POLARITY = 258, 0, 262
 
 
-class ImageError(ValueError):
+class ImageError(DocFloQAError, ValueError):
     """An image that is no page: says what is wrong with it, but not where it came from."""
 
 
@@ -91,7 +91,7 @@ PDF_DPI = 200
 LARGEST_FILE = 2**29  # bytes; the largest image that is allowed has 300 million, not compressed
 
 
-class PageError(ValueError):
+class PageError(DocFloQAError, ValueError):
     """A page that cannot be had from a file: names the file, what is wrong and what is allowed."""
 
 
@@ -158,7 +158,7 @@ KINDS = ".png,.jpg,.jpeg,.pdf"
 ALLOWED = f"allowed are PNG, JPEG and PDF files of at most {LARGEST_UPLOAD // 2**20} MiB"
 
 
-class UploadError(ValueError):
+class UploadError(DocFloQAError, ValueError):
     """A file that cannot be taken: says what is wrong and what is allowed."""
 
 

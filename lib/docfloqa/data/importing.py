@@ -17,6 +17,7 @@ from datasets import Dataset
 from docfloqa.data.images import PageError, decode_page, read_bytes
 from docfloqa.data.load import SPLITS
 from docfloqa.data.schema import FEATURES
+from docfloqa.exceptions import DocFloQAError
 from docfloqa.files import check_writable, expanded, is_folder, whole_folder
 
 REQUIRED = ("image", "question", "answers")
@@ -40,7 +41,7 @@ class Problem:
         return f"row {self.row}, {self.column} {shown!r}: {self.reason}"
 
 
-class CsvImportError(ValueError):
+class CsvImportError(DocFloQAError, ValueError):
     """A CSV that cannot become a data set: `problems` are those of single rows, if that is why."""
 
     def __init__(self, message: str, problems: Iterable[Problem] = ()):

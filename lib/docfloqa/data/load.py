@@ -16,8 +16,9 @@ from tqdm.auto import tqdm
 
 from docfloqa.data.images import LARGEST_IMAGE, ImageError, ImageTooLargeError, decode_page
 from docfloqa.data.sources import SPLITS, DataError, read_split
+from docfloqa.exceptions import shown
 from docfloqa.files import data_folder, is_sound, read_sealed, seal, write_whole
-from docfloqa.settings import Settings, shown
+from docfloqa.settings import Settings
 
 CHECKS = 3  # what these checks are called where results are remembered: those of other checks do not count
 

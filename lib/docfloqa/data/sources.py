@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 
 from docfloqa.data.schema import DEMANDED, FEATURES, NAMES
 from docfloqa.data.synth.dataset import synth_folder
+from docfloqa.exceptions import DocFloQAError
 from docfloqa.files import (
     checksum,
     data_folder,
@@ -41,7 +42,7 @@ ROWS_AT_ONCE = 100  # each with its page
 READING = 1  # what this reading is called where its results are kept: those of another one do not count
 
 
-class DataError(ValueError):
+class DataError(DocFloQAError, ValueError):
     """Data that a study cannot use: names where it came from, what is wrong and what is allowed."""
 
 

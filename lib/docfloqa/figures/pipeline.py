@@ -14,6 +14,7 @@ from docfloqa.analysis.tables import percent
 from docfloqa.figures.style import GREY, MARKS, TONES, TWO_COLUMNS, plain_text, styled
 from docfloqa.model.florence import PREFIX, Florence2ForDocVQA, base_config
 from docfloqa.model.freezing import freeze
+from docfloqa.settings import Freezing
 
 PATCH, BLOCKS = 0.12, 0.5  # inches: widths of a stage's two parts in the drawing of the pipeline
 
@@ -82,7 +83,7 @@ def _trained_parts() -> list[tuple[float, dict[tuple[int, str], float], float]]:
         model = Florence2ForDocVQA(base_config())
     rows = []
     for ratio in MARKS:
-        share = freeze(model, ratio).trainable_vision_share
+        share = freeze(model, Freezing(ratio)).trainable_vision_share
         counts = pd.DataFrame(
             [
                 (int(name.split(".")[1]), name.split(".")[0], tensor.numel(), tensor.requires_grad)

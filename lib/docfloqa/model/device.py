@@ -14,13 +14,14 @@ from typing import Any
 
 import torch
 
+from docfloqa.exceptions import DocFloQAError
 from docfloqa.files import resolve
 from docfloqa.settings import Settings
 
 PROMPT_TOKENS, ANSWER_TOKENS = 20, 8
 
 
-class NoGPUError(RuntimeError):
+class NoGPUError(DocFloQAError, RuntimeError):
     """The run wants a GPU and the kernel has none; says how long it would take and how to go on."""
 
 

@@ -21,6 +21,7 @@ from transformers import (
 )
 from transformers.modeling_outputs import BaseModelOutput
 
+from docfloqa.exceptions import DocFloQAError, SettingsError
 from docfloqa.files import is_hub_id, resolve
 from docfloqa.hub import MODEL_FILES, snapshot
 from docfloqa.model.microsoft_layout import convert, is_original_layout
@@ -184,10 +185,10 @@ def load_florence(model: str | Path, prefix: str = "token") -> tuple[Florence2Fo
     the published script does; "none" leaves it out.
 
     Only safetensors are read and no code of a repository is run. Raises `ModelError` when the folder or id
-    cannot be loaded or a tensor is missing, unknown or of another shape, and `ValueError` for another prefix.
+    cannot be loaded or a tensor is missing, unknown or of another shape, and `SettingsError` for another prefix.
     """
     if prefix not in PREFIXES:
-        raise ValueError(f"prefix is {prefix!r}; allowed are {', '.join(map(repr, PREFIXES))}")
+        raise SettingsError(f"prefix is {prefix!r}; allowed are {', '.join(map(repr, PREFIXES))}")
     try:
         network, processor, report = _load(model_folder(model))
     # A damaged safetensors file has an exception of its own.
@@ -282,7 +283,7 @@ TO_SAFETENSORS = (
 )
 
 
-class ModelError(ValueError):
+class ModelError(DocFloQAError, ValueError):
     """A model that cannot be loaded, with where it was looked for and what to do."""
 
 

@@ -12,8 +12,9 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
+from docfloqa.exceptions import SettingsError
 from docfloqa.model.florence import vision_sub_blocks
-from docfloqa.settings import COUNTED, SIDES, UNITS
+from docfloqa.settings import Freezing
 
 SCALING = 2  # lora_alpha over rank
 
@@ -25,7 +26,7 @@ def add_adapters(model: nn.Module, share: float) -> int:
     get none. All adapters have one rank, chosen so that together they have about `share` of the model's
     parameters; it is returned. An adapter starts at zero, so that the model's outputs are what they were.
 
-    Raises `ValueError` when no linear layer is trainable, or for a share that less than half of rank 1 has.
+    Raises `SettingsError` when no linear layer is trainable, or for a share that less than half of rank 1 has.
     Source: Hu et al., LoRA, ICLR 2022.
     """
     layers = {
@@ -36,12 +37,12 @@ def add_adapters(model: nn.Module, share: float) -> int:
         and name.startswith(("model.vision_tower", "model.language_model"))
     }
     if not layers:
-        raise ValueError("no linear layer is trainable, so there is nothing that adapters could stand beside")
+        raise SettingsError("no linear layer is trainable, so there is nothing that adapters could stand beside")
     of_rank_1 = sum(layer.in_features + layer.out_features for layer in layers.values())
     wanted = share * sum(parameter.numel() for parameter in model.parameters())
     rank = round(wanted / of_rank_1)
     if rank < 1:
-        raise ValueError(
+        raise SettingsError(
             f"lora is {share!r}, which is {wanted:,.0f} parameters; adapters of rank 1 have {of_rank_1:,} already"
         )
     config = LoraConfig(r=rank, lora_alpha=SCALING * rank, lora_dropout=0.0, bias="none", target_modules=list(layers))
@@ -75,7 +76,7 @@ def without_adapters(model: nn.Module) -> nn.Module:
 
 
 @dataclass(frozen=True)
-class Freezing:
+class Trainable:
     """What is trainable, counted in tensors and in parameters (a tied weight counts once).
 
     With LoRA, what is trainable are the adapters, of rank `lora_rank`, and the projector; what there is in all
@@ -137,44 +138,30 @@ def vision_units(model: nn.Module, unit: str) -> list[list[str]]:
     return units
 
 
-def freeze(
-    model: nn.Module,
-    ratio: float,
-    unit: str = "tensor",
-    side: str = "output",
-    counted: str = "units",
-    lora: float = 0.0,
-) -> Freezing:
+def freeze(model: nn.Module, freezing: Freezing) -> Trainable:
     """Make a share of the vision encoder trainable, freeze the rest of it, and say what is trained.
 
-    `ratio` in [0, 1] is the share of units, rounded to a whole number of them; with `counted="parameters"` it is
-    the share of parameters, as near as whole units come to it. `side` is the end from which they are unfrozen:
-    "output" trains the last ones, "input" the first. Everything outside the vision encoder (projector and
-    language model) is trainable at every ratio. With `lora` above 0 (`add_adapters`) adapters
-    of that share of the model's parameters are trained in place of what would be. Sets `requires_grad`.
-
-    Raises `ValueError` for a ratio outside [0, 1] or another unit, side or way of counting.
+    The share is rounded to a whole number of units or, where parameters are counted, taken as near as whole units
+    come to it. From the "output" side the last units are trained, from the "input" side the first. Everything
+    outside the vision encoder (projector and language model) is trainable at every share. With `lora` above 0
+    adapters (`add_adapters`) are trained in place of what would be. Sets `requires_grad`.
     """
-    if not 0 <= ratio <= 1:
-        raise ValueError(f"ratio is {ratio!r}; allowed is a number from 0 to 1")
-    for name, value, allowed in (("unit", unit, UNITS), ("side", side, SIDES), ("counted", counted, COUNTED)):
-        if value not in allowed:
-            raise ValueError(f"{name} is {value!r}; allowed are {', '.join(allowed)}")
+    share = freezing.vision_trainable
     tower = dict(model.model.vision_tower.named_parameters())
     vision_parameters = sum(parameter.numel() for parameter in tower.values())
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    units = vision_units(model, unit)
-    if side == "output":
+    units = vision_units(model, freezing.unit)
+    if freezing.side == "output":
         units = units[::-1]
     sizes = [0, *accumulate(sum(tower[name].numel() for name in group) for group in units)]
-    count = round(len(units) * ratio)
-    if counted == "parameters":
-        count = min(range(len(sizes)), key=lambda number: abs(sizes[number] - ratio * vision_parameters))
+    count = round(len(units) * share)
+    if freezing.counted == "parameters":
+        count = min(range(len(sizes)), key=lambda number: abs(sizes[number] - share * vision_parameters))
     names = {name for group in units[:count] for name in group}
     model.requires_grad_(True)
     for name, parameter in tower.items():
         parameter.requires_grad_(name in names)
-    rank = add_adapters(model, lora) if lora else 0
+    rank = add_adapters(model, freezing.lora) if freezing.lora else 0
     # Sub-blocks change between train and eval mode with what is frozen.
     model.train(model.training)
     sub_blocks = vision_sub_blocks(model)
@@ -183,10 +170,10 @@ def freeze(
         for place, (_, sub_block) in enumerate(sub_blocks)
         if any(parameter.requires_grad for parameter in sub_block.parameters())
     ]
-    return Freezing(
-        ratio=ratio,
-        unit=unit,
-        side=side,
+    return Trainable(
+        ratio=share,
+        unit=freezing.unit,
+        side=freezing.side,
         vision_tensors=len(tower),
         trainable_vision_tensors=sum(p.requires_grad for p in model.model.vision_tower.parameters()),
         vision_parameters=vision_parameters,

@@ -23,6 +23,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from docfloqa.exceptions import DocFloQAError
+
 # From native names to the original ones, in this order.
 RENAMES = (
     (r"^model\.vision_tower\.", "vision_tower."),
@@ -81,7 +83,7 @@ IMAGE_TOKEN = "<image>"
 NAMES_SHOWN = 5
 
 
-class LayoutError(ValueError):
+class LayoutError(DocFloQAError, ValueError):
     """A folder in the original layout that is not Florence-2's to the letter: names the setting, token or tensor."""
 
 

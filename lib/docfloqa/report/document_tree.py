@@ -19,6 +19,8 @@ import pypandoc
 from bleach.css_sanitizer import CSSSanitizer
 from pandocfilters import stringify, walk
 
+from docfloqa.exceptions import DocFloQAError
+
 Node = dict[str, Any]
 
 # Markdown as Jupyter reads it: CommonMark with GitHub's additions. No citations (an "@" in a question is no
@@ -49,7 +51,7 @@ NO_ATTRIBUTES: list[Any] = ["", [], []]
 DATA_URI = re.compile(r"data:(image/(?:png|jpeg|svg\+xml));base64,([A-Za-z0-9+/=\s]+)")
 
 
-class ReportError(ValueError):
+class ReportError(DocFloQAError, ValueError):
     """A notebook, or a folder of them, that cannot become a report; the message names it."""
 
 

@@ -41,9 +41,10 @@ from docfloqa.analysis.tables import (
 )
 from docfloqa.files import TINY_MODEL, resolve
 from docfloqa.model.florence import PREFIX, Florence2ForDocVQA, base_config
-from docfloqa.model.freezing import Freezing, freeze
+from docfloqa.model.freezing import Trainable, freeze
 from docfloqa.report.tables import write_frames
 from docfloqa.runs.results import Study
+from docfloqa.settings import Freezing
 from docfloqa.text import escaped
 
 PREFIX_PIECES = 6  # of `<DocVQA>` in Florence-2's original tokenizer, which has no such token
@@ -162,10 +163,10 @@ def write_tables(study: Study, beside: Sequence[Study] = ()) -> list[Path]:
 
 
 @functools.cache
-def base_freezing(ratio: float) -> Freezing:
+def base_freezing(ratio: float) -> Trainable:
     """What a ratio of tensors freezes of Florence-2-base."""
     with torch.device("meta"):
-        return freeze(Florence2ForDocVQA(base_config()), ratio)
+        return freeze(Florence2ForDocVQA(base_config()), Freezing(ratio))
 
 
 def _comparison(study: Study) -> str:

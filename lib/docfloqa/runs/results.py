@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from docfloqa.exceptions import DocFloQAError
 from docfloqa.files import reports_folder, runs_folder
 from docfloqa.runs.run import CONTROL, EPOCHS, PREDICTIONS, is_complete, read_record
 from docfloqa.settings import Settings
@@ -37,7 +38,7 @@ def once_for_study(compute: Callable[..., Any]) -> Callable[..., Any]:
     return kept
 
 
-class ResultsError(ValueError):
+class ResultsError(DocFloQAError, ValueError):
     """A study without results: names its folder and the command that makes them."""
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 from transformers import Florence2Processor
 
+from docfloqa.exceptions import DocFloQAError, IncompleteRunError
 from docfloqa.files import DamagedError, check_folder, expanded, is_folder, output_folder
 from docfloqa.model.device import compute_device
 from docfloqa.model.florence import Florence2ForDocVQA, load_florence
@@ -20,12 +21,8 @@ from docfloqa.settings import Settings
 NAMES_SHOWN = 10
 
 
-class RunError(ValueError):
+class RunError(DocFloQAError, ValueError):
     """A run that is not there, is not the only one of its name, or has lost its model; says what there is."""
-
-
-class IncompleteRunError(RuntimeError):
-    """A run that is there and has not finished: says where it stands and how to go on."""
 
 
 @dataclass(frozen=True)

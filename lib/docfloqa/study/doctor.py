@@ -35,6 +35,7 @@ from docfloqa.data import sources
 from docfloqa.data.load import check_image, load_checked
 from docfloqa.data.schema import DOCVQA
 from docfloqa.data.sources import SPLITS, DataError
+from docfloqa.exceptions import DocFloQAError
 from docfloqa.files import (
     TINY_MODEL,
     DiskFullError,
@@ -76,11 +77,11 @@ SMALL = 2**26
 BYTES_TRAINED = 16  # of a parameter in fp32: itself, its gradient and AdamW's two numbers
 
 
-class DoctorError(ValueError):
+class DoctorError(DocFloQAError, ValueError):
     """A study that cannot be made here: what was found, and what to do."""
 
 
-class Untried(Exception):
+class Untried(DocFloQAError):
     """What cannot be looked at for want of something that another line tells of."""
 
 
@@ -382,14 +383,13 @@ class _Examination:
     def _freezing(self):
         """What is trained; of a model that is yet to be downloaded, as of Florence-2-base."""
         settings = self.settings
-        chosen = settings.vision_trainable, settings.unit, settings.side, settings.counted, settings.lora
         network = self.network
         if network is None:
             if self.model_source.folder or settings.lora:
                 raise Untried("there is no model to count")
             with torch.device("meta"):
                 network = Florence2ForDocVQA(base_config())
-        return freeze(network, *chosen)
+        return freeze(network, settings.freezing)
 
     def _network(self) -> Florence2ForDocVQA:
         if self.network is None:
@@ -408,7 +408,7 @@ def _guarded(subject: str, check: Callable[[], str]) -> Finding:
     except torch.OutOfMemoryError as error:
         return Finding(subject, "", f"the memory of the GPU does not suffice for one question: {error}")
     except Exception as error:
-        if isinstance(error, OSError) or type(error).__module__.startswith("docfloqa."):
+        if isinstance(error, OSError | DocFloQAError):
             return Finding(subject, "", str(error))
         # A fault of ours, or of a library under a machine that nobody has tried.
         place = traceback.extract_tb(error.__traceback__)[-1]

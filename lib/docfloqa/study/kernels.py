@@ -22,9 +22,11 @@ from nbclient.exceptions import CellExecutionError
 from papermill.exceptions import PapermillExecutionError
 from tqdm.auto import tqdm
 
+from docfloqa.exceptions import DocFloQAError, shown
 from docfloqa.files import NOTEBOOKS, DiskFullError, is_full
+from docfloqa.parameters import check_parameters, literal
 from docfloqa.runs.run import PROGRESS, Run, read_record
-from docfloqa.settings import Settings, check_parameters, literal, shown
+from docfloqa.settings import Settings
 
 DEFAULT_KERNEL, RUN_NOTEBOOK = "python3", "02_finetune.ipynb"
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -34,7 +36,7 @@ stopped: set[str] = set()
 STALLED_AFTER = 1800.0  # seconds without a word from a run
 
 
-class KernelDiedError(RuntimeError):
+class KernelDiedError(DocFloQAError, RuntimeError):
     """A kernel that died, or stood still and was stopped, and did so again: says which of the two."""
 
 
@@ -192,7 +194,7 @@ def settle(part: Path, place: Path, **metadata: Any) -> Path:
     return part.replace(place)
 
 
-class SweepError(RuntimeError):
+class SweepError(DocFloQAError, RuntimeError):
     """A sweep that cannot begin or go on: names the kernel, setting or scheduler, and what is allowed."""
 
 

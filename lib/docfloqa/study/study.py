@@ -13,6 +13,7 @@ import pandas as pd
 from papermill.exceptions import PapermillExecutionError
 from tqdm.auto import tqdm
 
+from docfloqa.exceptions import DocFloQAError
 from docfloqa.files import held, reports_folder
 from docfloqa.hub import pinned
 from docfloqa.report.export import export, export_study
@@ -24,7 +25,7 @@ from docfloqa.study.kernels import KernelDiedError, execute, settle
 from docfloqa.study.sweep import sweep
 
 
-class StudyError(RuntimeError):
+class StudyError(DocFloQAError, RuntimeError):
     """A notebook of the study that failed: names it, its error and where it stopped."""
 
 

@@ -18,6 +18,7 @@ from datasets import DatasetDict
 from transformers import TrainerCallback
 
 from docfloqa.data.load import data_checksum
+from docfloqa.exceptions import DocFloQAError
 from docfloqa.model.device import finish_device, peak_memory, use_device
 from docfloqa.model.florence import load_florence
 from docfloqa.model.freezing import freeze
@@ -34,7 +35,7 @@ STEPS, WARM_UP = 24, 4
 LONGEST = 60.0  # seconds of training steps for one kind of run
 
 
-class CalibrationError(RuntimeError):
+class CalibrationError(DocFloQAError, RuntimeError):
     """A calibration whose process died: most likely the run would not fit in memory either."""
 
 
@@ -89,8 +90,7 @@ def calibrate(settings: Settings, slot: Slot, scratch: str, asked: float) -> Cal
     dataset = DatasetDict.load_from_disk(str(Path(scratch, SAMPLE)))
     network, processor = load_florence(settings.model, settings.prefix)
     weights = weights_checksum(network)
-    chosen = settings.unit, settings.side, settings.counted, settings.lora
-    freezing = freeze(network, settings.vision_trainable, *chosen)
+    freezing = freeze(network, settings.freezing)
     # One epoch over the sample, whose length the trainer takes from the data.
     run = Run.open(settings.replace(epochs=1), weights, data_checksum(dataset))
     trainer = DocVQATrainer(run, network, processor, dataset, freezing)

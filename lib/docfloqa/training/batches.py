@@ -165,7 +165,7 @@ def _pages_of_the_next_document(pages: Sequence[str], documents: Sequence[str]) 
     page_of = dict(zip(documents, pages, strict=True))
     names = list(page_of)
     if len(names) < 2:
-        raise ValueError("wrong pages are those of other documents, and there is one document only")
+        raise SettingsError("wrong pages are those of other documents, and there is one document only")
     following = dict(zip(names, [*names[1:], names[0]], strict=True))
     return [page_of[following[document]] for document in documents]
 

@@ -30,7 +30,7 @@ def make_run(settings: Settings) -> Run:
         dataset, checks = load_checked(settings)
     network, processor = load_florence(settings.model, settings.prefix)
     run = Run.open(settings, weights_checksum(network), data_checksum(dataset))
-    freezing = freeze(network, settings.vision_trainable, settings.unit, settings.side, settings.counted, settings.lora)
+    freezing = freeze(network, settings.freezing)
     trainer = DocVQATrainer(run, network, processor, dataset, freezing, checks.to_dict())
     try:
         return trainer.fit()

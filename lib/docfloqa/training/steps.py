@@ -10,8 +10,10 @@ from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import Tensor, nn
 from transformers import Seq2SeqTrainer
 
+from docfloqa.exceptions import DocFloQAError
 
-class TooLargeError(RuntimeError):
+
+class TooLargeError(DocFloQAError, RuntimeError):
     """Memory that does not even take one question at a time: says what would need less."""
 
 

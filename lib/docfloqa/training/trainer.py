@@ -13,10 +13,11 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 from transformers import Florence2Processor, PrinterCallback, Seq2SeqTrainingArguments, TrainerCallback
 
+from docfloqa.exceptions import DocFloQAError
 from docfloqa.files import DamagedError, folder_bytes, room_for
 from docfloqa.model.device import compute_device, describe_device, peak_memory, uses_bf16, uses_static_shapes
 from docfloqa.model.florence import Florence2ForDocVQA, load_florence
-from docfloqa.model.freezing import Freezing
+from docfloqa.model.freezing import Trainable
 from docfloqa.model.targets import generation_config
 from docfloqa.runs.recovery import last_checkpoint, refresh, seal_checkpoint
 from docfloqa.runs.run import BEST_MODEL, LAST_MODEL, Run, SilentRun
@@ -154,11 +155,11 @@ class RunProgress(TrainerCallback):
 ANSWER_BYTES, PROCESSOR_BYTES = 1000, 2**22
 
 
-class DivergedError(RuntimeError):
+class DivergedError(DocFloQAError, RuntimeError):
     """The training loss is not finite: names the step, the learning rate and the questions of the batch."""
 
 
-class PredecessorError(RuntimeError):
+class PredecessorError(DocFloQAError, RuntimeError):
     """A run that goes on from another one's weights, which are not there: names that run."""
 
 
@@ -171,7 +172,7 @@ class DocVQATrainer(MicroBatchTrainer):
         model: Florence2ForDocVQA,
         processor: Florence2Processor,
         dataset: DatasetDict,
-        freezing: Freezing,
+        freezing: Trainable,
         checks: dict | None = None,
     ):
         settings = run.settings

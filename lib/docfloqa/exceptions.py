@@ -1,0 +1,29 @@
+"""What a user can cause, and how a message shows what was given."""
+
+from __future__ import annotations
+
+from typing import Any
+
+LONGEST_SHOWN = 200
+
+
+class DocFloQAError(Exception):
+    """What a user can cause and mend: its message is one sentence with what was given and what is allowed."""
+
+
+class SettingsError(DocFloQAError, ValueError):
+    """A setting or parameter that is unknown or out of range: names it, the value and what is allowed."""
+
+
+class IncompleteRunError(DocFloQAError, RuntimeError):
+    """A run that is there and has not finished: says where it stands and how to go on."""
+
+
+def shown(value: Any) -> str:
+    """A value as a message shows it, the end cut off where it is long."""
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):
+        # Python does not write out an integer of thousands of digits.
+        return f"a {type(value).__name__} that is too large to be shown"
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"

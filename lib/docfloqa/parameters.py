@@ -1,0 +1,99 @@
+"""What is given as text: settings by name, lists of numbers, names of studies and of folders, notebooks' parameters."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from pathlib import Path
+from typing import Any, TypeVar
+
+from docfloqa.exceptions import SettingsError, shown
+
+Number = TypeVar("Number", int, float)
+# What else lies in reports/ and figures/, and what some systems cannot have as a folder's name.
+DEVICES = "con prn aux nul".split() + [f"{port}{number}" for port in ("com", "lpt") for number in range(1, 10)]
+RESERVED = ("benchmarks", "screenshots", "log.md", *DEVICES)
+LONGEST_NAME, LONGEST_PART = 1000, 255  # bytes of a path, and of each part of it
+NO_NAME = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+def by_name(further: str | dict[str, Any]) -> dict[str, Any]:
+    """Settings by name from a JSON object; raises `SettingsError` for anything else, and for a name given twice."""
+    try:
+        settings = json.loads(further, object_pairs_hook=_once) if isinstance(further, str) else further
+    except (RecursionError, ValueError) as error:
+        if isinstance(error, SettingsError):
+            raise
+        raise SettingsError(f"further settings are {shown(further)}, which is not JSON: {error}") from None
+    if not isinstance(settings, dict):
+        raise SettingsError(f"further settings are {shown(settings)}; allowed is a JSON object of settings by name")
+    return settings
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = [name for name, _ in pairs]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise SettingsError(f"further settings name {shown(twice)} twice; allowed is once")
+    return dict(pairs)
+
+
+def numbers(name: str, text: Any, kind: type[Number]) -> list[Number]:
+    """The numbers of a text, separated by blanks; raises `SettingsError`. A single one may be a number already."""
+    try:
+        return [kind(word) for word in str(text).split()]
+    except ValueError:
+        wanted = "whole numbers" if kind is int else "numbers"
+        raise SettingsError(f"{name} are {shown(text)}; allowed are {wanted}, separated by blanks") from None
+
+
+def check_parameters(notebook: Path, parameters: dict[str, Any]) -> None:
+    """Raise `SettingsError` unless papermill may write these parameters into a notebook.
+
+    It writes names as they are, so that any other text than the name of a parameter would run as code; of values
+    it knows how to write text, numbers, True, False and None.
+    """
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    tagged = ["".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
+    known = [
+        target.id
+        for statement in ast.parse("\n".join(tagged)).body
+        if isinstance(statement, ast.Assign)
+        for target in statement.targets
+    ]
+    for name, value in parameters.items():
+        if name not in known:
+            raise SettingsError(f"{notebook.name} has no parameter {shown(name)}; it has {', '.join(known)}")
+        if not isinstance(value, str | int | float | None):
+            raise SettingsError(f"parameter {name} is {shown(value)}; allowed are text and numbers")
+
+
+def literal(path: Path) -> str:
+    """A path as papermill takes it: it would fill in what stands in braces."""
+    return str(path).replace("{", "{{").replace("}", "}}")
+
+
+def check_study_name(name: str) -> None:
+    """Raise `SettingsError` unless a study may be called so: its folders are to lie beside those of other studies."""
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9_-])?", name):
+        raise SettingsError(
+            f"study is {shown(name)}; allowed are up to 64 letters, digits, '.', '_' and '-', beginning with a letter "
+            "or digit and not ending with '.'"
+        )
+    if name.lower() in RESERVED or name.lower().split(".")[0] in DEVICES:
+        raise SettingsError(f"study is {name!r}; allowed is any other name, since that one means something else")
+
+
+def check_source(name: str, source: str | None) -> None:
+    """Raise `SettingsError` for what can be neither a folder nor a hub id; None is neither and may be."""
+    if source is None:
+        return
+    if not source.strip():
+        raise SettingsError(f"{name} is empty; give a folder or a hub id")
+    encoded = source.encode(errors="replace")
+    if NO_NAME.search(source) or len(encoded) > LONGEST_NAME or max(map(len, encoded.split(b"/"))) > LONGEST_PART:
+        raise SettingsError(
+            f"{name} is {shown(source)}; allowed is a folder or a hub id: no control characters, at most "
+            f"{LONGEST_NAME} bytes, and {LONGEST_PART} between two slashes"
+        )

@@ -1,0 +1,73 @@
+"""Whatever a user can cause is one kind of error, and one sentence on the command line."""
+
+import ast
+import importlib
+import inspect
+import pkgutil
+
+import pytest
+
+import docfloqa
+from docfloqa.__main__ import main
+from docfloqa.exceptions import DocFloQAError
+from docfloqa.files import PROJECT
+
+MODULES = sorted(
+    module.name
+    for module in pkgutil.walk_packages(docfloqa.__path__, "docfloqa.")
+    if not module.name.endswith("__main__")
+)
+
+
+def test_every_exception_of_the_library_is_one_that_a_user_can_cause():
+    found = set()
+    for name in MODULES:
+        module = importlib.import_module(name)
+        found |= {
+            value
+            for value in vars(module).values()
+            if inspect.isclass(value) and issubclass(value, BaseException) and value.__module__.startswith("docfloqa")
+        }
+    assert len(found) > 10
+    assert [error.__name__ for error in found if not issubclass(error, DocFloQAError)] == []
+
+
+def test_the_library_raises_its_own_errors_for_what_is_given_on_the_command_line():
+    """Errors without a base of the library are left to functions that are called with Python values only."""
+    plain = {}
+    for path in sorted((PROJECT / "lib").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+                name = getattr(node.exc.func, "id", "")
+                if name in {"RuntimeError", "FileNotFoundError", "NotImplementedError", "SystemExit"}:
+                    plain.setdefault(path.name, []).append(name)
+    assert plain.keys() <= {"device.py"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--settings", '{"lora": 1e-7}'], "lora is 1e-07"),
+        (["--settings", '{"lora": 0.1, "trained_before": [0]}'], "allowed is one of the two"),
+        (["--settings", '{"learning_rate": 0}'], "learning_rate is 0.0; allowed is a positive finite number"),
+        (["--settings", '{"precision": "fp8"}'], "precision is 'fp8'; allowed are auto, fp32, bf16"),
+        (["--settings", '{"synth_validation_documents": 1}'], "has one document only"),
+        (["--profile", "embeded"], "profile is 'embeded'; allowed are smoke, embedded, paper"),
+        (["--model", "nowhere"], "model 'nowhere'"),
+        (["--data", "nowhere"], "nowhere"),
+        (["--ratio", "2"], "vision_trainable is 2.0; allowed is a number from 0 to 1"),
+        (["--seed", "-1"], "seed is -1"),
+        (["--name", "a/b"], "study is 'a/b'"),
+    ],
+)
+def test_a_mistake_of_a_run_is_one_sentence(arguments, message, output, capsys):
+    assert main(["run", "--profile", "smoke", *arguments]) == 2
+    shown = capsys.readouterr().err.strip().splitlines()
+    assert message in shown[-1] and "Traceback" not in shown
+
+
+def test_a_folder_out_of_reach_is_one_sentence(monkeypatch, capsys, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("DOCFLOQA_OUTPUT", str(tmp_path / "file"))
+    assert main(["run", "--profile", "smoke"]) == 2
+    assert "is out of reach: Not a directory" in capsys.readouterr().err
