@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
-from docfloqa.settings import SHIFTS, UNITS, Settings, SettingsError
+from docfloqa.exceptions import SettingsError
+from docfloqa.settings import SHIFTS, UNITS, Settings
 
 RATIOS = (0.0, 0.33, 0.66, 1.0)
 # An arm's runs train for so many times fewer epochs than the study, so that all arms take less than twice as long.

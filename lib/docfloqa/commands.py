@@ -10,9 +10,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from docfloqa.exceptions import SettingsError
 from docfloqa.files import PROJECT, is_folder, reports_folder
 from docfloqa.parameters import by_name
-from docfloqa.settings import Settings, SettingsError
+from docfloqa.settings import Settings
 
 # The library is imported where it is used: torch and transformers take seconds, which help need not wait for.
 
@@ -117,7 +118,7 @@ def ask(arguments: Namespace) -> Result:
 
     asking.check_question(arguments.question)
     if arguments.ratio is not None and (arguments.run or arguments.model):
-        raise asking.AskError("--ratio chooses among a study's runs; it goes with --study, or alone")
+        raise SettingsError("--ratio chooses among a study's runs; it goes with --study, or alone")
     page = read_page(arguments.image, arguments.page)
     if arguments.run:
         models = [asking.model_of_run(find_run(arguments.run))]

@@ -15,6 +15,22 @@ class SettingsError(DocFloQAError, ValueError):
     """A setting or parameter that is unknown or out of range: names it, the value and what is allowed."""
 
 
+class DataError(DocFloQAError, ValueError):
+    """Data that a study cannot use: names where it came from, what is wrong and what is allowed."""
+
+
+class ModelError(DocFloQAError, ValueError):
+    """A model that cannot be loaded, with where it was looked for, or what of its files is wrong, and what to do."""
+
+
+class RunError(DocFloQAError, ValueError):
+    """A run or a study's results that are not there, are not the only ones of their name, or cannot be used."""
+
+
+class StudyError(DocFloQAError, RuntimeError):
+    """A study that cannot begin or go on here: names the notebook, kernel or machine, and what is allowed."""
+
+
 class IncompleteRunError(DocFloQAError, RuntimeError):
     """A run that is there and has not finished: says where it stands and how to go on."""
 

@@ -13,7 +13,7 @@ from bad_input.case import BadInput, refused
 from bad_input.texts import ANY_TEXT, TRICKY
 from docfloqa.apps.ask import models_of_study
 from docfloqa.apps.demo import demo_notebook
-from docfloqa.exceptions import IncompleteRunError
+from docfloqa.exceptions import IncompleteRunError, RunError, SettingsError, StudyError
 from docfloqa.files import (
     NOTEBOOKS,
     FolderError,
@@ -25,9 +25,9 @@ from docfloqa.files import (
 )
 from docfloqa.parameters import RESERVED, check_parameters, literal, numbers
 from docfloqa.runs.results import Study
-from docfloqa.runs.saved_runs import RunError, find_run
-from docfloqa.settings import Settings, SettingsError
-from docfloqa.study.kernels import SweepError, check_kernel, device_probe
+from docfloqa.runs.saved_runs import find_run
+from docfloqa.settings import Settings
+from docfloqa.study.kernels import check_kernel, device_probe
 from docfloqa.study.sweep import plan as planned
 
 DEFAULTS = Settings()
@@ -166,7 +166,7 @@ def ratios_and_seeds(case) -> None:
 
 
 def kernel(name) -> None:
-    refused(SweepError, "does not exist; kernels here are", check_kernel, name)
+    refused(StudyError, "does not exist; kernels here are", check_kernel, name)
 
 
 def path_in_braces(name: str) -> None:

@@ -13,10 +13,11 @@ from bad_input.case import BadInput, refused
 from bad_input.images import PROGRAM, file_of, grey_tiff, noise
 from bad_input.texts import ANY_TEXT, BLANK, TRICKY
 from docfloqa.apps.browser import DocumentBrowser
-from docfloqa.data.load import DataError, load_checked
+from docfloqa.data.load import load_checked
 from docfloqa.data.schema import FEATURES
+from docfloqa.exceptions import DataError, SettingsError
 from docfloqa.figures.data import question_types, questions
-from docfloqa.settings import Settings, SettingsError
+from docfloqa.settings import Settings
 
 ROWS = 8  # in one case: reading a data set takes longer than checking a row
 PAGE = file_of(noise(12, 9, 1), "PNG")

@@ -13,8 +13,9 @@ from pandocfilters import walk
 from PIL import Image
 
 from bad_input.case import BadInput, refused
-from docfloqa.apps.ask import AskError, check_question
+from docfloqa.apps.ask import check_question
 from docfloqa.apps.browser import image_html, page_html, table_html, text_html
+from docfloqa.exceptions import RunError
 from docfloqa.metrics import METRICS, score
 from docfloqa.model.florence import encode_prompts, encode_text, load_florence
 from docfloqa.report.document_tree import read
@@ -70,7 +71,7 @@ def too_long(case) -> None:
 
 
 def no_question(question: str) -> None:
-    refused(AskError, "question is", check_question, question)
+    refused(RunError, "question is", check_question, question)
 
 
 def scored(case) -> None:

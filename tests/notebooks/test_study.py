@@ -12,15 +12,15 @@ import pytest
 import torch
 
 from docfloqa.__main__ import main, parser, settings_of
+from docfloqa.exceptions import RunError, StudyError
 from docfloqa.files import NOTEBOOKS, PROJECT, figures_folder, output_folder, reports_folder, runs_folder
 from docfloqa.model.device import visible_gpus
 from docfloqa.report.export import ReportError, export_study
-from docfloqa.runs.results import ResultsError, Study
+from docfloqa.runs.results import Study
 from docfloqa.runs.run import COMPLETE, Run, read_record
 from docfloqa.settings import Settings
 from docfloqa.study import kernels as execution
 from docfloqa.study import study as study_module
-from docfloqa.study.kernels import SweepError
 from docfloqa.study.study import make_study
 from docfloqa.study.sweep import plan, sweep
 from docfloqa.study.workers import Slot, available_slots
@@ -123,7 +123,7 @@ def test_a_failed_run_is_reported_while_the_others_go_on(output, capfd):
     assert runs["status"].tolist() == ["failed", "failed"]
     assert runs["error"].str.contains("DivergedError: the training loss is").all()
     assert "once more" not in capfd.readouterr().out, "the error would come again"
-    with pytest.raises(ResultsError, match=r"none of the 2 runs of study 'failing'.*DivergedError"):
+    with pytest.raises(RunError, match=r"none of the 2 runs of study 'failing'.*DivergedError"):
         Study.load("failing")
     settings = settings.replace(learning_rate=1e-3)
     assert sweep(settings, [0], [0])["status"].tolist() == ["complete"]
@@ -202,13 +202,13 @@ def test_the_paper_profile_stops_on_a_cpu_with_an_estimate(output):
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     with pytest.raises(
-        SweepError, match=r"NoGPUError: this run wants a GPU.*that is [\d,.]+ (hours|days).*ALLOW_CPU=1"
+        StudyError, match=r"NoGPUError: this run wants a GPU.*that is [\d,.]+ (hours|days).*ALLOW_CPU=1"
     ):
         sweep(Settings.profile("paper", data="synth", model="data/florence2-tiny"), [0], [0])
 
 
 def test_a_kernel_that_does_not_exist_is_named(output):
-    with pytest.raises(SweepError, match=r"kernel 'gpu-of-my-dreams' does not exist; kernels here are .*python3"):
+    with pytest.raises(StudyError, match=r"kernel 'gpu-of-my-dreams' does not exist; kernels here are .*python3"):
         sweep(Settings.profile("smoke"), [0], [0], kernel="gpu-of-my-dreams")
 
 

@@ -11,15 +11,16 @@ from transformers import Florence2ForConditionalGeneration
 
 from docfloqa.arms import ARMS, SIDE_SHARE, choose_arms
 from docfloqa.data.load import data_checksum
+from docfloqa.exceptions import RunError, SettingsError
 from docfloqa.model.florence import load_florence
 from docfloqa.model.freezing import adapter_layers, freeze, without_adapters
 from docfloqa.runs.identity import weights_checksum
 from docfloqa.runs.run import Run, in_fp16
-from docfloqa.settings import SHIFTS, Freezing, Settings, SettingsError
+from docfloqa.settings import SHIFTS, Freezing, Settings
 from docfloqa.study.sweep import plan
 from docfloqa.training.batches import Pages, QuestionCollator
 from docfloqa.training.evaluation import evaluate
-from docfloqa.training.trainer import DocVQATrainer, PredecessorError
+from docfloqa.training.trainer import DocVQATrainer
 
 
 def trainer_of(settings: Settings, dataset) -> DocVQATrainer:
@@ -97,7 +98,7 @@ def test_both_sides_come_as_near_to_a_share_of_parameters_as_whole_units_can(uni
 def test_a_run_goes_on_from_the_last_weights_of_another(dataset, output):
     first = Settings.profile("smoke", vision_trainable=0.0)
     second = first.replace(vision_trainable=0.33, trained_before=(0.0,))
-    with pytest.raises(PredecessorError, match="make that run first"):
+    with pytest.raises(RunError, match="make that run first"):
         trainer_of(second, dataset).fit()
     before = trainer_of(first, dataset).fit()
     run = trainer_of(second, dataset).fit()

@@ -7,12 +7,11 @@ import pytest
 from PIL import Image
 from small_study import small_study
 
-from docfloqa.apps.ask import AskError, answer, model_of_folder, models_of_study
+from docfloqa.apps.ask import answer, model_of_folder, models_of_study
 from docfloqa.data.images import PageError, read_page
+from docfloqa.exceptions import RunError
 from docfloqa.files import reports_folder, runs_folder
 from docfloqa.model.florence import encode_prompts
-from docfloqa.runs.results import ResultsError
-from docfloqa.runs.saved_runs import RunError
 from docfloqa.training.batches import QuestionCollator
 from docfloqa.training.evaluation import evaluate
 
@@ -47,7 +46,7 @@ def test_a_question_that_is_too_long_is_cut_with_a_warning(tiny, smoke):
 
 @pytest.mark.parametrize("question", ["", " \n", "what is \udcff?"])
 def test_a_question_that_is_none_is_refused(question, tiny, smoke):
-    with pytest.raises(AskError, match="question is"):
+    with pytest.raises(RunError, match="question is"):
         answer(*tiny, Image.new("RGB", (50, 50)), question, smoke)
 
 
@@ -58,7 +57,7 @@ def test_a_study_is_asked_before_training_and_at_every_ratio_of_its_first_seed(o
     assert [one.settings.seed for one in models[1:]] == [1, 1] and models[0].run is None
     [only] = models_of_study("embedded", 1.0)
     assert only.run.settings.vision_trainable == 1.0 and only.load()[0].num_parameters() > 10**6
-    with pytest.raises(AskError, match=r"ratio is 0\.5; allowed are those of study 'embedded': 0, 1"):
+    with pytest.raises(RunError, match=r"ratio is 0\.5; allowed are those of study 'embedded': 0, 1"):
         models_of_study("embedded", 0.5)
     shutil.rmtree(models[2].run.model_folder)
     with pytest.raises(RunError, match=r"vision100-seed1-fake has no best_model/.*make study NAME=embedded"):
@@ -66,13 +65,13 @@ def test_a_study_is_asked_before_training_and_at_every_ratio_of_its_first_seed(o
 
 
 def test_a_study_that_is_not_made_is_told_with_the_command_that_makes_it(output):
-    with pytest.raises(AskError, match=r"no run of study 'mine' to ask yet.*docfloqa study --name mine"):
+    with pytest.raises(RunError, match=r"no run of study 'mine' to ask yet.*docfloqa study --name mine"):
         models_of_study("mine")
     small_study()
     for folder in runs_folder("embedded").iterdir():
         record = json.loads((folder / "run.json").read_text())
         (folder / "run.json").write_text(json.dumps(record | {"status": "running"}))
-    with pytest.raises(ResultsError, match="none of the 2 runs"):
+    with pytest.raises(RunError, match="none of the 2 runs"):
         models_of_study("embedded")
     assert reports_folder("embedded").is_dir()
 

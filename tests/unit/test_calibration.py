@@ -12,9 +12,9 @@ from test_figures import check_pdf, overlapping, said, texts
 
 from docfloqa.analysis import confidence as calibration
 from docfloqa.analysis.intervals import share_interval
+from docfloqa.exceptions import RunError
 from docfloqa.figures import mistakes as error_figures
 from docfloqa.figures import style
-from docfloqa.runs.results import ResultsError
 
 
 def answers_of(confidence, right, documents=None, seeds=None):
@@ -215,11 +215,11 @@ def test_a_study_without_confidence_says_so():
     old.predictions.drop(columns="confidence", inplace=True)
     assert not calibration.has_confidence(old)
     for use in (calibration.calibration, calibration.reliability, calibration.coverage_curve):
-        with pytest.raises(ResultsError, match="'calibration-old' has a run whose predictions lack"):
+        with pytest.raises(RunError, match="'calibration-old' has a run whose predictions lack"):
             use(old)
     # Runs of two versions in one study.
     old.predictions["confidence"] = [0.5] * 12 + [np.nan] * 12
-    with pytest.raises(ResultsError, match="Make the study's runs again"):
+    with pytest.raises(RunError, match="Make the study's runs again"):
         calibration.confident_answers(old)
 
 

@@ -14,12 +14,13 @@ import pytest
 from distributed.scheduler import KilledWorker
 from loopback import scheduler
 
+from docfloqa.exceptions import StudyError
 from docfloqa.files import reports_folder, write_whole
 from docfloqa.runs.results import PLAN
 from docfloqa.runs.run import Run, read_record
 from docfloqa.settings import Settings
 from docfloqa.study.cluster import Cluster
-from docfloqa.study.kernels import Slot, SweepError, stopped
+from docfloqa.study.kernels import Slot, stopped
 from docfloqa.study.monitor import Watcher
 from docfloqa.study.workers import LocalWorkers, make
 
@@ -118,12 +119,12 @@ def test_workers_with_other_code_or_other_files_are_named_before_any_work(cluste
     elsewhere = worker(DOCFLOQA_OUTPUT=str(tmp_path))
     with Cluster(address, pretend, None) as workers:
         workers.client.wait_for_workers(3, timeout=120)
-        with pytest.raises(SweepError, match=r"worker tcp://.* does not see the plan .*share one file system"):
+        with pytest.raises(StudyError, match=r"worker tcp://.* does not see the plan .*share one file system"):
             workers.open(SETTINGS)
         elsewhere.kill()
         until(lambda: len(workers.client.scheduler_info()["workers"]) == 2)
         monkeypatch.setattr("docfloqa.study.cluster.git_commit", lambda: "0123456789")
-        with pytest.raises(SweepError, match=r"the project's commit is \S+ there and 0123456789 here"):
+        with pytest.raises(StudyError, match=r"the project's commit is \S+ there and 0123456789 here"):
             workers.open(SETTINGS)
 
 
@@ -188,5 +189,5 @@ def test_an_interrupted_sweep_ends_its_kernels_and_begins_no_other_run(output, m
 
 def test_a_scheduler_that_does_not_answer_is_named(monkeypatch):
     monkeypatch.setattr("docfloqa.study.cluster.PATIENCE", 1)
-    with pytest.raises(SweepError, match=r"no dask scheduler answers at 'tcp://127.0.0.1:9'.*dask scheduler"):
+    with pytest.raises(StudyError, match=r"no dask scheduler answers at 'tcp://127.0.0.1:9'.*dask scheduler"):
         Cluster("tcp://127.0.0.1:9", pretend, None)

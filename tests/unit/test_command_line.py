@@ -15,10 +15,10 @@ from docfloqa.__main__ import main
 from docfloqa.analysis.changes import changed_questions, compare_metrics, paired_answers
 from docfloqa.analysis.paired import mcnemar_p_value, paired_difference
 from docfloqa.data.load import load_docvqa
-from docfloqa.exceptions import IncompleteRunError
+from docfloqa.exceptions import IncompleteRunError, RunError
 from docfloqa.files import runs_folder
 from docfloqa.metrics import METRICS
-from docfloqa.runs.saved_runs import RunError, find_run
+from docfloqa.runs.saved_runs import find_run
 
 VERBS = "study sweep doctor estimate report ask evaluate compare export import-csv".split()
 

@@ -7,11 +7,12 @@ from datasets import Dataset
 from PIL import Image
 
 from docfloqa.data.images import LARGEST_IMAGE
-from docfloqa.data.load import DataError, load_checked, load_docvqa
+from docfloqa.data.load import load_checked, load_docvqa
 from docfloqa.data.schema import COLUMNS, FEATURES
 from docfloqa.data.synth.dataset import synth_folder, write_split
 from docfloqa.data.synth.small import LAYOUTS
 from docfloqa.data.synth.vocabulary import accepted_answers
+from docfloqa.exceptions import DataError
 from docfloqa.settings import SHIFTS, Settings
 
 

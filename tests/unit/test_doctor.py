@@ -19,13 +19,14 @@ from PIL import Image
 from docfloqa import hub
 from docfloqa.__main__ import main
 from docfloqa.data.synth.dataset import synth_folder
+from docfloqa.exceptions import StudyError
 from docfloqa.files import TINY_MODEL, reports_folder, runs_folder
 from docfloqa.hub import COMMITS
 from docfloqa.model import device
 from docfloqa.model.device import require_device
 from docfloqa.settings import Settings
 from docfloqa.study import availability, doctor
-from docfloqa.study.doctor import SUBJECTS, DoctorError, Finding, check_study, examine, verdict
+from docfloqa.study.doctor import SUBJECTS, Finding, check_study, examine, verdict
 
 NEEDS_A_MODEL = {"vocabulary", "targets", "decoding", "question", "run"}
 
@@ -334,7 +335,7 @@ def test_a_study_on_a_cluster_does_not_want_a_gpu_here(smoke, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     settings = smoke.replace(allow_cpu=False, model="./none")
     for scheduler, told in ((None, 2), ("tcp://host:8786", 1)):
-        with pytest.raises(DoctorError) as error:
+        with pytest.raises(StudyError) as error:
             check_study(settings, scheduler=scheduler)
         assert str(error.value).count("-> ") == told
 

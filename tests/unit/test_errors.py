@@ -17,10 +17,10 @@ from docfloqa.analysis import mistakes as errors
 from docfloqa.analysis import mistakes as right_sets
 from docfloqa.data.load import load_docvqa
 from docfloqa.data.synth.dataset import draw_page, drawing_of, page_seed
+from docfloqa.exceptions import RunError
 from docfloqa.figures import mistakes as error_figures
 from docfloqa.metrics import score
 from docfloqa.report import error_findings
-from docfloqa.runs.results import ResultsError
 from docfloqa.settings import Settings
 
 DRAWN = {"synth_documents": 2, "synth_validation_documents": 60}
@@ -227,7 +227,7 @@ def test_the_most_confident_errors_are_the_first_seed_s(study):
     assert set(wrong.index) <= set(last["question_id"]) and (wrong["anls"] < 0.5).all()
     old = write_study("errors-old", (0.0,), (0,), epochs=1, documents=3)
     old.predictions.drop(columns="confidence", inplace=True)
-    with pytest.raises(ResultsError, match="confidence"):
+    with pytest.raises(RunError, match="confidence"):
         errors.most_confident_errors(old, 3)
 
 

@@ -13,8 +13,9 @@ from small_study import BEST_EPOCH, small_study
 
 from docfloqa.analysis.intervals import score_intervals
 from docfloqa.apps.ask import answer
-from docfloqa.apps.export import EXPORTED, ExportError, export_run, source_name
+from docfloqa.apps.export import EXPORTED, export_run, source_name
 from docfloqa.data.load import load_docvqa
+from docfloqa.exceptions import RunError
 from docfloqa.files import FolderError
 from docfloqa.metrics import METRICS
 from docfloqa.model.florence import Florence2ForDocVQA
@@ -127,7 +128,7 @@ def test_weights_that_fp16_cannot_hold_are_refused(exported, monkeypatch):
         return half(self)
 
     monkeypatch.setattr(Florence2ForDocVQA, "half", too_large)
-    with pytest.raises(ExportError, match=r"of run embedded/vision033-seed0-fake has values above 65504"):
+    with pytest.raises(RunError, match=r"of run embedded/vision033-seed0-fake has values above 65504"):
         export_run(run, folder.parent / "new")
 
 

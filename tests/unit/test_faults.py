@@ -16,6 +16,7 @@ from test_training import SCORES, trainer_of
 
 from docfloqa.data.load import data_checksum, load_docvqa
 from docfloqa.data.synth.dataset import synth_folder
+from docfloqa.exceptions import RunError
 from docfloqa.files import (
     DamagedError,
     DiskFullError,
@@ -30,7 +31,7 @@ from docfloqa.files import (
 )
 from docfloqa.runs.recovery import check_holds_no_code, last_checkpoint, refresh
 from docfloqa.runs.run import Run, is_complete, read_record
-from docfloqa.runs.saved_runs import RunError, open_run
+from docfloqa.runs.saved_runs import open_run
 from docfloqa.settings import Settings
 from docfloqa.study import kernels as execution
 from docfloqa.training.steps import TooLargeError

@@ -6,16 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoProcessor, Florence2ForConditionalGeneration
 
+from docfloqa.exceptions import ModelError
 from docfloqa.files import TINY_MODEL
-from docfloqa.model.florence import (
-    CHECKSUMS,
-    PREFIX,
-    Florence2ForDocVQA,
-    ModelError,
-    encode_prompts,
-    encode_text,
-    load_florence,
-)
+from docfloqa.model.florence import CHECKSUMS, PREFIX, Florence2ForDocVQA, encode_prompts, encode_text, load_florence
 from docfloqa.model.targets import generation_config
 from docfloqa.training.batches import QuestionCollator
 

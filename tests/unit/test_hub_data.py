@@ -10,9 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 from hub_data import FEATURES, FOLDERS, LMMS, M4, PIXPARSE, STRUCTURE_FROM, write_data_set
 
-from docfloqa.data.load import Checks, DataError, load_checked
+from docfloqa.data.load import Checks, load_checked
 from docfloqa.data.schema import COLUMNS
 from docfloqa.data.schema import FEATURES as SCHEMA
+from docfloqa.exceptions import DataError
 from docfloqa.settings import Settings
 
 SMALL = {"drawing": "input", "test_documents": 1}

@@ -8,11 +8,12 @@ from hub_models import ROWS, SOURCES, random_florence, write_native, write_origi
 from safetensors.torch import load_file, save_file
 from transformers import AutoProcessor, Florence2ForConditionalGeneration, GenerationConfig
 
-from docfloqa.model.florence import ModelError, encode_prompts, load_florence
+from docfloqa.exceptions import ModelError, SettingsError
+from docfloqa.model.florence import encode_prompts, load_florence
 from docfloqa.model.freezing import freeze
 from docfloqa.model.targets import generation_config, stated_decoding, target_format
 from docfloqa.runs.identity import weights_checksum
-from docfloqa.settings import Freezing, Settings, SettingsError
+from docfloqa.settings import Freezing, Settings
 from docfloqa.training.batches import QuestionCollator
 from docfloqa.training.evaluation import evaluate
 

@@ -20,8 +20,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoProcessor, Florence2ForConditionalGeneration
 
-from docfloqa.model.florence import PREFIX, ModelError, encode_prompts, load_florence
-from docfloqa.model.microsoft_layout import LayoutError, _native_config
+from docfloqa.exceptions import ModelError
+from docfloqa.model.florence import PREFIX, encode_prompts, load_florence
+from docfloqa.model.microsoft_layout import _native_config
 
 WORDS, SIDE = 300, 96
 ROWS = WORDS + len(TASK_TOKENS)
@@ -189,7 +190,7 @@ def test_a_tensor_that_does_not_fit_is_an_error_that_names_it(original, changes,
     rewrite(original, **changes)
     with pytest.raises(ModelError, match=said) as error:
         load_florence(original)
-    assert isinstance(error.value.__cause__, LayoutError)
+    assert isinstance(error.value.__cause__, ModelError)
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,10 @@ import sys
 import pandas as pd
 import pytest
 
+from docfloqa.exceptions import SettingsError
 from docfloqa.files import runs_folder
 from docfloqa.runs.run import read_record
-from docfloqa.settings import Settings, SettingsError
+from docfloqa.settings import Settings
 from docfloqa.training.batches import NOTHING, EpochSampler, share_of_batch
 from docfloqa.training.make_run import make_run
 

@@ -39,14 +39,15 @@ from docfloqa.analysis.robustness_tables import (
 )
 from docfloqa.data.degradations import DEGRADATIONS, SEVERITIES, degrade, degraded_pages
 from docfloqa.data.load import data_checksum, load_checked
+from docfloqa.exceptions import RunError, SettingsError
 from docfloqa.figures import robustness as robustness_figures
 from docfloqa.files import data_folder, figures_folder, output_folder, reports_folder, runs_folder
 from docfloqa.model.florence import load_florence
 from docfloqa.model.freezing import freeze
 from docfloqa.runs.identity import weights_checksum
-from docfloqa.runs.results import ResultsError, Study
+from docfloqa.runs.results import Study
 from docfloqa.runs.run import BEST_MODEL, Run
-from docfloqa.settings import Freezing, Settings, SettingsError
+from docfloqa.settings import Freezing, Settings
 from docfloqa.study.study import run_notebook
 from docfloqa.study.sweep import Plan, write_plan
 from docfloqa.training.batches import QuestionCollator
@@ -285,7 +286,7 @@ def test_runs_without_weights_are_read_from_what_is_there(study_of_one, in_this_
     (folder / BEST_MODEL).rename(folder / "elsewhere")
     pd.testing.assert_frame_equal(score_runs(study, "some", rows, [CLEAN_PAGES]), kept)
     (folder / "some.parquet").unlink()
-    with pytest.raises(ResultsError, match=r"no run of study 'one' has some.parquet.*make study NAME=one"):
+    with pytest.raises(RunError, match=r"no run of study 'one' has some.parquet.*make study NAME=one"):
         score_runs(study, "some", rows, [CLEAN_PAGES])
     missing = unscored(study, ["some"])
     assert missing["run"].tolist() == ["run"] and "make study NAME=one" in missing["reservation"].iloc[0]

@@ -2,7 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from docfloqa.settings import PROFILES, Settings, SettingsError
+from docfloqa.exceptions import SettingsError
+from docfloqa.settings import PROFILES, Settings
 
 
 @pytest.mark.parametrize("profile", PROFILES)

@@ -8,8 +8,9 @@ import pandas as pd
 
 from docfloqa.analysis.intervals import Interval, p_text
 from docfloqa.analysis.paired import mcnemar_p_value, paired_difference, permutation_p_value
+from docfloqa.exceptions import RunError
 from docfloqa.metrics import METRICS
-from docfloqa.runs.saved_runs import RunError, SavedRun
+from docfloqa.runs.saved_runs import SavedRun
 
 QUESTION = ["question_id", "document_id", "question"]
 CONFIDENCE = 0.95

@@ -11,7 +11,8 @@ from scipy.stats import norm
 
 from docfloqa.analysis.intervals import Interval
 from docfloqa.analysis.tables import RATIO, last_epoch, number, percent
-from docfloqa.runs.results import ResultsError, Study, once_for_study
+from docfloqa.exceptions import RunError
+from docfloqa.runs.results import Study, once_for_study
 
 # A confidence is the probability of one text, so "right" is what is said of one text.
 RIGHT = "exact_match"
@@ -31,10 +32,10 @@ def has_confidence(study: Study) -> bool:
 def confident_answers(study: Study) -> pd.DataFrame:
     """The answers after the last epoch, each with its `confidence` in [0, 1].
 
-    Raises `ResultsError` for a study with a run that did not record any.
+    Raises `RunError` for a study with a run that did not record any.
     """
     if not has_confidence(study):
-        raise ResultsError(
+        raise RunError(
             f"study {study.name!r} has a run whose predictions lack the column 'confidence': an earlier version made "
             "it. Make the study's runs again to see whether the model knows when it is right"
         )
@@ -72,7 +73,7 @@ def reliability(study: Study) -> pd.DataFrame:
 
     Columns: ratio, bin (0 the least confident), answers, confidence, estimate, low, high (shares in [0, 1],
     see `clustered_share`). Bins of one ratio have equally many answers, all seeds together. Raises
-    `ResultsError` as `confident_answers` does.
+    `RunError` as `confident_answers` does.
     """
     rows = []
     for ratio, answers in confident_answers(study).groupby(RATIO):
@@ -130,7 +131,7 @@ def coverage_curve(study: Study) -> pd.DataFrame:
     """Tidy: ratio, coverage, estimate, low, high: the share right of the most confident share of the answers.
 
     Coverage is one of `COVERAGES`, from 0.05 to 1; means over seeds, 95 % intervals over documents, all in
-    [0, 1]. Raises `ResultsError` as `confident_answers` does. Source: El-Yaniv & Wiener, Journal of Machine
+    [0, 1]. Raises `RunError` as `confident_answers` does. Source: El-Yaniv & Wiener, Journal of Machine
     Learning Research 11, 2010 (the risk-coverage curve; accuracy is one less risk).
     """
     rows = []
@@ -153,7 +154,7 @@ def coverage_area(answers: pd.DataFrame) -> Interval:
 def calibration(study: Study) -> pd.DataFrame:
     """By ratio, as text: confidence against being right, in percent and points, with 95 % intervals over documents.
 
-    Raises `ResultsError` as `confident_answers` does.
+    Raises `RunError` as `confident_answers` does.
     """
     rows = {}
     half = COVERAGES.tolist().index(0.5)

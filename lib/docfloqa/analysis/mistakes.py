@@ -220,7 +220,7 @@ def most_confident_errors(study: Study, count: int) -> pd.DataFrame:
     """The `count` wrong answers with the highest confidence, the most confident first, indexed by question id.
 
     Of the ratio with the highest ANLS after the last epoch and its first seed; wrong is an ANLS of 0. The
-    columns are those of the predictions. Raises `ResultsError` for a study without confidence.
+    columns are those of the predictions. Raises `RunError` for a study without confidence.
     """
     answers = confident_answers(study)
     answers = answers[answers[RATIO] == best_ratio(study)]

@@ -23,12 +23,13 @@ from transformers import Florence2Processor
 
 from docfloqa.data.degradations import CLEAN, SEVERITIES, degraded_pages
 from docfloqa.data.load import load_docvqa
+from docfloqa.exceptions import RunError, SettingsError
 from docfloqa.files import is_folder, resolve, runs_folder, write_whole
 from docfloqa.model.device import compute_device, describe_device
 from docfloqa.model.florence import Florence2ForDocVQA, load_florence
-from docfloqa.runs.results import RUN_KEYS, ResultsError, Study
+from docfloqa.runs.results import RUN_KEYS, Study
 from docfloqa.runs.run import BEST_MODEL
-from docfloqa.settings import SHIFTS, Settings, SettingsError
+from docfloqa.settings import SHIFTS, Settings
 from docfloqa.training.batches import QuestionCollator
 from docfloqa.training.evaluation import evaluate
 from docfloqa.versions import DEGRADATIONS, PAGES, TRAINING
@@ -109,7 +110,7 @@ def score_runs(study: Study, name: str, rows: Dataset, page_sets: PageSets) -> p
     made again; what was interrupted goes on from the last page set. On a CPU there is a process of one thread for each
     core, on a GPU one process. Of a run without a best model only what is there already is read.
 
-    Raises `ResultsError` when no run has scores or a model to make them with.
+    Raises `RunError` when no run has scores or a model to make them with.
     """
     data = questions_checksum(rows)
     stale: dict[Path, dict[str, Any]] = {}
@@ -140,7 +141,7 @@ def read_scores(study: Study, name: str) -> pd.DataFrame:
     """What the runs' files `<name>.parquet` hold: a row for each run, page set and question.
 
     Columns: run, vision_trainable, seed, kind ("clean" or a degradation), severity (0 to 3), and those of
-    `docfloqa.training.evaluation.evaluate`. Raises `ResultsError` when there is none.
+    `docfloqa.training.evaluation.evaluate`. Raises `RunError` when there is none.
     """
     frames = []
     for run, record in study.records.items():
@@ -153,7 +154,7 @@ def read_scores(study: Study, name: str) -> pd.DataFrame:
             frame.insert(0, "run", run)
             frames.append(frame)
     if not frames:
-        raise ResultsError(f"no run of study {study.name!r} has {name}.parquet: {_remedy(study)}")
+        raise RunError(f"no run of study {study.name!r} has {name}.parquet: {_remedy(study)}")
     return pd.concat(frames).sort_values(RUN_KEYS, kind="stable", ignore_index=True)
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from transformers import Florence2Processor
 
 from docfloqa.data.images import as_page
-from docfloqa.exceptions import DocFloQAError
+from docfloqa.exceptions import RunError
 from docfloqa.files import reports_folder, runs_folder
 from docfloqa.model.device import compute_device
 from docfloqa.model.florence import Florence2ForDocVQA, encode_prompts, load_florence
@@ -23,10 +23,6 @@ from docfloqa.training.evaluation import evaluate
 
 BEFORE = "before training"
 NEVER_CUT = 10**9
-
-
-class AskError(DocFloQAError, ValueError):
-    """A question or a choice of models that cannot be used: says what was given and what is allowed."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +62,7 @@ def answer(
     `image` is the whole page in any mode and size; `settings` say how prompts and answers are made (prefix,
     precision, num_beams, max_new_tokens). `seconds` are from image to text, loading the model not counted. Special
     tokens in the question are taken as text; of a question that is too long the end is cut off, with a warning.
-    Raises `AskError` for an empty question.
+    Raises `RunError` for an empty question.
     """
     check_question(question)
     longest = model.config.text_config.max_position_embeddings
@@ -94,24 +90,24 @@ def answer(
 
 
 def check_question(question: str) -> None:
-    """Raise `AskError` for a question without any text, or with bytes that are no text."""
+    """Raise `RunError` for a question without any text, or with bytes that are no text."""
     if not question.strip():
-        raise AskError(f"question is {question!r}; allowed is any text but an empty one")
+        raise RunError(f"question is {question!r}; allowed is any text but an empty one")
     try:
         question.encode()
     except UnicodeEncodeError:
-        raise AskError(f"question is {question!r}; allowed is text in UTF-8") from None
+        raise RunError(f"question is {question!r}; allowed is text in UTF-8") from None
 
 
 def models_of_study(name: str, ratio: float | None = None) -> list[Asked]:
     """What can be asked of a study: the model before training, then the best one of each ratio, the lowest first.
 
-    Of several seeds the first is taken; with `ratio`, only that one, and nothing before training. Raises `AskError`
-    for a study that is not there or a ratio that it does not have, `ResultsError` for one without a complete run,
-    and `RunError` where a run has lost its model.
+    Of several seeds the first is taken; with `ratio`, only that one, and nothing before training. Raises `RunError`
+    for a study that is not there or has no complete run, a ratio that it does not have, and a run that has lost its
+    model.
     """
     if not (reports_folder(name) / PLAN).is_file():
-        raise AskError(
+        raise RunError(
             f"there is no run of study {name!r} to ask yet; make its runs with: docfloqa study --name {name}"
         )
     study = Study.load(name)
@@ -121,7 +117,7 @@ def models_of_study(name: str, ratio: float | None = None) -> list[Asked]:
     of_ratio = {run.settings.vision_trainable: run for run in runs}
     if ratio is not None and ratio not in of_ratio:
         ratios = ", ".join(f"{one:g}" for one in of_ratio)
-        raise AskError(f"ratio is {ratio:g}; allowed are those of study {name!r}: {ratios}")
+        raise RunError(f"ratio is {ratio:g}; allowed are those of study {name!r}: {ratios}")
     trained = [
         Asked(f"{100 * one:g} % trained", run, run.settings)
         for one, run in of_ratio.items()

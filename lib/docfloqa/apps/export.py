@@ -10,7 +10,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import Florence2Processor
 
 from docfloqa.analysis.intervals import Interval, score_intervals
-from docfloqa.exceptions import DocFloQAError
+from docfloqa.exceptions import RunError
 from docfloqa.files import TINY_MODEL, check_writable, is_hub_id, resolve, whole_folder
 from docfloqa.hub import split_revision
 from docfloqa.model.florence import PREFIX, Florence2ForDocVQA, load_florence
@@ -39,16 +39,12 @@ EXPORTED = {
 }
 
 
-class ExportError(DocFloQAError, ValueError):
-    """A model that cannot be exported: says why."""
-
-
 def export_run(run: SavedRun, folder: Path) -> Path:
     """Write a run's best model in fp16, its processor and a model card; returns the folder.
 
     The folder appears whole or not at all; one that holds an earlier export, and nothing else, is replaced. The
     saved generation settings are the run's. Raises `FolderError` for a folder that must not be overwritten,
-    `RunError` where the model is gone, and `ExportError` for weights that fp16 cannot hold.
+    `RunError` where the model is gone, and for weights that fp16 cannot hold.
     """
     check_writable(folder, is_export)
     settings = run.settings
@@ -57,7 +53,7 @@ def export_run(run: SavedRun, folder: Path) -> Path:
     model.half()
     for name, weights in model.named_parameters():
         if not torch.isfinite(weights).all():
-            raise ExportError(
+            raise RunError(
                 f"{name} of run {run.name} has values above {torch.finfo(torch.half).max:g}, the largest of fp16"
             )
     model.generation_config = generation_config(model, settings.max_new_tokens, settings.num_beams)

@@ -15,15 +15,14 @@ from PIL import Image
 from transformers.utils import logging
 
 from docfloqa.analysis.tables import NONE
-from docfloqa.apps.ask import BEFORE, Asked, AskError, answer, models_of_study
+from docfloqa.apps.ask import BEFORE, Asked, answer, models_of_study
 from docfloqa.apps.attention import Attention, attention, attention_figure
 from docfloqa.apps.browser import LISTED, control, image_html, offer, page_html, table_html, text_html
 from docfloqa.data.images import ALLOWED, KINDS, UploadError, as_page, open_upload
 from docfloqa.data.load import load_docvqa
+from docfloqa.exceptions import RunError
 from docfloqa.figures.style import render
 from docfloqa.metrics import anls
-from docfloqa.runs.results import ResultsError
-from docfloqa.runs.saved_runs import RunError
 from docfloqa.settings import Settings
 
 
@@ -31,7 +30,7 @@ def models_and_note(study: str) -> tuple[list[Asked], str]:
     """The models of a study (see `models_of_study`); with none yet, the one before training and what to do."""
     try:
         return models_of_study(study), ""
-    except (AskError, ResultsError, RunError) as error:
+    except RunError as error:
         untrained = Asked(BEFORE, None, Settings.profile("embedded", study=study))
         note = f"Only the model before training answers: {error}. The command for it: make study NAME={study}"
         return [untrained], note
@@ -163,7 +162,7 @@ class Playground(ipywidgets.VBox):
                         self._loaded[asked.name] = asked.load()
                     given = answer(*self._loaded[asked.name], self.image, question, asked.settings)
                     rows.append({"model": asked.name, **vars(given)})
-        except AskError as error:
+        except RunError as error:
             self.status.value = text_html(f"{error}.")
             return
         finally:

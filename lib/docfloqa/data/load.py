@@ -15,8 +15,8 @@ from datasets import Dataset, DatasetDict, Image
 from tqdm.auto import tqdm
 
 from docfloqa.data.images import LARGEST_IMAGE, ImageError, ImageTooLargeError, decode_page
-from docfloqa.data.sources import SPLITS, DataError, read_split
-from docfloqa.exceptions import shown
+from docfloqa.data.sources import SPLITS, read_split
+from docfloqa.exceptions import DataError, shown
 from docfloqa.files import data_folder, is_sound, read_sealed, seal, write_whole
 from docfloqa.settings import Settings
 

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from docfloqa.data.schema import DEMANDED, FEATURES, NAMES
 from docfloqa.data.synth.dataset import synth_folder
-from docfloqa.exceptions import DocFloQAError
+from docfloqa.exceptions import DataError
 from docfloqa.files import (
     checksum,
     data_folder,
@@ -40,10 +40,6 @@ PARQUET_FILES = ("{split}-*.parquet", "{split}.parquet", "data/{split}-*.parquet
 SHARD = re.compile(r"-(\d+)-of-(\d+)")
 ROWS_AT_ONCE = 100  # each with its page
 READING = 1  # what this reading is called where its results are kept: those of another one do not count
-
-
-class DataError(DocFloQAError, ValueError):
-    """Data that a study cannot use: names where it came from, what is wrong and what is allowed."""
 
 
 def read_split(source: str, split: str, settings: Settings) -> tuple[Dataset, str]:

@@ -132,7 +132,7 @@ def confident_errors(study: Study, dataset_validation: Dataset, count: int = 4) 
 
     The answer's box is marked where the page can be drawn again. Of the `count` errors that
     `most_confident_errors` lists those are shown whose question is in the data set. Raises ValueError where
-    none is, and `ResultsError` for a study without confidence.
+    none is, and `RunError` for a study without confidence.
     """
     places = {question: place for place, question in enumerate(dataset_validation["questionId"])}
     wrong = most_confident_errors(study, count)
@@ -174,7 +174,7 @@ def reliability_diagram(study: Study) -> Figure:
     """Share of answers that are right against their mean confidence, by ratio, in bins of equally many answers.
 
     Bars are 95 % intervals over documents (see `calibration.clustered_share`); the dashed line is where
-    confidence is what it says. Raises `ResultsError` for a study without confidence.
+    confidence is what it says. Raises `RunError` for a study without confidence.
     """
     answers = dict(list(confident_answers(study).groupby(RATIO)))
     figure, axes = _panels(answers)
@@ -196,7 +196,7 @@ def accuracy_by_coverage(study: Study) -> Figure:
     """Share right of the most confident answers against the share that is answered, by ratio.
 
     Bands are 95 % intervals over documents; thin grey lines are the other ratios, the dashed line is an order
-    that says nothing. Raises `ResultsError` for a study without confidence.
+    that says nothing. Raises `RunError` for a study without confidence.
     """
     answers, curves = dict(list(confident_answers(study).groupby(RATIO))), coverage_curve(study)
     figure, axes = _panels(answers)

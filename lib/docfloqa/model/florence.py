@@ -21,7 +21,7 @@ from transformers import (
 )
 from transformers.modeling_outputs import BaseModelOutput
 
-from docfloqa.exceptions import DocFloQAError, SettingsError
+from docfloqa.exceptions import ModelError, SettingsError
 from docfloqa.files import is_hub_id, resolve
 from docfloqa.hub import MODEL_FILES, snapshot
 from docfloqa.model.microsoft_layout import convert, is_original_layout
@@ -281,10 +281,6 @@ TO_SAFETENSORS = (
     "tensors = torch.load('{pickle}', map_location='cpu', weights_only=True); "
     "save_file({{name: one.clone() for name, one in tensors.items()}}, 'model.safetensors')"
 )
-
-
-class ModelError(DocFloQAError, ValueError):
-    """A model that cannot be loaded, with where it was looked for and what to do."""
 
 
 def model_folder(model: str | Path) -> Path:

@@ -23,7 +23,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from docfloqa.exceptions import DocFloQAError
+from docfloqa.exceptions import ModelError
 
 # From native names to the original ones, in this order.
 RENAMES = (
@@ -83,10 +83,6 @@ IMAGE_TOKEN = "<image>"
 NAMES_SHOWN = 5
 
 
-class LayoutError(DocFloQAError, ValueError):
-    """A folder in the original layout that is not Florence-2's to the letter: names the setting, token or tensor."""
-
-
 def is_original_layout(folder: Path) -> bool:
     """Whether the weights are named as Microsoft's code names them.
 
@@ -105,14 +101,14 @@ def convert(folder: Path) -> tuple[Florence2Config, dict[str, Tensor], Florence2
 
     An output embedding of its own, as of Florence-2 fine-tuned with Microsoft's code (271 M parameters), stays one.
     The native vocabulary has one token more, `<image>`, which only stands where a page's features go; its
-    embedding is the mean of the others. Raises `LayoutError` for every tensor that is missing, is not Florence-2's
+    embedding is the mean of the others. Raises `ModelError` for every tensor that is missing, is not Florence-2's
     or has another shape, and for settings that the native classes cannot follow.
     """
     config = _native_config(json.loads((folder / "config.json").read_text()))
     processor = _native_processor(folder)
     words, rows = len(processor.tokenizer) - 1, config.text_config.vocab_size
     if words != rows:
-        raise LayoutError(
+        raise ModelError(
             f"the tokenizer of {folder} has {words:,} tokens, Florence-2's own included, config.json has vocab_size "
             f"{rows:,}"
         )
@@ -161,7 +157,7 @@ def _native_tensors(tensors: dict[str, Tensor], config: Florence2Config) -> dict
     }
     found = [f"{_listed(names)} {what}" for what, names in problems.items() if names]
     if found:
-        raise LayoutError(f"tensors of the original layout do not fit: {'; '.join(found)}")
+        raise ModelError(f"tensors of the original layout do not fit: {'; '.join(found)}")
     weights = {name: tensors[original_name(name)].float() for name in wanted if name not in (*TIED, OUTPUT_EMBEDDINGS)}
     projection = "model.multi_modal_projector.image_projection.weight"
     weights[projection] = weights[projection].T.contiguous()
@@ -180,7 +176,7 @@ def _native_config(original: dict[str, Any]) -> Florence2Config:
     for path, value in FIXED.items():
         found = _setting(original, path, value)
         if found != value:
-            raise LayoutError(f"{path} of config.json is {found!r}; the native model has {value!r} only")
+            raise ModelError(f"{path} of config.json is {found!r}; the native model has {value!r} only")
     vision = {name: _setting(original, f"vision_config.{name}") for name in VISION_SETTINGS}
     vision |= {
         "embed_dim": _setting(original, "vision_config.dim_embed"),
@@ -206,17 +202,17 @@ def _setting(config: dict[str, Any], path: str, default: Any = None) -> Any:
     for name in path.split("."):
         value = value.get(name, default) if isinstance(value, dict) else default
     if value is None:
-        raise LayoutError(f"config.json has no {path}")
+        raise ModelError(f"config.json has no {path}")
     return value
 
 
 def _native_processor(folder: Path) -> Florence2Processor:
     file = folder / "preprocessor_config.json"
     if not file.is_file():
-        raise LayoutError(f"folder {folder} has no preprocessor_config.json, which says how pages are resized")
+        raise ModelError(f"folder {folder} has no preprocessor_config.json, which says how pages are resized")
     settings = json.loads(file.read_text())
     if "image_seq_length" not in settings:
-        raise LayoutError(f"{file} has no image_seq_length, the number of image tokens")
+        raise ModelError(f"{file} has no image_seq_length, the number of image tokens")
     # Not what else is there: an `auto_map` would make every folder saved from here ask for Microsoft's code.
     images = CLIPImageProcessorPil(**{name: settings[name] for name in IMAGE_SETTINGS if name in settings})
     images.image_seq_length = settings["image_seq_length"]

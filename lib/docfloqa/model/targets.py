@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 from transformers import GenerationConfig
 
-from docfloqa.settings import SettingsError
+from docfloqa.exceptions import SettingsError
 
 START = "forced_bos_token_id"
 # Tokens are the model's own; these say how it computes, not what it answers.

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from docfloqa.exceptions import DocFloQAError
+from docfloqa.exceptions import RunError
 from docfloqa.files import reports_folder, runs_folder
 from docfloqa.runs.run import CONTROL, EPOCHS, PREDICTIONS, is_complete, read_record
 from docfloqa.settings import Settings
@@ -38,10 +38,6 @@ def once_for_study(compute: Callable[..., Any]) -> Callable[..., Any]:
     return kept
 
 
-class ResultsError(DocFloQAError, ValueError):
-    """A study without results: names its folder and the command that makes them."""
-
-
 @dataclass(frozen=True)
 class Study:
     """The complete runs of a study's ratios, or of one of its arms, and those that are planned and missing.
@@ -60,16 +56,16 @@ class Study:
     def load(cls, name: str) -> Study:
         """Read `reports/<name>/study.json` and the records of its runs.
 
-        Raises `ResultsError` when there is no plan or no complete run.
+        Raises `RunError` when there is no plan or no complete run.
         """
         path = reports_folder(name) / PLAN
         if not path.is_file():
-            raise ResultsError(f"study {name!r} has no {path}; make it with: make study PROFILE=... NAME={name}")
+            raise RunError(f"study {name!r} has no {path}; make it with: make study PROFILE=... NAME={name}")
         plan = json.loads(path.read_text())
         records, missing = _read(name, plan["runs"])
         if not records:
             errors = {record.get("error") for record in missing.values()} - {None}
-            raise ResultsError(
+            raise RunError(
                 f"none of the {len(missing)} runs of study {name!r} is complete"
                 + (f"; they stopped with: {'; '.join(sorted(errors))}" if errors else "; run 03_ablate")
             )

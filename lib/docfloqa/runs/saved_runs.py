@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 from transformers import Florence2Processor
 
-from docfloqa.exceptions import DocFloQAError, IncompleteRunError
+from docfloqa.exceptions import IncompleteRunError, RunError
 from docfloqa.files import DamagedError, check_folder, expanded, is_folder, output_folder
 from docfloqa.model.device import compute_device
 from docfloqa.model.florence import Florence2ForDocVQA, load_florence
@@ -19,10 +19,6 @@ from docfloqa.runs.run import BEST_MODEL, PREDICTIONS, RECORD, is_complete, read
 from docfloqa.settings import Settings
 
 NAMES_SHOWN = 10
-
-
-class RunError(DocFloQAError, ValueError):
-    """A run that is not there, is not the only one of its name, or has lost its model; says what there is."""
 
 
 @dataclass(frozen=True)

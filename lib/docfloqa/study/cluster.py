@@ -13,12 +13,13 @@ from distributed import Client, Worker, WorkerPlugin, get_worker
 from distributed.scheduler import KilledWorker
 from tqdm.auto import tqdm
 
+from docfloqa.exceptions import StudyError
 from docfloqa.files import reports_folder
 from docfloqa.runs.identity import IDENTIFYING_VERSIONS
 from docfloqa.runs.results import PLAN
 from docfloqa.runs.run import Run, git_commit
 from docfloqa.settings import Settings
-from docfloqa.study.kernels import Slot, SweepError, check_kernel, kernel_device, stopped
+from docfloqa.study.kernels import Slot, check_kernel, kernel_device, stopped
 from docfloqa.study.workers import Execute, Workers, stop_kernels
 
 RESOURCE = "run"
@@ -34,7 +35,7 @@ class Cluster(Workers):
     They must have this project's code and see the same files. A run whose worker dies is begun again on another
     one, from its last epoch; it fails when it has lost more workers than dask's `allowed-failures`.
 
-    Raises `SweepError` when no scheduler answers.
+    Raises `StudyError` when no scheduler answers.
     """
 
     lost = (KilledWorker,)
@@ -45,7 +46,7 @@ class Cluster(Workers):
         try:
             self.client = Client(address, timeout=PATIENCE, set_as_default=False)
         except (OSError, TimeoutError, ValueError) as error:
-            raise SweepError(
+            raise StudyError(
                 f"no dask scheduler answers at {address!r} ({error}); start one with: dask scheduler, and workers "
                 "with: dask worker ADDRESS --nthreads 1"
             ) from error
@@ -57,20 +58,20 @@ class Cluster(Workers):
         self.client.close()
 
     def check(self, settings: Settings) -> None:
-        """Raises `SweepError` where a present worker cannot compute these settings, for want of a GPU."""
+        """Raises `StudyError` where a present worker cannot compute these settings, for want of a GPU."""
         self.client.run(_in_a_thread, kernel_device, settings, self.kernel)
 
     def open(self, settings: Settings) -> None:
         """Let every worker, present or yet to come, make runs of the study, one at a time.
 
-        Raises `SweepError` for a worker that has other code or other files; a later one of the kind gets no run.
+        Raises `StudyError` for a worker that has other code or other files; a later one of the kind gets no run.
         """
         try:
             self.client.register_plugin(Admission(settings.study, self.kernel), name="docfloqa")
         except OSError as error:
-            raise SweepError(f"a worker at {self.address} went away meanwhile: {error}; begin again") from error
+            raise StudyError(f"a worker at {self.address} went away meanwhile: {error}; begin again") from error
         except (ImportError, AttributeError) as error:
-            raise SweepError(
+            raise StudyError(
                 f"a worker at {self.address} cannot load this project ({error}); every machine needs the same "
                 "checkout and environment"
             ) from error
@@ -91,7 +92,7 @@ class Cluster(Workers):
         try:
             workers = self.client.scheduler_info()["workers"]
         except OSError as error:
-            raise SweepError(f"the scheduler at {self.address} is gone: {error}") from error
+            raise StudyError(f"the scheduler at {self.address} is gone: {error}") from error
         return {address for address, worker in workers.items() if worker["resources"].get(RESOURCE)}
 
     def submit(self, run: Run) -> Future:
@@ -113,21 +114,21 @@ class Admission(WorkerPlugin):
         self.plan = (reports_folder(study) / PLAN).read_text()
 
     async def setup(self, worker: Worker) -> None:
-        """Check the worker; raises `SweepError` saying what is different there."""
+        """Check the worker; raises `StudyError` saying what is different there."""
         self.check(f"worker {worker.address} on {socket.gethostname()}")
         await worker.set_resources(**{RESOURCE: 1})
 
     def check(self, name: str) -> None:
-        """Raises `SweepError` where this process has other code, versions or files, or lacks the kernel."""
+        """Raises `StudyError` where this process has other code, versions or files, or lacks the kernel."""
         for what, there in software().items():
             if there != self.here[what]:
-                raise SweepError(
+                raise StudyError(
                     f"{name} has other software than the sweep: {what} is {there} there and {self.here[what]} here; "
                     "every machine needs the same checkout and environment"
                 )
         path = reports_folder(self.study) / PLAN
         if not path.is_file() or path.read_text() != self.plan:
-            raise SweepError(
+            raise StudyError(
                 f"{name} does not see the plan of the study in {path}; all machines must share one file system, and "
                 "DOCFLOQA_OUTPUT must name the same folder on each"
             )

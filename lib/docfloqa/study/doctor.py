@@ -34,8 +34,8 @@ from tqdm.auto import tqdm
 from docfloqa.data import sources
 from docfloqa.data.load import check_image, load_checked
 from docfloqa.data.schema import DOCVQA
-from docfloqa.data.sources import SPLITS, DataError
-from docfloqa.exceptions import DocFloQAError
+from docfloqa.data.sources import SPLITS
+from docfloqa.exceptions import DataError, DocFloQAError, ModelError, StudyError
 from docfloqa.files import (
     TINY_MODEL,
     DiskFullError,
@@ -56,7 +56,7 @@ from docfloqa.model.device import (
     uses_bf16,
     uses_static_shapes,
 )
-from docfloqa.model.florence import CHECKSUMS, PREFIX, Florence2ForDocVQA, ModelError, base_config, load_florence
+from docfloqa.model.florence import CHECKSUMS, PREFIX, Florence2ForDocVQA, base_config, load_florence
 from docfloqa.model.freezing import freeze
 from docfloqa.model.microsoft_layout import is_original_layout
 from docfloqa.model.targets import START, generation_config, stated_decoding, target_format
@@ -75,10 +75,6 @@ BEFORE_A_STUDY = "kernel disk hub model vocabulary targets decoding data questio
 # Bytes of parquet files: every page of smaller data is decoded, of larger data only columns without images are read.
 SMALL = 2**26
 BYTES_TRAINED = 16  # of a parameter in fp32: itself, its gradient and AdamW's two numbers
-
-
-class DoctorError(DocFloQAError, ValueError):
-    """A study that cannot be made here: what was found, and what to do."""
 
 
 class Untried(DocFloQAError):
@@ -128,7 +124,7 @@ def verdict(findings: Sequence[Finding]) -> str:
 
 
 def check_study(settings: Settings, kernel: str | None = None, scheduler: str | None = None) -> None:
-    """Raise `DoctorError` with what was found where a study of these settings would fail later; quiet otherwise.
+    """Raise `StudyError` with what was found where a study of these settings would fail later; quiet otherwise.
 
     With a `scheduler` the runs are made on other machines, whose kernels it asks itself.
     """
@@ -147,7 +143,7 @@ def check_study(settings: Settings, kernel: str | None = None, scheduler: str | 
         killed = "the process that looked at it was killed, most likely for want of memory: take a machine with more"
         findings = [Finding("model", "", killed)]
     if any(finding.to_do for finding in findings):
-        raise DoctorError(f"this study cannot be made here as it is\n{verdict(findings)}")
+        raise StudyError(f"this study cannot be made here as it is\n{verdict(findings)}")
 
 
 class _Examination:

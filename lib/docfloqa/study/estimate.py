@@ -76,7 +76,7 @@ def estimate(
     under another shift are taken to be as many as the study's. States that a GPU keeps in its memory are not
     in `gpu_mib`. The scoring on bad scans that a study with arms ends with is not counted.
 
-    Raises `DataError`, `ModelError` or `SettingsError` as `sweep` does, and `CalibrationError` when a
+    Raises `DataError`, `ModelError` or `SettingsError` as `sweep` does, and `StudyError` when a
     calibration does not survive.
     """
     chosen = choose_arms(arms, settings)

@@ -22,7 +22,7 @@ from nbclient.exceptions import CellExecutionError
 from papermill.exceptions import PapermillExecutionError
 from tqdm.auto import tqdm
 
-from docfloqa.exceptions import DocFloQAError, shown
+from docfloqa.exceptions import DocFloQAError, StudyError, shown
 from docfloqa.files import NOTEBOOKS, DiskFullError, is_full
 from docfloqa.parameters import check_parameters, literal
 from docfloqa.runs.run import PROGRESS, Run, read_record
@@ -194,16 +194,12 @@ def settle(part: Path, place: Path, **metadata: Any) -> Path:
     return part.replace(place)
 
 
-class SweepError(DocFloQAError, RuntimeError):
-    """A sweep that cannot begin or go on: names the kernel, setting or scheduler, and what is allowed."""
-
-
 def check_kernel(kernel: str | None) -> str:
-    """The name of the kernel; raises `SweepError` when there is none of that name."""
+    """The name of the kernel; raises `StudyError` when there is none of that name."""
     name = kernel or DEFAULT_KERNEL
     known = KernelSpecManager().get_all_specs()
     if name not in list(known):
-        raise SweepError(f"kernel {shown(name)} does not exist; kernels here are {', '.join(sorted(known))}")
+        raise StudyError(f"kernel {shown(name)} does not exist; kernels here are {', '.join(sorted(known))}")
     return name
 
 
@@ -218,7 +214,7 @@ def device_probe(settings: Settings) -> str:
 
 
 def kernel_device(settings: Settings, kernel: str | None) -> dict[str, Any]:
-    """What the kernel really computes on, asked inside it; raises `SweepError` when it cannot serve."""
+    """What the kernel really computes on, asked inside it; raises `StudyError` when it cannot serve."""
     name = check_kernel(kernel)
     probe = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(device_probe(settings))])
     place = {"metadata": {"path": NOTEBOOKS}}
@@ -227,10 +223,10 @@ def kernel_device(settings: Settings, kernel: str | None) -> dict[str, Any]:
             NotebookClient(probe, kernel_name=name, timeout=300, resources=place).execute()
             break
         except CellExecutionError as error:
-            raise SweepError(f"kernel {name!r} cannot serve this study: {error.ename}: {error.evalue}") from None
+            raise StudyError(f"kernel {name!r} cannot serve this study: {error.ename}: {error.evalue}") from None
         except (TimeoutError, RuntimeError) as error:
             # DeadKernelError is one of them.
             if attempt == RETRIES:
-                raise SweepError(f"kernel {name!r} does not answer: {error}") from error
+                raise StudyError(f"kernel {name!r} does not answer: {error}") from error
     printed = "".join(output.get("text", "") for output in probe.cells[0].outputs if output.get("name") == "stdout")
     return json.loads(printed.splitlines()[-1])

@@ -13,7 +13,7 @@ import pandas as pd
 from papermill.exceptions import PapermillExecutionError
 from tqdm.auto import tqdm
 
-from docfloqa.exceptions import DocFloQAError
+from docfloqa.exceptions import StudyError
 from docfloqa.files import held, reports_folder
 from docfloqa.hub import pinned
 from docfloqa.report.export import export, export_study
@@ -23,10 +23,6 @@ from docfloqa.settings import SHIFTS, Settings
 from docfloqa.study.doctor import check_study
 from docfloqa.study.kernels import KernelDiedError, execute, settle
 from docfloqa.study.sweep import sweep
-
-
-class StudyError(DocFloQAError, RuntimeError):
-    """A notebook of the study that failed: names it, its error and where it stopped."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +51,8 @@ def make_study(
     A run that fails is told in the outcome, and the report is made from the others. With arms, the best models
     are scored on bad scans as well.
 
-    Raises `DoctorError` and what `sweep` raises before any work, `StudyError` for a notebook that fails, and
-    `ResultsError` when no run is complete.
+    Raises `StudyError` and what `sweep` raises before any work, `StudyError` for a notebook that fails, and
+    `RunError` when no run is complete.
     """
     check_study(settings, kernel, scheduler)
     # Before the rest, since it tries kernel, data and model before any work.
@@ -90,7 +86,7 @@ def score_study(name: str, cross: Sequence[str] = SHIFTS) -> list[Path]:
     """Score a study's best models on bad scans and other data, and export what came out; returns the files.
 
     `cross` names other data, as `docfloqa.analysis.robustness.cross_sets` takes it. What is scored already is not
-    again. Raises `ResultsError` when the study has no complete run.
+    again. Raises `RunError` when the study has no complete run.
     """
     parameters = {"study": name, "cross": " ".join(cross)}
     return export(run_notebook("05_robustness", Study.load(name).settings, parameters))
@@ -100,7 +96,7 @@ def report_study(name: str, beside: Sequence[str] = ()) -> list[Path]:
     """Analyse a study's complete runs and export its executed notebooks as HTML and PDF; returns the files.
 
     What was scored on bad scans is analysed again, too. The scores of the studies named in `beside` are set
-    beside it. Raises `ResultsError` when one of these studies has no complete run.
+    beside it. Raises `RunError` when one of these studies has no complete run.
     """
     study, *_ = (Study.load(each) for each in (name, *beside))
     if (reports_folder(name) / "05_robustness.ipynb").is_file():

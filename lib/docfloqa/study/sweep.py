@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from docfloqa.arms import RATIOS, choose_arms
 from docfloqa.data.load import data_checksum, load_checked
+from docfloqa.exceptions import SettingsError
 from docfloqa.files import held, reports_folder, write_whole
 from docfloqa.hub import pinned
 from docfloqa.model.florence import load_florence
@@ -20,7 +21,7 @@ from docfloqa.runs.identity import weights_checksum
 from docfloqa.runs.recovery import refresh
 from docfloqa.runs.results import PLAN
 from docfloqa.runs.run import COMPLETE, Run, now, read_record
-from docfloqa.settings import Settings, SettingsError
+from docfloqa.settings import Settings
 from docfloqa.study.kernels import execute_run, notebook_of
 from docfloqa.study.monitor import Watcher
 from docfloqa.study.workers import LocalWorkers, make
@@ -110,7 +111,7 @@ def sweep(
     names of `docfloqa.arms.ARMS`, whose runs are made after those of the ratios.
 
     Returns one row per run: run, vision_trainable, seed, status, anls (of the last epoch), minutes,
-    error. Raises `SweepError` for a kernel that does not exist or lacks the library, `NoGPUError`'s
+    error. Raises `StudyError` for a kernel that does not exist or lacks the library, `NoGPUError`'s
     text included when the settings want a GPU and the kernel has none, and what `docfloqa.study.cluster` raises.
     """
     if scheduler:

@@ -18,7 +18,7 @@ from datasets import DatasetDict
 from transformers import TrainerCallback
 
 from docfloqa.data.load import data_checksum
-from docfloqa.exceptions import DocFloQAError
+from docfloqa.exceptions import StudyError
 from docfloqa.model.device import finish_device, peak_memory, use_device
 from docfloqa.model.florence import load_florence
 from docfloqa.model.freezing import freeze
@@ -33,10 +33,6 @@ from docfloqa.training.vision_cache import cache_states
 SAMPLE = "sample"
 STEPS, WARM_UP = 24, 4
 LONGEST = 60.0  # seconds of training steps for one kind of run
-
-
-class CalibrationError(DocFloQAError, RuntimeError):
-    """A calibration whose process died: most likely the run would not fit in memory either."""
 
 
 @dataclass(frozen=True)
@@ -58,14 +54,14 @@ class Calibration:
 
 
 def calibrate_in_a_slot(settings: Settings, slots: SimpleQueue[Slot], scratch: str) -> Calibration:
-    """`calibrate` in the next free slot, in a process of its own; raises `CalibrationError` when that dies."""
+    """`calibrate` in the next free slot, in a process of its own; raises `StudyError` when that dies."""
     slot = slots.get()
     try:
         # A process of its own, started afresh, as a run's kernel is: its memory is its own.
         with ProcessPoolExecutor(1, get_context("spawn"), initializer=end_with_parent) as process:
             return process.submit(calibrate, settings, slot, scratch, time.time()).result()
     except BrokenProcessPool:
-        raise CalibrationError(
+        raise StudyError(
             f"the calibration at vision_trainable {settings.vision_trainable:g} died, most likely for want of "
             "memory; try a smaller batch_size or gradient_checkpointing"
         ) from None

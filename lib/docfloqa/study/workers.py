@@ -12,9 +12,10 @@ from typing import Any
 
 import psutil
 
+from docfloqa.exceptions import StudyError
 from docfloqa.runs.run import Run, read_record
 from docfloqa.settings import Settings
-from docfloqa.study.kernels import Slot, SweepError, check_kernel, kernel_device, stopped
+from docfloqa.study.kernels import Slot, check_kernel, kernel_device, stopped
 from docfloqa.study.monitor import Watcher
 
 SECONDS = 1.0  # between two looks at how many workers there are
@@ -33,7 +34,7 @@ class Workers(AbstractContextManager):
 
     @abstractmethod
     def check(self, settings: Settings) -> None:
-        """Raises `SweepError` where these settings cannot be computed, for want of a GPU."""
+        """Raises `StudyError` where these settings cannot be computed, for want of a GPU."""
 
     @abstractmethod
     def open(self, settings: Settings) -> None:
@@ -55,7 +56,7 @@ class Workers(AbstractContextManager):
 class LocalWorkers(Workers):
     """The slots of this machine: a thread for each, which waits for the kernel of its run.
 
-    Raises `SweepError` for a kernel that does not exist.
+    Raises `StudyError` for a kernel that does not exist.
     """
 
     def __init__(self, execute: Execute, kernel: str | None):
@@ -72,7 +73,7 @@ class LocalWorkers(Workers):
             self.pool.shutdown()
 
     def check(self, settings: Settings) -> None:
-        """Raises `SweepError` where the kernel cannot compute these settings, for want of a GPU."""
+        """Raises `StudyError` where the kernel cannot compute these settings, for want of a GPU."""
         self.device = kernel_device(settings, self.kernel)
 
     def open(self, settings: Settings) -> None:
@@ -128,7 +129,7 @@ def make(pending: Sequence[Run], workers: Workers, watcher: Watcher) -> None:
             for future in ended:
                 run = running.pop(future)
                 if future.cancelled():
-                    raise SweepError(
+                    raise StudyError(
                         f"the scheduler is gone, and {run.id} with it; start scheduler and workers again, and the "
                         "same command goes on from the last epochs"
                     )

@@ -14,9 +14,9 @@ from torch.utils.data import Sampler
 from transformers import Florence2Processor
 
 from docfloqa.data.images import as_page
+from docfloqa.exceptions import SettingsError
 from docfloqa.model.florence import Florence2ForDocVQA, encode_prompts, encode_text
 from docfloqa.model.targets import target_format
-from docfloqa.settings import SettingsError
 
 PAGES_IN_MEMORY = 2**28  # bytes of a split's pages kept by one process
 QUESTIONS_AT_ONCE = 1000  # tokenised

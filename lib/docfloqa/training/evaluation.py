@@ -15,12 +15,13 @@ from transformers import GenerationConfig
 from transformers.modeling_outputs import BaseModelOutput
 
 from docfloqa.data.load import load_docvqa
+from docfloqa.exceptions import SettingsError
 from docfloqa.metrics import score
 from docfloqa.model.device import autocast
 from docfloqa.model.florence import Florence2ForDocVQA
 from docfloqa.model.targets import generation_config, target_format
 from docfloqa.runs.saved_runs import SavedRun
-from docfloqa.settings import Settings, SettingsError
+from docfloqa.settings import Settings
 from docfloqa.training.batches import QuestionCollator
 
 

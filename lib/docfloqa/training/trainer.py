@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 from transformers import Florence2Processor, PrinterCallback, Seq2SeqTrainingArguments, TrainerCallback
 
-from docfloqa.exceptions import DocFloQAError
+from docfloqa.exceptions import DocFloQAError, RunError
 from docfloqa.files import DamagedError, folder_bytes, room_for
 from docfloqa.model.device import compute_device, describe_device, peak_memory, uses_bf16, uses_static_shapes
 from docfloqa.model.florence import Florence2ForDocVQA, load_florence
@@ -159,10 +159,6 @@ class DivergedError(DocFloQAError, RuntimeError):
     """The training loss is not finite: names the step, the learning rate and the questions of the batch."""
 
 
-class PredecessorError(DocFloQAError, RuntimeError):
-    """A run that goes on from another one's weights, which are not there: names that run."""
-
-
 class DocVQATrainer(MicroBatchTrainer):
     """transformers' trainer on questions that share pages, with the study's evaluation and record."""
 
@@ -226,7 +222,7 @@ class DocVQATrainer(MicroBatchTrainer):
         """Make the run: the evaluation before training, the epochs, the record; from the last epoch kept.
 
         A complete run is left as it is; one that another process makes is waited for. Raises `DivergedError` on a
-        training loss that is not finite, `PredecessorError` where the run that it goes on from is not complete,
+        training loss that is not finite, `RunError` where the run that it goes on from is not complete,
         `DiskFullError` where there is not enough room, and `TooLargeError` for a model beyond the memory.
         """
         with self.run.hold():
@@ -292,14 +288,14 @@ class DocVQATrainer(MicroBatchTrainer):
         if before is None:
             return
         if not before.complete or not (before.folder / LAST_MODEL).is_dir():
-            raise PredecessorError(
+            raise RunError(
                 f"this run goes on from the weights of {before.id}, which is not complete or has lost its "
                 f"{LAST_MODEL}/ in {before.folder.parent}; make that run first (a sweep does so)"
             )
         try:
             before.epoch_of_model(LAST_MODEL)
         except DamagedError as error:
-            raise PredecessorError(f"{error}, and this run goes on from it; a sweep makes it again") from None
+            raise RunError(f"{error}, and this run goes on from it; a sweep makes it again") from None
         weights, _ = load_florence(before.folder / LAST_MODEL, self.settings.prefix)
         self.model.load_state_dict(weights.state_dict())
 
