@@ -30,7 +30,7 @@ def two(tmp_path_factory):
     output = tmp_path_factory.mktemp("commands")
     patch.setenv("DOCFLOQA_OUTPUT", str(output))
     study = small_study()
-    page = load_docvqa(study.settings)["validation"][0]
+    page = load_docvqa(study.settings, "validation")[0]
     page["image"].save(output / "page.png")
     yield output
     patch.undo()

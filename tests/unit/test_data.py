@@ -1,4 +1,5 @@
 import hashlib
+import re
 import warnings
 from io import BytesIO
 
@@ -13,6 +14,7 @@ from docfloqa.data.synth.dataset import synth_folder, write_split
 from docfloqa.data.synth.small import LAYOUTS
 from docfloqa.data.synth.vocabulary import accepted_answers
 from docfloqa.exceptions import DataError
+from docfloqa.files import NOTEBOOKS, PROJECT
 from docfloqa.settings import SHIFTS, Settings
 
 
@@ -72,6 +74,24 @@ def test_splits_are_disjoint_by_document():
     dataset = load_docvqa(Settings.profile("smoke"))
     train, validation = (set(dataset[split]["document_id"]) for split in ("train", "validation"))
     assert len(train) == 8 and len(validation) == 4 and not train & validation
+
+
+def test_one_split_alone_reads_and_draws_nothing_of_the_other(folder, output):
+    write(output / "questions", "validation", [row(number, "validation") for number in range(3)])
+    for source in (str(output / "questions"), "synth"):
+        alone = load_docvqa(Settings.profile("smoke", data=source), "validation")
+        elsewhere = load_docvqa(Settings.profile("smoke", data=str(folder), validation_data=source), "validation")
+        assert alone.to_dict() == elsewhere.to_dict() and len(alone)
+    assert not [*(output / "data/synthdocvqa").rglob("train-*")]
+    both = load_docvqa(Settings.profile("smoke"))
+    assert both["validation"].to_dict() == alone.to_dict()
+    limited = Settings.profile("smoke", synth_documents=9, validation_questions=9)
+    assert load_docvqa(limited, "validation").to_dict() == load_docvqa(limited)["validation"].to_dict()
+
+
+def test_nobody_loads_both_splits_to_use_one():
+    for file in (*(PROJECT / "lib").rglob("*.py"), *NOTEBOOKS.glob("*.ipynb")):
+        assert not re.search(r"load_(docvqa|checked)\(.*\)(\[0\])?\[.?\"(train|validation)", file.read_text()), file
 
 
 BAD_ROWS = {

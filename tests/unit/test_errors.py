@@ -52,7 +52,7 @@ def study():
 
 @pytest.fixture(scope="module")
 def questions():
-    return load_docvqa(Settings.profile("smoke", **DRAWN))["validation"]
+    return load_docvqa(Settings.profile("smoke", **DRAWN), "validation")
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +121,7 @@ def test_lengths_are_those_of_the_text():
 def test_every_drawn_question_is_located_and_its_answer_stands_there(given):
     documents = 2 if "synth_scale" in given else 24
     settings = Settings.profile("smoke", **{**DRAWN, "synth_validation_documents": documents, **given})
-    rows = load_docvqa(settings)["validation"]
+    rows = load_docvqa(settings, "validation")
     places = errors.locate(settings, rows["questionId"])
     assert places.index.tolist() == rows["questionId"] and not places.isna().any(axis=None)
     for place, row in zip(places.itertuples(), rows, strict=True):
@@ -149,7 +149,7 @@ def characters_in(settings, place):
 
 def test_thirds_and_heights_are_those_of_the_box():
     settings = Settings.profile("smoke", **DRAWN)
-    rows = load_docvqa(settings)["validation"]
+    rows = load_docvqa(settings, "validation")
     places = errors.locate(settings, rows["questionId"])
     middle = (places["top"] + places["bottom"]) / 2
     names = np.select([middle < 160 / 3, middle < 320 / 3], ["top", "middle"], "bottom")

@@ -48,7 +48,7 @@ def test_the_code_of_the_card_gives_the_same_answers_without_the_library(exporte
     [code] = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
     model, processor = run.load()
     scripts, expected = ["import sys", "sys.modules['docfloqa'] = None"], []
-    for place, row in enumerate(load_docvqa(run.settings)["validation"].select(range(3))):
+    for place, row in enumerate(load_docvqa(run.settings, "validation").select(range(3))):
         page = folder.parent / f"page{place}.png"
         row["image"].save(page)
         chosen = {".": str(folder), "page.png": str(page), "What is the total?": row["question"]}

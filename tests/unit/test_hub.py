@@ -106,8 +106,8 @@ def test_data_of_the_hub_loads_by_name_once_it_is_in_the_cache(name, below, hub,
     with pytest.raises(DataError, match=rf"{name}.*not in the hub's cache.*data/README\.md") as error:
         load_docvqa(settings.replace(data=name))
     download(error.value, address, cache)
-    assert load_docvqa(settings.replace(data=name))["validation"].to_dict() == (
-        load_docvqa(settings)["validation"].to_dict()
+    assert load_docvqa(settings.replace(data=name), "validation").to_dict() == (
+        load_docvqa(settings, "validation").to_dict()
     )
     assert not [path for path in (cache / "hub").rglob("*") if path.name.startswith(("README", "test-"))]
 

@@ -50,7 +50,7 @@ def score_robustness(study: Study) -> pd.DataFrame:
     The columns are those of `read_scores`; they are kept as `robustness.parquet` in the runs' folders
     (see `score_runs`). Raises what `load_docvqa` and `score_runs` raise.
     """
-    return score_runs(study, ROBUSTNESS, load_docvqa(study.settings)["validation"], PAGE_SETS)
+    return score_runs(study, ROBUSTNESS, load_docvqa(study.settings, "validation"), PAGE_SETS)
 
 
 def score_cross_set(study: Study, settings: Settings) -> pd.DataFrame:
@@ -59,7 +59,7 @@ def score_cross_set(study: Study, settings: Settings) -> pd.DataFrame:
     `settings` say which data, as those of `cross_sets` do. The columns are those of `read_scores`, kept as
     `cross-<name>.parquet`. Raises what `load_docvqa` and `score_runs` raise.
     """
-    return score_runs(study, CROSS + cross_name(settings), load_docvqa(settings)["validation"], [CLEAN_PAGES])
+    return score_runs(study, CROSS + cross_name(settings), load_docvqa(settings, "validation"), [CLEAN_PAGES])
 
 
 def score_cross_sets(study: Study, names: str) -> dict[str, pd.DataFrame]:

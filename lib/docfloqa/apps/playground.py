@@ -58,7 +58,7 @@ class Playground(ipywidgets.VBox):
 
     def __init__(self, study: str):
         self.models, self.note = models_and_note(study)
-        self.rows = load_docvqa(self.models[0].settings)["validation"]
+        self.rows = load_docvqa(self.models[0].settings, "validation")
         self._loaded: dict[str, Any] = {}
         self._looked: dict[str, Attention] = {}
         # What the present answers are answers to; the controls may have moved on.

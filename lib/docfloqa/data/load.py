@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from random import Random
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from datasets import Dataset, DatasetDict, Image
 from tqdm.auto import tqdm
@@ -31,55 +32,66 @@ class Checks:
     kept: dict[str, int] = field(default_factory=dict)
     left_out: list[dict[str, str]] = field(default_factory=list)
 
-    def leave_out(self, split: str, question_id: Any, reason: str) -> None:
-        """Record a row that is not used."""
-        self.left_out.append({"split": split, "questionId": str(question_id), "reason": reason})
+    def leave_out(self, split: str, rows: Dataset, reasons: dict[int, str]) -> Dataset:
+        """The rows without those of these indices, which are recorded with their reasons."""
+        ids = rows["questionId"]
+        self.left_out += [
+            {"split": split, "questionId": str(ids[index]), "reason": reason} for index, reason in reasons.items()
+        ]
+        return rows.select([index for index in range(len(rows)) if index not in reasons]) if reasons else rows
 
     def summary(self) -> pd.DataFrame:
         """Rows left out, counted by split and reason, with the first question ids of each."""
-        columns = ["split", "reason", "rows", "first ids"]
-        groups: dict[tuple[str, str], list[str]] = {}
-        for row in self.left_out:
-            groups.setdefault((row["split"], row["reason"]), []).append(row["questionId"])
-        rows = [(*key, len(ids), ", ".join(map(shown, ids[:3]))) for key, ids in groups.items()]
-        return pd.DataFrame(rows, columns=columns)
+        frame = pd.DataFrame(self.left_out, columns=["split", "questionId", "reason"])
+        ids = frame.groupby(["split", "reason"], sort=False)["questionId"]
+        first = ids.agg(lambda some: ", ".join(map(shown, some[:3])))
+        return pd.DataFrame({"rows": ids.size(), "first ids": first}).reset_index()
 
     def to_dict(self) -> dict[str, Any]:
         """For a run's record."""
-        return {"read": self.read, "kept": self.kept, "left_out": self.left_out}
+        return asdict(self)
 
 
-def load_docvqa(settings: Settings) -> DatasetDict:
-    """The training and validation questions of `settings`, checked (see `load_checked`)."""
-    return load_checked(settings)[0]
+def load_docvqa(settings: Settings, split: str | None = None) -> DatasetDict | Dataset:
+    """The training and validation questions of `settings`, checked, or those of one split (see `load_checked`)."""
+    dataset = load_checked(settings, [split] if split else SPLITS)[0]
+    return dataset[split] if split else dataset
 
 
-def load_checked(settings: Settings) -> tuple[DatasetDict, Checks]:
-    """Training and validation questions in the schema, and what the checks left out.
+def load_checked(settings: Settings, splits: Sequence[str] = SPLITS) -> tuple[DatasetDict, Checks]:
+    """Questions in the schema by split, and what the checks left out; no other split is read, or drawn.
 
     Two columns are added: `page`, the checksum of the image's bytes, equal for questions on the same
-    page; and `document_id`, the document that questions are clustered by. Splits are disjoint by
-    document and by page: what is also in validation is left out of training, under whatever document id.
+    page; and `document_id`, the document that questions are clustered by. Where both splits are loaded they are
+    disjoint by document and by page: what is also in validation is left out of training, under whatever document id.
 
     Raises what `read_split` raises, and `DataError` for a split without a usable row; warns when rows are left out.
     """
-    checks = Checks()
+    checks, found = Checks(), {}
     sources = {"train": settings.data, "validation": settings.validation_data or settings.data}
-    splits = {
-        split: _check_split(*read_split(source, split, settings), source, split, checks)
-        for split, source in sources.items()
-    }
-    splits["train"] = _without_validation(splits["validation"], splits["train"], checks)
-    limits = {"train": settings.train_questions, "validation": settings.validation_questions}
-    for split, limit in limits.items():
-        if not len(splits[split]):
+    for split in splits:
+        # At once from one source, so that one command fills the hub's cache.
+        together = [other for other in splits if sources[other] == sources[split]]
+        rows, content = read_split(sources[split], split, settings, together)
+        if not len(rows):
+            raise DataError(f"split {split!r} of {sources[split]!r} is empty")
+        checks.read[split] = len(rows)
+        pages, reasons = _inspect(rows, content, split)
+        names = zip(rows["ucsf_document_id"], rows["docId"], strict=True)
+        documents = [name or f"docId {number}" for name, number in names]
+        rows = rows.add_column("page", pages).add_column("document_id", documents)
+        found[split] = checks.leave_out(split, rows, reasons)
+    if {*found} == {*SPLITS}:
+        found["train"] = checks.leave_out("train", found["train"], _leaks(found["train"], found["validation"]))
+    for split, rows in found.items():
+        if not len(rows):
             raise DataError(
                 f"split {split!r} of {sources[split]!r} has no usable row"
                 + (f": {checks.summary().to_string(index=False)}" if checks.left_out else "")
             )
-        splits[split] = _draw_documents(splits[split], limit)
-        checks.kept[split] = len(splits[split])
-    if len(set(splits["validation"]["document_id"])) < 2:
+        found[split] = _draw_documents(rows, getattr(settings, f"{split}_questions"))
+        checks.kept[split] = len(found[split])
+    if "validation" in found and len(set(found["validation"]["document_id"])) < 2:
         raise DataError(
             f"split 'validation' of {sources['validation']!r} has one document only; at least two are needed, since "
             "intervals are over documents"
@@ -89,7 +101,7 @@ def load_checked(settings: Settings) -> tuple[DatasetDict, Checks]:
             f"{len(checks.left_out)} rows are left out:\n{checks.summary().to_string(index=False)}",
             stacklevel=2,
         )
-    return DatasetDict(splits), checks
+    return DatasetDict(found), checks
 
 
 def data_checksum(dataset: DatasetDict) -> str:
@@ -102,55 +114,30 @@ def data_checksum(dataset: DatasetDict) -> str:
     return digest.hexdigest()
 
 
-def _check_split(rows: Dataset, content: str, source: str, split: str, checks: Checks) -> Dataset:
-    if not len(rows):
-        raise DataError(f"split {split!r} of {source!r} is empty")
-    found = _inspect(rows, content, split)
-    checks.read[split] = len(rows)
-    question_ids = rows["questionId"]
-    for place, reason in sorted(found["left_out"].items(), key=lambda item: int(item[0])):
-        checks.leave_out(split, question_ids[int(place)], reason)
-    kept = [place for place in range(len(rows)) if str(place) not in found["left_out"]]
-    documents = [
-        name or f"docId {number}" for name, number in zip(rows["ucsf_document_id"], rows["docId"], strict=True)
-    ]
-    rows = rows.add_column("page", found["pages"]).add_column("document_id", documents).select(kept)
-    return rows
-
-
-def _inspect(rows: Dataset, content: str, split: str) -> dict[str, Any]:
-    """The page of every row, and the reason of each that cannot be used, by its place; remembered on disk."""
+def _inspect(rows: Dataset, content: str, split: str) -> tuple[list[str], dict[int, str]]:
+    """The page of every row, and the reason of each that cannot be used, by its index; remembered on disk."""
     memory = data_folder() / "cache" / "checks" / f"{content}-{CHECKS}.json"
-    if is_sound(memory, read_sealed):
-        return read_sealed(memory)
-    pages: list[str] = []
-    left_out: dict[str, str] = {}
-    problems_of_pages: dict[str, str | None] = {}
-    seen = Counter()
-    raw = rows.cast_column("image", Image(decode=False))
-    for place, row in enumerate(tqdm(raw, desc=f"checking {split}", unit="row", leave=False)):
-        page, problem = check_image(row["image"], problems_of_pages)
-        pages.append(page)
-        seen[row["questionId"]] += 1
-        answers = [(answer or "").strip() for answer in row["answers"] or ()]
-        if not (row["question"] or "").strip():
-            problem = "empty question"
-        elif not any(answers):
-            problem = "no answer"
-        elif not all(answers):
-            # It would make saying nothing right.
-            problem = "an answer is empty"
-        elif not (row["questionId"] or "").strip():
-            problem = "no question id"
-        elif not row["ucsf_document_id"] and row["docId"] is None:
-            problem = "no document id"
-        elif seen[row["questionId"]] > 1:
-            problem = "duplicate question id"
-        if problem:
-            left_out[str(place)] = problem
-    found = {"pages": pages, "left_out": left_out}
-    write_whole(memory, seal(found))
-    return found
+    if not is_sound(memory, read_sealed):
+        images = rows.select_columns("image").cast_column("image", Image(decode=False))
+        known: dict[str, str | None] = {}
+        checked = [
+            check_image(row["image"], known) for row in tqdm(images, f"checking {split}", unit="row", leave=False)
+        ]
+        texts = rows.remove_columns("image").to_pandas()
+        missing = texts[["question", "questionId"]].fillna("").map(str.strip) == ""
+        answers = pd.Series([[(one or "").strip() for one in several or ()] for several in rows["answers"]])
+        # The last that holds is told. An empty answer would make saying nothing right.
+        problems = pd.Series([problem for _, problem in checked], dtype=object)
+        problems[texts["questionId"].duplicated()] = "duplicate question id"
+        problems[texts["ucsf_document_id"].fillna("").eq("") & texts["docId"].isna()] = "no document id"
+        problems[missing["questionId"]] = "no question id"
+        problems[~answers.map(all)] = "an answer is empty"
+        problems[~answers.map(any)] = "no answer"
+        problems[missing["question"]] = "empty question"
+        left_out = {str(index): problem for index, problem in problems.dropna().items()}
+        write_whole(memory, seal({"pages": [page for page, _ in checked], "left_out": left_out}))
+    found = read_sealed(memory)
+    return found["pages"], {int(index): reason for index, reason in found["left_out"].items()}
 
 
 def check_image(image: dict[str, Any] | None, known: dict[str, str | None]) -> tuple[str, str | None]:
@@ -161,44 +148,31 @@ def check_image(image: dict[str, Any] | None, known: dict[str, str | None]) -> t
         return "", "image is a path, not in the row" if image and image.get("path") else "no image"
     page = hashlib.sha1(content, usedforsecurity=False).hexdigest()
     if page not in known:
-        known[page] = _image_problem(content)
+        known[page] = None
+        try:
+            decode_page(content)
+        except ImageTooLargeError:
+            known[page] = f"image of more than {LARGEST_IMAGE:,} pixels"
+        except ImageError:
+            known[page] = "image cannot be decoded"
     return page, known[page]
 
 
-def _image_problem(content: bytes) -> str | None:
-    try:
-        decode_page(content)
-    except ImageTooLargeError:
-        return f"image of more than {LARGEST_IMAGE:,} pixels"
-    except ImageError:
-        return "image cannot be decoded"
-    return None
-
-
-def _without_validation(validation: Dataset, train: Dataset, checks: Checks) -> Dataset:
+def _leaks(train: Dataset, validation: Dataset) -> dict[int, str]:
     documents, pages = set(validation["document_id"]), set(validation["page"])
-    kept = []
-    for place, (document, page, question_id) in enumerate(
-        zip(train["document_id"], train["page"], train["questionId"], strict=True)
-    ):
-        if document in documents:
-            checks.leave_out("train", question_id, "document is also in validation")
-        elif page in pages:
-            # Ids differ between sources, and within one where a page was scanned into two documents.
-            checks.leave_out("train", question_id, "page is also in validation")
-        else:
-            kept.append(place)
-    return train.select(kept) if len(kept) < len(train) else train
+    # Ids differ between sources, and within one where a page was scanned into two documents.
+    return {
+        index: f"{'document' if document in documents else 'page'} is also in validation"
+        for index, (document, page) in enumerate(zip(train["document_id"], train["page"], strict=True))
+        if document in documents or page in pages
+    }
 
 
 def _draw_documents(rows: Dataset, limit: int | None) -> Dataset:
     """At most `limit` questions, whole documents in an order that does not depend on the study's seeds."""
     if limit is None or limit >= len(rows):
         return rows
-    places: dict[str, list[int]] = {}
-    for place, document in enumerate(rows["document_id"]):
-        places.setdefault(document, []).append(place)
-    documents = sorted(places)
+    documents = sorted(set(rows["document_id"]))
     Random(0).shuffle(documents)
-    drawn = [place for document in documents for place in places[document]]
-    return rows.select(sorted(drawn[:limit]))
+    ranks = pd.Series(range(len(documents)), documents)[list(rows["document_id"])].to_numpy()
+    return rows.select(np.sort(ranks.argsort(kind="stable")[:limit]))

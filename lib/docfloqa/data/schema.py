@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datasets import Features, Image, List, Value
 
+SPLITS = ("train", "validation")
 FEATURES = Features(
     {
         "questionId": Value("string"),

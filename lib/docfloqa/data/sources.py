@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,7 +15,7 @@ from datasets import Dataset
 from datasets.table import cast_array_to_feature
 from tqdm.auto import tqdm
 
-from docfloqa.data.schema import DEMANDED, FEATURES, NAMES
+from docfloqa.data.schema import DEMANDED, FEATURES, NAMES, SPLITS
 from docfloqa.data.synth.dataset import synth_folder
 from docfloqa.exceptions import DataError
 from docfloqa.files import (
@@ -32,7 +32,6 @@ from docfloqa.files import (
 from docfloqa.hub import HubError, snapshot, split_revision
 from docfloqa.settings import Settings
 
-SPLITS = ("train", "validation")
 TRAINING_DATA = "HuggingFaceM4/DocumentVQA"
 # lmms-lab/DocVQA holds two data sets; its card lists no training split, and its test answers are empty.
 HUB_FOLDERS = {"lmms-lab/DocVQA": "DocVQA"}
@@ -42,27 +41,28 @@ ROWS_AT_ONCE = 100  # each with its page
 READING = 1  # what this reading is called where its results are kept: those of another one do not count
 
 
-def read_split(source: str, split: str, settings: Settings) -> tuple[Dataset, str]:
+def read_split(source: str, split: str, settings: Settings, together: Sequence[str]) -> tuple[Dataset, str]:
     """Every row of a split in the schema, and a checksum of the files that it was read from.
 
-    Columns that a file lacks are null; `question_types` are lists without nulls. Raises `DataError` for a source that
-    cannot be read, a split that is missing or lacks files, and a column that is missing or has another type.
+    `together` are the splits that are wanted of this source. Columns that a file lacks are null; `question_types` are
+    lists without nulls. Raises `DataError` for a source that cannot be read, a split that is missing or lacks files,
+    and a column that is missing or has another type.
     """
-    files = files_of(source, split, settings)
+    files = files_of(source, split, settings, together)
     of = f"split {split!r} of {source!r}"
     content = _content(files, of)
-    place = data_folder() / "cache" / "questions" / f"{content}-{READING}.arrow"
-    if not place.is_file():
+    path = data_folder() / "cache" / "questions" / f"{content}-{READING}.arrow"
+    if not path.is_file():
         with held(f"questions-{content[:16]}", f"the reading of {of}"):
             # Whoever held the lock before may have read the same files.
-            if not place.is_file():
-                _write(files, of, place)
-    return Dataset.from_file(str(place)), content
+            if not path.is_file():
+                _write(files, of, path)
+    return Dataset.from_file(str(path)), content
 
 
-def files_of(source: str, split: str, settings: Settings) -> list[Path]:
-    """The parquet files of a split, downloaded or drawn if need be; raises `DataError` where some are missing."""
-    resolved = str(synth_folder(settings)) if source == "synth" else resolve(source)
+def files_of(source: str, split: str, settings: Settings, together: Sequence[str] = SPLITS) -> list[Path]:
+    """The parquet files of a split; those `together` are downloaded or drawn. Raises `DataError` where some lack."""
+    resolved = str(synth_folder(settings, together)) if source == "synth" else resolve(source)
     folder = Path(resolved)
     if not folder.is_dir():
         if not is_hub_id(resolved):
@@ -71,9 +71,7 @@ def files_of(source: str, split: str, settings: Settings) -> list[Path]:
                 f"{TRAINING_DATA!r}"
             )
         below = HUB_FOLDERS.get(split_revision(resolved)[0], ".")
-        # Both splits at once where both come from here, so that one command fills the cache.
-        splits = SPLITS if settings.validation_data in (None, settings.data) else (split,)
-        wanted = [str(Path(below, pattern.format(split=one))) for one in splits for pattern in PARQUET_FILES]
+        wanted = [str(Path(below, pattern.format(split=one))) for one in together for pattern in PARQUET_FILES]
         try:
             folder = snapshot(resolved, wanted, "dataset") / below
         except HubError as error:
@@ -86,23 +84,18 @@ def files_of(source: str, split: str, settings: Settings) -> list[Path]:
             f"data folder {source!r} has no {split}-*.parquet (found: {', '.join(found[:5]) or 'no parquet file'})"
             f"{hint}"
         )
-    _check_numbers(files, source)
-    return files
-
-
-def _check_numbers(files: list[Path], source: str) -> None:
-    """Raise `DataError` where a name such as train-00001-of-00038.parquet tells of files that are not there."""
+    # A name such as train-00001-of-00038.parquet tells of files that may not be there.
     numbers: dict[str, set[int]] = {}
-    for file in files:
-        if named := SHARD.search(file.name):
-            numbers.setdefault(named[2], set()).add(int(named[1]))
+    for named in filter(None, (SHARD.search(file.name) for file in files)):
+        numbers.setdefault(named[2], set()).add(int(named[1]))
     for count, there in numbers.items():
         if len(there) < int(count):
-            missing = next(number for number in range(int(count)) if number not in there)
             raise DataError(
                 f"data {source!r} has {len(there)} of the {int(count)} files that {files[0].name} is one of; number "
-                f"{missing} is missing. Get the others, or give the files names without '-of-{count}'"
+                f"{min({*range(int(count))} - there)} is missing. Get the others, or give the files names without "
+                f"'-of-{count}'"
             )
+    return files
 
 
 def _content(files: list[Path], of: str) -> str:
@@ -126,19 +119,16 @@ def _content(files: list[Path], of: str) -> str:
     return content
 
 
-def _write(files: list[Path], of: str, place: Path) -> None:
+def _write(files: list[Path], of: str, path: Path) -> None:
     """Write the rows of parquet files, in the schema, as one Arrow file, which appears whole or not at all."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    part = place.with_suffix(".part")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
     try:
-        with (
-            pa.OSFile(str(part), "wb") as sink,
-            pa.ipc.new_stream(sink, FEATURES.arrow_schema) as writer,
-        ):
+        with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_stream(sink, FEATURES.arrow_schema) as writer:
             for file in tqdm(files, desc="reading", unit="file", leave=False):
                 for batch in batches_in_schema(file, of):
                     writer.write_batch(batch)
-        part.replace(place)
+        part.replace(path)
     except BaseException:
         # Half a file would take the room that a full disk lacks.
         part.unlink(missing_ok=True)

@@ -187,13 +187,6 @@ EVALUATION_SETTINGS = (
     "validation_questions synth_scale synth_shift synth_validation_documents synth_seed precision num_beams "
     "max_new_tokens eval_batch_size"
 ).split()
-# `load_docvqa` reads training data too, which an evaluation does not need: one drawn page stands for it.
-NO_TRAINING_DATA = {
-    "data": "synth",
-    "synth_scale": "small",
-    "synth_documents": 1,
-    "synth_validation_documents": 1,
-}
 
 
 def evaluation_settings(run: SavedRun, data: str | None, further: dict[str, Any]) -> Settings:
@@ -207,10 +200,7 @@ def evaluation_settings(run: SavedRun, data: str | None, further: dict[str, Any]
                 f"setting {name!r} changes nothing about a model that is trained; allowed are "
                 f"{', '.join(EVALUATION_SETTINGS)}"
             )
-    chosen: dict[str, Any] = {}
-    if data:
-        chosen = {"validation_data": data, **(NO_TRAINING_DATA if data != "synth" else {"data": "synth"})}
-    return run.settings.replace(**{**further, **chosen})
+    return run.settings.replace(**further, **({"validation_data": data} if data else {}))
 
 
 def evaluate_run(run: SavedRun, settings: Settings) -> pd.DataFrame:
@@ -219,7 +209,7 @@ def evaluate_run(run: SavedRun, settings: Settings) -> pd.DataFrame:
     Raises `RunError` where the model is gone, and what `load_docvqa` raises.
     """
     model, processor = run.load()
-    rows = load_docvqa(settings)["validation"]
+    rows = load_docvqa(settings, "validation")
     shuffled = settings.shuffled_questions
     collator = QuestionCollator(rows, model, processor, settings.prefix, shuffled_questions=shuffled)
     return evaluate(model, collator, settings)

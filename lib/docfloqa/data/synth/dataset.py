@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 from random import Random
@@ -13,7 +14,7 @@ from tempfile import mkdtemp
 from datasets import Dataset
 from tqdm.auto import tqdm
 
-from docfloqa.data.schema import FEATURES
+from docfloqa.data.schema import FEATURES, SPLITS
 from docfloqa.data.synth.full import full_page
 from docfloqa.data.synth.small import CLEAN, LAYOUTS, NEW_LAYOUTS, WORN, Field, Page, small_page
 from docfloqa.data.synth.vocabulary import KNOWN, NEW, accepted_answers, question
@@ -28,27 +29,30 @@ WORDS = {"input": KNOWN, "layout": KNOWN, "content": NEW}
 KINDS = {"input": LAYOUTS, "layout": NEW_LAYOUTS, "content": LAYOUTS}
 
 
-def synth_folder(settings: Settings) -> Path:
-    """The folder of the parquet files that `settings` ask for, drawn and written if they are not there.
+def synth_folder(settings: Settings, splits: Sequence[str] = SPLITS) -> Path:
+    """The folder of the parquet files of `splits` that `settings` ask for, drawn and written if they are not there.
 
     The folder's name covers the settings that matter and the number of the drawing, so that a changed one is a new
     data set. Files appear whole or not at all; damaged ones are set aside and drawn again.
     """
-    key = {
-        "scale": settings.synth_scale,
-        "shift": settings.synth_shift,
-        "seed": settings.synth_seed,
-        "train": settings.synth_documents,
-        "validation": settings.synth_validation_documents,
-    }
-    drawing = drawing_of(settings)
-    checksum = hashlib.sha256(json.dumps(key | {"drawing": DRAWING}).encode()).hexdigest()[:12]
-    folder = data_folder() / "synthdocvqa" / f"{drawing}-{settings.synth_seed}-{checksum}"
+    documents = dict(zip(SPLITS, (settings.synth_documents, settings.synth_validation_documents), strict=True))
+    drawing, seed = drawing_of(settings), settings.synth_seed
+    drawn = {"scale": settings.synth_scale, "shift": settings.synth_shift, "seed": seed}
+
+    def named(counts: dict[str, int]) -> Path:
+        key = hashlib.sha256(json.dumps({**drawn, **counts, "drawing": DRAWING}).encode()).hexdigest()[:12]
+        return data_folder() / "synthdocvqa" / f"{drawing}-{seed}-{key}"
+
+    folder = named(documents)
+    if not folder.is_dir():
+        # One split alone needs no pages of the other one.
+        documents = {split: documents[split] for split in splits}
+        folder = named(documents)
     if not is_sound(folder, check_folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         part = Path(mkdtemp(prefix=".part-", dir=folder.parent))
-        for split in ("train", "validation"):
-            write_split(part, split, drawing, settings.synth_seed, key[split])
+        for split, count in documents.items():
+            write_split(part, split, drawing, seed, count)
         seal_folder(part)
         try:
             part.rename(folder)
