@@ -12,10 +12,11 @@ from docfloqa.analysis import tables
 from docfloqa.figures import study as figures
 from docfloqa.figures.style import FORMATS, render
 from docfloqa.files import PROJECT
-from docfloqa.report import paper
 from docfloqa.report.export import export
 from docfloqa.report.tables import show_table
+from docfloqa.report.verdicts import readable, verdicts
 from docfloqa.runs.results import Study
+from docfloqa.text import to_markdown
 
 HOSTILE = '<script>document.title="run"</script><img src=http://x.test/i.png onerror=alert(1)> 5 % $x$'
 # Relative luminance and contrast as in WCAG 2.2; text's ground is that of the nearest ancestor that has one.
@@ -66,7 +67,7 @@ def report(tmp_path_factory) -> Path:
     show_table(wide, "A wide table")
     code = {"execution_count": 1}
     source = 'def f(x: int) -> str:  # a comment\n    return f"{x + 1.5}" if x else None'
-    abstract = [new_output("display_data", {"text/markdown": paper.abstract(study)})]
+    abstract = [new_output("display_data", {"text/markdown": to_markdown(readable(verdicts(study), "ratios"))})]
     cells = [
         new_markdown_cell("# A title"),
         new_code_cell(source, outputs=abstract, metadata={"tags": ["abstract"]}, **code),

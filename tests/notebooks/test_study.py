@@ -27,7 +27,7 @@ from docfloqa.study.workers import Slot, available_slots
 
 FIGURES = (
     "ablation_metrics accuracy_by_coverage across_studies anls_by_group compare_finetune confident_errors "
-    "data_distributions data_samples epoch_progress model_pipeline model_view qualitative_examples "
+    "data_distributions data_samples epoch_progress model_view qualitative_examples "
     "reliability_diagram right_at training_validation_metrics val_loss_curve"
 ).split()
 

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-import statsmodels.api as sm
 from fake_study import validation_of, write_study
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import t as student
 from test_calibration import check_figure
 from test_figures import said
 
@@ -20,7 +20,8 @@ from docfloqa.data.synth.dataset import draw_page, drawing_of, page_seed
 from docfloqa.exceptions import RunError
 from docfloqa.figures import mistakes as error_figures
 from docfloqa.metrics import score
-from docfloqa.report import error_findings
+from docfloqa.report import tables as report_tables
+from docfloqa.report.tables import group_contrasts
 from docfloqa.settings import Settings
 
 DRAWN = {"synth_documents": 2, "synth_validation_documents": 60}
@@ -302,52 +303,36 @@ def test_sets_as_text(study):
         right_sets.right_sets(SimpleNamespace(name="uneven", predictions=uneven))
 
 
-def test_a_contrast_is_a_regression_clustered_by_document():
+def test_a_group_is_compared_by_a_regression_clustered_by_document(drawn):
+    frame = group_contrasts(drawn)
+    answers = errors.grouped_answers(drawn).query("vision_trainable == @errors.best_ratio(@drawn)")
+    values = answers.groupby("question_id")["anls"].mean()
+    questions = answers.drop_duplicates("question_id").set_index("question_id").loc[values.index]
+    inside = questions["answer_kind"] == "date"
+    expected = 100 * (values[inside].mean() - values[~inside].mean())
+    row = frame.loc["kind of answer: date"]
+    assert row["ANLS, against all others"].startswith(f"{expected:.1f} [")
+    assert expected < 0 and row["p (Holm), ANLS"] == "< 0.001", "dates are hard, and found to be"
+    gains = frame["p (Holm), what training adds"].str.removeprefix("< ").astype(float)
+    assert (gains >= 0.05).all(), "training adds as much in every group"
+
+
+def test_a_regressions_error_is_statsmodels_clustered_one():
     rng = np.random.default_rng(0)
     documents = pd.Series(np.repeat(np.arange(30), 4))
     inside = pd.Series(rng.random(120) < 0.3)
     values = pd.Series(rng.normal(size=120) + rng.normal(size=30)[documents] + 0.5 * inside)
-    ours = error_findings.contrast(values, inside, documents)
-    fit = sm.OLS(values, sm.add_constant(inside.astype(float))).fit()
-    fit = fit.get_robustcov_results("cluster", groups=documents, use_correction=False)
-    assert ours.estimate == pytest.approx(fit.params[1])
-    assert ours.standard_error == pytest.approx(fit.bse[1] * np.sqrt(30 / 29))
-    assert ours.documents == documents[inside].nunique()
+    means, sizes = values.groupby(inside).mean(), inside.value_counts()
+    shares = (values - inside.map(means)) / inside.map(sizes) * inside.map({True: 1, False: -1})
+    error = (30 / 29 * 119 / 118 * (shares.groupby(documents).sum() ** 2).sum()) ** 0.5
+    found = report_tables._contrast(values, inside, documents, 20)
+    assert found.estimate == pytest.approx(means[True] - means[False])
+    assert found.interval().half_width == pytest.approx(error * student.ppf(0.975, 19))
+    assert found.p_value() == pytest.approx(2 * student.sf(abs(found.estimate) / error, 19))
 
 
-def test_the_conclusion_names_what_is_hard_and_nothing_else(drawn):
-    text = error_findings.errors_conclusion(drawn)
-    hard, gains, sets, confidence, scope = text.strip().split("\n")
-    assert re.search(r"is lower for [^;]*kind of answer \*date\* \(-\d\d\.\d \[", hard)
-    assert "higher for" not in hard or "date" not in hard.partition("higher for")[2]
-    groups = re.search(
-        r"What training 100 % adds to the ANLS with 0 %: (\d+) of (\d+) groups cannot be distinguished", gains
-    )
-    assert groups and groups[1] == groups[2]
-    assert "cannot be distinguished from chance" in sets and "than by chance are" not in sets
-    assert "Confidence." in confidence and "calibration error" in confidence and "these 3 seeds" in scope
-
-
-def test_a_ratio_that_alone_gets_questions_right_is_named(drawn):
-    better = SimpleNamespace(**{name: getattr(drawn, name) for name in ("settings", "runs", "wrong_pages", "name")})
-    better.predictions = drawn.predictions.drop(columns="confidence")
-    high = (better.predictions["vision_trainable"] == 1) & (better.predictions["epoch"] == 1)
-    better.predictions.loc[high, ["anls", "exact_match"]] = 1.0
-    text = error_findings.errors_conclusion(better)
-    assert re.search(r"are right at .*only 100 % \(\d+; by chance \d+ \[", text)
-    assert "more for" in text and "*date*" in text and "Confidence" not in text
-
-
-def test_near_the_floor_nothing_is_said():
-    study = write_study("errors-floor", ability=(0.5, 0.02), wrong_pages=0.6)
-    text = error_findings.errors_conclusion(study)
-    assert "nothing can be concluded" in text and "%" not in text
-
-
-def test_one_ratio_on_few_documents_compares_nothing():
-    study = write_study("errors-few", (0.33,), (0,), documents=3, ability=(1.0, 0.0))
-    text = error_findings.errors_conclusion(study)
-    assert "nothing is compared" in text and "than by chance are" not in text
+def test_few_documents_make_no_group():
+    assert group_contrasts(write_study("errors-few", (0.33,), (0,), documents=3, ability=(1.0, 0.0))).empty
 
 
 STUDIES = {

@@ -1,20 +1,25 @@
 """Every figure works on every study, is the same every time, and shows the numbers of the predictions."""
 
 import base64
+import re
 import struct
 from itertools import combinations
 from unittest.mock import patch
 
 import matplotlib.pyplot as plt
 import pytest
+import torch
 from fake_study import RATIOS, validation_of, write_study
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from docfloqa.figures import pipeline, style
+from docfloqa.analysis.tables import percent
 from docfloqa.figures import study as figures
+from docfloqa.figures import style
 from docfloqa.files import figures_folder
+from docfloqa.model.florence import Florence2ForDocVQA, base_config
+from docfloqa.model.freezing import freeze
 
 PLOTS = [
     figures.epoch_progress,
@@ -146,16 +151,17 @@ def test_scores_are_drawn_from_zero(studies):
 
 
 def test_the_pipeline_is_florence_2_base():
-    figure = pipeline.model_pipeline()
-    shown = said(figure)
-    for share in ("51.2", "79.2", "100"):
-        assert f"= {share} % of the vision encoder's parameters" in shown
-    assert "stage 3\n9 blocks\n512-d" in shown
-    assert overlapping(figure) == []
-    for text in texts(figure):
-        box = text.get_window_extent()
-        assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1, text
-    check_pdf(style.render(figure, "pdf"))
+    """The committed drawing says what the code computes; each text stands before its outline as a comment."""
+    drawn = re.findall("<!-- (.*) -->", style.MODEL_PIPELINE.read_text())
+    with torch.device("meta"):
+        model = Florence2ForDocVQA(base_config())
+    for ratio in RATIOS:
+        share = freeze(model, ratio).trainable_vision_share
+        assert f"= {percent(share)} of the vision encoder's parameters" in drawn, ratio
+    vision = base_config().vision_config
+    for stage, (depth, width) in enumerate(zip(vision.depths, vision.embed_dim, strict=True)):
+        place = drawn.index(f"stage {stage + 1}")
+        assert drawn[place + 1 : place + 3] == [f"{depth} block{'s' * (depth > 1)}", f"{width}-d"]
 
 
 def test_examples_are_chosen_by_rule(studies, validation):

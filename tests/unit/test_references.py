@@ -7,7 +7,7 @@ import pypandoc
 import pytest
 
 from docfloqa.files import NOTEBOOKS
-from docfloqa.report.references import BIBLIOGRAPHY, references, references_html
+from docfloqa.report.document_tree import BIBLIOGRAPHY, references, references_html
 
 PROSE = "\n".join(
     "".join(cell["source"])

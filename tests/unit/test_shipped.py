@@ -13,7 +13,7 @@ from docfloqa.analysis.published import published_differences
 from docfloqa.analysis.robustness import read_scores
 from docfloqa.arms import ARMS
 from docfloqa.files import PROJECT
-from docfloqa.report.headlines import headlines
+from docfloqa.report.verdicts import BETTER, WORSE, readable, verdicts
 from docfloqa.runs.results import Study
 from docfloqa.settings import Settings
 from docfloqa.text import to_markdown
@@ -86,13 +86,24 @@ def test_the_tables_follow_from_the_predictions(study):
         assert (folder / f"{name}.md").read_text() == to_markdown(frame), name
 
 
-def test_the_readme_shows_the_summary_and_the_findings(study):
-    summary = PROJECT / "reports" / "shipped" / "tables" / "summary.md"
-    assert summary.read_text().strip() in README
-    sentences = headlines(study)
-    assert len(sentences) == 5
-    for sentence in sentences:
-        assert sentence in README
+INTERVAL = r"[-−]?\d+\.\d \[[-−]?\d+\.\d, [-−]?\d+\.\d\]"
+
+
+def test_what_the_readme_finds_are_verdicts_of_the_shipped_study(study):
+    """Every "A − B = x [l, h]" is a row; other intervals of the findings are of rows that are settled."""
+    found = verdicts(study)
+    shown = readable(found).assign(difference=lambda rows: rows["difference [95 %]"].str.replace("\xa0", " "))
+    rows = set(zip(shown["comparison"], shown["difference"], strict=True))
+    text = README.replace("\xa0", " ")
+    quoted = re.findall(rf"((?:\d+ %|[^.:;(*\n]+?) − [^=\n]+?) = ({INTERVAL})", text)
+    assert quoted
+    for comparison, interval in quoted:
+        assert (comparison.strip(), interval.replace("−", "-")) in rows, comparison
+    settled = set(shown.loc[found["verdict"].isin([BETTER, WORSE]), "difference"])
+    items = re.findall(r"^\d\. .*", text.partition("## What was found")[2].partition("\n## ")[0], re.MULTILINE)
+    assert items
+    for item in items:
+        assert set(re.findall(INTERVAL, item)) <= settled, item
 
 
 def test_every_best_model_was_scored_on_bad_scans_and_elsewhere(study):

@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -26,6 +27,8 @@ from PIL import Image
 from docfloqa.analysis.intervals import LOSS
 from docfloqa.files import figures_folder, write_whole
 
+# From a page and a question to an answer in Florence-2-base, and what is trained at which ratio of tensors.
+MODEL_PIPELINE = Path(__file__).parent / "model_pipeline.svg"
 ONE_COLUMN, TWO_COLUMNS = 3.4, 7.0  # inches
 DPI = 200
 # Paul Tol's high-contrast scheme: apart for the colour-blind, and in grey print by lightness.

@@ -48,6 +48,7 @@ HTML_SCRIPT = re.compile(r"<(script|style)\b[^>]*>(.*?)</\1>", re.DOTALL | re.IG
 NO_NUMBER = {"", "nan", "none", "<na>", "n/a", "na", "-", "–", "—", "...", "…"}
 NUMBER = re.compile(r"[\s\d.,:/eE+−±×%()\[\]<>=≤≥~≈$€–-]*\d[\s\d.,:/eE+−±×%()\[\]<>=≤≥~≈–-]*[A-Za-zµ]{0,3}")
 NO_ATTRIBUTES: list[Any] = ["", [], []]
+BIBLIOGRAPHY = Path(__file__).parent / "references.bib"
 DATA_URI = re.compile(r"data:(image/(?:png|jpeg|svg\+xml));base64,([A-Za-z0-9+/=\s]+)")
 
 
@@ -109,6 +110,20 @@ def write(blocks: list[Node], writer: str, *options: str) -> str:
     """Blocks of pandoc's tree in any of its output formats."""
     tree = {"pandoc-api-version": _tree_version(), "meta": {}, "blocks": blocks}
     return pandoc(json.dumps(tree), "json", writer, *options)
+
+
+@functools.cache
+def references() -> list[Node]:
+    """All works cited, by author, as blocks; each is a Div whose identifier is `ref-` and its BibTeX key.
+
+    A notebook cites one by a link to it, `[(Xiao et al. 2024)](#ref-xiao2024)`, in pandoc's author-date style.
+    """
+    return json.loads(pandoc(BIBLIOGRAPHY.read_text(encoding="utf-8"), "bibtex", "json", "--citeproc"))["blocks"]
+
+
+def references_html() -> str:
+    """The same list as HTML."""
+    return write(references(), "html")
 
 
 def clean_html(html: str) -> tuple[str, str]:

@@ -30,8 +30,7 @@ from pandocfilters import stringify, walk
 from tqdm.auto import tqdm
 from traitlets import Bool, List, Unicode, default
 
-from docfloqa.report.document_tree import IMAGES, ReportError, clean_html, read, write
-from docfloqa.report.references import references_html
+from docfloqa.report.document_tree import IMAGES, ReportError, clean_html, read, references_html, write
 from docfloqa.report.typst import Document
 
 __all__ = ["HtmlReport", "ReportError", "TypstExporter", "export", "export_study"]

@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+import statsmodels.api as sm
 from IPython.display import HTML, Markdown, display
 
+from docfloqa.analysis import arm_tables, confidence, mistakes, published, tables
+from docfloqa.analysis.intervals import p_text
+from docfloqa.analysis.paired import PairedDifference, holm
+from docfloqa.analysis.tables import NONE, RATIO, percent
+from docfloqa.arms import ARMS
+from docfloqa.figures.arms import arm_contrasts
+from docfloqa.figures.style import publish
 from docfloqa.files import reports_folder, write_whole
+from docfloqa.report.verdicts import MARGIN, readable, verdicts
+from docfloqa.runs.results import Study
 from docfloqa.text import NO_BREAK, flat, to_latex, to_markdown
 
 INTERVAL = re.compile(r"\[[^][]{1,24}, [^][]{1,24}\]")
+# On fewer documents a group's questions may all be wrong, or all right, by chance alone.
+FEWEST_DOCUMENTS = 10
 
 
 def show_table(frame: pd.DataFrame, caption: str) -> None:
@@ -38,6 +51,19 @@ def _cell(value: object) -> str:
     return INTERVAL.sub(lambda found: found[0].replace(" ", NO_BREAK), flat(str(value)))
 
 
+def show_arm(study: Study, name: str) -> None:
+    """Display an arm's scores and what is compared in it; of one that was not made, the command that makes it."""
+    if lacking := arm_tables.not_made(study, name):
+        display(Markdown(lacking))
+        return
+    scores = arm_tables.arm_summary(study, name)[arm_tables.MAIN_COLUMNS]
+    show_table(scores, f"The arm {name}: scores, with 95 % intervals over documents.")
+    if arm_tables.arm_differences(study, name):
+        caption = f"Differences in ANLS within the arm {name}, with 95 % intervals; filled: p < 0.05 (Holm)."
+        alt = "Points with error bars, one for each comparison; a vertical line at no difference."
+        publish(arm_contrasts(study, name), study.name, f"arm_{name}", caption, alt)
+
+
 def write_frames(study: str, frames: Mapping[str, pd.DataFrame]) -> list[Path]:
     """Write frames to `reports/<study>/tables/` as CSV, Markdown and LaTeX (booktabs); returns the files.
 
@@ -52,3 +78,113 @@ def write_frames(study: str, frames: Mapping[str, pd.DataFrame]) -> list[Path]:
             written.append(reports_folder(study) / "tables" / f"{name}.{suffix}")
             write_whole(written[-1], content)
     return written
+
+
+def write_tables(study: Study, beside: Sequence[Study] = (), margin: float = MARGIN) -> list[Path]:
+    """Write all tables of a study as `write_frames` does, with `across` where others stand beside it."""
+    made = (
+        *(tables.finetuning_curve, tables.freezing_ablation, tables.summary, tables.comparisons, tables.scores),
+        *(tables.exact_match_pairs, tables.page_use, tables.costs, tables.seed_spread),
+        *(mistakes.only_right_at, group_contrasts),
+    )
+    frames = {"verdicts": readable(verdicts(study, margin))} | {table.__name__: table(study) for table in made}
+    groups = {group: mistakes.by_group(study, group) for group in mistakes.GROUPS}
+    frames |= {f"by_{name}": one for name, one in groups.items() if one.index.tolist() != [mistakes.NOT_KNOWN]}
+    if confidence.has_confidence(study):
+        frames["calibration"] = confidence.calibration(study)
+    frames["published_differences"] = published.published_differences()
+    frames["published_systems"] = published.published_systems()
+    for arm in filter(ARMS.get, study.arms):
+        frames[f"arm_{arm}"] = arm_tables.arm_summary(study, arm)
+        frames[f"arm_{arm}_comparisons"] = arm_tables.arm_comparisons(study, arm)
+        frames[f"arm_{arm}_interactions"] = arm_tables.arm_interactions(study, arm)
+    if beside:
+        frames["across"] = tables.across([study, *beside])
+    return write_frames(study.name, frames)
+
+
+def setup_table(study: Study) -> pd.DataFrame:
+    """With what the study was made, as text: model, questions, seeds, and how long and how fast it was trained."""
+    settings, counts = study.settings, study.predictions[["question_id", "document_id"]].nunique()
+    trained = {record.get("data_checks", {}).get("kept", {}).get("train") for record in study.records.values()}
+    rows = {
+        "model": f"{Path(settings.model).name}, {study.runs['parameters'].iloc[0]:,} parameters",
+        "training questions": NONE if None in trained else f"{max(trained):,}",
+        "validation questions": f"{counts['question_id']:,} on {counts['document_id']:,} documents",
+        "documents": "drawn by this project" if (settings.validation_data or settings.data) == "synth" else "given",
+        "seeds (orders of the training questions)": str(study.runs["seed"].nunique()),
+        "epochs": str(settings.epochs),
+        "batch size": str(settings.batch_size),
+        "learning rate": f"{settings.learning_rate:g}, to zero after {settings.warmup_steps} steps of warm-up",
+        "weight decay": f"{settings.weight_decay:g}",
+        "beams, tokens of an answer": f"{settings.num_beams}, at most {settings.max_new_tokens}",
+        "planned runs that are missing": str(len(study.missing)),
+    }
+    return pd.DataFrame({"of every run": rows}).rename_axis("the study")
+
+
+def run_table(study: Study) -> pd.DataFrame:
+    """The runs of the ratios, as text: ratio, seed, the best epoch, the last score, the time."""
+    last = tables.last_epoch(study.epochs).set_index("run")["anls"]
+    runs = study.runs.set_index("run")
+    return pd.DataFrame(
+        {
+            "ratio": runs[RATIO].map(percent),
+            "seed": runs["seed"].astype(str),
+            "best epoch": [str(study.records[run].get("best_epoch", NONE)) for run in runs.index],
+            "ANLS (%), last epoch": (100 * last[runs.index]).map(tables.number),
+            "seconds": runs["seconds"].map(lambda seconds: tables.number(seconds, 0)),
+        }
+    )
+
+
+def environment_table(study: Study) -> pd.DataFrame:
+    """Device, commit and package versions of all complete runs, those of the arms included, as text."""
+    rows = []
+    for part in filter(None, (study, *map(study.arm, study.arms))):
+        for record in part.records.values():
+            device = record["device"]
+            about = {
+                "device": device["name"] + (f", cores: {device['cores']}" if device.get("cores") else ""),
+                "threads of a run": str(device.get("threads", NONE)),
+                "commit": (record.get("git_commit") or NONE)[:8],
+            }
+            rows.append(about | record.get("versions", {}))
+    made = pd.DataFrame(rows).agg(lambda column: ", ".join(sorted(column.dropna().unique())))
+    return made.to_frame("of all runs").rename_axis("made with")
+
+
+def group_contrasts(study: Study) -> pd.DataFrame:
+    """By how many points each group of questions differs from all others, as text, after the last epoch.
+
+    Compared are ANLS at the best ratio, and what the highest ratio adds to the lowest: regressions on the group, with
+    errors clustered by document (Cameron & Miller, Journal of Human Resources 50, 2015) and degrees of freedom one
+    less than the documents of the side with fewer; p-values have Holm's correction for all groups. A group counts
+    with `FEWEST_DOCUMENTS` on both sides. Seeds add nothing: each question has one value, the mean over seeds.
+    """
+    answers = mistakes.grouped_answers(study)
+    values = answers.pivot_table(index="question_id", columns=RATIO, values="anls")
+    level, gain = values[mistakes.best_ratio(study)], values[values.columns.max()] - values[values.columns.min()]
+    answers = answers.drop_duplicates("question_id").set_index("question_id").loc[values.index]
+    documents, rows = answers["document_id"], {}
+    for group, title in mistakes.GROUPS.items():
+        # A question with several types is in several groups.
+        names = answers[group].astype(object).explode().dropna()
+        for name in names.unique():
+            inside = pd.Series(values.index.isin(names.index[names == name]), values.index)
+            fewer = min(documents[side].nunique() for side in (inside, ~inside))
+            if fewer >= FEWEST_DOCUMENTS:
+                rows[f"{title}: {name}"] = [_contrast(of, inside, documents, fewer) for of in (level, gain)]
+    columns = {}
+    for place, title in enumerate(("ANLS", "what training adds")):
+        found = [pair[place] for pair in rows.values()]
+        columns[f"{title}, against all others"] = [one.interval().format(100) for one in found]
+        columns[f"p (Holm), {title}"] = [*map(p_text, holm([one.p_value() for one in found]))]
+    return pd.DataFrame(columns, index=pd.Index(rows, name="questions"))
+
+
+def _contrast(values: pd.Series, inside: pd.Series, documents: pd.Series, fewer: int) -> PairedDifference:
+    clusters = {"groups": pd.factorize(documents)[0]}
+    regression = sm.OLS(values.to_numpy(), sm.add_constant(inside.to_numpy(float)))
+    fit = regression.fit(cov_type="cluster", cov_kwds=clusters)
+    return PairedDifference(float(fit.params[1]), float(np.nan_to_num(fit.bse[1])), 0.0, fewer, 1)

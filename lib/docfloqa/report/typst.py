@@ -26,9 +26,9 @@ from docfloqa.report.document_tree import (
     cell_text,
     first_image,
     read,
+    references,
     write,
 )
-from docfloqa.report.references import references
 
 # Words that mean nothing to Typst wherever they stand; any other text goes in as a quoted string.
 PLAIN_WORD = re.compile(r"[^\W\d_][^\W_]*[,.;:!?]?")
