@@ -16,13 +16,12 @@ from bad_input.case import BadInput, refused
 from docfloqa.apps.browser import page_html
 from docfloqa.data.degradations import SEVERITIES, degrade
 from docfloqa.data.images import (
-    LONGEST_SIDE,
+    UPLOAD,
     ImageError,
     ImageTooLargeError,
     PageError,
-    UploadError,
     as_page,
-    decode,
+    decode_file,
     decode_page,
     read_page,
 )
@@ -250,7 +249,7 @@ OTHERS = [
 def no_image(content: bytes) -> None:
     refused(ImageError, "no image that can be decoded", decode_page, content)
     if not content.lstrip().startswith(b"%PDF-"):
-        refused(UploadError, "no image that can be decoded; allowed are PNG", decode, content, 1)
+        refused(PageError, "no image that can be decoded; allowed are PNG", decode_file, content)
 
 
 def uploaded(case) -> None:
@@ -258,10 +257,10 @@ def uploaded(case) -> None:
     content = bytearray(content)
     content[place % len(content)] ^= 0x55
     try:
-        page = decode(bytes(content[: len(content) - cut]), number)
-    except UploadError:
+        page = decode_file(bytes(content[: len(content) - cut]), number, **UPLOAD)
+    except PageError:
         return
-    assert page.mode == "RGB" and max(page.size) <= LONGEST_SIDE
+    assert page.mode == "RGB" and max(page.size) <= UPLOAD["longest"]
 
 
 def no_file(kind: str) -> None:

@@ -20,7 +20,7 @@ from docfloqa.apps.demo import STATIC, demo_config, demo_notebook
 from docfloqa.apps.monitor import SweepMonitor, epochs_so_far, states, sweep_curves
 from docfloqa.apps.playground import Playground
 from docfloqa.data import images as uploads
-from docfloqa.data.images import UploadError, open_upload
+from docfloqa.data.images import PageError, open_upload
 from docfloqa.data.load import SPLITS
 from docfloqa.files import runs_folder
 from docfloqa.settings import Settings
@@ -278,31 +278,33 @@ def test_pages_are_read_from_images_and_documents(kind):
         (file_of("GIF"), "no image"),
         (file_of("PNG")[:60], "no image"),
         (b"%PDF-1.7 nothing", "damaged"),
-        (file_of("PDF"), "has 1 pages; 2 is none"),
+        (file_of("PDF"), "has 1 pages, and page is 2; allowed is 1 to 1"),
     ],
 )
 def test_what_is_no_page_is_refused(content, message):
-    with pytest.raises(UploadError, match=message):
-        uploads.decode(content, 2)
+    with pytest.raises(PageError, match=message):
+        uploads.decode_file(content, 2, **uploads.UPLOAD)
 
 
-def test_large_files_and_pages_are_refused(monkeypatch):
-    with pytest.raises(UploadError, match=r"8\.0 MiB; allowed are PNG, JPEG and PDF"):
+def test_large_files_and_pages_are_refused():
+    with pytest.raises(PageError, match=r"8\.0 MiB; allowed are PNG, JPEG and PDF"):
         open_upload(b"x" * (uploads.LARGEST_UPLOAD + 1))
-    monkeypatch.setattr(uploads, "LARGEST_PAGE", 100)
-    with pytest.raises(UploadError, match="4,800 pixels"):
-        uploads.decode(file_of("PNG"), 1)
+    for kind, pixels in {"PNG": "4,800", "PDF": "37,0.."}.items():
+        with pytest.raises(PageError, match=f"has {pixels} pixels; allowed are at most 100"):
+            uploads.decode_file(file_of(kind), largest=100)
+    large = uploads.decode_file(file_of("PDF", (600, 800)), longest=300)
+    assert large.size == (225, 300)
 
 
 def test_a_file_that_keeps_the_reader_busy_is_given_up(monkeypatch):
     monkeypatch.setattr(uploads, "SECONDS", 0.001)
-    with pytest.raises(UploadError, match="not read within"):
+    with pytest.raises(PageError, match="not read within"):
         open_upload(file_of("PNG"))
 
 
 def test_a_file_that_ends_the_reader_is_reported(monkeypatch):
     monkeypatch.setattr(uploads.sys, "executable", "false")
-    with pytest.raises(UploadError, match="stopped the program"):
+    with pytest.raises(PageError, match="stopped the program"):
         open_upload(file_of("PNG"))
 
 

@@ -18,7 +18,7 @@ from docfloqa.analysis.tables import NONE
 from docfloqa.apps.ask import BEFORE, Asked, answer, models_of_study
 from docfloqa.apps.attention import Attention, attention, attention_figure
 from docfloqa.apps.browser import LISTED, control, image_html, offer, page_html, table_html, text_html
-from docfloqa.data.images import ALLOWED, KINDS, UploadError, as_page, open_upload
+from docfloqa.data.images import ALLOWED, KINDS, PageError, as_page, open_upload
 from docfloqa.data.load import load_docvqa
 from docfloqa.exceptions import RunError
 from docfloqa.figures.style import render
@@ -130,7 +130,7 @@ class Playground(ipywidgets.VBox):
         [upload] = self.upload.value
         try:
             image = open_upload(bytes(upload["content"]), self.number.value)
-        except UploadError as error:
+        except PageError as error:
             self.status.value = text_html(f"{upload['name']}: {error}.")
             return
         # No document is chosen now, so that choosing any of them is a change.

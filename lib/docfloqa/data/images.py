@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import subprocess
 import sys
 import warnings
@@ -25,12 +26,27 @@ MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", *SIX
 TIFF_BITS, TIFF_WHITE_IS_ZERO, TIFF_POLARITY = 258, 0, 262
 
 
+PDF_DPI = 200
+LARGEST_FILE = 2**29  # bytes; the largest image that is allowed has 300 million, not compressed
+LARGEST_UPLOAD = 8 * 2**20  # bytes
+LONGEST_SIDE = 2000  # pixels of an upload's page; no model here sees more than 768
+# A page of A3 at 400 dpi has 31 million pixels.
+UPLOAD = {"formats": ("PNG", "JPEG"), "largest": 50_000_000, "longest": LONGEST_SIDE}
+SECONDS = 30.0
+KINDS = ".png,.jpg,.jpeg,.pdf"
+ALLOWED = f"allowed are PNG, JPEG and PDF files of at most {LARGEST_UPLOAD // 2**20} MiB"
+
+
 class ImageError(DocFloQAError, ValueError):
     """An image that is no page: says what is wrong with it, but not where it came from."""
 
 
 class ImageTooLargeError(ImageError):
     """An image of more pixels than are allowed."""
+
+
+class PageError(DocFloQAError, ValueError):
+    """A page that cannot be had from a file: says what is wrong and what is allowed."""
 
 
 def decode_page(content: bytes, formats: tuple[str, ...] = FORMATS, largest: int = LARGEST_IMAGE) -> Image.Image:
@@ -87,31 +103,57 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     return grey
 
 
-PDF_DPI = 200
-LARGEST_FILE = 2**29  # bytes; the largest image that is allowed has 300 million, not compressed
+def decode_file(
+    content: bytes,
+    number: int = 1,
+    formats: tuple[str, ...] = FORMATS,
+    largest: int = LARGEST_IMAGE,
+    longest: float = math.inf,
+) -> Image.Image:
+    """The page of an image file, or the page `number` (from 1) of a PDF at 200 dpi, RGB and upright.
+
+    It is made smaller where it has more than `longest` pixels across or down. Raises `PageError`, which does not name
+    the file, where there is no such page or `decode_page` raises.
+    """
+    # Readers of PDFs find the mark anywhere in the first kilobyte.
+    if b"%PDF-" in content[:1024]:
+        page = _pdf_page(content, number, largest, longest)
+    else:
+        try:
+            page = decode_page(content, formats, largest)
+        except ImageError as error:
+            raise PageError(f"{error}; allowed are PNG, JPEG and PDF files") from error
+    if max(page.size) > longest:
+        page.thumbnail((longest, longest))
+    return page
 
 
-class PageError(DocFloQAError, ValueError):
-    """A page that cannot be had from a file: names the file, what is wrong and what is allowed."""
+def _pdf_page(content: bytes, number: int, largest: int, longest: float) -> Image.Image:
+    try:
+        with pypdfium2.PdfDocument(content) as pdf:
+            if not 1 <= number <= len(pdf):
+                raise PageError(f"has {len(pdf)} pages, and page is {number}; allowed is 1 to {len(pdf)}")
+            page = pdf[number - 1]
+            width, height = page.get_size()
+            scale = min(PDF_DPI / 72, longest / max(width, height))  # a PDF measures in points
+            if width * height * scale**2 > largest:
+                raise PageError(f"has {width * height * scale**2:,.0f} pixels; allowed are at most {largest:,}")
+            return page.render(scale=scale).to_pil().convert("RGB")
+    except pypdfium2.PdfiumError as error:
+        raise PageError(f"is no PDF that can be decoded (damaged, or with a password): {error}") from error
 
 
 def read_page(path: str | Path, number: int = 1) -> Image.Image:
-    """The page that a file shows, RGB and upright; of a PDF the page `number`, from 1 on, at 200 dpi.
-
-    An image is one page. Raises `PageError` for a file that is not there or cannot be decoded, a page that
-    the file does not have, and more than `docfloqa.data.images.LARGEST_IMAGE` pixels.
-    """
+    """The page that a file shows (see `decode_file`); raises `PageError` where it shows none, naming the file."""
     path = expanded(path)
     content = read_bytes(path)
-    # Readers of PDFs find the mark anywhere in the first kilobyte.
-    if b"%PDF-" in content[:1024]:
-        return _pdf_page(content, path, number)
-    if number != 1:
-        raise PageError(f"{str(path)!r} is an image, and page is {number}; allowed is 1, or a PDF")
     try:
-        return decode_page(content, largest=LARGEST_IMAGE)
-    except ImageError as error:
-        raise PageError(f"{str(path)!r} {error}; allowed are PNG, JPEG and PDF files") from error
+        page = decode_file(content, number, largest=LARGEST_IMAGE)
+    except PageError as error:
+        raise PageError(f"{str(path)!r} {error}") from error
+    if number != 1 and b"%PDF-" not in content[:1024]:
+        raise PageError(f"{str(path)!r} is an image, and page is {number}; allowed is 1, or a PDF")
+    return page
 
 
 def read_bytes(path: Path) -> bytes:
@@ -130,88 +172,31 @@ def read_bytes(path: Path) -> bytes:
         raise PageError(f"{shown(str(path))} cannot be read: {getattr(error, 'strerror', error)}") from error
 
 
-def _pdf_page(content: bytes, path: Path, number: int) -> Image.Image:
-    try:
-        with pypdfium2.PdfDocument(content) as pdf:
-            if not 1 <= number <= len(pdf):
-                raise PageError(f"page is {number}; {str(path)!r} has {len(pdf)}, so allowed is 1 to {len(pdf)}")
-            page = pdf[number - 1]
-            scale = PDF_DPI / 72  # a PDF measures in points
-            _check_size(page.get_width() * page.get_height() * scale**2)
-            return page.render(scale=scale).to_pil().convert("RGB")
-    except pypdfium2.PdfiumError as error:
-        raise PageError(
-            f"{str(path)!r} is no PDF that can be decoded (damaged, or with a password): {error}"
-        ) from error
-
-
-def _check_size(pixels: float) -> None:
-    if pixels > LARGEST_IMAGE:
-        raise PageError(f"has {pixels:,.0f} pixels; allowed are at most {LARGEST_IMAGE:,}")
-
-
-LARGEST_UPLOAD = 8 * 2**20  # bytes
-LARGEST_PAGE = 50_000_000  # pixels; a page of A3 at 400 dpi has 31 million
-LONGEST_SIDE = 2000  # pixels of the page that is given back; no model here sees more than 768
-SECONDS = 30.0
-KINDS = ".png,.jpg,.jpeg,.pdf"
-ALLOWED = f"allowed are PNG, JPEG and PDF files of at most {LARGEST_UPLOAD // 2**20} MiB"
-
-
-class UploadError(DocFloQAError, ValueError):
-    """A file that cannot be taken: says what is wrong and what is allowed."""
-
-
 def open_upload(content: bytes, number: int = 1) -> Image.Image:
-    """The page that a PNG or JPEG file shows, upright, or the page `number` (from 1) of a PDF, in RGB.
+    """The page of a PNG, JPEG or PDF file (see `decode_file`), at most `LONGEST_SIDE` pixels high and wide.
 
-    At most `LONGEST_SIDE` pixels high and wide. A child process decodes the file, since what a stranger made may
-    crash a decoder or keep it busy for ever. Raises `UploadError` for a file that is too large, of another kind,
-    damaged or protected, a page that it does not have, and one that takes longer than `SECONDS`.
+    A child process decodes the file, since what a stranger made may crash a decoder or keep it busy for ever. Raises
+    `PageError` for a file of more than `LARGEST_UPLOAD`, without such a page, and one that takes longer than `SECONDS`.
     """
     if len(content) > LARGEST_UPLOAD:
-        raise UploadError(f"the file has {len(content) / 2**20:.1f} MiB; {ALLOWED}")
+        raise PageError(f"the file has {len(content) / 2**20:.1f} MiB; {ALLOWED}")
     command = [sys.executable, "-m", "docfloqa.data.images", str(number)]
     try:
         child = subprocess.run(command, input=content, capture_output=True, timeout=SECONDS, check=False)
     except subprocess.TimeoutExpired:
-        raise UploadError(f"the file was not read within {SECONDS:.0f} s; try a smaller one") from None
+        raise PageError(f"the file was not read within {SECONDS:.0f} s; try a smaller one") from None
     if child.returncode == 2:
-        raise UploadError(child.stderr.decode().strip())
+        raise PageError(f"the file {child.stderr.decode().strip()}")
     if child.returncode:
-        raise UploadError(f"the file stopped the program that reads it; {ALLOWED}")
+        raise PageError(f"the file stopped the program that reads it; {ALLOWED}")
     return Image.open(BytesIO(child.stdout))
-
-
-def decode(content: bytes, number: int) -> Image.Image:
-    """What `open_upload` gives, decoded in this process; raises `UploadError` likewise, but for size and time."""
-    try:
-        if content.lstrip()[:5] == b"%PDF-":
-            page = _uploaded_pdf_page(content, number)
-        else:
-            page = decode_page(content, ("PNG", "JPEG"), LARGEST_PAGE)
-    except pypdfium2.PdfiumError as error:
-        raise UploadError(f"the PDF is damaged or needs a password ({error})") from error
-    except ImageError as error:
-        raise UploadError(f"the file {error}; {ALLOWED}") from error
-    page.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
-    return page
-
-
-def _uploaded_pdf_page(content: bytes, number: int) -> Image.Image:
-    with pypdfium2.PdfDocument(content) as pdf:
-        if not 1 <= number <= len(pdf):
-            raise UploadError(f"the PDF has {len(pdf)} pages; {number} is none of them")
-        page = pdf[number - 1]
-        scale = LONGEST_SIDE / max(page.get_width(), page.get_height())
-        return page.render(scale=scale).to_pil().convert("RGB")
 
 
 def main() -> int:
     """The child process: a file on standard input, the page's number as argument, a PPM image on standard output."""
     try:
-        page = decode(sys.stdin.buffer.read(), int(sys.argv[1]))
-    except UploadError as error:
+        page = decode_file(sys.stdin.buffer.read(), int(sys.argv[1]), **UPLOAD)
+    except PageError as error:
         print(error, file=sys.stderr)
         return 2
     page.save(sys.stdout.buffer, "PPM")
