@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from distributed import Client
 from distributed.scheduler import KilledWorker
 from loopback import scheduler
 
@@ -21,7 +22,6 @@ from docfloqa.runs.run import Run, read_record
 from docfloqa.settings import Settings
 from docfloqa.study.cluster import Cluster
 from docfloqa.study.kernels import Slot, stopped
-from docfloqa.study.monitor import Watcher
 from docfloqa.study.workers import LocalWorkers, make
 
 SETTINGS = Settings.profile("smoke", study="scattered")
@@ -69,22 +69,43 @@ def plan(seconds: float) -> None:
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
+def started(tmp_path_factory):
     """The address of a scheduler, and a function that starts a worker; they see the same files as the tests."""
     folder = tmp_path_factory.mktemp("cluster")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DOCFLOQA_OUTPUT", str(folder))
-        # Where this module is, which holds the made-up run.
-        patch.setenv("PYTHONPATH", os.pathsep.join(map(str, (Path(__file__).parent, Path(__file__).parents[1]))))
+        # Where this module is, which holds the made-up run; the library is imported from where it is here.
+        folders = [Path(__file__).parent, Path(__file__).parents[1], *filter(None, [os.environ.get("PYTHONPATH")])]
+        patch.setenv("PYTHONPATH", os.pathsep.join(map(str, folders)))
         with scheduler(folder) as started:
             yield started
+
+
+@pytest.fixture
+def cluster(started):
+    """As `started`, without workers and words of another test."""
+    address, start = started
+    processes = []
+
+    def worker(*arguments: str, **environment: str) -> subprocess.Popen:
+        processes.append(start(*arguments, **environment))
+        return processes[-1]
+
+    yield address, worker
+    for process in processes:
+        process.kill()
+        process.wait()
+    for what in ("begun", "ended"):
+        (reports_folder(SETTINGS.study) / what).unlink(missing_ok=True)
+    with Client(address, set_as_default=False) as client:
+        until(lambda: not client.scheduler_info()["workers"])
 
 
 def test_a_killed_workers_run_is_made_elsewhere_and_every_run_once(cluster, capsys):
     plan(1.0)
     address, worker = cluster
     runs = made_up_runs(7)
-    with Cluster(address, pretend, None) as workers, Watcher(runs) as watcher:
+    with Cluster(address, pretend, None) as workers:
         workers.open(SETTINGS)
         threads = {"0": 1, "1": 1, "2": 4}
         processes = {gpu: worker("--nthreads", str(count), CUDA_VISIBLE_DEVICES=gpu) for gpu, count in threads.items()}
@@ -96,7 +117,7 @@ def test_a_killed_workers_run_is_made_elsewhere_and_every_run_once(cluster, caps
 
         killer = threading.Thread(target=kill)
         killer.start()
-        make(runs, workers, watcher)
+        make(runs, workers)
         killer.join()
     begun, ended = told("begun"), told("ended")
     assert sorted(names(ended)) == sorted(run.id for run in runs), "every run has ended, and once"
@@ -116,28 +137,32 @@ def test_a_killed_workers_run_is_made_elsewhere_and_every_run_once(cluster, caps
 def test_workers_with_other_code_or_other_files_are_named_before_any_work(cluster, tmp_path, monkeypatch):
     plan(0)
     address, worker = cluster
+    worker()
     elsewhere = worker(DOCFLOQA_OUTPUT=str(tmp_path))
     with Cluster(address, pretend, None) as workers:
-        workers.client.wait_for_workers(3, timeout=120)
+        workers.client.wait_for_workers(2, timeout=120)
         with pytest.raises(StudyError, match=r"worker tcp://.* does not see the plan .*share one file system"):
             workers.open(SETTINGS)
         elsewhere.kill()
-        until(lambda: len(workers.client.scheduler_info()["workers"]) == 2)
+        until(lambda: len(workers.client.scheduler_info()["workers"]) == 1)
         monkeypatch.setattr("docfloqa.study.cluster.git_commit", lambda: "0123456789")
         with pytest.raises(StudyError, match=r"the project's commit is \S+ there and 0123456789 here"):
             workers.open(SETTINGS)
 
 
 def test_an_interrupted_sweep_ends_its_kernels_on_the_workers(cluster, monkeypatch):
-    runs = made_up_runs(9)[7:]
+    runs = made_up_runs(2)
     plan(60)
-    address, _ = cluster
-    started = time.monotonic()
-    with Cluster(address, pretend, None) as workers, Watcher(runs) as watcher:
+    address, worker = cluster
+    worker()
+    worker()
+    with Cluster(address, pretend, None) as workers:
         workers.open(SETTINGS)
+        until(lambda: workers.capacity() >= 2)
+        started = time.monotonic()
         interrupt_when(lambda: {run.id for run in runs} <= set(names(told("begun"))), monkeypatch)
         with pytest.raises(KeyboardInterrupt):
-            make(runs, workers, watcher)
+            make(runs, workers)
     assert time.monotonic() - started < 50
     assert {run.id for run in runs} <= set(names(told("ended")))
 
@@ -152,7 +177,7 @@ def interrupt_when(met, monkeypatch) -> None:
 
 def local(execute) -> LocalWorkers:
     workers = LocalWorkers(execute, None)
-    workers.device = {"gpus": 0, "cores": 2}
+    workers.device = {"gpus": 2, "visible": ["0", "1"]}
     workers.open(SETTINGS)
     return workers
 
@@ -167,10 +192,9 @@ def test_a_run_that_loses_its_workers_is_failed_and_the_others_go_on_in_their_or
             raise KilledWorker(run.id, SimpleNamespace(address="tcp://nowhere"), 3)
         pretend(run, slot, kernel)
 
-    with local(refuse) as workers, Watcher(runs) as watcher:
-        monkeypatch.setattr(workers, "capacity", lambda: 1)
+    with local(refuse) as workers:
         monkeypatch.setattr(workers, "lost", Cluster.lost)
-        make(runs, workers, watcher)
+        make(runs, workers, jobs=1)
     assert read_record(bad.folder)["error"].startswith("KilledWorker: ")
     assert names(told("ended")) == [leader.id, follower.id, other.id]
 
@@ -180,8 +204,8 @@ def test_an_interrupted_sweep_ends_its_kernels_and_begins_no_other_run(output, m
     first, second, _ = runs = made_up_runs(3)
     interrupt_when(lambda: len(told("begun")) == 2, monkeypatch)
     started = time.monotonic()
-    with local(pretend) as workers, Watcher(runs) as watcher, pytest.raises(KeyboardInterrupt):
-        make(runs, workers, watcher)
+    with local(pretend) as workers, pytest.raises(KeyboardInterrupt):
+        make(runs, workers)
     assert time.monotonic() - started < 50
     assert set(names(told("begun"))) == set(names(told("ended"))) == {first.id, second.id}
     assert not stopped

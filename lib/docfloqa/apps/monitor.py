@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from html import escape
@@ -18,8 +17,7 @@ from matplotlib.ticker import MaxNLocator
 from docfloqa.analysis.tables import NONE, RATIO, number, percent
 from docfloqa.apps.browser import control, image_html, table_html, text_html
 from docfloqa.figures.style import TWO_COLUMNS, mark, render, styled
-from docfloqa.files import DamagedError, reports_folder, runs_folder
-from docfloqa.runs.results import PLAN
+from docfloqa.files import DamagedError, runs_folder
 from docfloqa.runs.run import (
     COMPLETE,
     EPOCHS,
@@ -30,22 +28,12 @@ from docfloqa.runs.run import (
     read_epoch_row,
     read_record,
 )
-from docfloqa.study.monitor import read_progress
+from docfloqa.study.monitor import planned_runs, read_progress
 
 SECONDS = 5.0  # between two looks at the files
 NOT_BEGUN = "not begun"
 STATUSES = (RUNNING, FAILED, INTERRUPTED, NOT_BEGUN, COMPLETE)
 SILENT = 300.0  # seconds without a word after which a run that says it is running may have been killed
-
-
-def planned_runs(study: str) -> tuple[list[str], list[str]]:
-    """The ids of the runs that a study has planned: those of its ratios, and those of its arms alone."""
-    path = reports_folder(study) / PLAN
-    if not path.is_file():
-        return [], []
-    plan = json.loads(path.read_text())
-    arms = [run for variants in plan.get("arms", {}).values() for runs in variants.values() for run in runs]
-    return plan["runs"], [run for run in dict.fromkeys(arms) if run not in plan["runs"]]
 
 
 def epochs_so_far(study: str) -> pd.DataFrame:

@@ -6,6 +6,7 @@ import asyncio
 import socket
 from collections.abc import Callable, Collection
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from importlib.metadata import version
 from typing import Any
 
@@ -19,8 +20,8 @@ from docfloqa.runs.identity import IDENTIFYING_VERSIONS
 from docfloqa.runs.results import PLAN
 from docfloqa.runs.run import Run, git_commit
 from docfloqa.settings import Settings
-from docfloqa.study.kernels import Slot, check_kernel, kernel_device, stopped
-from docfloqa.study.workers import Execute, Workers, stop_kernels
+from docfloqa.study.kernels import Slot, check_kernel, kernel_device, stop_kernels, stopped
+from docfloqa.study.workers import Execute
 
 RESOURCE = "run"
 PATIENCE = 15  # seconds for a scheduler to answer
@@ -29,7 +30,7 @@ PATIENCE = 15  # seconds for a scheduler to answer
 _going_on: set[str] = set()
 
 
-class Cluster(Workers):
+class Cluster(AbstractContextManager):
     """The workers at the address of a dask scheduler, which may come and go.
 
     They must have this project's code and see the same files. A run whose worker dies is begun again on another
@@ -41,8 +42,7 @@ class Cluster(Workers):
     lost = (KilledWorker,)
 
     def __init__(self, address: str, execute: Execute, kernel: str | None):
-        super().__init__(execute, kernel)
-        self.address = address
+        self.address, self.execute, self.kernel = address, execute, kernel
         try:
             self.client = Client(address, timeout=PATIENCE, set_as_default=False)
         except (OSError, TimeoutError, ValueError) as error:
@@ -96,7 +96,7 @@ class Cluster(Workers):
         return {address for address, worker in workers.items() if worker["resources"].get(RESOURCE)}
 
     def submit(self, run: Run) -> Future:
-        """Begin a run on a worker that is free."""
+        """Begin a run on a worker that is free; the future ends with it."""
         self.submitted.add(run.id)
         return self.executor.submit(_execute_here, self.execute, run, self.kernel)
 

@@ -25,9 +25,9 @@ from docfloqa.model.device import describe_device
 from docfloqa.model.florence import load_florence
 from docfloqa.settings import Settings
 from docfloqa.study.kernels import Slot
+from docfloqa.study.slots import available_slots
 from docfloqa.study.stand_in import like_docvqa, random_base_model
 from docfloqa.study.timing import SAMPLE, STEPS, WARM_UP, Calibration, calibrate_in_a_slot
-from docfloqa.study.workers import available_slots
 from docfloqa.training.trainer import CHECKPOINTS
 
 # What a run's time, memory and disk depend on; runs that agree in all of it are of one kind.
@@ -66,6 +66,7 @@ def estimate(
     ratios: Sequence[float] = RATIOS,
     seeds: Sequence[int] = (0,),
     arms: Sequence[str] = (),
+    jobs: int | None = None,
 ) -> Estimate:
     """Time, memory and disk of the study that `sweep` would make with these arguments on this machine.
 
@@ -90,7 +91,7 @@ def estimate(
     sample, sizes = _data(settings, stand_ins)
     device = describe_device()
     slots: SimpleQueue[Slot] = SimpleQueue()
-    places = available_slots(device)
+    places = available_slots(device, settings)[:jobs]
     for slot in places:
         slots.put(slot)
     kinds = list(dict.fromkeys(_kind(run, settings) for run in dict.fromkeys(runs)))

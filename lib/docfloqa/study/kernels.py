@@ -7,7 +7,7 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 
 import nbformat
 import papermill
+import psutil
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
@@ -31,9 +32,9 @@ from docfloqa.settings import Settings
 DEFAULT_KERNEL, RUN_NOTEBOOK = "python3", "02_finetune.ipynb"
 WIDGET = "application/vnd.jupyter.widget-view+json"
 RETRIES = 1  # of a notebook whose kernel died or was stopped
-# Runs whose kernels this process ends on purpose.
-stopped: set[str] = set()
 STALLED_AFTER = 1800.0  # seconds without a word from a run
+# Runs and studies whose kernels this process ends on purpose.
+stopped: set[str] = set()
 
 
 class KernelDiedError(DocFloQAError, RuntimeError):
@@ -54,14 +55,7 @@ def execute_run(run: Run, slot: Slot, kernel: str | None) -> None:
     A kernel that dies, or says nothing for `STALLED_AFTER` seconds, gets a second chance; an error in the
     notebook does not, it would come again.
     """
-    settings = run.settings
-    parameters = {
-        "vision_trainable": settings.vision_trainable,
-        "seed": settings.seed,
-        "settings_json": settings.to_json(),
-        "gpu": slot.gpu,
-        "threads": slot.threads,
-    }
+    parameters = {"settings_json": run.settings.to_json(), "gpu": slot.gpu, "threads": slot.threads}
     part = run.folder / ".finetune.part.ipynb"
     error = "the notebook ended without completing this run (did code, data or model change meanwhile?)"
     try:
@@ -79,7 +73,7 @@ def execute_run(run: Run, slot: Slot, kernel: str | None) -> None:
         except ValueError:
             # A full disk has cut it short.
             part.unlink()
-        after = Run(run.id, settings)
+        after = Run(run.id, run.settings)
         if not after.complete:
             after.record = {**run.record, **read_record(after.folder)}
             if run.id in stopped:
@@ -103,27 +97,21 @@ def execute(
     parameters: dict[str, Any],
     kernel: str | None = None,
     progress: Path | None = None,
+    **options: Any,
 ) -> None:
-    """Execute a notebook of the project into the file `part`; once more if its kernel dies.
+    """Execute a notebook of the project into the file `part`; once more if its kernel dies. Papermill gets `options`.
 
     With `progress`, a kernel that does not touch that file for `STALLED_AFTER` seconds is stopped, as if it had died.
     Raises `SettingsError` for a parameter that the notebook does not have, `PapermillExecutionError` for an error in a
     cell, and `KernelDiedError`.
     """
     check_parameters(NOTEBOOKS / notebook, parameters)
-    name = kernel or DEFAULT_KERNEL
+    options |= {"kernel_name": kernel or DEFAULT_KERNEL, "progress_bar": False, "cwd": NOTEBOOKS}
     for attempt in range(1 + RETRIES):
         with watched(progress) as (manager, stalled):
             try:
-                papermill.execute_notebook(
-                    literal(NOTEBOOKS / notebook),
-                    literal(part),
-                    parameters,
-                    kernel_name=name,
-                    kernel_manager_class=manager,
-                    progress_bar=False,
-                    cwd=NOTEBOOKS,
-                )
+                paths = literal(NOTEBOOKS / notebook), literal(part)
+                papermill.execute_notebook(*paths, parameters, kernel_manager_class=manager, **options)
                 return
             # DeadKernelError is one, and so is what comes of a kernel that dies before it answers.
             except RuntimeError as failure:
@@ -144,42 +132,53 @@ def watched(progress: Path | None) -> Iterator[tuple[type[AsyncKernelManager], t
     When this process is killed, its kernels notice within a second and end (ipykernel does so).
     """
     started: list[AsyncKernelManager] = []
-    stopped, ended = threading.Event(), threading.Event()
+    stalled, ended = threading.Event(), threading.Event()
 
     class Manager(AsyncKernelManager):
         def __init__(self, **kwargs: Any):
             super().__init__(**kwargs)
             started.append(self)
 
-    watch = threading.Thread(target=_watch, args=(started, progress, stopped, ended), daemon=True)
-    if progress:
-        watch.start()
+    def watch() -> None:
+        seen, since = None, time.monotonic()
+        while not ended.wait(min(1.0, STALLED_AFTER / 4)):
+            with suppress(FileNotFoundError):
+                touched = progress.stat().st_mtime_ns
+                if touched != seen:
+                    seen, since = touched, time.monotonic()
+            if time.monotonic() - since > STALLED_AFTER:
+                stalled.set()
+                for manager in started:
+                    # It may have ended at this moment.
+                    with suppress(RuntimeError):
+                        asyncio.run(manager.signal_kernel(signal.SIGKILL))
+                return
+
+    thread = threading.Thread(target=watch if progress else ended.wait, daemon=True)
+    thread.start()
     try:
-        yield Manager, stopped
+        yield Manager, stalled
     finally:
         ended.set()
-        if progress:
-            watch.join()
+        thread.join()
 
 
-def _watch(started: list[AsyncKernelManager], progress: Path, stopped: threading.Event, ended: threading.Event) -> None:
-    seen, since = None, time.monotonic()
-    while not ended.wait(min(1.0, STALLED_AFTER / 4)):
-        with suppress(FileNotFoundError):
-            touched = progress.stat().st_mtime_ns
-            if touched != seen:
-                seen, since = touched, time.monotonic()
-        if time.monotonic() - since > STALLED_AFTER:
-            stopped.set()
-            for manager in started:
-                # It may have ended at this moment.
-                with suppress(RuntimeError):
-                    asyncio.run(manager.signal_kernel(signal.SIGKILL))
-            return
+def signal_kernels(signum: int) -> None:
+    """Send a signal to the kernels that this process has started."""
+    for child in psutil.Process().children():
+        with suppress(psutil.NoSuchProcess):
+            child.send_signal(signum)
 
 
-def settle(part: Path, place: Path, **metadata: Any) -> Path:
-    """Move an executed notebook to its place, with further metadata, without widgets and this machine's paths."""
+def stop_kernels(going_on: Callable[[], bool]) -> None:
+    """End the kernels that this process has started, and those that it starts yet, until nothing goes on."""
+    while going_on():
+        signal_kernels(signal.SIGTERM)
+        time.sleep(0.2)
+
+
+def settle(part: Path, path: Path, **metadata: Any) -> Path:
+    """Move an executed notebook to its path, with further metadata, without widgets and this machine's paths."""
     notebook = nbformat.read(part, as_version=4)
     for name in ("input_path", "output_path"):
         if name in notebook.metadata.get("papermill", {}):
@@ -191,7 +190,7 @@ def settle(part: Path, place: Path, **metadata: Any) -> Path:
             cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
     notebook.metadata.update(metadata)
     nbformat.write(notebook, part)
-    return part.replace(place)
+    return part.replace(path)
 
 
 def check_kernel(kernel: str | None) -> str:
@@ -217,10 +216,10 @@ def kernel_device(settings: Settings, kernel: str | None) -> dict[str, Any]:
     """What the kernel really computes on, asked inside it; raises `StudyError` when it cannot serve."""
     name = check_kernel(kernel)
     probe = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(device_probe(settings))])
-    place = {"metadata": {"path": NOTEBOOKS}}
     for attempt in range(1 + RETRIES):
         try:
-            NotebookClient(probe, kernel_name=name, timeout=300, resources=place).execute()
+            resources = {"metadata": {"path": NOTEBOOKS}}
+            NotebookClient(probe, kernel_name=name, timeout=300, resources=resources).execute()
             break
         except CellExecutionError as error:
             raise StudyError(f"kernel {name!r} cannot serve this study: {error.ename}: {error.evalue}") from None

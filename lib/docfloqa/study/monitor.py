@@ -6,79 +6,84 @@ import json
 import threading
 import time
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from tqdm.auto import tqdm
 
-from docfloqa.runs.run import FAILED, PROGRESS, Run, read_record
+from docfloqa.files import reports_folder, runs_folder
+from docfloqa.runs.results import PLAN
+from docfloqa.runs.run import COMPLETE, PROGRESS, RUNNING, read_record
+
+SECONDS = 1.0  # between two looks at the files
 
 
 class Watcher:
-    """Bars of a sweep from its files: one over the epochs of all runs, one under it per running run."""
+    """Bars of a sweep from the study's files: one over the `epochs` of all runs, one under it per run that goes on.
 
-    def __init__(self, runs: Sequence[Run]):
-        done = sum(run.settings.epochs for run in runs if run.complete)
-        self.runs, self.finished_epochs = {run.id: run for run in runs}, float(done)
-        self.total = tqdm(
-            total=sum(run.settings.epochs for run in runs),
-            initial=done,
-            desc=f"{len(runs)} runs",
-            unit="epoch",
-            bar_format="{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total} epochs [{elapsed}<{remaining}]",
-        )
+    It shows what is planned and done after it began, wherever the runs are made.
+    """
+
+    def __init__(self, study: str, epochs: Sequence[int]):
+        self.study, self.epochs, self.begun = study, epochs, time.time()
         self.bars: list[tqdm] = []
-        self.lock, self.stop = threading.Lock(), threading.Event()
-        self.places: dict[str, int] = {}
+        self.ended = threading.Event()
         self.thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> Watcher:
         self.thread.start()
         return self
 
-    def __exit__(self, *_) -> None:
-        self.stop.set()
+    def __exit__(self, *_: Any) -> None:
+        self.ended.set()
         self.thread.join()
-        for bar in (*self.bars, self.total):
+        for bar in reversed(self.bars):
             bar.close()
 
-    def begin(self, run: Run) -> None:
-        """Give a run that begins a bar of its own."""
-        with self.lock:
-            place = min(set(range(len(self.places) + 1)) - set(self.places.values()))
-            if place == len(self.bars):
-                bar_format = "{desc}: {percentage:3.0f}%|{bar}| {postfix}"
-                self.bars.append(tqdm(position=place + 1, leave=False, bar_format=bar_format))
-            self.places[run.id] = place
-            self.bars[place].reset(run.settings.epochs)
-
-    def end(self, run: Run) -> None:
-        """Take the bar back from a run that ended, and say how it ended."""
-        with self.lock:
-            del self.places[run.id]
-            self.finished_epochs += run.settings.epochs
-        record = read_record(run.folder)
-        if record.get("status") == FAILED:
-            tqdm.write(f"{run.id} failed: {record['error']}")
-
     def _watch(self) -> None:
-        while not self.stop.wait(1.0):
-            self.show()
-        self.show()
+        while not self.ended.wait(SECONDS):
+            plan = reports_folder(self.study) / PLAN
+            if plan.is_file() and plan.stat().st_mtime >= self.begun:
+                self.show()
 
     def show(self) -> None:
-        """Read the running runs' progress files and move the bars."""
-        with self.lock:
-            done = self.finished_epochs
-            for name, place in self.places.items():
-                progress = read_progress(self.runs[name].folder)
-                bar = self.bars[place]
-                bar.n = progress["epochs_done"]
-                bar.set_description_str(name)
-                bar.set_postfix_str(f"epoch {bar.n:.1f} of {bar.total}, {progress['doing']}", refresh=True)
-                done += bar.n
-            self.total.n = round(done, 3)
-            self.total.refresh()
+        """Read the runs' files and move the bars."""
+        done, going_on = 0.0, []
+        for run in chain(*planned_runs(self.study)):
+            record, progress = read_record(runs_folder(self.study) / run), read_progress(runs_folder(self.study) / run)
+            if record.get("status") == COMPLETE:
+                done += record["settings"]["epochs"]
+            elif record.get("status") == RUNNING and progress["time"] >= self.begun:
+                going_on.append((run, record["settings"]["epochs"], progress))
+                done += progress["epochs_done"]
+        if not self.bars:
+            form = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total} epochs [{elapsed}<{remaining}]"
+            runs = f"{len(self.epochs)} runs"
+            self.bars.append(tqdm(total=sum(self.epochs), initial=done, desc=runs, bar_format=form))
+        self.bars[0].n = round(done, 3)
+        self.bars[0].refresh()
+        while len(self.bars) - 1 > len(going_on):
+            self.bars.pop().close()
+        while len(self.bars) - 1 < len(going_on):
+            form = "{desc}: {percentage:3.0f}%|{bar}| {postfix}"
+            self.bars.append(tqdm(position=len(self.bars), leave=False, bar_format=form))
+        for bar, (run, epochs, progress) in zip(self.bars[1:], going_on, strict=True):
+            if bar.total != epochs:
+                bar.reset(epochs)
+            bar.n = progress["epochs_done"]
+            bar.set_description_str(run, refresh=False)
+            bar.set_postfix_str(f"epoch {bar.n:.1f} of {epochs}, {progress['doing']}")
+
+
+def planned_runs(study: str) -> tuple[list[str], list[str]]:
+    """The ids of the runs that a study has planned: those of its ratios, and those of its arms alone."""
+    path = reports_folder(study) / PLAN
+    if not path.is_file():
+        return [], []
+    plan = json.loads(path.read_text())
+    arms = [run for variants in plan.get("arms", {}).values() for runs in variants.values() for run in runs]
+    return plan["runs"], [run for run in dict.fromkeys(arms) if run not in plan["runs"]]
 
 
 def read_progress(folder: Path) -> dict[str, Any]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,11 @@ from docfloqa.runs.results import Study
 from docfloqa.runs.run import COMPLETE, git_commit, now
 from docfloqa.settings import SHIFTS, Settings
 from docfloqa.study.doctor import check_study
-from docfloqa.study.kernels import KernelDiedError, execute, settle
-from docfloqa.study.sweep import sweep
+from docfloqa.study.kernels import KernelDiedError, execute, settle, signal_kernels, stopped
+from docfloqa.study.monitor import Watcher
+from docfloqa.study.sweep import settings_of_runs, study_status
+
+PATIENCE = 60.0  # seconds for a kernel that was interrupted to end
 
 
 @dataclass(frozen=True)
@@ -45,41 +50,41 @@ def make_study(
     kernel: str | None = None,
     arms: Sequence[str] = (),
     scheduler: str | None = None,
+    jobs: int | None = None,
 ) -> Outcome:
     """Make what is missing of a study and report on it; what is complete already is kept.
 
-    A run that fails is told in the outcome, and the report is made from the others. With arms, the best models
-    are scored on bad scans as well.
+    `03_ablate` makes the runs (arguments as of `sweep`), the other notebooks report. A run that fails is told in the
+    outcome, and the report is made from the others. With arms, the best models are scored on bad scans as well.
 
-    Raises `StudyError` and what `sweep` raises before any work, `StudyError` for a notebook that fails, and
-    `RunError` when no run is complete.
+    Raises `SettingsError` and `StudyError` before any work, and `StudyError` for a notebook that fails.
     """
+    of_ratios, of_arms = settings_of_runs(settings, ratios, seeds, arms, jobs)
+    planned = {*of_ratios, *chain(*(runs for variants in of_arms.values() for runs in variants.values()))}
     check_study(settings, kernel, scheduler)
-    # Before the rest, since it tries kernel, data and model before any work.
-    runs = sweep(settings, ratios, seeds, kernel, arms, scheduler)
-    shared = {"settings_json": pinned(settings).to_json()}
     sweep_parameters = {
+        "settings_json": settings.to_json(),
         "ratios": " ".join(map(repr, ratios)),
         "seeds": " ".join(map(str, seeds)),
         "arms": " ".join(arms),
         "kernel": kernel,
+        "scheduler": scheduler,
+        "jobs": jobs,
     }
-    # None of them needs what another one writes. The first takes as long as the other two, which follow one another.
-    notebooks = {
-        "04_analyze": {"study": settings.study},
-        "01_explore_data": shared,
-        "03_ablate": shared | sweep_parameters,
-    }
-    # Told before any of them begins: without a complete run there is nothing to report on.
-    Study.load(settings.study)
+    # Its kernel tries data and model before any run. What it shows itself is seen in the notebook only.
+    with Watcher(settings.study, [run.epochs for run in planned]):
+        said = {"stdout_file": Terminal(), "stderr_file": Terminal()}
+        [ablation] = _together(settings.study, lambda: run_notebook("03_ablate", settings, sweep_parameters, **said))
     # Before the analysis, which tells of it.
     scored = score_study(settings.study) if arms else []
-    with ThreadPoolExecutor(2) as pool:
-        reports = [
-            pool.submit(lambda name, parameters: export(run_notebook(name, settings, parameters)), *notebook)
-            for notebook in notebooks.items()
-        ]
-    return Outcome(runs, sorted([*scored, *(path for report in reports for path in report.result())]))
+    shared = {"settings_json": pinned(settings).to_json()}
+    # None of them needs what another one writes.
+    reports = _together(
+        settings.study,
+        lambda: export(run_notebook("04_analyze", settings, {"study": settings.study})),
+        lambda: [*export(run_notebook("01_explore_data", settings, shared)), *export(ablation)],
+    )
+    return Outcome(study_status(settings.study), sorted([*scored, *chain(*reports)]))
 
 
 def score_study(name: str, cross: Sequence[str] = SHIFTS) -> list[Path]:
@@ -105,37 +110,64 @@ def report_study(name: str, beside: Sequence[str] = ()) -> list[Path]:
     return export_study(reports_folder(name))
 
 
-def run_notebook(name: str, settings: Settings, parameters: dict[str, Any]) -> Path:
-    """Execute a notebook of the project with papermill into the study's reports, whole or not at all.
+def run_notebook(name: str, settings: Settings, parameters: dict[str, Any], **options: Any) -> Path:
+    """Execute a notebook of the project with papermill, which gets `options`, into the study's reports, whole or not.
 
     The executed notebook carries the study's name, date, commit and settings in its metadata. One that
     fails is kept as `failed-<name>.ipynb`. Raises `StudyError` naming the error.
     """
-    with held(f"notebook-{settings.study}-{name}", f"notebook {name} of study {settings.study!r}"):
-        return _run_notebook(name, settings, parameters)
-
-
-def _run_notebook(name: str, settings: Settings, parameters: dict[str, Any]) -> Path:
-    started = time.monotonic()
-    tqdm.write(f"{name} ...")
     folder = reports_folder(settings.study)
-    folder.mkdir(parents=True, exist_ok=True)
-    part = folder / f".{name}.part.ipynb"
-    try:
-        execute(f"{name}.ipynb", part, parameters)
-    except KernelDiedError as error:
-        raise StudyError(f"{name} stopped: {error}; the same command goes on from here") from None
-    except PapermillExecutionError as error:
-        failed = settle(part, folder / f"failed-{name}.ipynb")
-        raise StudyError(f"{name} stopped with {error.ename}: {error.evalue}; see {failed}") from None
-    about = {
-        "study": settings.study,
-        "date": now()[:10],
-        "commit": git_commit(),
-        "settings": {
-            name: value for name, value in settings.to_dict().items() if name not in ("vision_trainable", "seed")
-        },
-    }
-    (folder / f"failed-{name}.ipynb").unlink(missing_ok=True)
-    tqdm.write(f"{name} done in {time.monotonic() - started:.0f} s")
-    return settle(part, folder / f"{name}.ipynb", docfloqa=about)
+    part, failed = folder / f".{name}.part.ipynb", folder / f"failed-{name}.ipynb"
+    with held(f"notebook-{settings.study}-{name}", f"notebook {name} of study {settings.study!r}"):
+        started = time.monotonic()
+        tqdm.write(f"{name} ...")
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            execute(f"{name}.ipynb", part, parameters, **options)
+        except KernelDiedError as error:
+            raise StudyError(f"{name} stopped: {error}; the same command goes on from here") from None
+        except PapermillExecutionError as error:
+            if settings.study in stopped:
+                part.unlink()
+                raise KeyboardInterrupt from None
+            settle(part, failed)
+            raise StudyError(f"{name} stopped with {error.ename}: {error.evalue}; see {failed}") from None
+        run_settings = ("vision_trainable", "seed")
+        about = {
+            "study": settings.study,
+            "date": now()[:10],
+            "commit": git_commit(),
+            "settings": {name: value for name, value in settings.to_dict().items() if name not in run_settings},
+        }
+        failed.unlink(missing_ok=True)
+        tqdm.write(f"{name} done in {time.monotonic() - started:.0f} s")
+        return settle(part, folder / f"{name}.ipynb", docfloqa=about)
+
+
+class Terminal:
+    """Where papermill writes what a kernel prints: above the bars of this process."""
+
+    def write(self, text: str) -> None:
+        """Write lines above the bars."""
+        tqdm.write(text.rstrip("\n"))
+
+    def flush(self) -> None:
+        """Nothing is kept back."""
+
+
+def _together(study: str, *calls: Callable[[], Any]) -> list[Any]:
+    """What calls that execute notebooks give, made side by side; Ctrl-C is passed on to their kernels."""
+    with ThreadPoolExecutor(len(calls)) as pool:
+        futures = [pool.submit(call) for call in calls]
+        try:
+            wait(futures)
+            return [future.result() for future in futures]
+        except KeyboardInterrupt:
+            # Kernels hear nothing of the terminal; that of a sweep ends those of its runs in turn.
+            stopped.add(study)
+            while wait(futures, 0).not_done:
+                signal_kernels(signal.SIGINT)
+                wait(futures, PATIENCE)
+            raise
+        finally:
+            stopped.discard(study)

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import chain
+from pathlib import Path
 
 import pandas as pd
 from tqdm.auto import tqdm
 
 from docfloqa.arms import RATIOS, choose_arms
 from docfloqa.data.load import data_checksum, load_checked
-from docfloqa.exceptions import SettingsError
-from docfloqa.files import held, reports_folder, write_whole
+from docfloqa.exceptions import SettingsError, shown
+from docfloqa.files import held, reports_folder, runs_folder, write_whole
 from docfloqa.hub import pinned
 from docfloqa.model.florence import load_florence
 from docfloqa.model.targets import generation_config
 from docfloqa.runs.identity import weights_checksum
 from docfloqa.runs.recovery import refresh
 from docfloqa.runs.results import PLAN
-from docfloqa.runs.run import COMPLETE, Run, now, read_record
+from docfloqa.runs.run import COMPLETE, EPOCHS, Run, is_complete, now, read_record
 from docfloqa.settings import Settings
 from docfloqa.study.kernels import execute_run, notebook_of
-from docfloqa.study.monitor import Watcher
+from docfloqa.study.monitor import Watcher, planned_runs
 from docfloqa.study.workers import LocalWorkers, make
 
 
@@ -47,51 +49,64 @@ class Plan:
         return list({run.id: run for run in chain(ratios, *variants)}.values())
 
 
+def settings_of_runs(
+    settings: Settings, ratios: Sequence[float], seeds: Sequence[int], arms: Sequence[str] = (), jobs: int | None = None
+) -> tuple[list[Settings], dict[str, dict[str, list[Settings]]]]:
+    """What the runs of a sweep are made with: those of its ratios, and those of each arm by variant.
+
+    Raises `SettingsError` for an argument of `sweep` that is not allowed; nothing is loaded.
+    """
+    for name, values in (("ratios", ratios), ("seeds", seeds)):
+        if not values or len(set(values)) != len(values):
+            raise SettingsError(f"{name} are {list(values)!r}; allowed is at least one value, none of them twice")
+    if jobs is not None and (not isinstance(jobs, int) or isinstance(jobs, bool) or jobs < 1):
+        raise SettingsError(f"jobs is {shown(jobs)}; allowed is a whole number from 1 on")
+    of_ratios = [settings.replace(vision_trainable=ratio, seed=seed) for seed in seeds for ratio in ratios]
+    of_arms = {
+        arm.name: {variant.name: variant.runs(settings, seeds) for variant in arm.variants}
+        for arm in choose_arms(arms, settings)
+    }
+    return of_ratios, of_arms
+
+
 def plan(settings: Settings, ratios: Sequence[float], seeds: Sequence[int], arms: Sequence[str] = ()) -> Plan:
     """The runs of a sweep; loads data and weights to identify them.
 
     Raises `SettingsError`, `DataError` or `ModelError` before any run when one of them is not usable.
     """
-    for name, values in (("ratios", ratios), ("seeds", seeds)):
-        if not values or len(set(values)) != len(values):
-            raise SettingsError(f"{name} are {list(values)!r}; allowed is at least one value, none of them twice")
-    chosen = choose_arms(arms, settings)
-    variants = [settings.replace(vision_trainable=ratio, seed=seed) for seed in seeds for ratio in ratios]
-    open_run = RunOpener()
-    return Plan(
-        [open_run(variant) for variant in variants],
-        {
-            arm.name: {
-                variant.name: [open_run(one) for one in variant.runs(settings, seeds)] for variant in arm.variants
-            }
-            for arm in chosen
-        },
-    )
+    of_ratios, of_arms = settings_of_runs(settings, ratios, seeds, arms)
+    open_run = run_opener()
+    ratio_runs = list(map(open_run, of_ratios))
+    arm_runs = {
+        arm: {name: list(map(open_run, runs)) for name, runs in variants.items()} for arm, variants in of_arms.items()
+    }
+    return Plan(ratio_runs, arm_runs)
 
 
-class RunOpener:
-    """Opens the runs of some settings; weights and data that they share are loaded once."""
+def run_opener() -> Callable[[Settings], Run]:
+    """A function that opens the run of some settings; weights and data that runs share are loaded once."""
+    data: dict[tuple, str] = {}
 
-    def __init__(self) -> None:
-        self.weights: dict[tuple, str] = {}
-        self.data: dict[tuple, str] = {}
+    @cache
+    def weights(model: str, prefix: str, new_tokens: int, beams: int) -> str:
+        network, _ = load_florence(model, prefix)
+        # Refused here, not in every run.
+        generation_config(network, new_tokens, beams)
+        return weights_checksum(network)
 
-    def __call__(self, settings: Settings) -> Run:
+    def open_run(settings: Settings) -> Run:
         # The model first: it is the smaller download to find wrong.
-        weights = (settings.model, settings.prefix)
-        if weights not in self.weights:
-            network, _ = load_florence(*weights)
-            # Refused here, not in every run.
-            generation_config(network, settings.max_new_tokens, settings.num_beams)
-            self.weights[weights] = weights_checksum(network)
-        data = tuple(
+        model = weights(settings.model, settings.prefix, settings.max_new_tokens, settings.num_beams)
+        key = tuple(
             value
             for name, value in settings.to_dict().items()
             if name.startswith("synth_") or name.endswith(("data", "_questions"))
         )
-        if data not in self.data:
-            self.data[data] = data_checksum(load_checked(settings)[0])
-        return Run.open(settings, self.weights[weights], self.data[data])
+        if key not in data:
+            data[key] = data_checksum(load_checked(settings)[0])
+        return Run.open(settings, model, data[key])
+
+    return open_run
 
 
 def sweep(
@@ -101,19 +116,22 @@ def sweep(
     kernel: str | None = None,
     arms: Sequence[str] = (),
     scheduler: str | None = None,
+    jobs: int | None = None,
 ) -> pd.DataFrame:
     """Make every run that is not complete, and say how each stands.
 
     Each run is one papermill execution of `02_finetune.ipynb` in a kernel of its own: one per GPU that
-    the kernel sees, else one per CPU core with one thread each; or one per worker of the dask cluster whose
-    `scheduler` has this address. A complete run is skipped, an interrupted one goes on from its last epoch, a
-    failed one is reported while the others go on; a study that another process makes is waited for. `arms` are
-    names of `docfloqa.arms.ARMS`, whose runs are made after those of the ratios.
+    the kernel sees, else one with one thread per CPU core that quota and memory allow; or one per worker of the dask
+    cluster whose `scheduler` has this address; and `jobs` at a time at most. A complete run is skipped, an
+    interrupted one goes on from its last epoch, a failed one is reported while the others go on; a study that
+    another process makes is waited for. `arms` are names of `docfloqa.arms.ARMS`, whose runs are made after those of
+    the ratios.
 
     Returns one row per run: run, vision_trainable, seed, status, anls (of the last epoch), minutes,
     error. Raises `StudyError` for a kernel that does not exist or lacks the library, `NoGPUError`'s
     text included when the settings want a GPU and the kernel has none, and what `docfloqa.study.cluster` raises.
     """
+    settings_of_runs(settings, ratios, seeds, arms, jobs)
     if scheduler:
         # Not above: to import dask takes a second.
         from docfloqa.study.cluster import Cluster
@@ -124,20 +142,18 @@ def sweep(
     with workers, held(f"sweep-{settings.study}", f"study {settings.study!r}"):
         # Before gigabytes of data are fetched for a run that cannot be made here.
         if not settings.allow_cpu:
-            workers.check(settings.replace(vision_trainable=min(ratios, default=settings.vision_trainable)))
+            workers.check(settings.replace(vision_trainable=min(ratios)))
         settings = pinned(settings)
         planned = plan(settings, ratios, seeds, arms)
-        write_plan(settings, planned)
-        runs = planned.runs
-        pending = [run for run in runs if not is_finished(run)]
-        if pending:
-            workers.open(settings)
-            with Watcher(runs) as watcher:
-                make(pending, workers, watcher)
-        else:
-            tqdm.write(f"all {len(runs)} runs of study {settings.study!r} were complete already")
-    # The ratios as they were asked for, then the arms.
-    return status(list({run.id: run for run in chain(planned.ratios, runs)}.values()))
+        pending = [run for run in planned.runs if not is_finished(run)]
+        with Watcher(settings.study, [run.settings.epochs for run in planned.runs]):
+            write_plan(settings, planned)
+            if pending:
+                workers.open(settings)
+                make(pending, workers, jobs)
+            else:
+                tqdm.write(f"all {len(planned.runs)} runs of study {settings.study!r} were complete already")
+    return study_status(settings.study)
 
 
 def is_finished(run: Run) -> bool:
@@ -164,21 +180,30 @@ def write_plan(settings: Settings, planned: Plan) -> None:
     write_whole(reports_folder(settings.study) / PLAN, json.dumps(content, indent=2))
 
 
+def study_status(study: str) -> pd.DataFrame:
+    """How each planned run of a study stands, the ratios as they were asked for, then the arms."""
+    return _status([runs_folder(study) / run for run in chain(*planned_runs(study))])
+
+
 def status(runs: Sequence[Run]) -> pd.DataFrame:
     """How each run stands, read from its folder."""
+    return _status([run.folder for run in runs])
+
+
+def _status(folders: Sequence[Path]) -> pd.DataFrame:
     rows = []
-    for planned in runs:
-        run = Run(planned.id, planned.settings, read_record(planned.folder))
-        last = run.epochs().iloc[-1] if run.complete else {}
+    for folder in folders:
+        record, complete = read_record(folder), is_complete(folder)
+        settings = record.get("identity", {}).get("settings", {})
         rows.append(
             {
-                "run": run.id,
-                "vision_trainable": run.settings.vision_trainable,
-                "seed": run.settings.seed,
-                "status": COMPLETE if run.complete else run.record.get("status", "not begun"),
-                "anls": last.get("anls"),
-                "minutes": round(run.record["seconds"] / 60, 2) if run.complete else None,
-                "error": run.record.get("error"),
+                "run": folder.name,
+                "vision_trainable": settings.get("vision_trainable"),
+                "seed": settings.get("seed"),
+                "status": COMPLETE if complete else record.get("status", "not begun"),
+                "anls": pd.read_csv(folder / EPOCHS)["anls"].iloc[-1] if complete else None,
+                "minutes": round(record["seconds"] / 60, 2) if complete else None,
+                "error": record.get("error"),
             }
         )
     return pd.DataFrame(rows)

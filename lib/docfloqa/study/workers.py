@@ -2,75 +2,48 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from queue import SimpleQueue
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import psutil
+from tqdm.auto import tqdm
 
 from docfloqa.exceptions import StudyError
-from docfloqa.runs.run import Run, read_record
+from docfloqa.runs.run import FAILED, Run, read_record
 from docfloqa.settings import Settings
-from docfloqa.study.kernels import Slot, check_kernel, kernel_device, stopped
-from docfloqa.study.monitor import Watcher
+from docfloqa.study.kernels import Slot, check_kernel, kernel_device, stop_kernels, stopped
+from docfloqa.study.slots import available_slots
+
+if TYPE_CHECKING:
+    from docfloqa.study.cluster import Cluster
 
 SECONDS = 1.0  # between two looks at how many workers there are
-
-
 Execute = Callable[[Run, Slot, str | None], None]
 
 
-class Workers(AbstractContextManager):
-    """What makes runs, each with `execute(run, slot, kernel)`."""
-
-    lost: tuple[type[Exception], ...] = ()  # what the future of a run raises that lost its workers
-
-    def __init__(self, execute: Execute, kernel: str | None):
-        self.execute, self.kernel = execute, kernel
-
-    @abstractmethod
-    def check(self, settings: Settings) -> None:
-        """Raises `StudyError` where these settings cannot be computed, for want of a GPU."""
-
-    @abstractmethod
-    def open(self, settings: Settings) -> None:
-        """Make ready for the runs of a study that is planned."""
-
-    @abstractmethod
-    def capacity(self) -> int:
-        """How many runs can go on at the same time at present."""
-
-    @abstractmethod
-    def submit(self, run: Run) -> Future:
-        """Begin a run; the future ends with it."""
-
-    @abstractmethod
-    def stop(self) -> None:
-        """End the runs that go on by ending their kernels."""
-
-
-class LocalWorkers(Workers):
+class LocalWorkers(AbstractContextManager):
     """The slots of this machine: a thread for each, which waits for the kernel of its run.
 
     Raises `StudyError` for a kernel that does not exist.
     """
 
+    lost: tuple[type[Exception], ...] = ()
+
     def __init__(self, execute: Execute, kernel: str | None):
-        super().__init__(execute, check_kernel(kernel))
+        self.execute, self.kernel = execute, check_kernel(kernel)
         self.device: dict[str, Any] | None = None
         self.slots: SimpleQueue[Slot] = SimpleQueue()
-        self.pool: ThreadPoolExecutor | None = None
+        self.pool = ThreadPoolExecutor(1)
         self.count = 0
         self.futures: list[Future] = []
         self.going_on: set[str] = set()
 
     def __exit__(self, *_: Any) -> None:
-        if self.pool:
-            self.pool.shutdown()
+        self.pool.shutdown()
 
     def check(self, settings: Settings) -> None:
         """Raises `StudyError` where the kernel cannot compute these settings, for want of a GPU."""
@@ -78,7 +51,7 @@ class LocalWorkers(Workers):
 
     def open(self, settings: Settings) -> None:
         """Ask the kernel what it computes on, unless it was asked before, and share that out."""
-        slots = available_slots(self.device or kernel_device(settings, self.kernel))
+        slots = available_slots(self.device or kernel_device(settings, self.kernel), settings)
         for slot in slots:
             self.slots.put(slot)
         self.count, self.pool = len(slots), ThreadPoolExecutor(len(slots))
@@ -88,7 +61,7 @@ class LocalWorkers(Workers):
         return self.count
 
     def submit(self, run: Run) -> Future:
-        """Begin a run in a slot that is free."""
+        """Begin a run in a slot that is free; the future ends with it."""
         self.futures.append(self.pool.submit(self._execute, run))
         return self.futures[-1]
 
@@ -109,8 +82,8 @@ class LocalWorkers(Workers):
         stop_kernels(lambda: any(not future.done() for future in self.futures))
 
 
-def make(pending: Sequence[Run], workers: Workers, watcher: Watcher) -> None:
-    """Make runs in their order, as many at a time as workers have room for.
+def make(pending: Sequence[Run], workers: LocalWorkers | Cluster, jobs: int | None = None) -> None:
+    """Make runs in their order, as many at a time as workers have room for, and `jobs` at most.
 
     A run waits for the one that it goes on from. One that has lost too many workers fails, the others go on.
     """
@@ -119,14 +92,13 @@ def make(pending: Sequence[Run], workers: Workers, watcher: Watcher) -> None:
         while waiting or running:
             unfinished = {run.id for run in (*waiting, *running.values())}
             ready = [run for run in waiting if not (run.predecessor and run.predecessor.id in unfinished)]
-            for run in ready[: max(0, workers.capacity() - len(running))]:
+            room = min(workers.capacity(), jobs or sys.maxsize) - len(running)
+            for run in ready[: max(0, room)]:
                 waiting.remove(run)
-                watcher.begin(run)
                 running[workers.submit(run)] = run
             if not running:
                 time.sleep(SECONDS)
-            ended, _ = wait(running, SECONDS, FIRST_COMPLETED)
-            for future in ended:
+            for future in wait(running, SECONDS, FIRST_COMPLETED).done:
                 run = running.pop(future)
                 if future.cancelled():
                     raise StudyError(
@@ -138,24 +110,9 @@ def make(pending: Sequence[Run], workers: Workers, watcher: Watcher) -> None:
                 except workers.lost as error:
                     run.record |= read_record(run.folder)
                     run.fail(f"{type(error).__name__}: {error}")
-                watcher.end(run)
+                record = read_record(run.folder)
+                if record.get("status") == FAILED:
+                    tqdm.write(f"{run.id} failed: {record['error']}")
     except KeyboardInterrupt:
         workers.stop()
         raise
-
-
-def available_slots(device: dict[str, Any]) -> list[Slot]:
-    """One slot per GPU, or one single-threaded slot per CPU core."""
-    if device["gpus"]:
-        return [Slot(name, None) for name in device["visible"]]
-    # Two one-thread runs do almost twice the work of one run with two threads.
-    return [Slot(None, 1) for _ in range(max(1, device["cores"]))]
-
-
-def stop_kernels(going_on: Callable[[], bool]) -> None:
-    """End the kernels that this process has started, and those that it starts yet, until no run goes on."""
-    while going_on():
-        for child in psutil.Process().children():
-            with suppress(psutil.NoSuchProcess):
-                child.terminate()
-        time.sleep(0.2)
