@@ -47,8 +47,11 @@ robustness: $(VENV)/installed
 ship: $(VENV)/installed
 	$(BIN)/python -m docfloqa study --name shipped --seeds 0 1 2 --arms all
 
+# Two processes, a file of tests in each at a time: shared studies and models are made once.
+PYTEST = $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
 test: $(VENV)/installed
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 lab: $(VENV)/installed
 	$(BIN)/jupyter lab notebooks
@@ -74,12 +77,12 @@ batching: $(VENV)/installed
 
 # Kills, corruption, bad input: longer than what make test has of them. Takes a quarter of an hour.
 test-faults: $(VENV)/installed
-	$(BIN)/python -m pytest tests/faults
+	$(PYTEST) tests/faults
 
 # The paper profile to its end without a GPU: with its defaults on small files of the real structure, and on a model of
 # Florence-2-base's size with random weights. Takes a quarter of an hour.
 test-paper: $(VENV)/installed
-	$(BIN)/python -m pytest tests/paper
+	$(PYTEST) tests/paper
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

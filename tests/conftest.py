@@ -25,6 +25,7 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import settings as hypothesis_settings
+from smoke_runs import of_interest, trainer_of
 
 from docfloqa.data.load import load_docvqa
 from docfloqa.model.florence import load_florence
@@ -54,6 +55,19 @@ def smoke() -> Settings:
 @pytest.fixture(scope="session")
 def dataset():
     return load_docvqa(Settings.profile("smoke"))
+
+
+@pytest.fixture(scope="session")
+def third() -> Settings:
+    return Settings.profile("smoke", vision_trainable=0.33, epochs=3)
+
+
+@pytest.fixture(scope="session")
+def undisturbed_third(third, dataset, tmp_path_factory) -> dict:
+    """What a run of three epochs leaves that nothing disturbs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DOCFLOQA_OUTPUT", str(tmp_path_factory.mktemp("undisturbed")))
+        return of_interest(trainer_of(third, dataset).fit())
 
 
 @pytest.fixture

@@ -9,8 +9,7 @@ from random import Random
 
 import pytest
 from damages import DAMAGES, killed_after, killed_at
-from test_faults import CHANGES, killed_in_the_third_epoch, of_interest
-from test_training import trainer_of
+from smoke_runs import CHANGES, killed_in_the_third_epoch, of_interest, trainer_of
 
 from docfloqa.files import DiskFullError
 from docfloqa.runs.run import Run
@@ -24,7 +23,7 @@ def fit(settings: Settings, dataset) -> Run:
     return trainer_of(settings, dataset).fit()
 
 
-def test_killed_before_a_change_of_a_file(undisturbed, third, dataset, tmp_path, monkeypatch, capsys):
+def test_killed_before_a_change_of_a_file(undisturbed_third, third, dataset, tmp_path, monkeypatch, capsys):
     rng, killed, runs, lost = Random(SEED), 0, 0, 0
     while killed < KILLS:
         runs += 1
@@ -34,13 +33,13 @@ def test_killed_before_a_change_of_a_file(undisturbed, third, dataset, tmp_path,
         while killed < KILLS and killed_at(rng.randint(1, CHANGES), output / "reports", lambda: fit(third, dataset)):
             killed += 1
         run = fit(third, dataset)
-        lost += of_interest(run) != undisturbed or bool([*run.folder.glob("*.damaged")])
+        lost += of_interest(run) != undisturbed_third or bool([*run.folder.glob("*.damaged")])
     with capsys.disabled():
         print(f"\nseed {SEED}: faults injected {killed}, survived {killed - lost}, lost {lost} ({runs} runs)")
     assert lost == 0
 
 
-def test_killed_at_any_time(undisturbed, third, dataset, tmp_path, monkeypatch, capsys):
+def test_killed_at_any_time(undisturbed_third, third, dataset, tmp_path, monkeypatch, capsys):
     """In the middle of a step, of an answer, of a file that is written without Python."""
     rng, killed, runs, lost, longest = Random(SEED), 0, 0, 0, 0.0
     while killed < KILLS:
@@ -52,7 +51,7 @@ def test_killed_at_any_time(undisturbed, third, dataset, tmp_path, monkeypatch, 
         begun = time.monotonic()
         run = fit(third, dataset)
         longest = max(longest, time.monotonic() - begun)
-        lost += of_interest(run) != undisturbed or bool([*run.folder.glob("*.damaged")])
+        lost += of_interest(run) != undisturbed_third or bool([*run.folder.glob("*.damaged")])
     with capsys.disabled():
         print(f"\nseed {SEED}: faults injected {killed}, survived {killed - lost}, lost {lost} ({runs} runs)")
     assert lost == 0
@@ -76,7 +75,7 @@ def damaged(run: Run, name: str, damage) -> None:
 
 
 def test_every_kind_of_damaged_file_is_named_and_made_again(
-    undisturbed,
+    undisturbed_third,
     third,
     dataset,
     tmp_path,
@@ -99,7 +98,7 @@ def test_every_kind_of_damaged_file_is_named_and_made_again(
             injected += 1
             with pytest.warns(UserWarning, match=rf"{Path(name).name}.* is damaged|{Path(name).stem}.* is damaged"):
                 run = fit(third, dataset)
-            assert of_interest(run) == undisturbed, name
+            assert of_interest(run) == undisturbed_third, name
             assert [*run.folder.glob("*.damaged")], name
             survived += 1
             shutil.rmtree(copy)
@@ -119,7 +118,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "--lazy", folder], check=True)
 
 
-def test_a_disk_that_fills_up_in_the_second_epoch(undisturbed, third, dataset, small_disk, monkeypatch, capsys):
+def test_a_disk_that_fills_up_in_the_second_epoch(undisturbed_third, third, dataset, small_disk, monkeypatch, capsys):
     monkeypatch.setenv("DOCFLOQA_OUTPUT", str(small_disk))
     # On a disk like this one nothing is cached, and states that are computed with a batch are rounded in another way.
     monkeypatch.setattr("docfloqa.training.vision_cache.SPARE_BYTES", 0)
@@ -142,6 +141,6 @@ def test_a_disk_that_fills_up_in_the_second_epoch(undisturbed, third, dataset, s
     assert trainer.run.has_epoch(1)
     ballast.unlink()
     run = fit(third, dataset)
-    assert of_interest(run) == undisturbed and not [*run.folder.glob("*.damaged")]
+    assert of_interest(run) == undisturbed_third and not [*run.folder.glob("*.damaged")]
     with capsys.disabled():
         print("\ndisks filled 1, survived 1, lost 0")

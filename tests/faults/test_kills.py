@@ -12,7 +12,7 @@ from random import Random
 
 import psutil
 import pytest
-from test_faults import of_interest
+from smoke_runs import of_interest
 
 from docfloqa.files import NOTEBOOKS
 from docfloqa.runs.run import Run, is_complete, read_record

@@ -12,7 +12,7 @@ from random import Random
 import pytest
 import torch
 from damages import DAMAGES, flip_a_byte, killed_at
-from test_training import SCORES, trainer_of
+from smoke_runs import CHANGES, killed_in_the_third_epoch, of_interest, trainer_of
 
 from docfloqa.data.load import data_checksum, load_docvqa
 from docfloqa.data.synth.dataset import synth_folder
@@ -22,7 +22,6 @@ from docfloqa.files import (
     DiskFullError,
     caused_by_user,
     check_folder,
-    checksum,
     held,
     read_sealed,
     room_for,
@@ -32,47 +31,11 @@ from docfloqa.files import (
 from docfloqa.runs.recovery import check_holds_no_code, last_checkpoint, refresh
 from docfloqa.runs.run import Run, is_complete, read_record
 from docfloqa.runs.saved_runs import open_run
-from docfloqa.settings import Settings
 from docfloqa.study import kernels as execution
 from docfloqa.training.steps import TooLargeError
 
 SEED = 1
 KILLS = 5
-CHANGES = 185  # of files, that a smoke run of three epochs makes
-# What a reader of a study's tables depends on.
-SAME_BYTES = ("predictions.parquet wrong_pages.parquet model/model.safetensors best_model/model.safetensors").split()
-
-
-def of_interest(run: Run) -> dict:
-    """What an undisturbed run would have left, times and memory aside."""
-    table = run.epochs()[[*SCORES, "train_loss"]].to_dict("list")
-    return {"epochs.csv": repr(table), **{name: checksum(run.folder / name) for name in SAME_BYTES}}
-
-
-@pytest.fixture(scope="module")
-def third() -> Settings:
-    return Settings.profile("smoke", vision_trainable=0.33, epochs=3)
-
-
-@pytest.fixture(scope="module")
-def undisturbed(third, dataset, tmp_path_factory) -> dict:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DOCFLOQA_OUTPUT", str(tmp_path_factory.mktemp("undisturbed")))
-        return of_interest(trainer_of(third, dataset).fit())
-
-
-def killed_in_the_third_epoch(settings: Settings, dataset, folder: Path) -> None:
-    """Leave a run with the answers and the checkpoints of two epochs."""
-    trainer = trainer_of(settings, dataset)
-    save = trainer.run.save_epoch
-
-    def stop(epoch: int, *rest, **further):
-        if epoch == 3:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return save(epoch, *rest, **further)
-
-    trainer.run.save_epoch = stop
-    assert killed_at(0, folder, trainer.fit)
 
 
 @pytest.fixture(scope="module")
@@ -93,13 +56,13 @@ def again(interrupted, third, dataset, output, monkeypatch) -> Run:
     return trainer_of(third, dataset).run
 
 
-def test_a_run_that_is_killed_again_and_again_ends_as_an_undisturbed_one(undisturbed, third, dataset, output):
+def test_a_run_that_is_killed_again_and_again_ends_as_an_undisturbed_one(undisturbed_third, third, dataset, output):
     # Few enough from one kill to the next that the run does not end before the last of them.
     chosen = Random(SEED).sample(range(1, CHANGES // KILLS), KILLS)
     killed = sum(killed_at(change, output / "reports", lambda: trainer_of(third, dataset).fit()) for change in chosen)
     run = trainer_of(third, dataset).fit()
     print(f"seed {SEED}: faults injected {killed}, survived {killed}, lost 0 (killed before changes {chosen})")
-    assert killed == KILLS and of_interest(run) == undisturbed
+    assert killed == KILLS and of_interest(run) == undisturbed_third
     left = {path.name for path in run.folder.iterdir()}
     assert left == {
         *("run.json", "epochs.csv", "predictions.parquet", "wrong_pages.parquet", "model", "best_model"),
@@ -171,7 +134,9 @@ class Malicious:
         return Path.touch, (self.place,)
 
 
-def test_code_in_a_checkpoint_is_refused_and_the_run_goes_on_from_the_epoch_before(undisturbed, again, third, dataset):
+def test_code_in_a_checkpoint_is_refused_and_the_run_goes_on_from_the_epoch_before(
+    undisturbed_third, again, third, dataset
+):
     trap = again.folder / "trap"
     before, last = checkpoints(again)
     state = torch.load(last / "optimizer.pt", weights_only=True)
@@ -185,7 +150,7 @@ def test_code_in_a_checkpoint_is_refused_and_the_run_goes_on_from_the_epoch_befo
         assert last_checkpoint(again) == before
     assert (again.folder / f"{last.name}.damaged").is_dir()
     run = trainer_of(third, dataset).fit()
-    assert not trap.exists() and of_interest(run) == undisturbed
+    assert not trap.exists() and of_interest(run) == undisturbed_third
 
 
 def test_the_trainers_own_pickles_hold_no_code(again):
@@ -292,7 +257,7 @@ def test_the_second_process_waits_and_says_for_whom(output, capsys):
     assert f"study 'x' is in the hands of process {holder.pid} on " in said and " since 20" in said
 
 
-def test_two_processes_on_one_run_make_it_once(undisturbed, third, dataset, output):
+def test_two_processes_on_one_run_make_it_once(undisturbed_third, third, dataset, output):
     """The second begins when the first is in the middle, and finds a complete run."""
     fork = get_context("fork")
     children = [fork.Process(target=lambda: trainer_of(third, dataset).fit()) for _ in range(2)]
@@ -303,7 +268,7 @@ def test_two_processes_on_one_run_make_it_once(undisturbed, third, dataset, outp
     assert [child.exitcode for child in children] == [0, 0]
     [folder] = (output / "reports" / "smoke" / "runs").iterdir()
     run = Run(folder.name, third, read_record(folder))
-    assert of_interest(run) == undisturbed
+    assert of_interest(run) == undisturbed_third
 
 
 @pytest.mark.parametrize("moves", [True, False])

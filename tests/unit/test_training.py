@@ -6,31 +6,20 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
+from smoke_runs import SCORES, trainer_of
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.functional import cross_entropy
 from transformers import TrainerCallback
 
 import docfloqa.training.evaluation
 import docfloqa.training.trainer
-from docfloqa.data.load import data_checksum
-from docfloqa.model.florence import load_florence
 from docfloqa.model.freezing import freeze
 from docfloqa.runs import identity as identity_module
-from docfloqa.runs.identity import run_id, weights_checksum
-from docfloqa.runs.run import Run
+from docfloqa.runs.identity import run_id
 from docfloqa.settings import Freezing, Settings
 from docfloqa.training.batches import EpochSampler, QuestionCollator
 from docfloqa.training.evaluation import evaluate
-from docfloqa.training.trainer import DivergedError, DocVQATrainer
-
-SCORES = ["epoch", "accuracy", "anls", "exact_match", "f1", "similarity_first", "contains_first", "val_loss"]
-
-
-def trainer_of(settings: Settings, dataset) -> DocVQATrainer:
-    model, processor = load_florence(settings.model, settings.prefix)
-    weights = weights_checksum(model)
-    freezing = freeze(model, settings.freezing)
-    return DocVQATrainer(Run.open(settings, weights, data_checksum(dataset)), model, processor, dataset, freezing)
+from docfloqa.training.trainer import DivergedError
 
 
 def stopped_at_the_second_epoch(settings: Settings, dataset, monkeypatch) -> None:

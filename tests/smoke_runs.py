@@ -1,0 +1,48 @@
+"""Smoke runs that are made in this process, and what two of them must have in common."""
+
+import os
+import signal
+from pathlib import Path
+
+from damages import killed_at
+
+from docfloqa.data.load import data_checksum
+from docfloqa.files import checksum
+from docfloqa.model.florence import load_florence
+from docfloqa.model.freezing import freeze
+from docfloqa.runs.identity import weights_checksum
+from docfloqa.runs.run import Run
+from docfloqa.settings import Settings
+from docfloqa.training.trainer import DocVQATrainer
+
+SCORES = ["epoch", "accuracy", "anls", "exact_match", "f1", "similarity_first", "contains_first", "val_loss"]
+CHANGES = 185  # of files, that a smoke run of three epochs makes
+# What a reader of a study's tables depends on.
+SAME_BYTES = ("predictions.parquet wrong_pages.parquet model/model.safetensors best_model/model.safetensors").split()
+
+
+def trainer_of(settings: Settings, dataset) -> DocVQATrainer:
+    model, processor = load_florence(settings.model, settings.prefix)
+    weights = weights_checksum(model)
+    freezing = freeze(model, settings.freezing)
+    return DocVQATrainer(Run.open(settings, weights, data_checksum(dataset)), model, processor, dataset, freezing)
+
+
+def of_interest(run: Run) -> dict:
+    """What an undisturbed run would have left, times and memory aside."""
+    table = run.epochs()[[*SCORES, "train_loss"]].to_dict("list")
+    return {"epochs.csv": repr(table), **{name: checksum(run.folder / name) for name in SAME_BYTES}}
+
+
+def killed_in_the_third_epoch(settings: Settings, dataset, folder: Path) -> None:
+    """Leave a run with the answers and the checkpoints of two epochs."""
+    trainer = trainer_of(settings, dataset)
+    save = trainer.run.save_epoch
+
+    def stop(epoch: int, *rest, **further):
+        if epoch == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return save(epoch, *rest, **further)
+
+    trainer.run.save_epoch = stop
+    assert killed_at(0, folder, trainer.fit)
