@@ -173,7 +173,7 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one(shapes, smoke, dataset, o
         with pytest.raises(KeyboardInterrupt):
             with_dropout(trainer_of(smoke, dataset)).fit()
     resumed = with_dropout(trainer_of(smoke, dataset))
-    assert resumed.run.has_epoch(1) and not resumed.run.complete
+    assert resumed.run.has_epoch(1) and not resumed.run.is_complete()
     assert_same(resumed.fit().epochs(), expected, FP32)
 
 

@@ -70,7 +70,7 @@ def run(arguments: Namespace) -> Result | None:
     if rank_and_size()[0]:
         return None
     row = status([made])
-    return Result(_records(row)[0], row.to_string(index=False), 0 if made.complete else INCOMPLETE)
+    return Result(_records(row)[0], row.to_string(index=False), 0 if made.is_complete() else INCOMPLETE)
 
 
 def estimate(arguments: Namespace) -> Result:

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from random import Random
@@ -14,6 +15,11 @@ import torch
 from damages import DAMAGES, flip_a_byte, killed_at
 from smoke_runs import CHANGES, killed_in_the_third_epoch, of_interest, trainer_of
 
+from docfloqa.analysis.robustness import score_robustness
+from docfloqa.apps.ask import model_of_run
+from docfloqa.apps.export import export_run
+from docfloqa.apps.monitor import states as monitored
+from docfloqa.apps.playground import models_and_note
 from docfloqa.data.load import data_checksum, load_docvqa
 from docfloqa.data.synth.dataset import synth_folder
 from docfloqa.exceptions import RunError
@@ -29,9 +35,12 @@ from docfloqa.files import (
     seal_folder,
 )
 from docfloqa.runs.recovery import check_holds_no_code, last_checkpoint, refresh
-from docfloqa.runs.run import Run, is_complete, read_record
+from docfloqa.runs.results import Study
+from docfloqa.runs.run import PREDICTIONS, RESULT_FILES, Run, is_complete, known_checksum, read_record
 from docfloqa.runs.saved_runs import open_run
 from docfloqa.study import kernels as execution
+from docfloqa.study.sweep import Plan, status, write_plan
+from docfloqa.training.evaluation import evaluate_run
 from docfloqa.training.steps import TooLargeError
 
 SEED = 1
@@ -177,23 +186,63 @@ def test_what_is_damaged_of_a_complete_run_is_noticed_by_readers_and_set_aside_b
                     assert not is_complete(complete.folder)
             with pytest.warns(UserWarning, match=rf"{path.name} is damaged.*kept as .*{part}.damaged"):
                 refresh(complete)
-            assert not complete.complete and not (complete.folder / part).is_file()
+            assert not complete.is_complete() and not (complete.folder / part).is_file()
             for aside in complete.folder.glob("*.damaged"):
                 shutil.rmtree(aside) if aside.is_dir() else aside.unlink()
             for place, whole in good.items():
                 place.parent.mkdir(exist_ok=True)
                 place.write_bytes(whole)
             refresh(complete)
-            assert complete.complete
+            assert complete.is_complete()
     print(f"faults injected {injected}, noticed {injected}")
 
 
-def test_a_damaged_best_model_is_not_used(complete):
+USERS = {
+    "ask": lambda run, _: model_of_run(run).load(),
+    "playground": lambda run, _: models_and_note(run.settings.study)[0][-1].load(),
+    "evaluate": lambda run, _: evaluate_run(run, run.settings),
+    "export": lambda run, folder: export_run(run, folder / "exported"),
+    "robustness": lambda run, _: score_robustness(Study.load(run.settings.study)),
+}
+
+
+def test_a_damaged_best_model_is_refused_by_all_that_use_it_with_the_same_sentence(complete, output, monkeypatch):
+    # A process of its own takes seconds to begin.
+    monkeypatch.setattr("docfloqa.analysis.robustness.ProcessPoolExecutor", lambda *_: ThreadPoolExecutor(1))
+    write_plan(complete.settings, Plan([complete], {}))
     saved = open_run(complete.folder)
     saved.load()
     flip_a_byte(complete.folder / "best_model" / "model.safetensors")
-    with pytest.raises(RunError, match=r"best_model/model.safetensors is damaged.*makes it again"):
-        saved.load()
+    said = {}
+    for name, use in USERS.items():
+        with pytest.raises(RunError, match=r"best_model/model.safetensors is damaged.*makes it again") as refused:
+            use(saved, output)
+        said[name] = str(refused.value)
+    assert len(set(said.values())) == 1, said
+    assert not (output / "exported").exists()
+
+
+def test_to_ask_whether_runs_are_complete_hashes_their_files_once(complete, monkeypatch):
+    hashed = []
+    monkeypatch.setattr("docfloqa.runs.run.checksum", lambda path: hashed.append(path.name) or checksum(path))
+    known_checksum.cache_clear()
+    write_plan(complete.settings, Plan([complete], {}))
+    ask = [
+        complete.is_complete,
+        lambda: monitored(complete.settings.study),
+        lambda: status([complete]),
+        lambda: open_run(complete.folder),
+        lambda: Study.load(complete.settings.study),
+    ]
+    for _ in range(3):
+        for look in ask:
+            look()
+    assert sorted(hashed) == sorted(RESULT_FILES)
+    written = complete.folder / PREDICTIONS
+    written.write_bytes(written.read_bytes())
+    os.utime(written, ns=(0, 0))
+    assert complete.is_complete() and complete.is_complete()
+    assert sorted(hashed) == sorted([*RESULT_FILES, PREDICTIONS])
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -368,7 +417,7 @@ def test_out_of_memory_halves_the_micro_batch_and_is_recorded(third, dataset, ou
     trainer = trainer_of(settings, dataset)
     crowded = Crowded(trainer, 3)
     run = trainer.fit()
-    assert run.complete and trainer.state.global_step == 2 * -(-len(dataset["train"]) // settings.batch_size)
+    assert run.is_complete() and trainer.state.global_step == 2 * -(-len(dataset["train"]) // settings.batch_size)
     record = read_record(run.folder)
     assert record["micro_batch"] == 2
     assert record["out_of_memory"] == [{"step": 1, "micro_batch": 4}, {"step": 1, "micro_batch": 2}]

@@ -87,7 +87,7 @@ def test_an_interrupted_run_goes_on_from_its_last_epoch(undisturbed, dataset, ou
     settings = Settings.profile("smoke", vision_trainable=0.33)
     stopped_at_the_second_epoch(settings, dataset, monkeypatch)
     resumed = trainer_of(settings, dataset)
-    assert not resumed.run.complete and resumed.run.has_epoch(1)
+    assert not resumed.run.is_complete() and resumed.run.has_epoch(1)
     steps, evaluated = [], []
     monkeypatch.setattr(
         docfloqa.training.trainer, "evaluate", lambda *arguments: evaluated.append(1) or evaluate(*arguments)
@@ -116,7 +116,7 @@ def test_a_complete_run_is_not_made_again(dataset, output):
     trainer_of(settings, dataset).fit()
     again = trainer_of(settings, dataset)
     again.train = again.evaluate = None
-    assert again.fit().complete
+    assert again.fit().is_complete()
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(dataset, output):
@@ -126,7 +126,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(dataset, output):
         trainer.model.lm_head.weight.fill_(float("nan"))
     with pytest.raises(DivergedError, match=r"nan at step 1 with learning rate .* questions of the batch: train-"):
         trainer.fit()
-    assert not trainer.run.complete
+    assert not trainer.run.is_complete()
 
 
 class Spoil(TrainerCallback):
@@ -150,11 +150,11 @@ def test_weights_that_are_not_finite_after_an_epochs_last_step_are_not_kept(data
     with pytest.raises(DivergedError, match=rf"validation loss after step {epoch * steps} is not finite"):
         trainer.fit()
     run = trainer.run
-    assert not run.complete and not run.has_epoch(epoch)
+    assert not run.is_complete() and not run.has_epoch(epoch)
     for weights in run.folder.rglob("model.safetensors"):
         assert all(tensor.isfinite().all() for tensor in load_file(weights).values()), weights
     # What was kept before goes on to the end.
-    assert trainer_of(settings, dataset).fit().complete
+    assert trainer_of(settings, dataset).fit().is_complete()
 
 
 def test_beams_change_answers_and_nothing_else(dataset, smoke, tiny):

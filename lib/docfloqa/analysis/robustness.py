@@ -25,10 +25,11 @@ from docfloqa.data.degradations import CLEAN, SEVERITIES, degraded_pages
 from docfloqa.data.load import load_docvqa
 from docfloqa.exceptions import RunError, SettingsError
 from docfloqa.files import is_folder, resolve, runs_folder, write_whole
-from docfloqa.model.device import compute_device, describe_device
-from docfloqa.model.florence import Florence2ForDocVQA, load_florence
+from docfloqa.model.device import describe_device
+from docfloqa.model.florence import Florence2ForDocVQA
 from docfloqa.runs.results import RUN_KEYS, Study
 from docfloqa.runs.run import BEST_MODEL
+from docfloqa.runs.saved_runs import SavedRun
 from docfloqa.settings import SHIFTS, Settings
 from docfloqa.training.batches import QuestionCollator
 from docfloqa.training.evaluation import evaluate
@@ -110,7 +111,7 @@ def score_runs(study: Study, name: str, rows: Dataset, page_sets: PageSets) -> p
     made again; what was interrupted goes on from the last page set. On a CPU there is a process of one thread for each
     core, on a GPU one process. Of a run without a best model only what is there already is read.
 
-    Raises `RunError` when no run has scores or a model to make them with.
+    Raises `RunError` when no run has scores or a model to make them with, and for a damaged model.
     """
     data = questions_checksum(rows)
     stale: dict[Path, dict[str, Any]] = {}
@@ -125,7 +126,7 @@ def score_runs(study: Study, name: str, rows: Dataset, page_sets: PageSets) -> p
             stale[folder] = identity
             for (kind, severity), part in _parts(folder, name, identity).items():
                 if not part.is_file():
-                    tasks.append((folder / BEST_MODEL, settings, rows, kind, severity, part))
+                    tasks.append((SavedRun(folder, record), rows, kind, severity, part))
     _in_processes(tasks, f"scoring {name}")
     for folder, identity in stale.items():
         parts = _parts(folder, name, identity).values()
@@ -249,16 +250,15 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _score(folder: Path, settings: Settings, rows: Dataset, kind: str, severity: int, part: Path) -> None:
-    model, processor = _model(folder, settings.prefix)
-    collator = QuestionCollator(degraded_pages(rows, kind, severity), model, processor, settings.prefix)
-    answered = evaluate(model, collator, settings)
+def _score(run: SavedRun, rows: Dataset, kind: str, severity: int, part: Path) -> None:
+    model, processor = _model(run)
+    collator = QuestionCollator(degraded_pages(rows, kind, severity), model, processor, run.settings.prefix)
+    answered = evaluate(model, collator, run.settings)
     answered.insert(0, "kind", kind)
     answered.insert(1, "severity", severity)
     write_whole(part, answered.to_parquet(index=False))
 
 
 @functools.lru_cache(maxsize=1)
-def _model(folder: Path, prefix: str) -> tuple[Florence2ForDocVQA, Florence2Processor]:
-    model, processor = load_florence(folder, prefix)
-    return model.to(compute_device()), processor
+def _model(run: SavedRun) -> tuple[Florence2ForDocVQA, Florence2Processor]:
+    return run.load()

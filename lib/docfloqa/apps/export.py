@@ -13,7 +13,7 @@ from docfloqa.analysis.intervals import Interval, score_intervals
 from docfloqa.exceptions import RunError
 from docfloqa.files import TINY_MODEL, check_writable, is_hub_id, resolve, whole_folder
 from docfloqa.hub import split_revision
-from docfloqa.model.florence import PREFIX, Florence2ForDocVQA, load_florence
+from docfloqa.model.florence import PREFIX, Florence2ForDocVQA
 from docfloqa.model.targets import generation_config
 from docfloqa.runs.identity import SETTINGS_WITHOUT_EFFECT
 from docfloqa.runs.saved_runs import SavedRun
@@ -44,11 +44,11 @@ def export_run(run: SavedRun, folder: Path) -> Path:
 
     The folder appears whole or not at all; one that holds an earlier export, and nothing else, is replaced. The
     saved generation settings are the run's. Raises `FolderError` for a folder that must not be overwritten,
-    `RunError` where the model is gone, and for weights that fp16 cannot hold.
+    `RunError` where the model is gone or damaged, and for weights that fp16 cannot hold.
     """
     check_writable(folder, is_export)
     settings = run.settings
-    model, processor = load_florence(run.model_folder, settings.prefix)
+    model, processor = run.load()
     card = model_card(run, model, processor)
     model.half()
     for name, weights in model.named_parameters():

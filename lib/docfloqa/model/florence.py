@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -22,13 +21,19 @@ from transformers import (
 from transformers.modeling_outputs import BaseModelOutput
 
 from docfloqa.exceptions import ModelError, SettingsError
-from docfloqa.files import is_hub_id, resolve
+from docfloqa.files import check_folder, checksum, is_hub_id, resolve
 from docfloqa.hub import MODEL_FILES, snapshot
 from docfloqa.model.microsoft_layout import convert, is_original_layout
 from docfloqa.model.targets import take_target_format
 from docfloqa.settings import PREFIXES
 
 PREFIX = "<DocVQA>"
+CHECKSUMS = "SHA256SUMS"
+TO_SAFETENSORS = (
+    "import torch; from safetensors.torch import save_file; "
+    "tensors = torch.load('{pickle}', map_location='cpu', weights_only=True); "
+    "save_file({{name: one.clone() for name, one in tensors.items()}}, 'model.safetensors')"
+)
 
 
 def vision_sub_blocks(model: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -41,25 +46,25 @@ def vision_sub_blocks(model: nn.Module) -> list[tuple[str, nn.Module]]:
     sub_blocks = []
     for stage, (patch_embedding, blocks) in enumerate(zip(tower.convs, tower.blocks, strict=True)):
         sub_blocks.append((f"convs.{stage}", patch_embedding))
-        for place, block in enumerate(blocks):
-            for part in ("spatial_block", "channel_block"):
-                sub_blocks.append((f"blocks.{stage}.{place}.{part}", getattr(block, part)))
+        sub_blocks += [
+            (f"blocks.{stage}.{index}.{part}", getattr(block, part))
+            for index, block in enumerate(blocks)
+            for part in ("spatial_block", "channel_block")
+        ]
     return sub_blocks
 
 
 class Florence2ForDocVQA(Florence2ForConditionalGeneration):
-    """The native Florence-2 with six additions; it is saved as, and loads as, the native class.
+    """The native Florence-2 with additions; it is saved as, and loads as, the native class.
 
-    Questions can share pages: with `page_index`, `pixel_values` holds each page of the batch once.
-    The vision tower can be entered half-way: with `vision_start` above 0, what is given as `pixel_values`
-    are the states after so many sub-blocks (see `vision_sub_blocks`), computed before. Pixels given as bytes
-    are normalised here, as the processor that it was loaded with would have done. Sub-blocks of the
-    vision tower without a trainable tensor stay in eval mode, so that stochastic depth never perturbs
-    frozen weights. With `vision_checkpointing`, training keeps only what goes into each sub-block and computes
-    the rest again in the backward pass. `encode` gives the encoder's output for both loss and answers.
+    Questions can share pages: with `page_index`, `pixel_values` holds each page of the batch once. Pixels given as
+    bytes are normalised here. Sub-blocks of the vision tower without a trainable tensor stay in eval mode, so that
+    stochastic depth never perturbs frozen weights.
     """
 
+    # Above 0, `pixel_values` are states after so many sub-blocks, computed before.
     vision_start = 0
+    # Whether training computes activations within a sub-block again in the backward pass.
     vision_checkpointing = False
 
     def train(self, mode: bool = True) -> Florence2ForDocVQA:
@@ -102,7 +107,12 @@ class Florence2ForDocVQA(Florence2ForConditionalGeneration):
         length = features.shape[1]
         # A GPU would have to be waited for.
         if input_ids.device.type == "cpu":
-            _check_placeholders(input_ids == self.config.image_token_id, length)
+            placeholders = input_ids == self.config.image_token_id
+            if not placeholders[:, :length].all() or placeholders[:, length:].any():
+                raise ValueError(
+                    f"a page has {length} tokens and the first prompt {int(placeholders[0].sum())} image placeholders; "
+                    "a prompt must begin with as many placeholders as its page has tokens"
+                )
         # To scatter the features over the placeholders, as the native class does, costs 6 % of a step.
         text = self.get_input_embeddings()(input_ids[:, length:])
         inputs = torch.cat([features.to(text.dtype), text], dim=1)
@@ -142,16 +152,6 @@ class Florence2ForDocVQA(Florence2ForConditionalGeneration):
             self.__class__ = Florence2ForDocVQA
 
 
-def _check_placeholders(placeholders: Tensor, length: int) -> None:
-    fitting = torch.zeros_like(placeholders)
-    fitting[:, :length] = True
-    if not torch.equal(placeholders, fitting):
-        raise ValueError(
-            f"a page has {length} tokens and the first prompt {int(placeholders[0].sum())} image placeholders; "
-            "a prompt must begin with as many placeholders as its page has tokens"
-        )
-
-
 def base_config() -> Florence2Config:
     """The configuration of Florence-2-base as converted: 231,414,784 parameters, pages of 768 x 768 pixels.
 
@@ -184,13 +184,29 @@ def load_florence(model: str | Path, prefix: str = "token") -> tuple[Florence2Fo
     whose embedding starts as the mean of the text pieces it replaces; "text" leaves it as text, as
     the published script does; "none" leaves it out.
 
-    Only safetensors are read and no code of a repository is run. Raises `ModelError` when the folder or id
-    cannot be loaded or a tensor is missing, unknown or of another shape, and `SettingsError` for another prefix.
+    Only safetensors are read and no code of a repository is run. Raises `ModelError` when the folder or id cannot be
+    loaded, is damaged, or a tensor is missing, unknown or of another shape, and `SettingsError` for another prefix.
     """
     if prefix not in PREFIXES:
         raise SettingsError(f"prefix is {prefix!r}; allowed are {', '.join(map(repr, PREFIXES))}")
     try:
-        network, processor, report = _load(model_folder(model))
+        folder = model_folder(model)
+        source: dict = {"pretrained_model_name_or_path": folder}
+        if is_original_layout(folder):
+            config, weights, processor = convert(folder)
+            source = {"pretrained_model_name_or_path": None, "config": config, "state_dict": weights}
+        else:
+            processor = load_processor(folder)
+        network, report = Florence2ForDocVQA.from_pretrained(
+            **source,
+            dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
+            # Not ignored: the report names them, the exception does not.
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+        take_target_format(network, folder)
     # A damaged safetensors file has an exception of its own.
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise ModelError(f"model {str(model)!r} cannot be loaded: {str(error).rstrip('.')}") from error
@@ -199,7 +215,11 @@ def load_florence(model: str | Path, prefix: str = "token") -> tuple[Florence2Fo
         raise ModelError(f"the weights of model {str(model)!r} do not fit Florence-2: {wrong}")
     if prefix == "token":
         _add_prefix_token(network, processor)
-    _take_normalisation(network, processor)
+    images = processor.image_processor
+    spread = torch.tensor(images.image_std)[:, None, None]
+    # Not persistent: they are the processor's, and the native class has no place for them.
+    network.register_buffer("pixel_scale", images.rescale_factor / spread, persistent=False)
+    network.register_buffer("pixel_offset", torch.tensor(images.image_mean)[:, None, None] / spread, persistent=False)
     return network.eval(), processor
 
 
@@ -207,80 +227,6 @@ def load_processor(folder: Path) -> Florence2Processor:
     """The processor of a folder in the native layout."""
     # Where torchvision is installed, it would resize pages otherwise, to other pixels.
     return Florence2Processor.from_pretrained(folder, trust_remote_code=False, backend="pil")
-
-
-def _load(folder: Path) -> tuple[Florence2ForDocVQA, Florence2Processor, dict[str, Any]]:
-    if is_original_layout(folder):
-        config, weights, processor = convert(folder)
-        source: dict[str, Any] = {"config": config, "state_dict": weights}
-    else:
-        processor = load_processor(folder)
-        source = {"pretrained_model_name_or_path": folder}
-    network, report = Florence2ForDocVQA.from_pretrained(
-        **{"pretrained_model_name_or_path": None, **source},
-        dtype=torch.float32,
-        use_safetensors=True,
-        trust_remote_code=False,
-        # Not ignored: the report names them, the exception does not.
-        ignore_mismatched_sizes=True,
-        output_loading_info=True,
-    )
-    take_target_format(network, folder)
-    return network, processor, report
-
-
-def _take_normalisation(model: Florence2ForDocVQA, processor: Florence2Processor) -> None:
-    images = processor.image_processor
-    spread = torch.tensor(images.image_std)[:, None, None]
-    # Not persistent: they are the processor's, and the native class has no place for them.
-    model.register_buffer("pixel_scale", images.rescale_factor / spread, persistent=False)
-    model.register_buffer("pixel_offset", torch.tensor(images.image_mean)[:, None, None] / spread, persistent=False)
-
-
-def _add_prefix_token(model: Florence2ForDocVQA, processor: Florence2Processor) -> None:
-    tokenizer = processor.tokenizer
-    if PREFIX in tokenizer.get_vocab():
-        return
-    pieces = tokenizer(PREFIX, add_special_tokens=False).input_ids
-    tokenizer.add_tokens([AddedToken(PREFIX, special=True)])
-    place = tokenizer.convert_tokens_to_ids(PREFIX)
-    if place >= model.get_input_embeddings().num_embeddings:
-        model.resize_token_embeddings(place + 1, mean_resizing=False)
-    with torch.no_grad():
-        # One and the same, unless the model was saved with an output embedding of its own.
-        for embeddings in {model.get_input_embeddings().weight, model.get_output_embeddings().weight}:
-            embeddings[place] = embeddings[pieces].mean(dim=0)
-
-
-def encode_prompts(
-    processor: Florence2Processor, questions: Sequence[str], prefix: str, max_length: int
-) -> list[list[int]]:
-    """Token ids of each prompt: image placeholders, `<s>`, the prefix, the question, `</s>`.
-
-    The text of a question is only ever text: a special token written in it is not parsed as one.
-    Questions are cut so that a prompt has at most `max_length` tokens.
-    """
-    tokenizer = processor.tokenizer
-    lead = [processor.image_token_id] * processor.num_image_tokens + [tokenizer.bos_token_id]
-    if prefix == "token":
-        lead.append(tokenizer.convert_tokens_to_ids(PREFIX))
-    texts = [PREFIX + question if prefix == "text" else question for question in questions]
-    room = max_length - len(lead) - 1
-    encoded = encode_text(processor, texts)
-    return [[*lead, *ids[:room], tokenizer.eos_token_id] for ids in encoded]
-
-
-def encode_text(processor: Florence2Processor, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of plain texts, without `<s>` and `</s>`; special tokens in them are taken as text."""
-    return processor.tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True).input_ids
-
-
-CHECKSUMS = "SHA256SUMS"
-TO_SAFETENSORS = (
-    "import torch; from safetensors.torch import save_file; "
-    "tensors = torch.load('{pickle}', map_location='cpu', weights_only=True); "
-    "save_file({{name: one.clone() for name, one in tensors.items()}}, 'model.safetensors')"
-)
 
 
 def model_folder(model: str | Path) -> Path:
@@ -298,7 +244,15 @@ def model_folder(model: str | Path) -> Path:
         )
     if not (folder / "config.json").is_file():
         raise ModelError(f"folder {folder} has no config.json")
-    _require_safetensors(folder)
+    if not any(folder.glob("*.safetensors")):
+        pickles = sorted(file.name for file in folder.glob("*.bin"))
+        if not pickles:
+            raise ModelError(f"folder {folder} has no *.safetensors")
+        raise ModelError(
+            f"folder {folder} has its weights in {', '.join(pickles)} only: a pickle can run code when it is read, so "
+            "only safetensors are. Take a revision of the model that has them, or convert the file in its folder "
+            f'with: python -c "{TO_SAFETENSORS.format(pickle=pickles[0])}"'
+        )
     verify_checksums(folder)
     return folder
 
@@ -306,35 +260,58 @@ def model_folder(model: str | Path) -> Path:
 def write_checksums(folder: Path) -> None:
     """Write the SHA-256 of every file that a model is loaded from, in the format of `sha256sum`."""
     files = sorted((*folder.glob("*.json"), *folder.glob("*.safetensors")))
-    (folder / CHECKSUMS).write_text("".join(f"{_sha256(file)}  {file.name}\n" for file in files))
+    (folder / CHECKSUMS).write_text("".join(f"{checksum(file)}  {file.name}\n" for file in files))
 
 
 def verify_checksums(folder: Path) -> None:
-    """Compare a folder with its checksums where it has any; raises `ModelError` for the first file that differs."""
-    checksums = folder / CHECKSUMS
-    for line in checksums.read_text().splitlines() if checksums.is_file() else ():
+    """Compare a folder with its checksums where it has any: SHA256SUMS, or those that a run has sealed it with.
+
+    Raises `ModelError` or `DamagedError` for the first file that differs.
+    """
+    sums = folder / CHECKSUMS
+    for line in sums.read_text().splitlines() if sums.is_file() else ():
         expected, name = line.split(maxsplit=1)
-        found = _sha256(folder / name) if (folder / name).is_file() else "no file"
+        found = checksum(folder / name) if (folder / name).is_file() else "no file"
         if found != expected:
             raise ModelError(
                 f"{folder / name} was changed or damaged: {CHECKSUMS} expects SHA-256 {expected}, found was {found}"
             )
+    with suppress(FileNotFoundError):
+        check_folder(folder)
 
 
-def _sha256(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
-
-
-def _require_safetensors(folder: Path) -> None:
-    if any(folder.glob("*.safetensors")):
+def _add_prefix_token(model: Florence2ForDocVQA, processor: Florence2Processor) -> None:
+    tokenizer = processor.tokenizer
+    if PREFIX in tokenizer.get_vocab():
         return
-    pickles = sorted(file.name for file in folder.glob("*.bin"))
-    if not pickles:
-        raise ModelError(f"folder {folder} has no *.safetensors")
-    command = TO_SAFETENSORS.format(pickle=pickles[0])
-    raise ModelError(
-        f"folder {folder} has its weights in {', '.join(pickles)} only: a pickle can run code when it is read, so "
-        "only safetensors are. Take a revision of the model that has them, or convert the file in its folder with: "
-        f'python -c "{command}"'
-    )
+    pieces = tokenizer(PREFIX, add_special_tokens=False).input_ids
+    tokenizer.add_tokens([AddedToken(PREFIX, special=True)])
+    index = tokenizer.convert_tokens_to_ids(PREFIX)
+    if index >= model.get_input_embeddings().num_embeddings:
+        model.resize_token_embeddings(index + 1, mean_resizing=False)
+    with torch.no_grad():
+        # One and the same, unless the model was saved with an output embedding of its own.
+        for embeddings in {model.get_input_embeddings().weight, model.get_output_embeddings().weight}:
+            embeddings[index] = embeddings[pieces].mean(dim=0)
+
+
+def encode_prompts(
+    processor: Florence2Processor, questions: Sequence[str], prefix: str, max_length: int
+) -> list[list[int]]:
+    """Token ids of each prompt: image placeholders, `<s>`, the prefix, the question, `</s>`.
+
+    The text of a question is only ever text: a special token written in it is not parsed as one.
+    Questions are cut so that a prompt has at most `max_length` tokens.
+    """
+    tokenizer = processor.tokenizer
+    lead = [processor.image_token_id] * processor.num_image_tokens + [tokenizer.bos_token_id]
+    if prefix == "token":
+        lead.append(tokenizer.convert_tokens_to_ids(PREFIX))
+    texts = [PREFIX + question if prefix == "text" else question for question in questions]
+    room = max_length - len(lead) - 1
+    return [[*lead, *ids[:room], tokenizer.eos_token_id] for ids in encode_text(processor, texts)]
+
+
+def encode_text(processor: Florence2Processor, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of plain texts, without `<s>` and `</s>`; special tokens in them are taken as text."""
+    return processor.tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True).input_ids

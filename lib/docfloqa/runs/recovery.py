@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from pathlib import Path
 from zipfile import BadZipFile
@@ -14,9 +13,8 @@ from transformers.trainer_pt_utils import safe_globals
 from docfloqa.files import DamagedError, check_folder, read_sealed, seal_folder, set_aside
 from docfloqa.runs.run import BEST_MODEL, COMPLETE, LAST_MODEL, RECORD, Run, damaged_results
 
-CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 # What a checkpoint holds beside weights, state and processor, which are safetensors and JSON.
-PICKLES = ("*.pt", "*.pth", "*.bin", "*.pkl")
+PICKLES = (".pt", ".pth", ".bin", ".pkl")
 
 
 def refresh(run: Run) -> None:
@@ -24,13 +22,13 @@ def refresh(run: Run) -> None:
 
     Called while nobody else makes the run. A run that was complete and has lost something is not complete then.
     """
+    found = {}
     try:
         found = read_sealed(run.folder / RECORD)
     except FileNotFoundError:
-        found = {}
+        pass
     except DamagedError as error:
         set_aside(run.folder / RECORD, error)
-        found = {}
     run.record = {"identity": run.record.get("identity"), **found}
     lost = damaged_results(run.folder, found)
     for name in (LAST_MODEL, BEST_MODEL):
@@ -50,11 +48,11 @@ def epochs_kept(run: Run) -> int:
     for epoch in range(run.settings.epochs + 1):
         answers, row = run.epoch_files(epoch)
         if run.has_epoch(epoch):
-            kept = epoch if epoch == kept + 1 else kept
+            kept += epoch == kept + 1
         # Without its row, which is written last, an epoch was not finished.
         elif row.is_file():
-            for place in filter(Path.is_file, (answers, row)):
-                set_aside(place, f"{answers} or {row.name} is damaged: they do not fit their checksums", run.folder)
+            for path in filter(Path.is_file, (answers, row)):
+                set_aside(path, f"{answers} or {row.name} is damaged: they do not fit their checksums", run.folder)
     return kept
 
 
@@ -73,8 +71,7 @@ def last_checkpoint(run: Run) -> Path | None:
     not finished, or is of an epoch that is lost, is deleted.
     """
     kept, found, last = epochs_kept(run), None, 0
-    folders = [path for path in run.checkpoints.glob("checkpoint-*") if CHECKPOINT.fullmatch(path.name)]
-    for folder in sorted(folders, key=lambda path: int(CHECKPOINT.fullmatch(path.name)[1]), reverse=True):
+    for folder in sorted(run.checkpoints.glob("checkpoint-*[0-9]"), key=_step, reverse=True):
         try:
             epoch = check_folder(folder)["epoch"]
             check_holds_no_code(folder)
@@ -89,9 +86,13 @@ def last_checkpoint(run: Run) -> Path | None:
                 shutil.rmtree(folder)
     # What comes after it is made again; a later interruption must not find half of the old in it.
     for epoch in range(last + 1, kept + 1):
-        for place in reversed(run.epoch_files(epoch)):
-            place.unlink()
+        for path in reversed(run.epoch_files(epoch)):
+            path.unlink()
     return found
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
 
 
 def _has_best_model(run: Run, epoch: int) -> bool:
@@ -105,7 +106,7 @@ def check_holds_no_code(folder: Path) -> None:
 
     Nothing is executed for it. The trainer loads them with `weights_only` as well.
     """
-    for path in sorted(path for pattern in PICKLES for path in folder.rglob(pattern)):
+    for path in sorted(path for path in folder.rglob("*") if path.suffix in PICKLES):
         try:
             with safe_globals():
                 unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(path)

@@ -11,6 +11,7 @@ import warnings
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,12 +34,18 @@ from docfloqa.metrics import METRICS
 from docfloqa.runs.identity import identity, run_id
 from docfloqa.settings import Settings
 
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers import ProcessorMixin
+
 RECORD, EPOCHS, PREDICTIONS, CONTROL = "run.json", "epochs.csv", "predictions.parquet", "wrong_pages.parquet"
 RESULT_FILES = (EPOCHS, PREDICTIONS, CONTROL)
+LAST_MODEL, BEST_MODEL = "model", "best_model"
 PROGRESS = "progress.json"
+COMPLETE, RUNNING, FAILED, INTERRUPTED = "complete", "running", "failed", "interrupted"
+VERSIONED = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "peft", "numpy", "pillow")
 # Of what a study writes itself no commit can know.
 RESULTS = (":!/reports", ":!/figures")
-COMPLETE, RUNNING, FAILED, INTERRUPTED = "complete", "running", "failed", "interrupted"
 
 
 def read_epoch_row(path: Path) -> dict[str, float]:
@@ -58,23 +65,37 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether a run's record says complete and its epochs, predictions and control are there and undamaged."""
+    """Whether a run's record says complete and its epochs, predictions and control are there and undamaged.
+
+    Cheap when asked again: a file is hashed anew only where its size or time has changed.
+    """
     record = read_record(folder)
     if record.get("status") != COMPLETE or not all((folder / name).is_file() for name in RESULT_FILES):
         return False
-    damaged = damaged_results(folder, record)
+    damaged = damaged_results(folder, record, lambda path: known_checksum(path, *_state(path)))
     for _, error in damaged:
         warnings.warn(f"{error}; the run does not count as complete", stacklevel=2)
     return not damaged
 
 
-def damaged_results(folder: Path, record: dict[str, Any]) -> list[tuple[str, DamagedError]]:
+def damaged_results(folder: Path, record: dict[str, Any], hashed=checksum) -> list[tuple[str, DamagedError]]:
     """Those of a run's files that do not fit the checksums in its record, and what is wrong with each."""
     return [
         (name, DamagedError(f"{folder / name} is damaged: it does not fit its checksum in {RECORD}"))
         for name, recorded in record.get("files", {}).items()
-        if (folder / name).is_file() and checksum(folder / name) != recorded
+        if (folder / name).is_file() and hashed(folder / name) != recorded
     ]
+
+
+def _state(path: Path) -> tuple[int, int, int]:
+    found = path.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+@cache
+def known_checksum(path: Path, *state: int) -> str:
+    """`checksum`, remembered for as long as the file's inode, size and time, its `state`, are the same."""
+    return checksum(path)
 
 
 def now() -> str:
@@ -84,23 +105,17 @@ def now() -> str:
 
 def git_commit() -> str | None:
     """The project's commit, with "+changes" if files differ from it; None outside a git checkout."""
-    git = ["git", "-C", str(PROJECT)]
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(PROJECT), *arguments], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
     try:
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
-        status = subprocess.run(
-            [*git, "status", "--porcelain", "--", ":/", *RESULTS], capture_output=True, text=True, check=True
-        )
+        changed = git("status", "--porcelain", "--", ":/", *RESULTS)
+        return git("rev-parse", "HEAD") + ("+changes" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return None
-    return commit.stdout.strip() + ("+changes" if status.stdout.strip() else "")
-
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-    from transformers import ProcessorMixin
-
-VERSIONED = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "peft", "numpy", "pillow")
-LAST_MODEL, BEST_MODEL = "model", "best_model"
 
 
 def in_fp16(model: nn.Module) -> dict[str, Tensor] | None:
@@ -121,12 +136,13 @@ class Run:
     `wrong_pages.parquet` (the last epoch's answers when every question comes with another document's
     page, a control), `model/` (the weights after the last epoch), `best_model/` (those of the trained epoch with
     the highest ANLS, the first of them where several have it); while the run lasts also `epochs/`,
-    `checkpoints/` and `progress.json`.
+    `checkpoints/` and `progress.json`. With `writes` False nothing is written: another process does so.
     """
 
     id: str
     settings: Settings
     record: dict[str, Any] = field(default_factory=dict)
+    writes: bool = True
 
     @classmethod
     def open(cls, settings: Settings, weights: str, data: str) -> Run:
@@ -142,6 +158,11 @@ class Run:
         return runs_folder(self.settings.study) / self.id
 
     @property
+    def checkpoints(self) -> Path:
+        """Where the trainer keeps what it needs to resume."""
+        return self.folder / "checkpoints"
+
+    @property
     def predecessor(self) -> Run | None:
         """The run whose last weights this one starts from; None where it starts from the pretrained weights."""
         *earlier, ratio = self.settings.trained_before or (None,)
@@ -150,24 +171,19 @@ class Run:
         settings = self.settings.replace(vision_trainable=ratio, trained_before=tuple(earlier))
         return Run.open(settings, self.record["identity"]["weights"], self.record["identity"]["data"])
 
-    @property
-    def complete(self) -> bool:
-        """Whether the run has finished and everything that it leaves is there."""
+    def is_complete(self) -> bool:
+        """Whether the run has finished and everything that it leaves is there, see `is_complete`."""
         return is_complete(self.folder)
-
-    @property
-    def checkpoints(self) -> Path:
-        """Where the trainer keeps what it needs to resume."""
-        return self.folder / "checkpoints"
 
     def hold(self) -> AbstractContextManager[None]:
         """A lock on the run, which whoever makes it holds; waits while another process has it."""
-        return held(f"run-{self.settings.study}-{self.id}", f"run {self.id}")
+        return held(f"run-{self.settings.study}-{self.id}", f"run {self.id}") if self.writes else nullcontext()
 
     def update(self, **entries: Any) -> None:
         """Add entries to the record and write it."""
         self.record.update(entries)
-        write_whole(self.folder / RECORD, seal(self.record))
+        if self.writes:
+            write_whole(self.folder / RECORD, seal(self.record))
 
     def start(self, **entries: Any) -> None:
         """Write the record of a run that begins or goes on."""
@@ -182,25 +198,40 @@ class Run:
             **entries,
         )
 
+    def report_progress(self, done: float, doing: str) -> None:
+        """Say how many epochs are done (a fraction counts) and what is being done, for whoever watches."""
+        progress = {"epochs_done": done, "epochs": self.settings.epochs, "doing": doing, "time": time.time()}
+        if self.writes:
+            write_whole(self.folder / PROGRESS, json.dumps(progress))
+
     def save_epoch(self, epoch: int, predictions: pd.DataFrame, **figures: float) -> dict[str, float]:
         """Keep an epoch's predictions and its row of `epochs.csv`; returns the row."""
         row = {"epoch": epoch, **{metric: predictions[metric].mean() for metric in METRICS}}
         row["val_loss"] = predictions["loss_sum"].sum(skipna=False) / predictions["tokens"].sum()
         row.update(figures)
-        predictions = predictions.assign(epoch=epoch)
-        predictions = predictions[["epoch", *predictions.columns.drop("epoch")]]
+        predictions = predictions.drop(columns="epoch", errors="ignore")
+        predictions.insert(0, "epoch", epoch)
         answers, place = self.epoch_files(epoch)
         write_whole(answers, predictions.to_parquet(index=False))
         write_whole(place, seal({"row": row, PREDICTIONS: checksum(answers)}))
         return row
 
-    def save_control(self, predictions: pd.DataFrame) -> None:
-        """Keep the trained model's answers on wrong pages."""
-        write_whole(self.folder / CONTROL, predictions.to_parquet(index=False))
+    def epoch_files(self, epoch: int) -> tuple[Path, Path]:
+        """Where the answers of an epoch, and its row of `epochs.csv`, are kept until the run is complete."""
+        answers = self.folder / "epochs" / f"epoch-{epoch:04d}.parquet"
+        return answers, answers.with_suffix(".json")
+
+    def has_epoch(self, epoch: int) -> bool:
+        """Whether an epoch has been evaluated, and is kept undamaged."""
+        answers, row = self.epoch_files(epoch)
+        try:
+            return read_sealed(row)[PREDICTIONS] == checksum(answers)
+        except (FileNotFoundError, DamagedError):
+            return False
 
     def best_epoch(self, last: int) -> int:
         """The trained epoch up to `last` with the highest ANLS, the first of them where several have it."""
-        return max(range(1, last + 1), key=lambda epoch: (self._epoch_row(epoch)["anls"], -epoch))
+        return max(range(1, last + 1), key=lambda epoch: read_epoch_row(self.epoch_files(epoch)[1])["anls"])
 
     def save_model(self, model: nn.Module, processor: ProcessorMixin, name: str, epoch: int) -> None:
         """Keep weights and processor after an epoch as the folder `name`, which plain transformers loads.
@@ -229,21 +260,12 @@ class Run:
         except FileNotFoundError:
             return None
 
-    def has_epoch(self, epoch: int) -> bool:
-        """Whether an epoch has been evaluated, and is kept undamaged."""
-        answers, row = self.epoch_files(epoch)
-        try:
-            return read_sealed(row)[PREDICTIONS] == checksum(answers)
-        except (FileNotFoundError, DamagedError):
-            return False
-
-    def finish(self, **entries: Any) -> None:
-        """Put the epochs together, drop what only a resume needs, and call the run complete last of all."""
-        numbers = range(self.settings.epochs + 1)
-        rows = [self._epoch_row(number) for number in numbers]
-        predictions = pd.concat([pd.read_parquet(self.epoch_files(number)[0]) for number in numbers])
-        write_whole(self.folder / EPOCHS, pd.DataFrame(rows).to_csv(index=False))
-        write_whole(self.folder / PREDICTIONS, predictions.to_parquet(index=False))
+    def finish(self, control: pd.DataFrame, **entries: Any) -> None:
+        """Keep the answers on wrong pages, put the epochs together, and call the run complete last of all."""
+        write_whole(self.folder / CONTROL, control.to_parquet(index=False))
+        answers, rows = zip(*map(self.epoch_files, range(self.settings.epochs + 1)), strict=True)
+        write_whole(self.folder / EPOCHS, pd.DataFrame(map(read_epoch_row, rows)).to_csv(index=False))
+        write_whole(self.folder / PREDICTIONS, pd.concat(map(pd.read_parquet, answers)).to_parquet(index=False))
         files = {name: checksum(self.folder / name) for name in RESULT_FILES}
         best = self.best_epoch(self.settings.epochs)
         self.update(status=COMPLETE, finished=now(), best_epoch=best, files=files, **entries)
@@ -251,12 +273,16 @@ class Run:
 
     def tidy(self) -> None:
         """Drop what only a run that is not complete needs."""
-        (self.folder / PROGRESS).unlink(missing_ok=True)
-        for leftover in (self.checkpoints, self.folder / "epochs", *self.folder.glob(".*.part")):
-            if leftover.is_file():
-                leftover.unlink()
-            else:
+        for leftover in (
+            self.folder / PROGRESS,
+            self.checkpoints,
+            self.folder / "epochs",
+            *self.folder.glob(".*.part"),
+        ):
+            if leftover.is_dir():
                 shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink(missing_ok=True)
 
     def fail(self, error: str) -> None:
         """Record that the run stopped on an error."""
@@ -266,11 +292,6 @@ class Run:
         """Record that the run was stopped by whoever began it; the same command goes on from its last epoch."""
         self.update(status=INTERRUPTED, error=None)
 
-    def report_progress(self, done: float, doing: str) -> None:
-        """Say how many epochs are done (a fraction counts) and what is being done, for whoever watches."""
-        progress = {"epochs_done": done, "epochs": self.settings.epochs, "doing": doing, "time": time.time()}
-        write_whole(self.folder / PROGRESS, json.dumps(progress))
-
     def epochs(self) -> pd.DataFrame:
         """The rows of `epochs.csv`, epoch 0 being the evaluation before training."""
         return pd.read_csv(self.folder / EPOCHS)
@@ -278,26 +299,3 @@ class Run:
     def predictions(self) -> pd.DataFrame:
         """Every answer of every epoch."""
         return pd.read_parquet(self.folder / PREDICTIONS)
-
-    def epoch_files(self, epoch: int) -> tuple[Path, Path]:
-        """Where the answers of an epoch, and its row of `epochs.csv`, are kept until the run is complete."""
-        answers = self.folder / "epochs" / f"epoch-{epoch:04d}.parquet"
-        return answers, answers.with_suffix(".json")
-
-    def _epoch_row(self, epoch: int) -> dict[str, float]:
-        return read_epoch_row(self.epoch_files(epoch)[1])
-
-
-class SilentRun(Run):
-    """A run in a process that makes it with others and is not the first of them: it reads, and writes nothing."""
-
-    def hold(self) -> AbstractContextManager[None]:
-        """The first process holds it."""
-        return nullcontext()
-
-    def update(self, **entries: Any) -> None:
-        """Add entries to the record in memory."""
-        self.record.update(entries)
-
-    def report_progress(self, done: float, doing: str) -> None:
-        """Say nothing."""

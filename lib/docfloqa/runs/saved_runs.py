@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from transformers import Florence2Processor
 
-from docfloqa.exceptions import IncompleteRunError, RunError
-from docfloqa.files import DamagedError, check_folder, expanded, is_folder, output_folder
+from docfloqa.exceptions import IncompleteRunError, ModelError, RunError
+from docfloqa.files import expanded, is_folder, output_folder
 from docfloqa.model.device import compute_device
 from docfloqa.model.florence import Florence2ForDocVQA, load_florence
 from docfloqa.runs.results import PLAN
@@ -26,7 +26,7 @@ class SavedRun:
     """A complete run, as it lies in its folder."""
 
     folder: Path
-    record: dict[str, Any]
+    record: dict[str, Any] = field(compare=False)
 
     @property
     def id(self) -> str:
@@ -56,18 +56,14 @@ class SavedRun:
         return folder
 
     def load(self) -> tuple[Florence2ForDocVQA, Florence2Processor]:
-        """The best model on the device where there is one, and its processor.
+        """The best model on the device where there is one, and its processor; whoever uses a run's model gets it here.
 
         Raises `RunError` if it is gone, or not as it was written.
         """
         try:
-            check_folder(self.model_folder)
-        except FileNotFoundError:
-            # Of a run that was made when models had no checksums yet.
-            pass
-        except DamagedError as error:
+            model, processor = load_florence(self.model_folder, self.settings.prefix)
+        except ModelError as error:
             raise RunError(f"{error}; the command that made the run makes it again") from None
-        model, processor = load_florence(self.model_folder, self.settings.prefix)
         return model.to(compute_device()), processor
 
     def answers(self, epoch: int | None = None) -> pd.DataFrame:

@@ -74,7 +74,7 @@ def execute_run(run: Run, slot: Slot, kernel: str | None) -> None:
             # A full disk has cut it short.
             part.unlink()
         after = Run(run.id, run.settings)
-        if not after.complete:
+        if not after.is_complete():
             after.record = {**run.record, **read_record(after.folder)}
             if run.id in stopped:
                 after.interrupt()

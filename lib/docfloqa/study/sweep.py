@@ -160,7 +160,7 @@ def is_finished(run: Run) -> bool:
     """Whether a run is complete with its notebook; what is damaged of a complete one is set aside first."""
     if run.record.get("status") == COMPLETE:
         refresh(run)
-    if not run.complete:
+    if not run.is_complete():
         return False
     run.tidy()
     return notebook_of(run).is_file()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -13,14 +14,14 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 from transformers import Florence2Processor, PrinterCallback, Seq2SeqTrainingArguments, TrainerCallback
 
-from docfloqa.exceptions import DocFloQAError, RunError
-from docfloqa.files import DamagedError, folder_bytes, room_for
+from docfloqa.exceptions import DocFloQAError, ModelError, RunError
+from docfloqa.files import folder_bytes, room_for
 from docfloqa.model.device import compute_device, describe_device, peak_memory, uses_bf16, uses_static_shapes
 from docfloqa.model.florence import Florence2ForDocVQA, load_florence
 from docfloqa.model.freezing import Trainable
 from docfloqa.model.targets import generation_config
 from docfloqa.runs.recovery import last_checkpoint, refresh, seal_checkpoint
-from docfloqa.runs.run import BEST_MODEL, LAST_MODEL, Run, SilentRun
+from docfloqa.runs.run import BEST_MODEL, LAST_MODEL, Run
 from docfloqa.settings import Settings
 from docfloqa.training.batches import EpochSampler, Pages, QuestionCollator, share_of_batch
 from docfloqa.training.evaluation import agreed, evaluate, gathered
@@ -176,7 +177,7 @@ class DocVQATrainer(MicroBatchTrainer):
         model.generation_config = generation_config(model, settings.max_new_tokens, settings.num_beams)
         arguments = training_arguments(settings, run)
         if arguments.process_index:
-            run = SilentRun(run.id, settings, run.record)
+            run = replace(run, writes=False)
         self.run, self.settings, self.freezing, self.checks = run, settings, freezing, checks
         self.images = {split: Pages(dataset[split], processor) for split in dataset}
         static = uses_static_shapes(settings, arguments.world_size)
@@ -238,7 +239,7 @@ class DocVQATrainer(MicroBatchTrainer):
         """Whether the run is complete; else its last checkpoint, and whether it was evaluated before training."""
         run = self.run
         refresh(run)
-        if run.complete:
+        if run.is_complete():
             run.tidy()
             return True, None, True
         # First, since it deletes what is of no use.
@@ -269,9 +270,8 @@ class DocVQATrainer(MicroBatchTrainer):
         finally:
             self._use(self.images, vision_start=0)
         if self.is_world_process_zero():
-            run.save_control(control)
             run.save_model(self.model, self.processing_class, LAST_MODEL, self.settings.epochs)
-            run.finish(seconds=self.seconds(), peak_memory=peak_memory())
+            run.finish(control, seconds=self.seconds(), peak_memory=peak_memory())
 
     def bytes_needed(self) -> int:
         """What the run still writes, at most: checkpoints (one more while it is written), models, answers."""
@@ -287,16 +287,15 @@ class DocVQATrainer(MicroBatchTrainer):
         before = self.run.predecessor
         if before is None:
             return
-        if not before.complete or not (before.folder / LAST_MODEL).is_dir():
+        if not before.is_complete() or not (before.folder / LAST_MODEL).is_dir():
             raise RunError(
                 f"this run goes on from the weights of {before.id}, which is not complete or has lost its "
                 f"{LAST_MODEL}/ in {before.folder.parent}; make that run first (a sweep does so)"
             )
         try:
-            before.epoch_of_model(LAST_MODEL)
-        except DamagedError as error:
+            weights, _ = load_florence(before.folder / LAST_MODEL, self.settings.prefix)
+        except ModelError as error:
             raise RunError(f"{error}, and this run goes on from it; a sweep makes it again") from None
-        weights, _ = load_florence(before.folder / LAST_MODEL, self.settings.prefix)
         self.model.load_state_dict(weights.state_dict())
 
     def answers(self, collator: QuestionCollator) -> pd.DataFrame:
