@@ -28,6 +28,7 @@ from docfloqa.files import (
     DiskFullError,
     caused_by_user,
     check_folder,
+    checksum,
     held,
     read_sealed,
     room_for,
