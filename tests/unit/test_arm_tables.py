@@ -1,12 +1,16 @@
 """What is said of the arms follows from their runs, compared by question and seed."""
 
+import dataclasses
+import json
+
 import pandas as pd
 import pytest
 from fake_study import write_study
 
 from docfloqa.analysis import arm_tables
-from docfloqa.analysis.paired import paired_difference
-from docfloqa.arms import ARMS
+from docfloqa.analysis.contrasts import arm_answers, arm_contrasts, contrasts, interactions, ratio_contrasts
+from docfloqa.analysis.paired import holm, holm_p_values, made, paired_difference
+from docfloqa.arms import ARMS, Contrast
 from docfloqa.figures import arms as arm_figures
 from docfloqa.figures.style import render
 
@@ -32,7 +36,7 @@ def test_every_variant_has_a_row_with_its_own_seeds(study, name):
 
 @pytest.mark.parametrize("name", ARMS)
 def test_contrasts_are_paired_differences_of_the_variants_named(study, name):
-    answers = arm_tables.last_answers(study, name)
+    answers = arm_answers(study, name)
     found = list(arm_tables.arm_differences(study, name))
     assert [contrast for contrast, *_ in found] == list(arm_tables.arm_of(study, name).contrasts)
     contrast, difference, permuted = found[0]
@@ -87,3 +91,73 @@ def test_figures_draw_every_contrast_and_variant(study):
 def test_what_costs_less_and_scores_more_dominates():
     costs, scores = pd.Series([1.0, 2.0, 2.0, 3.0, 3.0]), pd.Series([0.3, 0.5, 0.4, 0.5, 0.6])
     assert arm_figures.undominated(costs, scores).tolist() == [True, True, False, False, True]
+
+
+def test_every_planned_comparison_has_a_name_of_its_own(study):
+    found = contrasts(study)
+    assert len({(each.family, each.name) for each in found}) == len(found) and made(found) == found
+    assert [each.name for each in found[:3]] == ["33 % − 0 %", "66 % − 0 %", "100 % − 0 %"]
+    for arm in ARMS:
+        planned = arm_tables.arm_of(study, arm)
+        named = {each.name: each.says for each in found if each.family == f"arm {arm}"}
+        assert named == {f"{each.second} − {each.first}": each.says for each in planned.contrasts}
+    between = [each for each in found if each.family == "arm side, between shifts"]
+    assert [each.name for each in between] == [
+        f"{here.says}: {here.shift} − {there.shift}" for there, here in ARMS["side"](study.settings).interactions
+    ]
+    p_values = dict(zip(found, holm_p_values(found), strict=True))
+    family = [each for each in found if each.family == "ratios"]
+    assert [p_values[each] for each in family] == holm([each.difference.p_value() for each in family])
+
+
+@pytest.mark.parametrize("name", ARMS)
+@pytest.mark.parametrize("index", [0, -1])
+def test_a_further_contrast_changes_no_other(study, monkeypatch, name, index):
+    """Whatever is added to an arm, and wherever: each comparison is found by its name and stays what it was."""
+    make, before = ARMS[name], {each.name: each.difference for each in arm_contrasts(study, name)}
+    planned = make(study.settings).contrasts
+    first, second = planned[-1].second, planned[0].first
+    added = list(planned)
+    added.insert(index % (len(added) + 1), Contrast(first, second, "one more"))
+    monkeypatch.setitem(ARMS, name, lambda settings: dataclasses.replace(make(settings), contrasts=tuple(added)))
+    again = dataclasses.replace(study)
+    after = {each.name: each.difference for each in arm_contrasts(again, name)}
+    assert after.pop(f"{second} − {first}") is not None and after == before
+    assert [each.difference.estimate for each in interactions(again, name)] == [
+        each.difference.estimate for each in interactions(study, name)
+    ]
+
+
+def test_a_planned_arm_that_is_not_known_or_not_made_is_left_out_with_the_reason(study, monkeypatch):
+    monkeypatch.delitem(ARMS, "lora")
+    again = dataclasses.replace(study)
+    [skipped] = [each for each in contrasts(again) if each.reason]
+    assert skipped.family == skipped.name == "arm lora" and "has no arm `lora`; it has cumulative" in skipped.reason
+    assert skipped not in made(contrasts(again)) and len(made(contrasts(again))) > 20
+    assert "has no arm `lora`" in arm_tables.arm_answer(again, "lora")
+    assert len(arm_tables.arm_summary(again, "lora")) == 4, "its runs are there"
+    assert arm_tables.arm_comparisons(again, "lora").empty and arm_tables.arm_interactions(again, "lora").empty
+
+
+def test_what_is_planned_and_not_complete_is_left_out_with_the_reason(output):
+    study = write_study("half", ratios=(0.0, 1.0), arms=("lora",), epochs=1)
+    for run in (*study.arms["lora"]["LoRA, language model"], *[name for name in study.records if "vision100" in name]):
+        path = output / "reports" / "half" / "runs" / run / "run.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"status": "failed"}))
+    plan = output / "reports" / "half" / "study.json"
+    content = json.loads(plan.read_text())
+    plan.write_text(json.dumps(content | {"runs": [*content["runs"], "vision066-seed0-never-begun"]}))
+    found = contrasts(type(study).load("half"))
+    assert [(each.name, each.reason) for each in found if each.reason] == [
+        ("66 % − 0 %", "no complete run of 66 %"),
+        ("100 % − 0 %", "no complete run of 100 %"),
+        *[
+            (f"{each.second} − {each.first}", "no complete run of LoRA, language model")
+            for each in ARMS["lora"](study.settings).contrasts[:2]
+        ],
+    ]
+    assert [each.name for each in made(found)] == ["100 %, fresh weights − LoRA, language model and vision encoder"]
+    assert (
+        ratio_contrasts(write_study("single", epochs=1, documents=1))[0].reason
+        == "all questions are about one document"
+    )

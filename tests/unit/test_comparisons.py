@@ -61,6 +61,26 @@ def test_no_difference_at_all_is_not_significant():
 
 
 @pytest.mark.parametrize(
+    ("estimate", "same"), [(0.0, True), (0.01, True), (-0.01, True), (0.018, False), (0.05, False)]
+)
+def test_equivalence_is_two_one_sided_tests(estimate, same):
+    found = PairedDifference(estimate, 0.004, 0.0, 30, 1)
+    sides = [t.sf((0.02 + sign * estimate) / 0.004, 29) for sign in (1, -1)]
+    assert found.equivalence_p_value() == pytest.approx(max(sides)) and (max(sides) < 0.05) == same
+    assert found.equivalence_p_value(points=0.1) > 0.05
+    # The test at 5 % and the interval at 90 % within the margin are the same thing.
+    ends = found.interval(0.9)
+    assert (ends.low > -0.02 and ends.high < 0.02) == same
+    with pytest.raises(ValueError, match="above 0 points, not 0"):
+        found.equivalence_p_value(0)
+
+
+def test_without_any_spread_equivalence_is_a_matter_of_the_estimate():
+    assert PairedDifference(0.01, 0.0, 0.0, 30, 1).equivalence_p_value() == 0
+    assert PairedDifference(0.02, 0.0, 0.0, 30, 1).equivalence_p_value() == 1
+
+
+@pytest.mark.parametrize(
     "second",
     [
         SECOND.iloc[:-1],

@@ -14,7 +14,7 @@ from scipy.stats import binomtest
 from docfloqa import text as markup
 from docfloqa.analysis import mistakes as errors
 from docfloqa.analysis import tables
-from docfloqa.analysis.intervals import bootstrap_interval
+from docfloqa.analysis.intervals import bootstrap_interval, percent
 from docfloqa.analysis.published import published_systems
 from docfloqa.files import NOTEBOOKS, reports_folder
 from docfloqa.metrics import METRICS
@@ -244,7 +244,7 @@ def test_the_floor_is_what_wrong_pages_give(study, unreadable):
     last, wrong = unreadable.predictions.query("epoch == 3"), unreadable.wrong_pages
     for ratio in (0.0, 1.0):
         own, other = (frame[frame["vision_trainable"] == ratio]["anls"].mean() for frame in (last, wrong))
-        row = tables.page_use(unreadable).loc[tables.percent(ratio)]
+        row = tables.page_use(unreadable).loc[percent(ratio)]
         assert row["ANLS, own page (%)"].startswith(f"{100 * own:.1f} [")
         assert row["ANLS, wrong page (%)"].startswith(f"{100 * other:.1f} [")
         assert row["difference"].startswith(f"{100 * (own - other):.1f} [")

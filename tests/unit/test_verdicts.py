@@ -7,7 +7,7 @@ import pytest
 from fake_study import write_study
 
 from docfloqa.analysis import arm_tables, tables
-from docfloqa.analysis.paired import PairedDifference
+from docfloqa.analysis.paired import Comparison, PairedDifference
 from docfloqa.arms import ARMS
 from docfloqa.files import reports_folder
 from docfloqa.report import verdicts as module
@@ -74,16 +74,17 @@ def test_a_verdict_follows_from_p_and_the_sign(study):
 )
 def test_the_four_verdicts(estimate, error, verdict, study, monkeypatch):
     difference = PairedDifference(estimate, error, 0.0, 100, 1)
-    monkeypatch.setattr(module, "_parts", lambda study: [("ratios", {"b − a": difference})])
+    monkeypatch.setattr(module, "contrasts", lambda study: [Comparison("ratios", "a", "b", difference=difference)])
     assert verdicts(study)["verdict"].tolist() == [verdict]
     # Losing more is worse, losing less is better.
-    monkeypatch.setattr(module, "_parts", lambda study: [(module.LOSSES, {"b − a": difference})])
+    lost = Comparison("lost", "a", "b", metric="lost", difference=difference)
+    monkeypatch.setattr(module, "contrasts", lambda study: [lost])
     assert verdicts(study)["verdict"].tolist() == [{BETTER: WORSE, WORSE: BETTER}.get(verdict, verdict)]
 
 
 def test_the_margin_is_the_readers(study, monkeypatch):
     difference = PairedDifference(0.012, 0.008, 0.0, 100, 1)
-    monkeypatch.setattr(module, "_parts", lambda study: [("ratios", {"b − a": difference})])
+    monkeypatch.setattr(module, "contrasts", lambda study: [Comparison("ratios", "a", "b", difference=difference)])
     assert verdicts(study, 0.5)["verdict"].tolist() == [OPEN]
     assert verdicts(study, 3.5)["verdict"].tolist() == ["the same within 3.5 points"]
     for margin in (0, -1, float("nan")):
@@ -124,7 +125,8 @@ def test_an_arm_that_is_planned_and_lacking_is_told_and_ends_nothing(arm, run):
     one = planned(write_study(f"{arm}-{run[:4]}", epochs=1, documents=6), {arm: {"a variant": [run]}})
     found = verdicts(one)
     of_arm = found[found["part"] == f"arm {arm}"]
-    assert len(of_arm) >= 1 and set(of_arm["verdict"]) == {OPEN}
+    assert len(of_arm) >= 1 and set(of_arm["verdict"]) == {OPEN} and of_arm["reason"].all()
+    assert of_arm["reason"].iloc[0] in as_text(found) and len(readable(found, f"arm {arm}")) == len(of_arm)
     assert all(path.is_file() for path in write_tables(one))
     for name in ARMS:
         show_arm(one, name)
@@ -135,4 +137,4 @@ def test_the_terminal_has_every_row_and_no_line_that_is_cut(study):
     lines = as_text(found).splitlines()
     assert len(lines) == len(found) + found["part"].nunique()
     for row in found.itertuples():
-        assert any(line.strip().startswith(row.comparison) and line.endswith(row.verdict) for line in lines)
+        assert any(line.strip().startswith(row.comparison) and row.verdict in line for line in lines)

@@ -6,22 +6,14 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from docfloqa.analysis.intervals import interval_table, p_text
-from docfloqa.analysis.paired import (
-    Interaction,
-    PairedDifference,
-    StudentEstimate,
-    holm,
-    paired_difference,
-    permutation_p_value,
-)
-from docfloqa.analysis.tables import NONE, SIGNIFICANT, costs_of, number, percent, texts
+from docfloqa.analysis.contrasts import SCORED, VARIANT, arm_answers, arm_contrasts, lacking
+from docfloqa.analysis.intervals import NONE, interval_table, number, p_text, percent, texts
+from docfloqa.analysis.paired import SIGNIFICANT, Interaction, PairedDifference, StudentEstimate, holm
+from docfloqa.analysis.tables import costs_of
 from docfloqa.arms import ARMS, Arm, Contrast
 from docfloqa.runs.results import Study, once_for_study
 
-VARIANT = "variant"
 MAIN_COLUMNS = ["vision parameters", "epochs", "seeds", "ANLS (%)", "exact match (%)"]
-SCORED = ["anls", "exact_match"]
 
 
 def arm_of(study: Study, name: str) -> Arm:
@@ -29,30 +21,11 @@ def arm_of(study: Study, name: str) -> Arm:
     return ARMS[name](study.settings)
 
 
-def not_made(study: Study, name: str) -> str:
-    """Why an arm has nothing to show, with the command that makes it; empty where it has something."""
-    if study.arm(name):
-        return ""
-    return f"This study has no complete run of the arm `{name}`; `make study ARMS={name} NAME={study.name}` makes it."
-
-
-def last_answers(study: Study, name: str) -> pd.DataFrame:
-    """Every answer of an arm's last epochs, with `variant`; empty where no run of it is complete.
-
-    A variant counts with the seeds that are complete.
-    """
-    runs = study.arm(name)
-    if runs is None:
-        return pd.DataFrame(columns=[VARIANT, "seed", "epoch", "document_id", "question_id", *SCORED])
-    answers = runs.predictions
-    return answers[answers["epoch"] == answers.groupby("run")["epoch"].transform("max")]
-
-
 @once_for_study
 def arm_scores(study: Study, name: str) -> pd.DataFrame:
     """Tidy: variant, metric (ANLS and exact match, in [0, 1]), estimate, low, high; as `interval_table` gives them."""
-    table = interval_table(last_answers(study, name), [VARIANT], SCORED)
-    order = {variant.name: place for place, variant in enumerate(arm_of(study, name).variants)}
+    table = interval_table(arm_answers(study, name), [VARIANT], SCORED)
+    order = {variant: place for place, variant in enumerate(study.arms.get(name, ()))}
     return table.sort_values(VARIANT, key=lambda names: names.map(order), kind="stable", ignore_index=True)
 
 
@@ -68,19 +41,19 @@ def arm_summary(study: Study, name: str) -> pd.DataFrame:
     table = arm_scores(study, name)
     scores = table.assign(text=texts(table)).pivot(index=VARIANT, columns="metric", values="text")
     rows = {}
-    for variant in arm_of(study, name).variants:
-        made = runs.runs[runs.runs[VARIANT] == variant.name]
+    for variant in study.arms[name]:
+        made = runs.runs[runs.runs[VARIANT] == variant]
         if made.empty:
-            rows[variant.name] = {}
+            rows[variant] = {}
             continue
         settings = runs.records[made["run"].iloc[0]]["settings"]
         first = made.iloc[0]
-        rows[variant.name] = {
+        rows[variant] = {
             "vision parameters": percent(first["trainable_vision_parameters"] / first["vision_parameters"]),
             "epochs": str(settings["epochs"] * (1 + len(settings["trained_before"]))),
             "seeds": str(len(made)),
-            "ANLS (%)": scores.loc[variant.name, "anls"],
-            "exact match (%)": scores.loc[variant.name, "exact_match"],
+            "ANLS (%)": scores.loc[variant, "anls"],
+            "exact match (%)": scores.loc[variant, "exact_match"],
             **costs_of(made),
         }
     return pd.DataFrame.from_dict(rows, orient="index").fillna(NONE).rename_axis(VARIANT)
@@ -92,15 +65,10 @@ def arm_differences(study: Study, name: str) -> list[tuple[Contrast, PairedDiffe
 
     Only seeds that both sides have are compared; a contrast without one is left out.
     """
-    answers, found = last_answers(study, name), []
-    for contrast in arm_of(study, name).contrasts:
-        sides = [answers[answers[VARIANT] == variant] for variant in (contrast.first, contrast.second)]
-        common = set(sides[0]["seed"]) & set(sides[1]["seed"])
-        if common:
-            first, second = (side[side["seed"].isin(common)] for side in sides)
-            difference = paired_difference(first, second, "anls")
-            found.append((contrast, difference, permutation_p_value(first, second, "anls")))
-    return found
+    if lacking(study, name):
+        return []
+    planned = zip(arm_of(study, name).contrasts, arm_contrasts(study, name), strict=True)
+    return [(contrast, found.difference, found.permuted) for contrast, found in planned if found.difference]
 
 
 def arm_comparisons(study: Study, name: str) -> pd.DataFrame:
@@ -124,9 +92,8 @@ def arm_comparisons(study: Study, name: str) -> pd.DataFrame:
 
 def arm_answer(study: Study, name: str) -> str:
     """An arm's question and what its comparisons answer, as Markdown made from the numbers."""
-    lacking = not_made(study, name)
-    if lacking:
-        return lacking
+    if why := lacking(study, name):
+        return why
     found = arm_differences(study, name)
     question = f"**{arm_of(study, name).question}**"
     if not found:
@@ -164,6 +131,8 @@ def arm_interactions(study: Study, name: str) -> pd.DataFrame:
 
 def interaction_tests(study: Study, name: str) -> list[tuple[Contrast, Contrast, Interaction, float]]:
     """Contrast here, contrast there, the interaction of their differences in ANLS, and its p-value after Holm's."""
+    if lacking(study, name):
+        return []
     differences = {contrast: difference for contrast, difference, _ in arm_differences(study, name)}
     found = [
         (here, there, Interaction(differences[there], differences[here]))

@@ -9,8 +9,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import norm
 
-from docfloqa.analysis.intervals import Interval
-from docfloqa.analysis.tables import RATIO, last_epoch, number, percent
+from docfloqa.analysis.intervals import RATIO, Interval, last_epoch, number, percent
 from docfloqa.exceptions import RunError
 from docfloqa.runs.results import Study, once_for_study
 

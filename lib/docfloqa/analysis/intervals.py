@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,8 +12,11 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import binomtest
 
 from docfloqa.metrics import METRICS
+from docfloqa.text import NO_BREAK
 
 LOSS = "val_loss"
+RATIO = "vision_trainable"
+NONE = "–"
 Floats = NDArray[np.float64]
 
 
@@ -122,6 +126,36 @@ def share_interval(successes: int, total: int, confidence: float = 0.95) -> Inte
         raise ValueError(f"no share: {successes=} of {total=} with {confidence=}")
     ends = binomtest(successes, total).proportion_ci(confidence, method="wilson")
     return Interval(successes / total, float(ends.low), float(ends.high))
+
+
+def percent(share: float) -> str:
+    """A share in [0, 1] as "33 %", with at most one digit after the point."""
+    return f"{round(100 * share, 1):g} %"
+
+
+def interval(row: Any) -> Interval:
+    """The interval of a row of `interval_table`."""
+    return Interval(row.estimate, row.low, row.high)
+
+
+def texts(table: pd.DataFrame) -> list[str]:
+    """The rows of an `interval_table` as text: scores in percent with one digit, losses with three."""
+    shapes = [(1, 3) if metric == LOSS else (100, 1) for metric in table["metric"]]
+    # An interval that wraps in a narrow column stays in one piece.
+    return [
+        interval(row).format(*shape).replace(", ", f",{NO_BREAK}")
+        for row, shape in zip(table.itertuples(), shapes, strict=True)
+    ]
+
+
+def number(value: float, digits: int = 1) -> str:
+    """A number with so many digits, "–" where there is none."""
+    return NONE if pd.isna(value) else f"{value:,.{digits}f}"
+
+
+def last_epoch(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a frame's last epoch."""
+    return frame[frame["epoch"] == frame["epoch"].max()]
 
 
 def p_text(p_value: float) -> str:

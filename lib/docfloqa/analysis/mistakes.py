@@ -12,9 +12,18 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from docfloqa.analysis.confidence import confident_answers
-from docfloqa.analysis.intervals import Interval, bootstrap_interval, interval_table, p_text
+from docfloqa.analysis.intervals import (
+    NONE,
+    RATIO,
+    Interval,
+    bootstrap_interval,
+    interval_table,
+    last_epoch,
+    p_text,
+    percent,
+    texts,
+)
 from docfloqa.analysis.paired import holm
-from docfloqa.analysis.tables import NONE, RATIO, last_epoch, percent, texts
 from docfloqa.data.synth.dataset import asked_fields, draw_page, drawing_of, page_seed
 from docfloqa.data.synth.small import Field
 from docfloqa.data.synth.vocabulary import MONTHS

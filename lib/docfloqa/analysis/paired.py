@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 import math
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,10 +18,11 @@ from scipy.stats import t as student
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
-from docfloqa.analysis.intervals import Interval
+from docfloqa.analysis.intervals import Interval, percent
 
 KEYS = ["seed", "document_id", "question_id"]
 FEWEST_DOCUMENTS = 2
+SIGNIFICANT = 0.05
 
 
 class StudentEstimate:
@@ -39,6 +42,19 @@ class StudentEstimate:
         if self.standard_error == 0:
             return 1.0 if self.estimate == 0 else 0.0
         return float(2 * student.sf(abs(self.estimate) / self.standard_error, self.degrees_of_freedom))
+
+    def equivalence_p_value(self, points: float = 2.0) -> float:
+        """Of two one-sided tests, that the truth is `points` hundredths or more from 0; small where it is nearer.
+
+        Raises ValueError for a margin that is not above 0. Source: Schuirmann, Journal of Pharmacokinetics and
+        Biopharmaceutics 15, 1987.
+        """
+        if not points > 0:
+            raise ValueError(f"the margin must be above 0 points, not {points}")
+        inside = points / 100 - abs(self.estimate)
+        if self.standard_error == 0:
+            return 0.0 if inside > 0 else 1.0
+        return float(student.sf(inside / self.standard_error, self.degrees_of_freedom))
 
     def smallest_detectable(self, power: float = 0.8, confidence: float = 0.95) -> float:
         """The truth that would be told from 0 with probability `power`, were the standard error this one."""
@@ -146,6 +162,81 @@ class Interaction(StudentEstimate):
     def degrees_of_freedom(self) -> float:
         """Welch and Satterthwaite's, from the documents and seeds of both."""
         return welch_satterthwaite((*self.here.variances, *self.there.variances))
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """The group `second` against `first`, by their names; `difference` is None where a `reason` forbids it.
+
+    A `family` is what Holm's correction counts together. `where` says on which data, `says` what a difference means.
+    """
+
+    family: str
+    first: str | float = ""
+    second: str | float = ""
+    where: str = ""
+    says: str = ""
+    metric: str = "anls"
+    difference: StudentEstimate | None = None
+    sides: tuple[pd.DataFrame, ...] = ()
+    reason: str = ""
+
+    @property
+    def name(self) -> str:
+        """As in "66 % − 0 %", after what it is about; of what is not compared at all the family."""
+        if self.first == self.second == "":
+            return self.family
+        return f"{self.where}: {self.minus}" if self.where else self.minus
+
+    @property
+    def minus(self) -> str:
+        """The two groups, as in "66 % − 0 %"."""
+        return f"{group_name(self.second)} − {group_name(self.first)}"
+
+    @property
+    def lower_is_better(self) -> bool:
+        """Whether the second group is better where the difference is below 0, as in what is lost."""
+        return self.metric == "lost"
+
+    @functools.cached_property
+    def permuted(self) -> float:
+        """`permutation_p_value`; NaN where the difference is no paired one."""
+        return permutation_p_value(*self.sides, self.metric) if self.sides else math.nan
+
+
+def group_name(group: str | float) -> str:
+    """A group in words: a ratio as "33 %", a variant by its name."""
+    return group if isinstance(group, str) else percent(group)
+
+
+def compare(
+    answers: pd.DataFrame, by: str, first: str | float, second: str | float, metric: str = "anls", **described: str
+) -> Comparison:
+    """Two groups of answers, named in the column `by`, on the seeds that both have; see `paired_difference`.
+
+    `described` are further fields of the `Comparison`. One without a seed in common says so as its reason.
+    """
+    groups = [answers[answers[by] == name] for name in (first, second)]
+    common = set(groups[0]["seed"]) & set(groups[1]["seed"])
+    described |= {"first": first, "second": second, "metric": metric}
+    if not common:
+        lacking = [group_name(name) for name, group in zip((first, second), groups, strict=True) if group.empty]
+        reason = f"no complete run of {' and of '.join(lacking)}" if lacking else "no seed in common"
+        return Comparison(**described, reason=reason)
+    sides = tuple(group[group["seed"].isin(common)] for group in groups)
+    if sides[0]["document_id"].nunique() < FEWEST_DOCUMENTS:
+        return Comparison(**described, reason="all questions are about one document")
+    return Comparison(**described, difference=paired_difference(*sides, metric), sides=sides)
+
+
+def compare_all(answers: pd.DataFrame, by: str, metric: str = "anls", **described: str) -> list[Comparison]:
+    """Every two groups of the column `by`, the lower one first; see `compare`."""
+    return [compare(answers, by, *pair, metric, **described) for pair in combinations(sorted(answers[by].unique()), 2)]
+
+
+def made(comparisons: Iterable[Comparison]) -> list[Comparison]:
+    """Those that have a difference."""
+    return [comparison for comparison in comparisons if comparison.difference]
 
 
 def welch_satterthwaite(variances: Sequence[tuple[float, int]]) -> float:
@@ -268,6 +359,29 @@ def mcnemar_bounds(first: int, second: int, questions: int) -> tuple[float, floa
         table = [[worse - swapped, swapped], [swapped + better - worse, questions - better - swapped]]
         bounds.append(float(mcnemar(table, exact=True).pvalue))
     return bounds[0], bounds[1]
+
+
+def holm_p_values(
+    comparisons: Sequence[Comparison], test: Callable[[StudentEstimate], float] = StudentEstimate.p_value
+) -> list[float]:
+    """P-values of `test` after Holm's correction within each family; NaN for those without a difference."""
+    p_values = [math.nan] * len(comparisons)
+    for family in {each.family for each in comparisons}:
+        tested = [index for index, each in enumerate(comparisons) if each.family == family and each.difference]
+        corrected = holm([test(comparisons[index].difference) for index in tested])
+        for index, p_value in zip(tested, corrected, strict=True):
+            p_values[index] = p_value
+    return p_values
+
+
+def holm_of(found: Sequence[tuple[Any, ...]]) -> list[float]:
+    """The p-values of comparisons, each with its difference at the end, after Holm's correction for all of them."""
+    return holm([difference.p_value() for *_, difference in found])
+
+
+def smallest_of_all(difference: PairedDifference, pairs: int) -> float:
+    """The smallest difference that a test of so many pairs at once would find with probability 0.8."""
+    return difference.smallest_detectable(confidence=1 - 0.05 / pairs)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

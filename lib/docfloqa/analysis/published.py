@@ -8,9 +8,9 @@ from itertools import combinations, product
 import pandas as pd
 from statsmodels.stats.proportion import confint_proportions_2indep, test_proportions_2indep
 
-from docfloqa.analysis.intervals import Interval, p_text
+from docfloqa.analysis.intervals import RATIO, Interval, p_text, percent
 from docfloqa.analysis.paired import holm, mcnemar_bounds
-from docfloqa.analysis.tables import PUBLISHED, RATIO, percent
+from docfloqa.analysis.tables import PUBLISHED
 
 QUESTIONS = 500
 MEASURES = {"accuracy": "accuracy", "exact_match": "exact match"}

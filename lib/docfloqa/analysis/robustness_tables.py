@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import combinations
 
 import pandas as pd
 from scipy.integrate import trapezoid
 
-from docfloqa.analysis.intervals import interval_table, p_text
-from docfloqa.analysis.paired import KEYS, PairedDifference, paired_difference
-from docfloqa.analysis.tables import (
-    RATIO,
-    SIGNIFICANT,
-    holm_of,
-    interval,
-    number,
-    percent,
-    smallest_of_all,
-    texts,
-)
+from docfloqa.analysis.intervals import RATIO, interval, interval_table, number, p_text, percent, texts
+from docfloqa.analysis.paired import KEYS, SIGNIFICANT, PairedDifference, compare_all, holm_of, made, smallest_of_all
 from docfloqa.data.degradations import CLEAN, SEVERITIES, amount
 from docfloqa.text import NO_BREAK, escaped
 
@@ -28,7 +17,7 @@ AREA, LOST = "area", "lost"
 OWN = "own data"
 FLOOR = 0.05  # ANLS below which ratios are not compared on other data
 # What is compared, the two ratios, and what the higher one has more.
-Comparison = tuple[str, float, float, PairedDifference]
+RatioPair = tuple[str, float, float, PairedDifference]
 
 
 def severity_curves(answers: pd.DataFrame) -> pd.DataFrame:
@@ -83,23 +72,17 @@ def area_table(areas: pd.DataFrame) -> pd.DataFrame:
     return frame
 
 
-def compare_ratios(answers: pd.DataFrame, metric: str, by: str = "kind") -> list[Comparison]:
+def compare_ratios(answers: pd.DataFrame, metric: str, by: str = "kind") -> list[RatioPair]:
     """Every two ratios, the lower one first, for each name in the column `by`: what the higher one has more.
 
     Only seeds that both have are compared; two ratios without a common seed are left out. On a single
     document nothing is compared.
     """
-    found = []
-    for name, part in answers.groupby(by, sort=False):
-        if part["document_id"].nunique() < 2:
-            continue
-        for low, high in combinations(sorted(part[RATIO].unique()), 2):
-            pair = [part[part[RATIO] == ratio] for ratio in (low, high)]
-            common = set(pair[0]["seed"]) & set(pair[1]["seed"])
-            if common:
-                sides = (side[side["seed"].isin(common)] for side in pair)
-                found.append((name, low, high, paired_difference(*sides, metric)))
-    return found
+    return [
+        (name, each.first, each.second, each.difference)
+        for name, part in answers.groupby(by, sort=False)
+        for each in made(compare_all(part, RATIO, metric, family=by))
+    ]
 
 
 def area_comparisons(areas: pd.DataFrame) -> pd.DataFrame:
@@ -200,12 +183,12 @@ def cross_conclusion(answers: pd.DataFrame) -> str:
     return " ".join(said)
 
 
-def _pair(comparison: Comparison) -> str:
+def _pair(comparison: RatioPair) -> str:
     _, low, high, _ = comparison
     return f"{percent(high)} less {percent(low)}"
 
 
-def _compared(comparisons: Sequence[Comparison], relation: str) -> str:
+def _compared(comparisons: Sequence[RatioPair], relation: str) -> str:
     if not comparisons:
         return "Two ratios with a seed in common and two documents are lacking, so nothing is compared."
     several = len({name for name, *_ in comparisons}) > 1

@@ -7,27 +7,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.resources import files
-from itertools import combinations
 from typing import Any
 
 import pandas as pd
 
-from docfloqa.analysis.intervals import LOSS, Interval, interval_table, p_text
-from docfloqa.analysis.paired import (
-    PairedDifference,
-    holm,
-    mcnemar_p_value,
-    paired_difference,
-    permutation_p_value,
-)
+from docfloqa.analysis.contrasts import ratio_contrasts
+from docfloqa.analysis.intervals import LOSS, NONE, RATIO, interval_table, last_epoch, number, p_text, percent, texts
+from docfloqa.analysis.paired import PairedDifference, holm, holm_p_values, made, mcnemar_p_value, smallest_of_all
 from docfloqa.metrics import METRICS
 from docfloqa.runs.results import Study, once_for_study
-from docfloqa.text import NO_BREAK
 
 PUBLISHED: dict[str, Any] = json.loads(files("docfloqa.analysis").joinpath("published.json").read_text())
-NONE = "–"
-RATIO = "vision_trainable"
-SIGNIFICANT = 0.05
 # What the published 66 % is ahead of 100 % in accuracy, as a share.
 PUBLISHED_LEAD = 0.009
 PAGE_USE = {"own": "ANLS, own page (%)", "wrong": "ANLS, wrong page (%)", "difference": "difference"}
@@ -44,16 +34,6 @@ NOTE = (
     "The published similarity is called ANLS there; it has no threshold and takes the first answer only. The "
     "published loss counts padding too: its course can be compared, its size cannot."
 )
-
-
-def percent(share: float) -> str:
-    """A share in [0, 1] as "33 %", with at most one digit after the point."""
-    return f"{round(100 * share, 1):g} %"
-
-
-def last_epoch(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows of a frame's last epoch."""
-    return frame[frame["epoch"] == frame["epoch"].max()]
 
 
 @once_for_study
@@ -170,34 +150,13 @@ def seed_spread(study: Study) -> pd.DataFrame:
     return frame if frame["seeds"].max() > 1 else frame.iloc[:0]
 
 
-@once_for_study
-def paired_differences(study: Study, metric: str = "anls") -> list[tuple[float, float, PairedDifference]]:
+def paired_differences(study: Study) -> list[tuple[float, float, PairedDifference]]:
     """Every two ratios, the lower one first, and what the higher one has more after the last epoch.
 
     Only seeds that both have are compared; two ratios without a common seed are left out. On a single
     document nothing is compared.
     """
-    answers, found = last_epoch(study.predictions), []
-    if answers["document_id"].nunique() < 2:
-        return []
-    for low, high in combinations(sorted(answers[RATIO].unique()), 2):
-        first, second = _both_sides(study, low, high)
-        if len(first):
-            found.append((low, high, paired_difference(first, second, metric)))
-    return found
-
-
-def _both_sides(study: Study, low: float, high: float) -> list[pd.DataFrame]:
-    """The last answers of two ratios, of the seeds that both have."""
-    answers = last_epoch(study.predictions)
-    sides = [answers[answers[RATIO] == ratio] for ratio in (low, high)]
-    common = set(sides[0]["seed"]) & set(sides[1]["seed"])
-    return [side[side["seed"].isin(common)] for side in sides]
-
-
-def holm_of(found: Sequence[tuple[Any, ...]]) -> list[float]:
-    """The p-values of comparisons, each with its difference at the end, after Holm's correction for all of them."""
-    return holm([difference.p_value() for *_, difference in found])
+    return [(each.first, each.second, each.difference) for each in made(ratio_contrasts(study))]
 
 
 @once_for_study
@@ -210,14 +169,14 @@ def comparisons(study: Study) -> pd.DataFrame:
     last columns say how many documents would show the lead of the published 66 %, for these very seeds, and
     for others too, where it may be that no number does with as few seeds.
     """
-    pairs = paired_differences(study)
+    pairs = made(ratio_contrasts(study))
     rows = {}
-    for (low, high, difference), p_value in zip(pairs, holm_of(pairs), strict=True):
-        permuted = permutation_p_value(*_both_sides(study, low, high), "anls")
-        rows[f"{percent(high)} less {percent(low)}"] = {
+    for pair, p_value in zip(pairs, holm_p_values(pairs), strict=True):
+        difference = pair.difference
+        rows[f"{percent(pair.second)} less {percent(pair.first)}"] = {
             "difference [95 %, one pair]": difference.interval().format(100),
             "p (Holm)": p_text(p_value),
-            "p, permutation": p_text(permuted),
+            "p, permutation": p_text(pair.permuted),
             "standard error, documents": number(100 * difference.over_documents, 2),
             "standard error, seeds": NONE if difference.seeds == 1 else number(100 * difference.over_seeds, 2),
             "seeds": difference.seeds,
@@ -244,20 +203,17 @@ def exact_match_pairs(study: Study) -> pd.DataFrame:
     have Holm's correction for all rows.
     """
     rows = []
-    for low, high, _ in paired_differences(study):
-        for seed, row in mcnemar_p_value(*_both_sides(study, low, high)).iterrows():
+    for pair in made(ratio_contrasts(study)):
+        for seed, row in mcnemar_p_value(*pair.sides).iterrows():
             only_low, only_high = int(row["only_first"]), int(row["only_second"])
-            rows.append((f"{percent(low)} and {percent(high)}", seed, only_low, only_high, row["p_value"]))
+            rows.append(
+                (f"{percent(pair.first)} and {percent(pair.second)}", seed, only_low, only_high, row["p_value"])
+            )
     columns = ["ratios", "seed", "right at the lower only", "right at the higher only", "p (Holm)"]
     frame = pd.DataFrame(rows, columns=columns)
     if len(frame):
         frame["p (Holm)"] = [*map(p_text, holm(frame["p (Holm)"]))]
     return frame
-
-
-def smallest_of_all(difference: PairedDifference, pairs: int) -> float:
-    """The smallest difference that a test of so many pairs at once would find with probability 0.8."""
-    return difference.smallest_detectable(confidence=1 - 0.05 / pairs)
 
 
 def summary(study: Study) -> pd.DataFrame:
@@ -316,23 +272,3 @@ def _beside(ours: pd.DataFrame, key: str, published: dict[float, dict[str, float
             columns[quantity, "published"] = [number(value, 3 if metric == LOSS else 1) for value in values]
         columns[quantity, "ours"] = texts(cells)
     return pd.DataFrame(columns, index=cells.index)
-
-
-def interval(row: Any) -> Interval:
-    """The interval of a row of `interval_table`."""
-    return Interval(row.estimate, row.low, row.high)
-
-
-def texts(table: pd.DataFrame) -> list[str]:
-    """The rows of an `interval_table` as text: scores in percent with one digit, losses with three."""
-    shapes = [(1, 3) if metric == LOSS else (100, 1) for metric in table["metric"]]
-    # An interval that wraps in a narrow column stays in one piece.
-    return [
-        interval(row).format(*shape).replace(", ", f",{NO_BREAK}")
-        for row, shape in zip(table.itertuples(), shapes, strict=True)
-    ]
-
-
-def number(value: float, digits: int = 1) -> str:
-    """A number with so many digits, "–" where there is none."""
-    return NONE if pd.isna(value) else f"{value:,.{digits}f}"

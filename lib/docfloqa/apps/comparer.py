@@ -8,7 +8,7 @@ import ipywidgets
 import pandas as pd
 from datasets import Dataset
 
-from docfloqa.analysis.tables import RATIO, last_epoch, percent
+from docfloqa.analysis.intervals import RATIO, last_epoch, percent
 from docfloqa.apps.browser import LISTED, beside_html, control, offer, page_html, table_html, text_html
 from docfloqa.runs.results import Study
 

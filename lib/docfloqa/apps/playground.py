@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from transformers.utils import logging
 
-from docfloqa.analysis.tables import NONE
+from docfloqa.analysis.intervals import NONE
 from docfloqa.apps.ask import BEFORE, Asked, answer, models_of_study
 from docfloqa.apps.attention import Attention, attention, attention_figure
 from docfloqa.apps.browser import LISTED, control, image_html, offer, page_html, table_html, text_html

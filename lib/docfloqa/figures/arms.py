@@ -7,9 +7,10 @@ from textwrap import fill
 import pandas as pd
 from matplotlib.figure import Figure
 
-from docfloqa.analysis.arm_tables import VARIANT, arm_differences, arm_of, arm_p_values, last_answers
+from docfloqa.analysis.arm_tables import arm_differences, arm_of, arm_p_values
+from docfloqa.analysis.contrasts import VARIANT, arm_answers
 from docfloqa.analysis.intervals import interval_table
-from docfloqa.analysis.tables import SIGNIFICANT
+from docfloqa.analysis.paired import SIGNIFICANT
 from docfloqa.figures.style import GREY, TWO_COLUMNS, mark, panels, point, styled
 from docfloqa.runs.results import Study
 
@@ -54,7 +55,7 @@ def equally_long(study: Study) -> pd.DataFrame:
         runs = study.arm(name)
         if runs is None:
             continue
-        scores = interval_table(last_answers(study, name), [VARIANT], ["anls"]).set_index(VARIANT)
+        scores = interval_table(arm_answers(study, name), [VARIANT], ["anls"]).set_index(VARIANT)
         for variant in arm_of(study, name).variants:
             made = runs.runs[runs.runs[VARIANT] == variant.name]
             settings = study.settings.replace(**variant.changes)

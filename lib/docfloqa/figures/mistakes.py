@@ -16,6 +16,7 @@ from docfloqa.analysis.confidence import (
     coverage_curve,
     reliability,
 )
+from docfloqa.analysis.intervals import RATIO, last_epoch, percent
 from docfloqa.analysis.mistakes import (
     GROUPS,
     LOCATED,
@@ -26,7 +27,6 @@ from docfloqa.analysis.mistakes import (
     right_sets,
     set_name,
 )
-from docfloqa.analysis.tables import RATIO, last_epoch, percent
 from docfloqa.data.images import as_page
 from docfloqa.figures.style import (
     GREY,

@@ -6,9 +6,8 @@ import pandas as pd
 from datasets import Dataset
 from matplotlib.figure import Figure
 
-from docfloqa.analysis.intervals import interval_table
+from docfloqa.analysis.intervals import RATIO, interval_table, percent
 from docfloqa.analysis.robustness_tables import degradation_scores
-from docfloqa.analysis.tables import RATIO, percent
 from docfloqa.data.degradations import SEVERITIES, degrade
 from docfloqa.data.images import as_page
 from docfloqa.figures.style import (

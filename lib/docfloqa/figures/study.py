@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from docfloqa.analysis.intervals import LOSS
-from docfloqa.analysis.tables import RATIO, last_epoch, percent, scores, vision_shares
+from docfloqa.analysis.intervals import LOSS, RATIO, last_epoch, percent
+from docfloqa.analysis.tables import scores, vision_shares
 from docfloqa.data.images import as_page
 from docfloqa.figures.style import (
     GREY,

@@ -13,10 +13,9 @@ import statsmodels.api as sm
 from IPython.display import HTML, Markdown, display
 
 from docfloqa.analysis import arm_tables, confidence, mistakes, published, tables
-from docfloqa.analysis.intervals import p_text
+from docfloqa.analysis.contrasts import lacking
+from docfloqa.analysis.intervals import NONE, RATIO, last_epoch, number, p_text, percent
 from docfloqa.analysis.paired import PairedDifference, holm
-from docfloqa.analysis.tables import NONE, RATIO, percent
-from docfloqa.arms import ARMS
 from docfloqa.figures.arms import arm_contrasts
 from docfloqa.figures.style import publish
 from docfloqa.files import reports_folder, write_whole
@@ -53,8 +52,8 @@ def _cell(value: object) -> str:
 
 def show_arm(study: Study, name: str) -> None:
     """Display an arm's scores and what is compared in it; of one that was not made, the command that makes it."""
-    if lacking := arm_tables.not_made(study, name):
-        display(Markdown(lacking))
+    if why := lacking(study, name):
+        display(Markdown(why))
         return
     scores = arm_tables.arm_summary(study, name)[arm_tables.MAIN_COLUMNS]
     show_table(scores, f"The arm {name}: scores, with 95 % intervals over documents.")
@@ -94,7 +93,7 @@ def write_tables(study: Study, beside: Sequence[Study] = (), margin: float = MAR
         frames["calibration"] = confidence.calibration(study)
     frames["published_differences"] = published.published_differences()
     frames["published_systems"] = published.published_systems()
-    for arm in filter(ARMS.get, study.arms):
+    for arm in study.arms:
         frames[f"arm_{arm}"] = arm_tables.arm_summary(study, arm)
         frames[f"arm_{arm}_comparisons"] = arm_tables.arm_comparisons(study, arm)
         frames[f"arm_{arm}_interactions"] = arm_tables.arm_interactions(study, arm)
@@ -125,15 +124,15 @@ def setup_table(study: Study) -> pd.DataFrame:
 
 def run_table(study: Study) -> pd.DataFrame:
     """The runs of the ratios, as text: ratio, seed, the best epoch, the last score, the time."""
-    last = tables.last_epoch(study.epochs).set_index("run")["anls"]
+    last = last_epoch(study.epochs).set_index("run")["anls"]
     runs = study.runs.set_index("run")
     return pd.DataFrame(
         {
             "ratio": runs[RATIO].map(percent),
             "seed": runs["seed"].astype(str),
             "best epoch": [str(study.records[run].get("best_epoch", NONE)) for run in runs.index],
-            "ANLS (%), last epoch": (100 * last[runs.index]).map(tables.number),
-            "seconds": runs["seconds"].map(lambda seconds: tables.number(seconds, 0)),
+            "ANLS (%), last epoch": (100 * last[runs.index]).map(number),
+            "seconds": runs["seconds"].map(lambda seconds: number(seconds, 0)),
         }
     )
 
