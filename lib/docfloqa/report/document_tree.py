@@ -49,7 +49,7 @@ NO_NUMBER = {"", "nan", "none", "<na>", "n/a", "na", "-", "–", "—", "...", "
 NUMBER = re.compile(r"[\s\d.,:/eE+−±×%()\[\]<>=≤≥~≈$€–-]*\d[\s\d.,:/eE+−±×%()\[\]<>=≤≥~≈–-]*[A-Za-zµ]{0,3}")
 NO_ATTRIBUTES: list[Any] = ["", [], []]
 BIBLIOGRAPHY = Path(__file__).parent / "references.bib"
-DATA_URI = re.compile(r"data:(image/(?:png|jpeg|svg\+xml));base64,([A-Za-z0-9+/=\s]+)")
+DATA_URI = re.compile(r"data:(application/pdf|image/(?:png|jpeg|svg\+xml));base64,([A-Za-z0-9+/=\s]+)")
 
 
 class ReportError(DocFloQAError, ValueError):
@@ -106,9 +106,10 @@ def _tree_version() -> list[int]:
     return json.loads(pandoc("", "commonmark", "json"))["pandoc-api-version"]
 
 
-def write(blocks: list[Node], writer: str, *options: str) -> str:
-    """Blocks of pandoc's tree in any of its output formats."""
-    tree = {"pandoc-api-version": _tree_version(), "meta": {}, "blocks": blocks}
+def write(blocks: list[Node], writer: str, *options: str, **head: str) -> str:
+    """Blocks of pandoc's tree in any of its output formats; `head` holds plain text for the template."""
+    meta = {name: {"t": "MetaInlines", "c": [{"t": "Str", "c": text}]} for name, text in head.items()}
+    tree = {"pandoc-api-version": _tree_version(), "meta": meta, "blocks": blocks}
     return pandoc(json.dumps(tree), "json", writer, *options)
 
 
@@ -192,7 +193,8 @@ def read(text: str, mimetype: str, folder: Path, suffix: str) -> list[Node]:
                 return {"t": "Span", "c": [NO_ATTRIBUTES, value[1]]}
         return None
 
-    return walk(blocks, neutral, "", {})
+    style = [{"t": "RawBlock", "c": ["html", f"<style>{css}</style>"]}] if css else []
+    return style + walk(blocks, neutral, "", {})
 
 
 def _percents_kept(inlines: list[Node]) -> list[Node]:
@@ -231,7 +233,7 @@ def _link(value: list[Any], suffix: str) -> Node:
 
 def _embedded(source: str, folder: Path) -> str | None:
     """An image's source as data; None if there is no such file, or if it would have to be fetched."""
-    if DATA_URI.fullmatch(source):
+    if source.startswith("data:image/") and DATA_URI.fullmatch(source):
         return source
     kind = next((kind for kind, ending in IMAGES.items() if source.endswith(ending)), "application/pdf")
     if kind == "application/pdf" or ":" in source or not (folder / source).is_file():
