@@ -3,45 +3,47 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-PROFILE ?= embedded
+PROFILE ?=
 NAME ?=
 DATA ?=
 MODEL ?=
-RATIOS ?= 0 0.33 0.66 1
-SEEDS ?= 0
+RATIOS ?=
+SEEDS ?=
 ARMS ?=
 CROSS ?=
 KERNEL ?=
 SCHEDULER ?=
 ALLOW_CPU ?=
 DEVICE ?=
-SETTINGS ?= {}
+# Any other options of the verb: make study ARGS='--epochs 4'.
+ARGS ?=
 
-WITH = --profile $(PROFILE) --settings '$(SETTINGS)' $(if $(NAME),--name '$(NAME)') $(if $(DATA),--data '$(DATA)') \
+WITH = $(if $(PROFILE),--profile '$(PROFILE)') $(if $(NAME),--name '$(NAME)') $(if $(DATA),--data '$(DATA)') \
 	$(if $(MODEL),--model '$(MODEL)')
-WHAT = $(WITH) --ratios $(RATIOS) --seeds $(SEEDS) $(if $(ARMS),--arms $(ARMS))
+WHAT = $(WITH) $(if $(RATIOS),--ratios $(RATIOS)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(ARMS),--arms $(ARMS))
 HERE = $(if $(KERNEL),--kernel '$(KERNEL)') $(if $(ALLOW_CPU),--allow-cpu)
 WHERE = $(HERE) $(if $(SCHEDULER),--scheduler '$(SCHEDULER)')
+OF = --name '$(or $(NAME),$(PROFILE),embedded)'
 
 .PHONY: study doctor estimate robustness ship test test-browser test-faults test-paper lab demo report bench batching lint lock clean
 
 study: $(VENV)/installed
-	$(BIN)/python -m docfloqa study $(WHAT) $(WHERE)
+	$(BIN)/python -m docfloqa study $(WHAT) $(WHERE) $(ARGS)
 
 # What that study would meet here, line by line, before anything is downloaded.
 doctor: $(VENV)/installed
-	$(BIN)/python -m docfloqa doctor $(WITH) $(HERE)
+	$(BIN)/python -m docfloqa doctor $(WITH) $(HERE) $(ARGS)
 
 # Time, memory and disk of the study that make study would make.
 estimate: $(VENV)/installed
-	$(BIN)/python -m docfloqa estimate $(WHAT)
+	$(BIN)/python -m docfloqa estimate $(WHAT) $(ARGS)
 
 report: $(VENV)/installed
-	$(BIN)/python -m docfloqa report --name '$(or $(NAME),$(PROFILE))'
+	$(BIN)/python -m docfloqa report $(OF) $(ARGS)
 
 # The best models of a study's runs on bad scans and on other data.
 robustness: $(VENV)/installed
-	$(BIN)/python -m docfloqa robustness --name '$(or $(NAME),$(PROFILE))' $(if $(CROSS),--cross $(CROSS))
+	$(BIN)/python -m docfloqa robustness $(OF) $(if $(CROSS),--cross $(CROSS)) $(ARGS)
 
 # The study whose results are in the repository.
 ship: $(VENV)/installed
@@ -54,11 +56,11 @@ test: $(VENV)/installed
 	$(PYTEST)
 
 lab: $(VENV)/installed
-	$(BIN)/jupyter lab notebooks
+	$(BIN)/python -m docfloqa lab
 
 # The playground as a web page, for this machine only; the address that it prints holds a token.
 demo: $(VENV)/installed
-	$(BIN)/python -m docfloqa.apps.demo --name '$(or $(NAME),$(PROFILE))'
+	$(BIN)/python -m docfloqa demo $(OF) $(ARGS)
 
 # JupyterLab and the demo in a real browser, Debian's chromium (CHROMIUM=... for another).
 test-browser: $(VENV)/installed
@@ -72,7 +74,7 @@ bench: $(VENV)/installed
 
 # Whether keeping the questions of a page together changes what is learnt; compares with the shipped runs.
 batching: $(VENV)/installed
-	$(BIN)/python -m docfloqa sweep --name uniform --seeds 0 1 2 --settings '{"batching": "uniform"}'
+	$(BIN)/python -m docfloqa sweep --name uniform --seeds 0 1 2 --batching uniform
 	$(BIN)/python benchmarks/batching.py
 
 # Kills, corruption, bad input: longer than what make test has of them. Takes a quarter of an hour.

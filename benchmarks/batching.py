@@ -3,7 +3,7 @@
 Compares two studies of the same questions, ratios and seeds, made beforehand with
 
     .venv/bin/python -m docfloqa study --name shipped --seeds 0 1 2
-    .venv/bin/python -m docfloqa sweep --name uniform --seeds 0 1 2 --settings '{"batching": "uniform"}'
+    .venv/bin/python -m docfloqa sweep --name uniform --seeds 0 1 2 --batching uniform
 
 and writes `reports/benchmarks/batching.md`.
 """

@@ -48,7 +48,7 @@ FP32 = 1e-3
 # bf16 has 8 bits of a number, so that each sum is off by up to 0.4 %; over two epochs that adds up.
 BF16 = 0.05
 COMMAND = ["-m", "docfloqa", "run", "--profile", "smoke", "--ratio", str(RATIO), "--allow-cpu", "--json"]
-IN_FP32 = ["--settings", json.dumps({"precision": "fp32", **FEW})]
+IN_FP32 = [f"--{name.replace('_', '-')}={value}" for name, value in {"precision": "fp32", **FEW}.items()]
 
 
 @pytest.fixture(scope="session", autouse=True)

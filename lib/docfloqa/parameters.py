@@ -6,7 +6,9 @@ import ast
 import json
 import re
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
+
+import yaml
 
 from docfloqa.exceptions import SettingsError, shown
 
@@ -15,7 +17,21 @@ Number = TypeVar("Number", int, float)
 DEVICES = "con prn aux nul".split() + [f"{port}{number}" for port in ("com", "lpt") for number in range(1, 10)]
 RESERVED = ("benchmarks", "screenshots", "log.md", *DEVICES)
 LONGEST_NAME, LONGEST_PART = 1000, 255  # bytes of a path, and of each part of it
+CONFIG = {"profile": str, "settings": dict, "ratios": list, "seeds": list, "arms": list}
 NO_NAME = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+class _Loader(yaml.SafeLoader):
+    # YAML 1.1 takes 1e-4 for text and on and off for truth; people mean a number and a text.
+    yaml_implicit_resolvers: ClassVar = {
+        first: [(tag, pattern) for tag, pattern in resolvers if first not in "oOyYnN" or not tag.endswith("bool")]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
 
 
 def by_name(further: str | dict[str, Any]) -> dict[str, Any]:
@@ -37,6 +53,25 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if twice is not None:
         raise SettingsError(f"further settings name {shown(twice)} twice; allowed is once")
     return dict(pairs)
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """The profile, settings, ratios, seeds and arms that a YAML file asks for; raises `SettingsError`."""
+    try:
+        config = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader) or {}
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise SettingsError(f"{str(path)!r} cannot be read as YAML: {reason}") from None
+    if not isinstance(config, dict):
+        raise SettingsError(f"{str(path)!r} holds {shown(config)}; allowed are {', '.join(CONFIG)}, by name")
+    for name, value in config.items():
+        kind = CONFIG.get(name)
+        if kind is None:
+            raise SettingsError(f"{str(path)!r} has {shown(name)}; allowed are {', '.join(CONFIG)}")
+        if not isinstance(value, kind):
+            wanted = {list: "a list", dict: "settings by name", str: "a name"}[kind]
+            raise SettingsError(f"{name} of {str(path)!r} is {shown(value)}; allowed is {wanted}")
+    return config
 
 
 def numbers(name: str, text: Any, kind: type[Number]) -> list[Number]:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
+import yaml
+
 from docfloqa.exceptions import SettingsError, shown
 from docfloqa.parameters import by_name, check_source, check_study_name
 
@@ -28,6 +30,11 @@ SEED = (0, 2**31 - 1)
 COUNT = (1, 10**9)
 DOCUMENTS = (1, 10**7)
 POSITIVE = (5e-324, 1.7976931348623157e308)
+# What may differ from a run's own settings when its model is scored again.
+EVALUATION_SETTINGS = (
+    "validation_questions synth_scale synth_shift synth_validation_documents synth_seed precision num_beams "
+    "max_new_tokens eval_batch_size"
+).split()
 MOST_LEGS = 16  # of trained_before: a run's folder names them all
 
 
@@ -226,6 +233,20 @@ class Settings(Storage, Decoding, Training, Drawing, Questions, Freezing):
         """Every field as a JSON object."""
         return json.dumps(self.to_dict(), indent=2)
 
+    def to_config(self, **planned: Any) -> str:
+        """The YAML by which `docfloqa study --config` makes the study of these settings and runs again."""
+        values = json.loads(self.to_json())
+        changed = {name: value for name, value in values.items() if getattr(EMBEDDED, name) != getattr(self, name)}
+        # A study's runs have them from ratios and seeds.
+        of_runs = {"vision_trainable", "seed"}
+        settings = {"study": self.study} | {name: changed[name] for name in changed if name not in of_runs}
+        about = {
+            "profile": "embedded",
+            **{name: list(values) for name, values in planned.items()},
+            "settings": settings,
+        }
+        return yaml.safe_dump(about, sort_keys=False, allow_unicode=True)
+
     def replace(self, **changes: Any) -> Settings:
         """The same settings with some fields changed, validated again."""
         return Settings.from_dict({**self.to_dict(), **changes})
@@ -283,6 +304,7 @@ def _of_kind(name: str, value: Any, kind: type, allowed: Any) -> Any:
     return value
 
 
+EMBEDDED = Settings()
 PROFILES: dict[str, dict[str, Any]] = {
     # Everything runs for real in seconds; scores mean nothing.
     "smoke": {

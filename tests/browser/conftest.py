@@ -88,7 +88,7 @@ def demo(scratch, study, tmp_path_factory) -> Iterator[Site]:
     """The demo as `make demo` starts it, but for the token, which a test must know."""
     port, token = free_port(), secrets.token_hex(16)
     log = tmp_path_factory.mktemp("demo") / "demo.log"
-    command = [sys.executable, "-m", "docfloqa.apps.demo", "--name", study, "--port", str(port)]
+    command = [sys.executable, "-m", "docfloqa", "demo", "--name", study, "--port", str(port)]
     environment = {**scratch, "JUPYTER_TOKEN": token}
     with served(command, f"http://127.0.0.1:{port}/login", environment, log) as site:
         yield Site(f"http://127.0.0.1:{port}/?token={token}", site.log)

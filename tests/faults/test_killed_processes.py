@@ -9,7 +9,7 @@ from contextlib import suppress
 import pandas as pd
 import psutil
 import pytest
-from test_processes import FEW, TORCHRUN
+from test_processes import FEW, TORCHRUN, options
 
 from docfloqa.files import runs_folder
 from docfloqa.runs.run import read_record
@@ -22,7 +22,7 @@ FURTHER = {**FEW, "epochs": EPOCHS}
 
 def together() -> subprocess.Popen:
     command = [*TORCHRUN, "2", "-m", "docfloqa", "run", "--profile", "smoke", "--name", "two"]
-    return subprocess.Popen([*command, "--settings", json.dumps(FURTHER)])
+    return subprocess.Popen([*command, *options(FURTHER)])
 
 
 def epochs_done() -> float:
@@ -62,7 +62,7 @@ def test_a_loss_that_is_not_finite_fails_the_run_in_all_processes(output):
     # Every batch is a full one.
     further = {**FEW, "train_questions": 24, "epochs": 1, "learning_rate": 1e30}
     command = [*TORCHRUN, "2", "-m", "docfloqa", "run", "--profile", "smoke", "--name", "far"]
-    done = subprocess.run([*command, "--settings", json.dumps(further)], capture_output=True, timeout=500)
+    done = subprocess.run([*command, *options(further)], capture_output=True, timeout=500)
     assert done.returncode != 0
     [folder] = runs_folder("far").iterdir()
     record = read_record(folder)

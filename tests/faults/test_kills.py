@@ -27,8 +27,7 @@ ORPHANS_END = 20.0  # seconds in which kernels must notice that their study is g
 
 def study_process(output: Path) -> subprocess.Popen:
     command = [sys.executable, "-m", "docfloqa", "sweep", "--profile", "smoke", "--ratios", "0", "1"]
-    further = json.dumps({"epochs": EPOCHS})
-    return start([*command, "--settings", further], output)
+    return start([*command, "--epochs", str(EPOCHS)], output)
 
 
 def papermill_process(output: Path) -> subprocess.Popen:

@@ -11,7 +11,7 @@ import papermill
 import pytest
 import torch
 
-from docfloqa.__main__ import main, parser, settings_of
+from docfloqa.cli import main
 from docfloqa.exceptions import RunError, StudyError
 from docfloqa.files import NOTEBOOKS, PROJECT, figures_folder, output_folder, reports_folder, runs_folder
 from docfloqa.model.device import visible_gpus
@@ -271,13 +271,11 @@ def test_a_run_that_was_stopped_on_purpose_has_not_failed(on_purpose, status, ou
     ("arguments", "message"),
     [
         (["study", "--profile", "papr"], "profile is 'papr'"),
-        (["study", "--settings", "{"], "settings are '{', which is not JSON"),
-        (["study", "--settings", '{"epoch": 3}'], "unknown setting 'epoch'"),
         (["sweep", "--profile", "smoke", "--ratios", "2"], "vision_trainable is 2.0"),
         (["sweep", "--profile", "smoke", "--seeds", "0", "0"], "seeds are [0, 0]"),
         (["sweep", "--profile", "smoke", "--data", "./nowhere"], "'./nowhere' is not a folder"),
         (
-            ["study", "--profile", "smoke", "--settings", '{"max_new_tokens": 300}'],
+            ["study", "--profile", "smoke", "--max-new-tokens", "300"],
             "max_new_tokens is 300; this model has 256 positions",
         ),
         (
@@ -291,15 +289,6 @@ def test_bad_input_is_one_clear_line_and_exit_code_2(arguments, message, capsys,
     assert main(arguments) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ") and message in error
-
-
-def test_a_folder_named_from_the_working_directory_is_found_by_kernels_too(output, monkeypatch):
-    (output / "mine").mkdir()
-    monkeypatch.chdir(output)
-    arguments = parser().parse_args(["study", "--data", "mine", "--model", "data/florence2-tiny"])
-    settings = settings_of(arguments)
-    assert settings.data == str(output / "mine") and settings.model == "data/florence2-tiny"
-    assert settings_of(parser().parse_args(["study", "--data", "owner/name"])).data == "owner/name"
 
 
 def test_exporting_a_folder_without_notebooks_is_an_error(output):

@@ -19,9 +19,9 @@ from hub_models import NATIVE, random_florence, write_native
 from hub_server import served
 from transformers import AutoProcessor, Florence2ForConditionalGeneration
 
+from docfloqa.data.hub import COMMITS
 from docfloqa.data.images import decode_page
 from docfloqa.files import PROJECT
-from docfloqa.hub import COMMITS
 from docfloqa.settings import PROFILES, Settings
 
 DOWNLOADS = r"^\.venv/bin/(hf download (?:florence-community|HuggingFaceM4)/.*)$"

@@ -66,9 +66,9 @@ def study(original, tmp_path_factory):
             check=True,
         )
 
-    few = {"epochs": 1, "train_questions": 6, "max_new_tokens": 8}
+    few = "--epochs 1 --train-questions 6 --max-new-tokens 8"
     what = f"--profile paper --model {original} --data {root / 'scans'} --ratios 0 1 --name paper --allow-cpu"
-    docfloqa("study", *what.split(), "--settings", json.dumps(few), "--json")
+    docfloqa("study", *what.split(), *few.split(), "--json")
     return root, docfloqa
 
 

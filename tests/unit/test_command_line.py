@@ -4,6 +4,8 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import fields
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -11,16 +13,17 @@ from fake_study import write_study
 from PIL import Image
 from small_study import small_study
 
-from docfloqa.__main__ import main
 from docfloqa.analysis.changes import changed_questions, compare_metrics, paired_answers
 from docfloqa.analysis.paired import mcnemar_p_value, paired_difference
+from docfloqa.cli import app, main
 from docfloqa.data.load import load_docvqa
-from docfloqa.exceptions import IncompleteRunError, RunError
+from docfloqa.exceptions import IncompleteRunError, RunError, SettingsError
 from docfloqa.files import runs_folder
 from docfloqa.metrics import METRICS
 from docfloqa.runs.saved_runs import find_run
+from docfloqa.settings import GROUPS, PROFILES, Settings
 
-VERBS = "study sweep doctor estimate report ask evaluate compare export import-csv".split()
+VERBS = "study sweep run doctor estimate report robustness ask evaluate compare export import-csv demo lab".split()
 
 
 @pytest.fixture(scope="module")
@@ -44,17 +47,146 @@ def result_of(arguments, capsys, code=0):
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_explains_itself(verb, capsys):
-    with pytest.raises(SystemExit) as left:
-        main([verb, "--help"])
-    shown = capsys.readouterr().out
-    assert left.value.code == 0 and f"example: docfloqa {verb} " in shown
+    assert main([verb, "--help"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"example: docfloqa {verb}" in shown
     assert "exit codes: 0 fine, 1 a run is not complete, 2 bad input" in shown and "--json" in shown
 
 
+@pytest.mark.parametrize("verb", ["study", "sweep", "run", "doctor", "estimate"])
+def test_every_setting_is_an_option_with_its_meaning_under_its_group(verb, capsys):
+    assert main([verb, "--help"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    of_runs = {"vision_trainable": "--ratio, --vision-trainable", "seed": "--seed"}
+    for group in GROUPS:
+        assert f" {group.__doc__.rstrip('.')}: --" in shown
+        for field in fields(group):
+            option = of_runs.get(field.name, "--name" if field.name == "study" else "--" + field.name.replace("_", "-"))
+            if field.name not in of_runs or verb in ("run", "doctor"):
+                assert f" {option} " in shown and f" {field.metadata['meaning']} (embedded: " in shown, field.name
+
+
+def test_every_verb_is_tested():
+    assert [command.name for command in app.registered_commands] == VERBS
+
+
+@pytest.fixture
+def asked(output, monkeypatch):
+    """Settings and runs that `study` would make, by command line."""
+    seen = []
+
+    def make_study(settings, **planned):
+        seen.append((settings, planned))
+        raise SettingsError("as far as this test goes")
+
+    monkeypatch.setattr("docfloqa.study.study.make_study", make_study)
+
+    def of(*arguments):
+        assert main(["study", *map(str, arguments)]) == 2 and seen
+        return seen.pop()
+
+    return of
+
+
+def test_options_make_the_settings(asked):
+    settings, planned = asked("--epochs", 4, "--learning-rate", "1e-4", "--no-vision-cache", "--arms", "lora", "prefix")
+    assert settings == Settings(epochs=4, learning_rate=1e-4, vision_cache=False)
+    assert planned["arms"] == ["lora", "prefix"] and (planned["kernel"], planned["scheduler"]) == (None, None)
+    assert (planned["ratios"], planned["seeds"]) == ([0, 0.33, 0.66, 1], [0])
+    settings, planned = asked("--profile", "smoke", "--seeds", 0, 2, "--trained-before", 0, 0.33, "--ratios", 0.3333333)
+    assert settings == Settings.profile("smoke", trained_before=[0, 0.33])
+    assert (planned["ratios"], planned["seeds"]) == ([0.3333333], [0, 2])
+
+
+def test_a_folder_named_from_the_working_directory_is_found_by_kernels_too(asked, output, monkeypatch):
+    (output / "mine").mkdir()
+    monkeypatch.chdir(output)
+    settings, _ = asked("--data", "mine", "--model", "data/florence2-tiny", "--validation-data", "owner/name")
+    assert settings.data == str(output / "mine") and settings.model == "data/florence2-tiny"
+    assert settings.validation_data == "owner/name"
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_the_file_of_a_study_makes_it_again(profile, asked, tmp_path):
+    settings = Settings.profile(profile, study="mine", trained_before=(0.0,), static_shapes="off", learning_rate=1e-4)
+    file = tmp_path / "study.yaml"
+    file.write_text(settings.to_config(ratios=(0, 0.3333333), seeds=(1,), arms=("lora",)))
+    again, planned = asked("--config", file)
+    assert again == settings and list(planned.values())[:3] == [[0, 0.3333333], [1], ["lora"]]
+    again, planned = asked("--config", file, "--name", "other", "--seeds", 2, 3)
+    assert again == settings.replace(study="other") and planned["seeds"] == [2, 3] and planned["ratios"][0] == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("epochs: 3", "has 'epochs'; allowed are profile, settings, ratios, seeds, arms"),
+        ("settings: {epoch: 3}", "unknown setting 'epoch'"),
+        ("settings: {epochs: many}", "epochs is 'many'"),
+        ("settings: 3", "settings of 'study.yaml' is 3; allowed is settings by name"),
+        ("ratios: 0 1", "ratios of 'study.yaml' is '0 1'; allowed is a list"),
+        ("profile: papr", "profile is 'papr'"),
+        ("- a", "holds ['a']"),
+        ("{", "'study.yaml' cannot be read as YAML: while parsing"),
+        ("\0", "cannot be read as YAML: unacceptable character"),
+        (None, "'study.yaml' cannot be read as YAML: No such file or directory"),
+    ],
+)
+def test_a_file_that_asks_for_no_study_is_one_sentence(text, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    if text is not None:
+        Path("study.yaml").write_text(text)
+    assert main(["study", "--config", "study.yaml"]) == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_numbers_and_words_of_a_file_are_what_people_mean(asked, tmp_path):
+    (tmp_path / "x.yaml").write_text("settings: {learning_rate: 1e-4, static_shapes: off, vision_cache: false}")
+    assert asked("--config", tmp_path / "x.yaml")[0] == Settings(
+        learning_rate=1e-4, static_shapes="off", vision_cache=False
+    )
+
+
+class Absent:
+    """An import system in which one package is not installed."""
+
+    def __init__(self, package):
+        self.package = package
+
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == self.package:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+@pytest.mark.parametrize(("verb", "module", "extra"), [("demo", "voila", "demo"), ("lab", "jupyterlab", "lab")])
+def test_a_verb_without_its_extra_says_what_to_install(verb, module, extra, monkeypatch, capsys):
+    for name in [name for name in sys.modules if name.split(".")[0] == module or name == "docfloqa.apps.demo"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [Absent(module), *sys.meta_path])
+    assert main([verb]) == 2
+    assert capsys.readouterr().err == (
+        f"error: this needs {module}, which is not installed: pip install 'docfloqa[{extra}]'\n"
+    )
+
+
 def test_help_does_not_wait_for_torch():
-    code = "import sys\nfrom docfloqa.__main__ import parser\nparser()\nprint('torch' in sys.modules)"
+    code = "import sys\nfrom docfloqa.cli import main\nmain(['study', '--help'])\nprint(sys.modules.keys())"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert shown.stdout.strip() == "False"
+    loaded = shown.stdout.splitlines()[-1]
+    assert "'typer'" in loaded and not [name for name in ("torch", "pandas", "numpy", "rich") if f"'{name}'" in loaded]
+
+
+def test_shells_complete_verbs_options_and_choices(monkeypatch, capsys):
+    def completed(line: str) -> str:
+        monkeypatch.setenv("_DOCFLOQA_COMPLETE", "complete_bash")
+        monkeypatch.setenv("COMP_WORDS", line)
+        monkeypatch.setenv("COMP_CWORD", str(line.count(" ")))
+        main([])
+        return capsys.readouterr().out
+
+    assert {"study", "sweep"} <= set(completed("docfloqa s").split())
+    assert "--learning-rate" in completed("docfloqa study --learn")
+    assert completed("docfloqa study --precision b").split() == ["bf16"]
 
 
 def test_ask_gives_an_answer_of_every_ratio(two, capsys):
@@ -77,7 +209,7 @@ def test_evaluate_gives_every_metric_with_an_interval(two, capsys):
     assert set(scored["metrics"]) == {*METRICS, "val_loss"} and scored["documents"] == 3
     for name, interval in scored["metrics"].items():
         assert interval["low"] <= interval["estimate"] <= interval["high"], name
-    other = result_of(["evaluate", "vision000", "--settings", '{"synth_shift": "layout"}'], capsys)
+    other = result_of(["evaluate", "vision000", "--synth-shift", "layout"], capsys)
     assert other["metrics"] != scored["metrics"]
     assert main(["evaluate", "vision000"]) == 0
     shown = capsys.readouterr().out
@@ -191,9 +323,9 @@ def test_a_run_that_is_not_complete_is_exit_code_1(two, capsys):
             "--ratio chooses among a study's runs",
         ),
         (["evaluate", "vision000", "--data", "./none"], "data './none' is not a folder"),
-        (["evaluate", "vision000", "--settings", '{"epochs": 3}'], "setting 'epochs' changes nothing"),
-        (["evaluate", "vision000", "--settings", "[1]"], "further settings are [1]"),
-        (["evaluate", "vision000", "--settings", "{"], "further settings are '{', which is not JSON"),
+        (["evaluate", "vision000", "--epochs", "3"], "No such option: --epochs"),
+        (["evaluate", "vision000", "--num-beams", "0"], "num_beams is 0; allowed is a number from 1 to 64"),
+        (["ask", "page.png", "what?", "--run", "vision1", "--model", "x"], "allowed is one of them"),
         (
             ["compare", "vision000", "vision100", "--questions", "-1"],
             "--questions is -1; allowed is 0 or more",
@@ -219,7 +351,7 @@ def test_an_interruption_is_exit_code_130(two, capsys, monkeypatch):
 
 
 def test_what_is_printed_on_the_way_is_no_result(two, capsys, monkeypatch):
-    def talkative(*_):
+    def talkative(*_, **__):
         print("on the way")
         return pd.DataFrame([{"run": "one", "status": "complete", "anls": float("nan")}])
 

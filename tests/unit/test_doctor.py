@@ -16,12 +16,12 @@ from hub_models import NATIVE, ORIGINAL, random_florence, write_native, write_or
 from huggingface_hub.errors import RevisionNotFoundError
 from PIL import Image
 
-from docfloqa import hub
-from docfloqa.__main__ import main
+from docfloqa.cli import main
+from docfloqa.data import hub
+from docfloqa.data.hub import COMMITS
 from docfloqa.data.synth.dataset import synth_folder
 from docfloqa.exceptions import StudyError
 from docfloqa.files import TINY_MODEL, reports_folder, runs_folder
-from docfloqa.hub import COMMITS
 from docfloqa.model import device
 from docfloqa.model.device import require_device
 from docfloqa.settings import Settings

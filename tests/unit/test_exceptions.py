@@ -8,7 +8,7 @@ import pkgutil
 import pytest
 
 import docfloqa
-from docfloqa.__main__ import main
+from docfloqa.cli import main
 from docfloqa.exceptions import DocFloQAError
 from docfloqa.files import PROJECT
 
@@ -47,11 +47,11 @@ def test_the_library_raises_its_own_errors_for_what_is_given_on_the_command_line
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--settings", '{"lora": 1e-7}'], "lora is 1e-07"),
-        (["--settings", '{"lora": 0.1, "trained_before": [0]}'], "allowed is one of the two"),
-        (["--settings", '{"learning_rate": 0}'], "learning_rate is 0.0; allowed is a positive finite number"),
-        (["--settings", '{"precision": "fp8"}'], "precision is 'fp8'; allowed are auto, fp32, bf16"),
-        (["--settings", '{"synth_validation_documents": 1}'], "has one document only"),
+        (["--lora", "1e-7"], "lora is 1e-07"),
+        (["--lora", "0.1", "--trained-before", "0"], "allowed is one of the two"),
+        (["--learning-rate", "0"], "learning_rate is 0.0; allowed is a positive finite number"),
+        (["--precision", "fp8"], "precision is 'fp8'; allowed are auto, fp32, bf16"),
+        (["--synth-validation-documents", "1"], "has one document only"),
         (["--profile", "embeded"], "profile is 'embeded'; allowed are smoke, embedded, paper"),
         (["--model", "nowhere"], "model 'nowhere'"),
         (["--data", "nowhere"], "nowhere"),

@@ -19,11 +19,11 @@ from hub_data import M4, PIXPARSE, write_data_set
 from hub_server import served
 from original_checkpoint import TASK_TOKENS, native_model, small_config, tensors, write
 
+from docfloqa.data.hub import COMMIT, COMMITS, REVISIONS, HubError, cached_model, pinned, split_revision
 from docfloqa.data.load import load_docvqa
 from docfloqa.data.synth.dataset import synth_folder
 from docfloqa.exceptions import DataError, ModelError
 from docfloqa.files import TINY_MODEL, is_hub_id, reports_folder
-from docfloqa.hub import COMMIT, COMMITS, REVISIONS, HubError, cached_model, pinned, split_revision
 from docfloqa.model.florence import CHECKSUMS, load_florence, verify_checksums
 from docfloqa.settings import Settings
 from docfloqa.study.estimate import _model

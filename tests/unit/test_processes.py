@@ -17,6 +17,13 @@ from docfloqa.training.make_run import make_run
 PAGES = [f"page{place // 3}" for place in range(17)]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
 # 17 questions in batches of 8: in the last one of each epoch a process has no question.
+
+
+def options(settings: dict) -> list[str]:
+    """Settings as the command line takes them."""
+    return [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
+
+
 FEW = {"train_questions": 17, "validation_questions": 8, "vision_trainable": 0.33}
 
 
@@ -58,7 +65,7 @@ def test_two_processes_have_the_loss_curve_of_one(output):
         "--ratio",
         "0.33",
     ]
-    command += ["--json", "--settings", json.dumps({name: FEW[name] for name in list(FEW)[:2]})]
+    command += ["--json", *options({name: FEW[name] for name in list(FEW)[:2]})]
     done = subprocess.run(command, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr[-2000:]
     told = json.loads(done.stdout)

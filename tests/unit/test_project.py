@@ -1,6 +1,7 @@
 """What the repository promises about itself: its layers, its notebooks, its lists of dependencies."""
 
 import ast
+import importlib.metadata
 import json
 import re
 import subprocess
@@ -13,6 +14,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from docfloqa.cli import EXTRAS
 from docfloqa.files import NOTEBOOKS, PROJECT
 
 LIBRARY = PROJECT / "lib" / "docfloqa"
@@ -63,7 +65,11 @@ def test_notebooks_are_prose_with_calls(path):
 def test_the_lock_satisfies_the_one_list_of_dependencies():
     project = PYPROJECT["project"]
     lock = requirements((PROJECT / "requirements.lock").read_text().splitlines())
-    wanted = requirements(project["dependencies"]) | requirements(project["optional-dependencies"]["test"])
+    extras = project["optional-dependencies"]
+    wanted = requirements(project["dependencies"])
+    for extra in ("test", *EXTRAS.values()):
+        wanted |= requirements(extras[extra])
+    assert extras["all"] == [f"docfloqa[{','.join(EXTRAS.values())}]"]
     for name, requirement in wanted.items():
         [pin] = lock[name].specifier
         assert pin.operator == "==", f"{name} is not pinned"
@@ -71,6 +77,39 @@ def test_the_lock_satisfies_the_one_list_of_dependencies():
     assert str(lock["torch"]) == "torch==2.13.0"
     assert not [name for name, pin in lock.items() if "+" in str(pin.specifier)]
     assert "torchvision" not in lock and "torchvision" not in wanted
+
+
+def test_a_study_imports_only_what_it_depends_on():
+    """Extras are imported where only their verbs need them."""
+    distributions = importlib.metadata.packages_distributions()
+    core = requirements(PYPROJECT["project"]["dependencies"])
+    imported: dict[str, set[str]] = {}
+    for path in LIBRARY.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+            for name in names:
+                imported.setdefault(name.split(".")[0], set()).add(path.stem)
+    for package in imported.keys() - sys.stdlib_module_names - {"docfloqa"} - EXTRAS.keys():
+        owners = {re.sub(r"[-_.]+", "-", name).lower() for name in distributions[package]}
+        # nbclient, nbformat and traitlets are papermill's and nbconvert's own words.
+        assert owners & core.keys() or package in {"nbclient", "nbformat", "traitlets"}, package
+    assert {name: imported[name] for name in EXTRAS} == {
+        "voila": {"demo"},
+        "distributed": {"cluster"},
+        "jupyterlab": {"verbs"},
+    }
+
+
+def test_make_gives_its_variables_to_the_verb():
+    def made(*words: str) -> str:
+        shown = subprocess.run(["make", "-n", *words], cwd=PROJECT, capture_output=True, text=True, check=True)
+        return " ".join(shown.stdout.splitlines()[-1].split()).removeprefix(".venv/bin/python -m docfloqa ")
+
+    assert made("study") == "study" and made("report", "NAME=a") == "report --name 'a'"
+    given = made("study", "PROFILE=smoke", "RATIOS=0 1", "SEEDS=0 2", "ARMS=all", "ALLOW_CPU=1", "ARGS=--epochs 4")
+    assert given == "study --profile 'smoke' --ratios 0 1 --seeds 0 2 --arms all --allow-cpu --epochs 4"
+    assert made("robustness", "PROFILE=smoke", "CROSS=layout x") == "robustness --name 'smoke' --cross layout x"
 
 
 def test_what_is_tested_is_what_is_pinned():
@@ -86,7 +125,7 @@ def test_environment_yml_says_nothing_that_pyproject_does_not():
     assert environment["channels"] == ["conda-forge"]
     python, pip, through_pip = environment["dependencies"]
     assert python == "python " + PYPROJECT["project"]["requires-python"]
-    assert pip == "pip" and through_pip == {"pip": ["-e ."]}
+    assert pip == "pip" and through_pip == {"pip": ['-e ".[all]"']}
 
 
 def test_python_versions_agree():
@@ -157,11 +196,3 @@ def test_the_readme_is_read_to_its_end():
     assert len(README.split()) <= 1200
     beginning = "\n".join(README.splitlines()[:25])
     assert "make test " in beginning and "make study " in beginning
-
-
-def test_the_command_line_explains_itself():
-    for verb in ("study", "sweep", "report"):
-        shown = subprocess.run(
-            [sys.executable, "-m", "docfloqa", verb, "--help"], capture_output=True, text=True, check=True
-        ).stdout
-        assert f"example: docfloqa {verb}" in shown

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
 import nbformat
@@ -71,18 +69,10 @@ def demo_config(port: int) -> Config:
     return config
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def serve(study: str, port: int = 8866) -> None:
     """Serve the playground of a study until interrupted; the address with its token is printed."""
-    parser = argparse.ArgumentParser(prog="python -m docfloqa.apps.demo", description=__doc__)
-    parser.add_argument("--name", default="embedded", help="name of the study whose models are asked")
-    parser.add_argument("--port", type=int, default=8866)
-    arguments = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         # A folder of its own: Voilà serves what lies beside a notebook.
         path = Path(folder) / NOTEBOOK
-        nbformat.write(demo_notebook(arguments.name), path)
-        Demo.launch_instance([str(path)], config=demo_config(arguments.port))
-
-
-if __name__ == "__main__":
-    main()
+        nbformat.write(demo_notebook(study), path)
+        Demo.launch_instance([str(path)], config=demo_config(port))

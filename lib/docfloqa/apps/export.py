@@ -10,9 +10,9 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import Florence2Processor
 
 from docfloqa.analysis.intervals import Interval, score_intervals
+from docfloqa.data.hub import split_revision
 from docfloqa.exceptions import RunError
 from docfloqa.files import TINY_MODEL, check_writable, is_hub_id, resolve, whole_folder
-from docfloqa.hub import split_revision
 from docfloqa.model.florence import PREFIX, Florence2ForDocVQA
 from docfloqa.model.targets import generation_config
 from docfloqa.runs.identity import SETTINGS_WITHOUT_EFFECT

@@ -15,6 +15,7 @@ from datasets import Dataset
 from datasets.table import cast_array_to_feature
 from tqdm.auto import tqdm
 
+from docfloqa.data.hub import HubError, snapshot, split_revision
 from docfloqa.data.schema import DEMANDED, FEATURES, NAMES, SPLITS
 from docfloqa.data.synth.dataset import synth_folder
 from docfloqa.exceptions import DataError
@@ -29,7 +30,6 @@ from docfloqa.files import (
     seal,
     write_whole,
 )
-from docfloqa.hub import HubError, snapshot, split_revision
 from docfloqa.settings import Settings
 
 TRAINING_DATA = "HuggingFaceM4/DocumentVQA"

@@ -20,9 +20,9 @@ from transformers import (
 )
 from transformers.modeling_outputs import BaseModelOutput
 
+from docfloqa.data.hub import MODEL_FILES, snapshot
 from docfloqa.exceptions import ModelError, SettingsError
 from docfloqa.files import check_folder, checksum, is_hub_id, resolve
-from docfloqa.hub import MODEL_FILES, snapshot
 from docfloqa.model.microsoft_layout import convert, is_original_layout
 from docfloqa.model.targets import take_target_format
 from docfloqa.settings import PREFIXES

@@ -11,10 +11,10 @@ from huggingface_hub.errors import HTTPError, RevisionNotFoundError
 from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import filter_repo_objects
 
+from docfloqa.data.hub import MODEL_FILES, HubError, cached_snapshot, not_to_be_had, split_revision
 from docfloqa.data.sources import HUB_FOLDERS, PARQUET_FILES, SPLITS, TRAINING_DATA
 from docfloqa.data.synth.dataset import synth_folder
 from docfloqa.files import folder_bytes, is_hub_id, resolve
-from docfloqa.hub import MODEL_FILES, HubError, cached_snapshot, not_to_be_had, split_revision
 from docfloqa.settings import Settings
 
 PATIENCE = 5  # seconds for the hub to answer

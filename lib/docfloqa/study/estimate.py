@@ -17,10 +17,10 @@ from datasets import Dataset, DatasetDict
 from tqdm.auto import tqdm
 
 from docfloqa.arms import RATIOS, choose_arms
+from docfloqa.data.hub import cached_model
 from docfloqa.data.load import load_checked
 from docfloqa.data.schema import DOCVQA
 from docfloqa.files import is_hub_id, resolve
-from docfloqa.hub import cached_model
 from docfloqa.model.device import describe_device
 from docfloqa.model.florence import load_florence
 from docfloqa.settings import Settings

@@ -10,8 +10,8 @@ from typing import Any
 import psutil
 from safetensors import safe_open
 
+from docfloqa.data.hub import MODEL_FILES, cached_snapshot
 from docfloqa.files import is_hub_id, resolve
-from docfloqa.hub import MODEL_FILES, cached_snapshot
 from docfloqa.settings import Settings
 from docfloqa.study.kernels import Slot
 

@@ -15,9 +15,9 @@ import pandas as pd
 from papermill.exceptions import PapermillExecutionError
 from tqdm.auto import tqdm
 
+from docfloqa.data.hub import pinned
 from docfloqa.exceptions import StudyError
 from docfloqa.files import held, reports_folder
-from docfloqa.hub import pinned
 from docfloqa.report.export import export, export_study
 from docfloqa.runs.results import Study
 from docfloqa.runs.run import COMPLETE, git_commit, now

@@ -13,10 +13,10 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from docfloqa.arms import RATIOS, choose_arms
+from docfloqa.data.hub import pinned
 from docfloqa.data.load import data_checksum, load_checked
 from docfloqa.exceptions import SettingsError, shown
 from docfloqa.files import held, reports_folder, runs_folder, write_whole
-from docfloqa.hub import pinned
 from docfloqa.model.florence import load_florence
 from docfloqa.model.targets import generation_config
 from docfloqa.runs.identity import weights_checksum
@@ -148,6 +148,8 @@ def sweep(
         pending = [run for run in planned.runs if not is_finished(run)]
         with Watcher(settings.study, [run.settings.epochs for run in planned.runs]):
             write_plan(settings, planned)
+            again = settings.to_config(ratios=ratios, seeds=seeds, arms=arms)
+            write_whole(reports_folder(settings.study) / "study.yaml", again)
             if pending:
                 workers.open(settings)
                 make(pending, workers, jobs)

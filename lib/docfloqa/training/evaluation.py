@@ -21,7 +21,7 @@ from docfloqa.model.device import autocast
 from docfloqa.model.florence import Florence2ForDocVQA
 from docfloqa.model.targets import generation_config, target_format
 from docfloqa.runs.saved_runs import SavedRun
-from docfloqa.settings import Settings
+from docfloqa.settings import EVALUATION_SETTINGS, Settings
 from docfloqa.training.batches import QuestionCollator
 
 
@@ -183,10 +183,6 @@ def _token_losses(model: Florence2ForDocVQA, encoded: BaseModelOutput, mask: Ten
 
 
 # What else a run's settings say is about training, and changes nothing about a model that is there.
-EVALUATION_SETTINGS = (
-    "validation_questions synth_scale synth_shift synth_validation_documents synth_seed precision num_beams "
-    "max_new_tokens eval_batch_size"
-).split()
 
 
 def evaluation_settings(run: SavedRun, data: str | None, further: dict[str, Any]) -> Settings:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from accelerate import PartialState
 
+from docfloqa.data.hub import pinned
 from docfloqa.data.load import data_checksum, load_checked
-from docfloqa.hub import pinned
 from docfloqa.model.device import compute_device, require_device
 from docfloqa.model.florence import load_florence
 from docfloqa.model.freezing import freeze

@@ -1,0 +1,255 @@
+"""The command line, `docfloqa VERB` or `python -m docfloqa VERB`: every setting is an option."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import math
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_type_hints
+
+import typer
+from typer.core import TyperCommand
+
+from docfloqa import verbs
+from docfloqa.exceptions import IncompleteRunError
+from docfloqa.parameters import read_config
+from docfloqa.settings import EVALUATION_SETTINGS, GROUPS, PROFILES, Settings
+from docfloqa.verbs import BAD_INPUT, INCOMPLETE
+
+INTERRUPTED = 130
+EXIT_CODES = (
+    f"exit codes: 0 fine, {INCOMPLETE} a run is not complete, {BAD_INPUT} bad input (standard error says what) or, of "
+    f"doctor, something to do, {INTERRUPTED} interrupted"
+)
+# What is not among the dependencies of a study, and the extra that has it.
+EXTRAS = {"voila": "demo", "distributed": "cluster", "jupyterlab": "lab"}
+FIELDS = {field.name: (field, group.__doc__.rstrip(".")) for group in GROUPS for field in dataclasses.fields(group)}
+HINTS = get_type_hints(Settings)
+OF_STUDIES = [name for name in FIELDS if name not in ("vision_trainable", "seed")]
+OPTION_NAMES = {"study": ["--name"], "vision_trainable": ["--ratio", "--vision-trainable"]}
+PLAN = {"ratios": [0, 0.33, 0.66, 1], "seeds": [0], "arms": []}
+RUN = "a run's folder, its id or the beginning of one; study/beginning looks in one study"
+# What a verb takes beside settings: the kind of value and what it means.
+OPTIONS: dict[str, tuple[Any, str]] = {
+    "json": (bool, "the result as JSON on standard output"),
+    "profile": (str, f"one of {', '.join(PROFILES)}"),
+    "config": (str, "a file as reports/NAME/study.yaml: profile, settings, ratios, seeds, arms; options win over it"),
+    "ratios": (list[float], "shares of the vision encoder, a run each (default: 0 0.33 0.66 1)"),
+    "seeds": (list[int], "a run of every ratio each (default: 0)"),
+    "arms": (list[str], "arms beside the ratios (see docfloqa.arms), or all"),
+    "kernel": (str, "the Jupyter kernel in which runs are made"),
+    "scheduler": (str, "the address of a dask scheduler whose workers make the runs"),
+    "jobs": (int, "runs at a time, at most (default: what processors and memory allow)"),
+    "name": (str, "name of the study"),
+    "beside": (list[str], "studies whose scores are set beside it"),
+    "cross": (
+        list[str],
+        "other data: shifts of the drawn documents, or folders of parquet files; else all shifts",
+    ),
+    "image": (str, "a PNG or JPEG file, or a PDF"),
+    "question": (str, "any text; what a model cannot take is cut off"),
+    "page": (int, "which page of a PDF, from 1 on"),
+    "ask study": (str, "the model before training and the best one of every ratio, first seed (default: embedded)"),
+    "ask run": (str, f"only the best model of a run: {RUN}"),
+    "model": (str, "only a model folder, or a hub id"),
+    "ratio": (float, "only this ratio of the study"),
+    "run": (str, RUN),
+    "data": (str, "other questions: synth, a folder with validation-*.parquet, or a hub id (default: the run's own)"),
+    "first": (str, RUN),
+    "second": (str, "another run, made with the same validation questions"),
+    "questions": (int, "how many to show of each kind"),
+    "folder": (Path, "a new or empty folder; export also replaces an earlier one"),
+    "csv": (
+        Path,
+        "in UTF-8, separated by commas, semicolons or tabs; columns image, question, answers (several separated by "
+        '"|") and, where wanted, split (train or validation), document, question_id, question_type',
+    ),
+    "images": (Path, "the folder of images (default: where the CSV is)"),
+    "validation_share": (float, "without a column split: the share of documents to validate on"),
+    "seed": (int, "of drawing these documents"),
+    "skip_bad_rows": (bool, "leave rows out that cannot be used, and list them"),
+    "port": (int, "of this machine"),
+}
+LISTS = ["--trained-before", *(f"--{name}" for name, (kind, _) in OPTIONS.items() if get_args(kind))]
+
+app = typer.Typer(
+    help="How much of Florence-2's vision encoder must be trainable to answer questions about documents?",
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns 0, 1 if a run is not complete, 2 for bad input, 130 if interrupted.
+
+    The result goes to standard output, as JSON with --json; everything else goes to standard error.
+    """
+    words: list[str] = []
+    option = ""
+    # `--seeds 0 1` as typer takes it: `--seeds 0 --seeds 1`.
+    for word in sys.argv[1:] if argv is None else argv:
+        if word in LISTS:
+            option = word
+            continue
+        if word.startswith("-") and not word[1:2].isdigit():
+            option = ""
+        words += [option, word] if option else [word]
+    try:
+        app(words, prog_name="docfloqa")
+    except SystemExit as left:
+        return left.code or 0
+    return 0
+
+
+class _Command(TyperCommand):
+    """Options under the names of their groups."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        groups: dict[str, list] = {}
+        for one in self.get_params(ctx):
+            title = getattr(one, "rich_help_panel", None) or f"{one.param_type_name}s".capitalize()
+            groups.setdefault(title, []).append(one.get_help_record(ctx))
+        for title, records in groups.items():
+            with formatter.section(title):
+                formatter.write_dl([record for record in records if record])
+
+
+def _add(function: Callable, example: str, fields: Sequence[str] = (), options: Sequence[str] = ()) -> None:
+    """Make a function a verb, whose help is its docstring.
+
+    It gets its own arguments and `options` by name, and `fields` as `settings` or, if it takes those, `changes`.
+    """
+    verb = function.__name__.replace("_", "-")
+    own = inspect.signature(function).parameters
+    names = {name: one.default for name, one in own.items() if name in OPTIONS or f"{verb} {name}" in OPTIONS}
+    names |= dict.fromkeys([*options, *(("profile", "config") if "settings" in own else ()), "json"])
+    parameters = [_parameter(name, default, *_described(verb, name)) for name, default in names.items()]
+    parameters += [_setting(name) for name in fields]
+
+    def command(**given: Any) -> None:
+        as_json = given.pop("json")
+        raise typer.Exit(_carry_out(lambda: function(**_arguments(given, own, fields)), as_json))
+
+    command.__signature__ = inspect.Signature(parameters)
+    command.__annotations__ = {one.name: one.annotation for one in parameters}
+    epilog = f"example: docfloqa {verb} {example}\n\n{EXIT_CODES}"
+    app.command(verb, cls=_Command, help=function.__doc__, epilog=epilog)(command)
+
+
+def _described(verb: str, name: str) -> tuple[Any, str]:
+    return OPTIONS.get(f"{verb} {name}") or OPTIONS[name]
+
+
+def _parameter(name: str, default: Any, kind: Any, text: str, *names: str, **more: Any) -> inspect.Parameter:
+    """An argument where there is no default, else an option."""
+    if default is inspect.Parameter.empty:
+        what = Annotated[kind, typer.Argument(metavar=name.upper(), help=text)]
+    else:
+        names = names or (f"--{name.replace('_', '-')}",)
+        what = Annotated[kind | None, typer.Option(*names, help=text, **more)]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=what)
+
+
+def _setting(name: str) -> inspect.Parameter:
+    field, group = FIELDS[name]
+    hint, allowed = HINTS[name], field.metadata["allowed"]
+    kind = list[float] if field.default == () else next(iter(get_args(hint)), hint)
+    choices = {"metavar": "|".join(allowed), "autocompletion": lambda: list(allowed)} if kind is str and allowed else {}
+    option = f"--{name.replace('_', '-')}"
+    names = OPTION_NAMES.get(name, [f"{option}/--no-{option[2:]}" if kind is bool else option])
+    default = "none" if field.default in ((), None) else str(field.default).lower()
+    text = f"{field.metadata['meaning']} (embedded: {default})"
+    return _parameter(name, None, kind, text, *names, rich_help_panel=group, **choices)
+
+
+def _arguments(given: dict[str, Any], own: Sequence[str], fields: Sequence[str]) -> dict[str, Any]:
+    """The arguments of a verb from its options; settings are those of profile, file and options, the last first."""
+    chosen = {name: value for name in fields if (value := given.pop(name)) not in (None, [])}
+    for values in (given, chosen):
+        for name in {"data", "model", "validation_data"} & values.keys():
+            values[name] = _found_from_here(values[name])
+    if "changes" in own:
+        return given | {"changes": chosen}
+    if "settings" in own:
+        profile, config = given.pop("profile"), given.pop("config")
+        wanted = read_config(config) if config else {}
+        profile = profile or wanted.get("profile", "embedded")
+        given["settings"] = Settings.from_parameters(profile, wanted.get("settings", {}), **chosen)
+        for name in PLAN.keys() & given.keys():
+            given[name] = given[name] or wanted.get(name, PLAN[name])
+    return given
+
+
+def _found_from_here(name: str | None) -> str | None:
+    from docfloqa.files import PROJECT, is_folder
+
+    # Kernels work in another folder; what they would not find gets its whole path.
+    return str(Path(name).resolve()) if name and is_folder(name) and not is_folder(PROJECT / name) else name
+
+
+def _carry_out(work: Callable[[], tuple | None], as_json: bool) -> int:
+    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+    try:
+        with redirect_stdout(sys.stderr):
+            result = work()
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here, or begins again", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        from docfloqa.files import caused_by_user
+
+        told = caused_by_user(error)
+        package = str(error.name).split(".")[0] if isinstance(error, ModuleNotFoundError) else None
+        if package in EXTRAS:
+            told = f"this needs {package}, which is not installed: pip install 'docfloqa[{EXTRAS[package]}]'"
+        if told is None:
+            raise
+        print(f"error: {told}", file=sys.stderr)
+        return INCOMPLETE if isinstance(told, IncompleteRunError) else BAD_INPUT
+    if result is None:
+        return 0
+    data, text, code = (*result, 0)[:3]
+    print(json.dumps(_plain(data), indent=2, ensure_ascii=False, allow_nan=False) if as_json else text)
+    return code
+
+
+def _plain(value: Any) -> Any:
+    """For JSON, which has no NaN, paths, frames and dataclasses."""
+    if dataclasses.is_dataclass(value):
+        value = vars(value)
+    if hasattr(value, "to_json"):
+        return json.loads(value.to_json(orient="records"))
+    if isinstance(value, dict):
+        return {name: _plain(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    if isinstance(value, Path):
+        return str(value)
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+for _row in (
+    (verbs.study, "--profile smoke --ratios 0 1 --seeds 0", OF_STUDIES, [*PLAN, "kernel", "scheduler", "jobs"]),
+    (verbs.sweep, "--profile smoke --ratios 0 1 --seeds 0", OF_STUDIES, [*PLAN, "kernel", "scheduler", "jobs"]),
+    (verbs.run, "--profile smoke --ratio 0.66 --seed 1", FIELDS),
+    (verbs.doctor, "--profile paper", FIELDS, ["kernel"]),
+    (verbs.estimate, "--profile smoke --ratios 0 1 --seeds 0", OF_STUDIES, PLAN),
+    (verbs.report, "--name embedded"),
+    (verbs.robustness, "--name embedded --cross layout my_scans"),
+    (verbs.ask, 'page.png "What is the total?" --study embedded --ratio 1'),
+    (verbs.evaluate, "embedded/vision100 --data my_folder", EVALUATION_SETTINGS),
+    (verbs.compare, "shipped/vision000-seed0 shipped/vision100-seed0"),
+    (verbs.export, "embedded/vision100 my_model"),
+    (verbs.import_csv, "questions.csv my_data --images scans"),
+    (verbs.demo, "--name embedded"),
+    (verbs.lab, ""),
+):
+    _add(*_row)

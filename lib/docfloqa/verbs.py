@@ -1,0 +1,204 @@
+"""What the verbs of the command line do: each gives data for JSON, text for people and, where not 0, an exit code."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from docfloqa.exceptions import SettingsError
+from docfloqa.settings import SHIFTS, Settings
+
+INCOMPLETE, BAD_INPUT = 1, 2  # exit codes
+# The library is imported where it is used: torch and transformers take seconds, which help need not wait for.
+
+
+def study(settings: Settings, **planned: Any) -> tuple:
+    """Explore, fine-tune every ratio, analyse and export the report."""
+    from docfloqa.files import reports_folder
+    from docfloqa.study.study import make_study
+
+    made = make_study(settings, **planned)
+    report = [f"the report is in {reports_folder(settings.study)}:", *(f"  {path.name}" for path in made.files)]
+    data = {"study": settings.study, "runs": made.runs, "files": made.files}
+    return data, "\n".join([made.runs.to_string(index=False), "", *report]), 0 if made.complete else INCOMPLETE
+
+
+def sweep(settings: Settings, **planned: Any) -> tuple:
+    """Only fine-tune every ratio and seed."""
+    from docfloqa.study import sweep as making
+
+    runs = making.sweep(settings, **planned)
+    complete = (runs["status"] == "complete").all()
+    return {"study": settings.study, "runs": runs}, runs.to_string(index=False), 0 if complete else INCOMPLETE
+
+
+def run(settings: Settings) -> tuple | None:
+    """Make one run; under torchrun, one run on several GPUs."""
+    from docfloqa.study.sweep import status
+    from docfloqa.training.evaluation import rank_and_size
+    from docfloqa.training.make_run import make_run
+
+    made = make_run(settings)
+    if rank_and_size()[0]:
+        # The first process tells.
+        return None
+    row = status([made])
+    return row.to_dict("records")[0], row.to_string(index=False), 0 if made.is_complete() else INCOMPLETE
+
+
+def doctor(settings: Settings, kernel: str | None) -> tuple:
+    """Say what a study would meet here (device, disk, model, data, one question), before anything is downloaded."""
+    from docfloqa.study.doctor import examine, verdict
+
+    findings = examine(settings, kernel)
+    ok = all(finding.to_do is None for finding in findings)
+    return {"ok": ok, "findings": findings}, verdict(findings), 0 if ok else BAD_INPUT
+
+
+def estimate(settings: Settings, **planned: Any) -> tuple:
+    """Time, memory and disk of a study, from a minute of calibration here."""
+    from docfloqa.study.estimate import estimate as calibrated
+
+    found = calibrated(settings, **planned)
+    return found, str(found)
+
+
+def report(name: str = "embedded", beside: Sequence[str] | None = None) -> tuple:
+    """Analyse and export again."""
+    from docfloqa.study.study import report_study
+
+    files = report_study(name, beside or [])
+    return {"study": name, "files": files}, "\n".join(map(str, files))
+
+
+def robustness(name: str = "embedded", cross: Sequence[str] | None = None) -> tuple:
+    """Score a study's best models on bad scans and on other data."""
+    from docfloqa.study.study import score_study
+
+    files = score_study(name, cross or SHIFTS)
+    return {"study": name, "files": files}, "\n".join(map(str, files))
+
+
+def ask(image, question, page=1, study=None, run=None, model=None, ratio=None) -> tuple:
+    """Ask a question about a page: every ratio of a study, a run, or a model."""
+    from docfloqa.apps import ask as asking
+    from docfloqa.data.images import read_page
+    from docfloqa.runs.saved_runs import find_run
+    from docfloqa.text import flat
+
+    asking.check_question(question)
+    if sum(map(bool, (study, run, model))) > 1:
+        raise SettingsError("--study, --run and --model each choose what is asked; allowed is one of them")
+    if ratio is not None and (run or model):
+        raise SettingsError("--ratio chooses among a study's runs; it goes with --study, or alone")
+    shown = read_page(image, page)
+    if run:
+        models = [asking.model_of_run(find_run(run))]
+    elif model:
+        models = [asking.model_of_folder(model)]
+    else:
+        models = asking.models_of_study(study or "embedded", ratio)
+    answers, lines = [], []
+    for one in models:
+        answer = asking.answer(*one.load(), shown, question, one.settings)
+        answers.append({"model": one.name, "run": one.run and one.run.name, **vars(answer)})
+        sure = f"({100 * answer.confidence:.0f} % sure, {answer.seconds:.2f} s)"
+        lines.append(f"{one.name:<{max(len(each.name) for each in models)}}  {flat(answer.text) or 'nothing'}  {sure}")
+    return {"image": image, "page": page, "question": question, "answers": answers}, "\n".join(lines)
+
+
+def evaluate(run, changes, data=None) -> tuple:
+    """Score a run's best model on validation questions, its own or others."""
+    from docfloqa.analysis.intervals import LOSS, score_intervals
+    from docfloqa.runs.saved_runs import find_run
+    from docfloqa.training.evaluation import evaluate_run, evaluation_settings
+
+    found = find_run(run)
+    settings = evaluation_settings(found, data, changes)
+    started = time.perf_counter()
+    answers = evaluate_run(found, settings)
+    about = {
+        "run": found.name,
+        "data": settings.validation_data or settings.data,
+        "questions": len(answers),
+        "documents": answers["document_id"].nunique(),
+        "seconds": time.perf_counter() - started,
+    }
+    metrics = score_intervals(answers)
+    width = max(map(len, metrics))
+    lines = [
+        "{run} on {data}: {questions} questions, {documents} documents, {seconds:.1f} s\n".format(**about),
+        f"{'':<{width}}  % [95 % interval over documents]; {LOSS}: nats per token",
+    ]
+    for name, interval in metrics.items():
+        lines.append(f"{name:<{width}}  {interval.format(digits=3) if name == LOSS else interval.format(100)}")
+    return {**about, "metrics": metrics}, "\n".join(lines)
+
+
+def compare(first, second, questions=10) -> tuple:
+    """Show what one run does better than another."""
+    from docfloqa.analysis.changes import NOTE, as_text, changed_questions, compare_metrics, paired_answers
+    from docfloqa.runs.saved_runs import find_run
+    from docfloqa.text import flat
+
+    if questions < 0:
+        raise SettingsError(f"--questions is {questions}; allowed is 0 or more")
+    runs = find_run(first), find_run(second)
+    sides = paired_answers(*runs)
+    metrics, changed = compare_metrics(*sides), changed_questions(*sides)
+    kinds = {"better": changed[changed["difference"] > 0], "worse": changed[changed["difference"] < 0][::-1]}
+    names = {"first": runs[0].name, "second": runs[1].name}
+    lines = [*(f"{which}: {name}" for which, name in names.items()), "", as_text(metrics).to_string(), "", NOTE, ""]
+    for name, found in kinds.items():
+        lines.append(f"{name} in the second: {len(found)} of {len(sides[0])} questions, by ANLS")
+        lines += [
+            f"  {row.difference:+.2f}  {flat(row.question)}  {row.first!r} -> {row.second!r}, "
+            f"accepted {', '.join(map(repr, row.answers))}  ({flat(row.question_id)})"
+            for row in found.head(questions).itertuples()
+        ]
+    data = {"questions": len(sides[0]), "documents": sides[0]["document_id"].nunique()}
+    few = {name: found.head(questions) for name, found in kinds.items()}
+    return {**names, **data, "metrics": metrics.to_dict("index"), **few}, "\n".join(lines)
+
+
+def export(run, folder) -> tuple:
+    """Write a run's best model in fp16 for plain transformers, with a model card."""
+    from docfloqa.apps.export import export_run
+    from docfloqa.runs.saved_runs import find_run
+
+    found = find_run(run)
+    folder = export_run(found, folder)
+    return {"run": found.name, "folder": folder}, f"{found.name} is in {folder}, with a model card"
+
+
+def import_csv(csv, folder, images=None, validation_share=0.2, seed=0, skip_bad_rows=False) -> tuple:
+    """Make a data set from a folder of images and a CSV of questions and answers."""
+    from docfloqa.data.importing import import_csv as write_data
+
+    done = write_data(csv, folder, images, validation_share, seed, skip_bad_rows)
+    lines = [f"row left out: {problem}" for problem in done.left_out]
+    for split, count in done.questions.items():
+        lines.append(f"{split}: {count} questions on {done.documents[split]} documents")
+    lines.append(
+        f"a study on it: make study DATA={done.folder} NAME=mine"
+        if "train" in done.questions
+        else f"a run on it: docfloqa evaluate RUN --data {done.folder}"
+    )
+    return done, "\n".join(lines)
+
+
+def demo(name="embedded", port=8866) -> None:
+    """Serve the playground as a web page for this machine only; the address that it prints holds a token."""
+    from docfloqa.apps.demo import serve
+
+    serve(name, port)
+
+
+def lab() -> None:
+    """Open the notebooks in JupyterLab."""
+    from jupyterlab.labapp import LabApp
+
+    from docfloqa.files import NOTEBOOKS
+
+    LabApp.launch_instance([str(NOTEBOOKS)])
