@@ -92,8 +92,8 @@ def test_a_study_imports_only_what_it_depends_on():
                 imported.setdefault(name.split(".")[0], set()).add(path.stem)
     for package in imported.keys() - sys.stdlib_module_names - {"docfloqa"} - EXTRAS.keys():
         owners = {re.sub(r"[-_.]+", "-", name).lower() for name in distributions[package]}
-        # nbclient, nbformat and traitlets are papermill's and nbconvert's own words.
-        assert owners & core.keys() or package in {"nbclient", "nbformat", "traitlets"}, package
+        # These are the own words of papermill, nbconvert and ipykernel.
+        assert owners & core.keys() or package in {"IPython", "nbclient", "nbformat", "traitlets"}, package
     assert {name: imported[name] for name in EXTRAS} == {
         "voila": {"demo"},
         "distributed": {"cluster"},
