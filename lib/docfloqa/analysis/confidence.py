@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import norm
 
-from docfloqa.analysis.intervals import RATIO, Interval, last_epoch, number, percent
+from docfloqa.analysis.intervals import RATIO, Interval, number, percent
 from docfloqa.exceptions import RunError
 from docfloqa.runs.results import Study, once_for_study
 
@@ -25,7 +25,7 @@ Statistic = Callable[[Floats, Floats, Floats], Floats]
 
 def has_confidence(study: Study) -> bool:
     """Whether every answer of the study came with its probability; runs of earlier versions lack it."""
-    return "confidence" in study.predictions and study.predictions["confidence"].notna().all()
+    return "confidence" in study.last_answers and study.last_answers["confidence"].notna().all()
 
 
 def confident_answers(study: Study) -> pd.DataFrame:
@@ -38,7 +38,7 @@ def confident_answers(study: Study) -> pd.DataFrame:
             f"study {study.name!r} has a run whose predictions lack the column 'confidence': an earlier version made "
             "it. Make the study's runs again to see whether the model knows when it is right"
         )
-    return last_epoch(study.predictions)
+    return study.last_answers
 
 
 def clustered_share(right: ArrayLike, documents: ArrayLike) -> Interval:

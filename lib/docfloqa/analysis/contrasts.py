@@ -6,7 +6,7 @@ import re
 
 import pandas as pd
 
-from docfloqa.analysis.intervals import RATIO, last_epoch, percent
+from docfloqa.analysis.intervals import RATIO, percent
 from docfloqa.analysis.paired import Comparison, Interaction, compare, compare_all
 from docfloqa.analysis.robustness import CROSS, ROBUSTNESS, read_scores
 from docfloqa.analysis.robustness_tables import ALL_KINDS, AREA, LOST, area_under_curve
@@ -36,7 +36,7 @@ def contrasts(study: Study) -> list[Comparison]:
 @once_for_study
 def ratio_contrasts(study: Study) -> list[Comparison]:
     """Every two ratios after the last epoch, the lower one first, then planned ratios without a complete run."""
-    found = compare_all(last_epoch(study.predictions), RATIO, family=RATIOS)
+    found = compare_all(study.last_answers, RATIO, family=RATIOS)
     # Of a run that was never begun there is only its name.
     named = {run: re.match(r"vision(\d{3})-", run) for run in study.missing}
     planned = {
@@ -67,8 +67,7 @@ def arm_answers(study: Study, arm: str) -> pd.DataFrame:
     runs = study.arm(arm)
     if runs is None:
         return pd.DataFrame(columns=[VARIANT, "seed", "epoch", "document_id", "question_id", *SCORED])
-    answers = runs.predictions
-    return answers[answers["epoch"] == answers.groupby("run")["epoch"].transform("max")]
+    return runs.last_answers
 
 
 @once_for_study

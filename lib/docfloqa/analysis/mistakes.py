@@ -18,7 +18,6 @@ from docfloqa.analysis.intervals import (
     Interval,
     bootstrap_interval,
     interval_table,
-    last_epoch,
     p_text,
     percent,
     texts,
@@ -157,7 +156,7 @@ def grouped_answers(study: Study) -> pd.DataFrame:
     a missing value: all of `LOCATED` where the validation data is not drawn, or where the present code
     draws other answers than those that were accepted. `question_type` is a list, since a question can have several.
     """
-    answers = last_epoch(study.predictions)
+    answers = study.last_answers
     questions = answers.drop_duplicates("question_id").set_index("question_id")
     accepted = questions["answers"].map(lambda given: next(filter(str.strip, given)))
     groups = locate(study.settings, questions.index)
@@ -240,7 +239,7 @@ def most_confident_errors(study: Study, count: int) -> pd.DataFrame:
 
 def best_ratio(study: Study) -> float:
     """The ratio with the highest ANLS after the last epoch, the lower one where two have the same."""
-    return last_epoch(study.predictions).groupby(RATIO)["anls"].mean().idxmax()
+    return study.last_answers.groupby(RATIO)["anls"].mean().idxmax()
 
 
 RELABELLINGS = 2000
@@ -263,7 +262,7 @@ def right_sets(study: Study) -> pd.DataFrame:
     Sources: Cochran, Biometrika 37, 1950, for the condition; Phipson & Smyth, Statistical Applications in
     Genetics and Molecular Biology 9, 2010, for p.
     """
-    answers = last_epoch(study.predictions)
+    answers = study.last_answers
     table = answers.pivot(index=["document_id", "question_id"], columns=[RATIO, "seed"], values="exact_match")
     if table.isna().any(axis=None):
         raise ValueError(f"the runs of study {study.name!r} answered different questions")

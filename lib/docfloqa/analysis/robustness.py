@@ -30,6 +30,7 @@ from docfloqa.model.florence import Florence2ForDocVQA
 from docfloqa.runs.results import RUN_KEYS, Study
 from docfloqa.runs.run import BEST_MODEL
 from docfloqa.runs.saved_runs import SavedRun
+from docfloqa.runs.tables import read_table, read_tables
 from docfloqa.settings import SHIFTS, Settings
 from docfloqa.training.batches import QuestionCollator
 from docfloqa.training.evaluation import evaluate
@@ -72,7 +73,7 @@ def score_cross_sets(study: Study, names: str) -> dict[str, pd.DataFrame]:
 def scorable(study: Study, name: str) -> bool:
     """Whether any run has the scores `<name>.parquet`, or the best model that makes them."""
     folders = [runs_folder(study.name) / run for run in study.records]
-    return any((folder / BEST_MODEL).is_dir() or (folder / f"{name}.parquet").is_file() for folder in folders)
+    return any((folder / BEST_MODEL).is_dir() or kept_identity(folder, name) is not None for folder in folders)
 
 
 def cross_sets(study: Study, names: str) -> dict[str, Settings]:
@@ -122,7 +123,7 @@ def score_runs(study: Study, name: str, rows: Dataset, page_sets: PageSets) -> p
             continue
         settings = Settings.from_dict(record["settings"])
         identity = scores_identity(folder / BEST_MODEL, settings, data, page_sets)
-        if kept_identity(folder / f"{name}.parquet") != identity:
+        if kept_identity(folder, name) != identity:
             stale[folder] = identity
             for (kind, severity), part in _parts(folder, name, identity).items():
                 if not part.is_file():
@@ -145,15 +146,13 @@ def read_scores(study: Study, name: str) -> pd.DataFrame:
     `docfloqa.training.evaluation.evaluate`. Raises `RunError` when there is none.
     """
     frames = []
-    for run, record in study.records.items():
-        path = runs_folder(study.name) / run / f"{name}.parquet"
-        if path.is_file():
-            frame = pd.read_parquet(path)
-            frame.attrs = {}
-            for place, key in enumerate(RUN_KEYS):
-                frame.insert(place, key, record["settings"][key])
-            frame.insert(0, "run", run)
-            frames.append(frame)
+    folders = [runs_folder(study.name) / run for run in study.records]
+    for run, frame in read_tables(folders, f"{name}.parquet").items():
+        frame.attrs = {}
+        for place, key in enumerate(RUN_KEYS):
+            frame.insert(place, key, study.records[run]["settings"][key])
+        frame.insert(0, "run", run)
+        frames.append(frame)
     if not frames:
         raise RunError(f"no run of study {study.name!r} has {name}.parquet: {_remedy(study)}")
     return pd.concat(frames).sort_values(RUN_KEYS, kind="stable", ignore_index=True)
@@ -167,7 +166,7 @@ def unscored(study: Study, names: Sequence[str]) -> pd.DataFrame:
     rows = [(run, "all", "the run is not complete; run 03_ablate") for run in study.missing]
     for run in study.records:
         for name in names:
-            kept = kept_identity(runs_folder(study.name) / run / f"{name}.parquet")
+            kept = kept_identity(runs_folder(study.name) / run, name)
             if kept is None:
                 rows.append((run, name, f"missing, and {_remedy(study)}"))
             elif kept.get("numbers", FIRST_NUMBERS) != NUMBERS:
@@ -191,9 +190,12 @@ def scores_identity(model: Path, settings: Settings, data: str, page_sets: PageS
     }
 
 
-def kept_identity(path: Path) -> dict[str, Any] | None:
-    """What the scores of a file were made of; None when there is no file."""
-    return pd.read_parquet(path, columns=["severity"]).attrs if path.is_file() else None
+def kept_identity(folder: Path, name: str) -> dict[str, Any] | None:
+    """What the scores `name` of the run of a folder were made of; None when there are none."""
+    try:
+        return read_table(folder, f"{name}.parquet", columns=["severity"]).attrs
+    except FileNotFoundError:
+        return None
 
 
 def questions_checksum(rows: Dataset) -> str:

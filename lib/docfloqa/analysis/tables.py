@@ -42,7 +42,7 @@ def scores(study: Study) -> pd.DataFrame:
 
     Scores are in [0, 1], `val_loss` is in nats per token.
     """
-    return interval_table(study.predictions, [RATIO, "epoch"], [*METRICS, LOSS])
+    return interval_table(study.epoch_scores, [RATIO, "epoch"], [*METRICS, LOSS])
 
 
 def vision_shares(study: Study) -> pd.Series:
@@ -142,7 +142,7 @@ def _seconds_to(study: Study, ratio: float, target: float) -> str:
 
 def seed_spread(study: Study) -> pd.DataFrame:
     """Mean and standard deviation over seeds of ANLS after the last epoch, in percent; empty for one seed."""
-    by_run = 100 * last_epoch(study.predictions).groupby([RATIO, "seed"])["anls"].mean()
+    by_run = 100 * study.last_answers.groupby([RATIO, "seed"])["anls"].mean()
     frame = by_run.groupby(RATIO).agg(["count", "mean", "std"])
     frame = frame.assign(mean=frame["mean"].map(number), std=frame["std"].map(number))
     frame.index = pd.Index(frame.index.map(percent), name="ratio")
@@ -249,7 +249,7 @@ def across(studies: Sequence[Study]) -> pd.DataFrame:
 def page_use_scores(study: Study) -> pd.DataFrame:
     """Tidy: ratio, metric ("own", "wrong", "difference"), estimate, low, high of ANLS after the last epoch."""
     keys = ["run", "question_id"]
-    own = last_epoch(study.predictions).set_index(keys)
+    own = study.last_answers.set_index(keys)
     own = own.assign(own=own["anls"], wrong=study.wrong_pages.set_index(keys)["anls"])
     own = own.assign(difference=own["own"] - own["wrong"]).reset_index()
     return interval_table(own, [RATIO], [*PAGE_USE])

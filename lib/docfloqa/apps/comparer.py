@@ -8,7 +8,7 @@ import ipywidgets
 import pandas as pd
 from datasets import Dataset
 
-from docfloqa.analysis.intervals import RATIO, last_epoch, percent
+from docfloqa.analysis.intervals import RATIO, percent
 from docfloqa.apps.browser import LISTED, beside_html, control, offer, page_html, table_html, text_html
 from docfloqa.runs.results import Study
 
@@ -32,11 +32,10 @@ def compared(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
 
 def answers_by_run(study: Study) -> dict[str, pd.DataFrame]:
     """The last answers of every run of a study by ratio and seed, after those before any training."""
-    predictions = study.predictions
-    first_run = predictions["run"].iloc[0]
-    frames = {BEFORE: predictions[(predictions["run"] == first_run) & (predictions["epoch"] == 0)]}
-    for (ratio, seed, _), rows in predictions.groupby([RATIO, "seed", "run"]):
-        frames[f"{percent(ratio)} trained, seed {seed}"] = last_epoch(rows)
+    first = study.first_answers
+    frames = {BEFORE: first[first["run"] == first["run"].iloc[0]]}
+    for (ratio, seed, _), rows in study.last_answers.groupby([RATIO, "seed", "run"]):
+        frames[f"{percent(ratio)} trained, seed {seed}"] = rows
     return frames
 
 

@@ -18,9 +18,9 @@ from docfloqa.analysis.intervals import NONE, RATIO, number, percent
 from docfloqa.apps.browser import control, image_html, table_html, text_html
 from docfloqa.figures.style import TWO_COLUMNS, mark, render, styled
 from docfloqa.files import DamagedError, runs_folder
+from docfloqa.runs.results import planned_runs
 from docfloqa.runs.run import (
     COMPLETE,
-    EPOCHS,
     FAILED,
     INTERRUPTED,
     RUNNING,
@@ -28,7 +28,8 @@ from docfloqa.runs.run import (
     read_epoch_row,
     read_record,
 )
-from docfloqa.study.monitor import planned_runs, read_progress
+from docfloqa.runs.tables import EPOCHS, read_table
+from docfloqa.study.monitor import read_progress
 
 SECONDS = 5.0  # between two looks at the files
 NOT_BEGUN = "not begun"
@@ -54,7 +55,7 @@ def epochs_so_far(study: str) -> pd.DataFrame:
 
 def _epochs(folder: Path) -> pd.DataFrame:
     if is_complete(folder):
-        return pd.read_csv(folder / EPOCHS)
+        return read_table(folder, EPOCHS)
     rows = []
     for path in sorted((folder / "epochs").glob("*.json")):
         try:

@@ -16,7 +16,7 @@ from docfloqa.analysis.confidence import (
     coverage_curve,
     reliability,
 )
-from docfloqa.analysis.intervals import RATIO, last_epoch, percent
+from docfloqa.analysis.intervals import RATIO, percent
 from docfloqa.analysis.mistakes import (
     GROUPS,
     LOCATED,
@@ -57,7 +57,7 @@ def anls_by_group(study: Study) -> Figure:
     ratio. Groups that need the page to be drawn again are there where they are known.
     """
     tables = {group: group_scores(study, group) for group in GROUPS}
-    means = 100 * last_epoch(study.predictions).groupby(RATIO)["anls"].mean()
+    means = 100 * study.last_answers.groupby(RATIO)["anls"].mean()
     rows, headings, line = {}, {}, 0
     for group, table in tables.items():
         if group in LOCATED and NOT_KNOWN in table[group].to_numpy():

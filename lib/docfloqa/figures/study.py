@@ -157,11 +157,11 @@ def qualitative_examples(study: Study, dataset_validation: Dataset, count: int =
     at the lowest ratio, afterwards at the lowest and the highest. Raises ValueError where the data set has
     none of the questions that were answered.
     """
-    first = study.predictions[study.predictions["seed"] == study.predictions["seed"].min()]
-    ratios = sorted({first[RATIO].min(), first[RATIO].max()})
-    chosen = {"before training": first[(first[RATIO] == ratios[0]) & (first["epoch"] == 0)]}
+    before, after = (rows[rows["seed"] == rows["seed"].min()] for rows in (study.first_answers, study.last_answers))
+    ratios = sorted({after[RATIO].min(), after[RATIO].max()})
+    chosen = {"before training": before[before[RATIO] == ratios[0]]}
     for ratio in ratios:
-        chosen[f"after, {percent(ratio)} of vision trained"] = last_epoch(first[first[RATIO] == ratio])
+        chosen[f"after, {percent(ratio)} of vision trained"] = after[after[RATIO] == ratio]
     answers = {name: rows.set_index("question_id") for name, rows in chosen.items()}
     places = {question: place for place, question in enumerate(dataset_validation["questionId"])}
     asked = sorted(set(places) & set(answers["before training"].index))

@@ -104,7 +104,7 @@ def write_tables(study: Study, beside: Sequence[Study] = (), margin: float = MAR
 
 def setup_table(study: Study) -> pd.DataFrame:
     """With what the study was made, as text: model, questions, seeds, and how long and how fast it was trained."""
-    settings, counts = study.settings, study.predictions[["question_id", "document_id"]].nunique()
+    settings, counts = study.settings, study.last_answers[["question_id", "document_id"]].nunique()
     trained = {record.get("data_checks", {}).get("kept", {}).get("train") for record in study.records.values()}
     rows = {
         "model": f"{Path(settings.model).name}, {study.runs['parameters'].iloc[0]:,} parameters",

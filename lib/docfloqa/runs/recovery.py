@@ -11,7 +11,8 @@ from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_pt_utils import safe_globals
 
 from docfloqa.files import DamagedError, check_folder, read_sealed, seal_folder, set_aside
-from docfloqa.runs.run import BEST_MODEL, COMPLETE, LAST_MODEL, RECORD, Run, damaged_results
+from docfloqa.runs.run import BEST_MODEL, COMPLETE, LAST_MODEL, RECORD, Run, damaged_results, read_record
+from docfloqa.runs.tables import is_packed
 
 # What a checkpoint holds beside weights, state and processor, which are safetensors and JSON.
 PICKLES = (".pt", ".pth", ".bin", ".pkl")
@@ -23,6 +24,9 @@ def refresh(run: Run) -> None:
     Called while nobody else makes the run. A run that was complete and has lost something is not complete then.
     """
     found = {}
+    if is_packed(run.folder):
+        run.record = read_record(run.folder)
+        return
     try:
         found = read_sealed(run.folder / RECORD)
     except FileNotFoundError:

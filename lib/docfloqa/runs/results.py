@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property, wraps
 from typing import Any
@@ -12,7 +12,9 @@ import pandas as pd
 
 from docfloqa.exceptions import RunError
 from docfloqa.files import reports_folder, runs_folder
-from docfloqa.runs.run import CONTROL, EPOCHS, PREDICTIONS, is_complete, read_record
+from docfloqa.metrics import METRICS
+from docfloqa.runs.run import is_complete, read_record
+from docfloqa.runs.tables import CONTROL, EPOCHS, PREDICTIONS, read_tables
 from docfloqa.settings import Settings
 from docfloqa.versions import PAGES, TRAINING
 
@@ -58,10 +60,10 @@ class Study:
 
         Raises `RunError` when there is no plan or no complete run.
         """
-        path = reports_folder(name) / PLAN
-        if not path.is_file():
+        plan = read_plan(name)
+        if not plan:
+            path = reports_folder(name) / PLAN
             raise RunError(f"study {name!r} has no {path}; make it with: make study PROFILE=... NAME={name}")
-        plan = json.loads(path.read_text())
         records, missing = _read(name, plan["runs"])
         if not records:
             errors = {record.get("error") for record in missing.values()} - {None}
@@ -119,28 +121,49 @@ class Study:
     @cached_property
     def epochs(self) -> pd.DataFrame:
         """One row per run and epoch: the columns of `epochs.csv` after run, vision_trainable and seed."""
-        return self._collect(lambda folder: pd.read_csv(folder / EPOCHS))
+        return self._collect(EPOCHS)
 
     @cached_property
     def predictions(self) -> pd.DataFrame:
-        """One row per run, epoch and question: the columns of `predictions.parquet` likewise."""
-        return self._collect(lambda folder: pd.read_parquet(folder / PREDICTIONS))
+        """One row per run, epoch and question: the columns of `predictions.parquet` likewise.
+
+        Of packed runs only the first and the last epoch have answers, all have scores.
+        """
+        return self._collect(PREDICTIONS)
+
+    @cached_property
+    def epoch_scores(self) -> pd.DataFrame:
+        """The predictions of all epochs without question and answer: ids, metrics, loss."""
+        return self._collect(PREDICTIONS, ["epoch", "question_id", "document_id", *METRICS, "loss_sum", "tokens"])
+
+    @cached_property
+    def first_answers(self) -> pd.DataFrame:
+        """The predictions before training."""
+        return self._collect(PREDICTIONS, epochs=[0])
+
+    @cached_property
+    def last_answers(self) -> pd.DataFrame:
+        """The predictions after every run's last epoch."""
+        last = {run: record["settings"]["epochs"] for run, record in self.records.items()}
+        answers = self._collect(PREDICTIONS, epochs=set(last.values()))
+        return answers[answers["epoch"] == answers["run"].map(last)].reset_index(drop=True)
 
     @cached_property
     def wrong_pages(self) -> pd.DataFrame:
-        """The last epoch's answers on pages of other documents, one row per run and question."""
-        return self._collect(lambda folder: pd.read_parquet(folder / CONTROL))
+        """How the last epoch's answers on pages of other documents were scored, one row per run and question."""
+        return self._collect(CONTROL)
 
-    def _collect(self, read) -> pd.DataFrame:
+    def _collect(self, name: str, columns: list[str] | None = None, epochs: Iterable[int] = ()) -> pd.DataFrame:
         frames, same = [], {}
-        for run, record in self.records.items():
-            frame = read(runs_folder(self.name) / run)
+        folders = [runs_folder(self.name) / run for run in self.records]
+        for run, frame in read_tables(folders, name, columns, epochs).items():
+            settings = self.records[run]["settings"]
             # Lists that every run and epoch repeats are kept once.
             for column in {"answers", "question_types"} & set(frame):
                 frame[column] = [same.setdefault(tuple(value), value) for value in frame[column]]
             if "epoch" not in frame:
-                frame["epoch"] = record["settings"]["epochs"]
-            keys = self._variant(run) | {key: record["settings"][key] for key in RUN_KEYS}
+                frame["epoch"] = settings["epochs"]
+            keys = self._variant(run) | {key: settings[key] for key in RUN_KEYS}
             for place, (key, value) in enumerate(keys.items()):
                 frame.insert(place, key, value)
             frame.insert(0, "run", run)
@@ -157,3 +180,17 @@ def _read(study: str, runs: list[str]) -> tuple[dict[str, dict[str, Any]], dict[
     records = {run: read_record(runs_folder(study) / run) for run in runs}
     complete = {run: record for run, record in records.items() if is_complete(runs_folder(study) / run)}
     return complete, {run: record for run, record in records.items() if run not in complete}
+
+
+def read_plan(study: str) -> dict[str, Any]:
+    """What a study has planned; nothing where there is no plan."""
+    path = reports_folder(study) / PLAN
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def planned_runs(study: str) -> tuple[list[str], list[str]]:
+    """The ids of the runs that a study has planned: those of its ratios, and those of its arms alone."""
+    plan = read_plan(study)
+    ratios = plan.get("runs", [])
+    arms = [run for variants in plan.get("arms", {}).values() for runs in variants.values() for run in runs]
+    return ratios, [run for run in dict.fromkeys(arms) if run not in ratios]

@@ -32,13 +32,13 @@ from docfloqa.files import (
 )
 from docfloqa.metrics import METRICS
 from docfloqa.runs.identity import identity, run_id
+from docfloqa.runs.tables import CONTROL, EPOCHS, PREDICTIONS, RECORD, is_packed, packed_record, read_table
 from docfloqa.settings import Settings
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import ProcessorMixin
 
-RECORD, EPOCHS, PREDICTIONS, CONTROL = "run.json", "epochs.csv", "predictions.parquet", "wrong_pages.parquet"
 RESULT_FILES = (EPOCHS, PREDICTIONS, CONTROL)
 LAST_MODEL, BEST_MODEL = "model", "best_model"
 PROGRESS = "progress.json"
@@ -58,7 +58,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     try:
         return read_sealed(folder / RECORD)
     except FileNotFoundError:
-        return {}
+        return packed_record(folder)
     except DamagedError as error:
         warnings.warn(f"{error}; the run does not count as complete", stacklevel=2)
         return {}
@@ -69,6 +69,8 @@ def is_complete(folder: Path) -> bool:
 
     Cheap when asked again: a file is hashed anew only where its size or time has changed.
     """
+    if is_packed(folder):
+        return True
     record = read_record(folder)
     if record.get("status") != COMPLETE or not all((folder / name).is_file() for name in RESULT_FILES):
         return False
@@ -294,8 +296,8 @@ class Run:
 
     def epochs(self) -> pd.DataFrame:
         """The rows of `epochs.csv`, epoch 0 being the evaluation before training."""
-        return pd.read_csv(self.folder / EPOCHS)
+        return read_table(self.folder, EPOCHS)
 
     def predictions(self) -> pd.DataFrame:
         """Every answer of every epoch."""
-        return pd.read_parquet(self.folder / PREDICTIONS)
+        return read_table(self.folder, PREDICTIONS)

@@ -15,7 +15,8 @@ from docfloqa.files import expanded, is_folder, output_folder
 from docfloqa.model.device import compute_device
 from docfloqa.model.florence import Florence2ForDocVQA, load_florence
 from docfloqa.runs.results import PLAN
-from docfloqa.runs.run import BEST_MODEL, PREDICTIONS, RECORD, is_complete, read_record
+from docfloqa.runs.run import BEST_MODEL, is_complete, read_record
+from docfloqa.runs.tables import PACKED, PREDICTIONS, RECORD, is_packed, packed_records, read_table
 from docfloqa.settings import Settings
 
 NAMES_SHOWN = 10
@@ -68,9 +69,7 @@ class SavedRun:
 
     def answers(self, epoch: int | None = None) -> pd.DataFrame:
         """The validation answers after an epoch, None for the last one; columns as `evaluate` gives them."""
-        predictions = pd.read_parquet(self.folder / PREDICTIONS)
-        wanted = self.settings.epochs if epoch is None else epoch
-        return predictions[predictions["epoch"] == wanted].reset_index(drop=True)
+        return read_table(self.folder, PREDICTIONS, epochs=[self.settings.epochs if epoch is None else epoch])
 
 
 def find_run(name: str) -> SavedRun:
@@ -81,11 +80,14 @@ def find_run(name: str) -> SavedRun:
     for a name that fits none or several, and `IncompleteRunError` for a run that has not finished.
     """
     folder = expanded(name)
-    if is_folder(folder) and (folder / RECORD).is_file():
+    if is_folder(folder) and ((folder / RECORD).is_file() or is_packed(folder.resolve())):
         return open_run(folder.resolve())
     study, _, beginning = name.rpartition("/")
     reports = output_folder() / "reports"
-    there = sorted(path.parent for path in reports.glob(f"*/runs/*/{RECORD}"))
+    packed = [
+        study.parent / "runs" / run for study in reports.glob(f"*/{PACKED}") for run in packed_records(study.parent)
+    ]
+    there = sorted({*packed, *(path.parent for path in reports.glob(f"*/runs/*/{RECORD}"))})
     studies = [path for path in there if study in ("", path.parents[1].name)]
     found = [path for path in studies if path.name.startswith(beginning)]
     exact = [path for path in found if path.name == beginning]

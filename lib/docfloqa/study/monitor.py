@@ -13,7 +13,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from docfloqa.files import reports_folder, runs_folder
-from docfloqa.runs.results import PLAN
+from docfloqa.runs.results import PLAN, planned_runs
 from docfloqa.runs.run import COMPLETE, PROGRESS, RUNNING, read_record
 
 SECONDS = 1.0  # between two looks at the files
@@ -74,16 +74,6 @@ class Watcher:
             bar.n = progress["epochs_done"]
             bar.set_description_str(run, refresh=False)
             bar.set_postfix_str(f"epoch {bar.n:.1f} of {epochs}, {progress['doing']}")
-
-
-def planned_runs(study: str) -> tuple[list[str], list[str]]:
-    """The ids of the runs that a study has planned: those of its ratios, and those of its arms alone."""
-    path = reports_folder(study) / PLAN
-    if not path.is_file():
-        return [], []
-    plan = json.loads(path.read_text())
-    arms = [run for variants in plan.get("arms", {}).values() for runs in variants.values() for run in runs]
-    return plan["runs"], [run for run in dict.fromkeys(arms) if run not in plan["runs"]]
 
 
 def read_progress(folder: Path) -> dict[str, Any]:

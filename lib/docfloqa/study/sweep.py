@@ -21,11 +21,12 @@ from docfloqa.model.florence import load_florence
 from docfloqa.model.targets import generation_config
 from docfloqa.runs.identity import weights_checksum
 from docfloqa.runs.recovery import refresh
-from docfloqa.runs.results import PLAN
-from docfloqa.runs.run import COMPLETE, EPOCHS, Run, is_complete, now, read_record
+from docfloqa.runs.results import PLAN, planned_runs
+from docfloqa.runs.run import COMPLETE, Run, is_complete, now, read_record
+from docfloqa.runs.tables import EPOCHS, is_packed, read_table
 from docfloqa.settings import Settings
 from docfloqa.study.kernels import execute_run, notebook_of
-from docfloqa.study.monitor import Watcher, planned_runs
+from docfloqa.study.monitor import Watcher
 from docfloqa.study.workers import LocalWorkers, make
 
 
@@ -160,6 +161,8 @@ def sweep(
 
 def is_finished(run: Run) -> bool:
     """Whether a run is complete with its notebook; what is damaged of a complete one is set aside first."""
+    if is_packed(run.folder):
+        return True
     if run.record.get("status") == COMPLETE:
         refresh(run)
     if not run.is_complete():
@@ -203,7 +206,7 @@ def _status(folders: Sequence[Path]) -> pd.DataFrame:
                 "vision_trainable": settings.get("vision_trainable"),
                 "seed": settings.get("seed"),
                 "status": COMPLETE if complete else record.get("status", "not begun"),
-                "anls": pd.read_csv(folder / EPOCHS)["anls"].iloc[-1] if complete else None,
+                "anls": read_table(folder, EPOCHS)["anls"].iloc[-1] if complete else None,
                 "minutes": round(record["seconds"] / 60, 2) if complete else None,
                 "error": record.get("error"),
             }

@@ -1,0 +1,119 @@
+"""A study's runs packed: one Parquet file for each kind of result, in place of a folder for each run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+
+from docfloqa.exceptions import RunError
+from docfloqa.files import held, reports_folder, seal_folder, whole_folder
+from docfloqa.runs.results import planned_runs
+from docfloqa.runs.run import is_complete, read_record
+from docfloqa.runs.tables import (
+    EPOCHS,
+    PACKED,
+    PACKED_RECORDS,
+    PREDICTIONS,
+    RECORD,
+    packed_file,
+    packed_records,
+    read_tables,
+)
+
+NOTEBOOK = "finetune.ipynb"
+# What an answer is, beside its scores.
+ANSWER = ["prediction", "confidence"]
+LOSS = ["loss_sum", "tokens"]
+
+
+def pack(name: str) -> Path:
+    """Put a study's complete runs into `reports/<name>/packed/` and remove their folders; returns that folder.
+
+    Of the predictions every epoch keeps its scores, but only the first and the last one the answers themselves; of
+    answers on wrong, degraded and other pages the scores alone are kept. The runs' executed notebooks are dropped,
+    and of the figures in the study's notebooks the PNG stays. Weights are never removed: they stay in
+    the runs' folders. What was packed earlier stays packed.
+
+    A folder loses its results only after all that was packed has been read back and found equal. Raises `RunError`
+    while a planned run is not complete, and `DamagedError` for packed files that are damaged.
+    """
+    study = reports_folder(name)
+    with held(f"sweep-{name}", f"study {name!r}"):
+        planned = [run for runs in planned_runs(name) for run in runs]
+        missing = [run for run in planned if not is_complete(study / "runs" / run)]
+        if missing or not planned:
+            raise RunError(
+                f"study {name!r} has {len(missing)} planned runs that are not complete"
+                f"{': ' + ', '.join(missing[:3]) if missing else ' and none that are'}; the command that began it "
+                "goes on with it, and a study that is whole can be packed"
+            )
+        begun = {path.parent.name for path in study.glob(f"runs/*/{RECORD}")}
+        runs = [run for run in sorted({*packed_records(study), *begun}) if is_complete(study / "runs" / run)]
+        with whole_folder(study / PACKED, lambda folder: bool(packed_records(folder.parent))) as part:
+            tables = _write(study, runs, part)
+            seal_folder(part)
+        for run in runs:
+            _remove(study / "runs" / run, tables)
+        for notebook in study.glob("*.ipynb"):
+            keep_png(notebook)
+    return study / PACKED
+
+
+def _write(study: Path, runs: list[str], part: Path) -> list[str]:
+    """Write the packed files, each read back; returns the names of the tables in them."""
+    folders = [study / "runs" / run for run in runs]
+    records = [json.dumps(read_record(folder)) for folder in folders]
+    pd.DataFrame({"run": runs, "record": records}).to_parquet(part / PACKED_RECORDS, compression="zstd")
+    earlier = {path.name for path in (study / PACKED).glob("*.parquet")} - {PACKED_RECORDS}
+    names = {EPOCHS, *earlier, *(path.name for folder in folders for path in folder.glob("*.parquet"))}
+    names.discard(packed_file(study, EPOCHS).name)
+    for name in names:
+        tables = {run: _kept(name, table) for run, table in read_tables(folders, name).items()}
+        together = pd.concat([table.assign(run=run) for run, table in tables.items()], ignore_index=True)
+        together.attrs = {run: table.attrs for run, table in tables.items()}
+        path = part / packed_file(study, name).name
+        # Floats that were computed in 32 bits end in zeros, which this encoding puts together.
+        floats = [column for column in ("confidence", "loss_sum") if column in together]
+        together.to_parquet(
+            path,
+            index=False,
+            compression="zstd",
+            compression_level=19,
+            row_group_size=len(together),
+            use_dictionary=[column for column in together if column not in floats],
+            column_encoding=dict.fromkeys(floats, "BYTE_STREAM_SPLIT"),
+        )
+        again = pd.read_parquet(path)
+        if again.attrs != together.attrs or not again.equals(together):
+            raise RunError(f"{path} is not read back as it was written; no run was removed")
+    return sorted(names)
+
+
+def _kept(name: str, table: pd.DataFrame) -> pd.DataFrame:
+    """What is packed of a run's table."""
+    if name == PREDICTIONS:
+        between = ~table["epoch"].isin([0, table["epoch"].max()])
+        return table.assign(**{column: table[column].mask(between) for column in ANSWER if column in table})
+    return table.drop(columns=[*ANSWER, *LOSS], errors="ignore")
+
+
+def _remove(folder: Path, tables: list[str]) -> None:
+    # The record first: without it the folder is no run any more.
+    for name in (RECORD, *tables, NOTEBOOK):
+        (folder / name).unlink(missing_ok=True)
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def keep_png(path: Path) -> None:
+    """Drop PDF and SVG from the figures of an executed notebook that have a PNG, and write it."""
+    notebook = nbformat.read(path, as_version=4)
+    for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
+        if "image/png" in output.get("data", {}):
+            for kind in ("application/pdf", "image/svg+xml"):
+                output.data.pop(kind, None)
+                output.metadata.pop(kind, None)
+    nbformat.write(notebook, path)

@@ -1,0 +1,89 @@
+"""What runs have left, wherever it lies: in the run's own folder, or packed with the other runs of its study."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow.parquet as pq
+
+from docfloqa.files import DamagedError, check_folder
+
+RECORD, EPOCHS, PREDICTIONS, CONTROL = "run.json", "epochs.csv", "predictions.parquet", "wrong_pages.parquet"
+PACKED, PACKED_RECORDS = "packed", "runs.parquet"
+
+
+def packed_file(study: Path, name: str) -> Path:
+    """Where a study's folder keeps the tables `name` of its packed runs: one Parquet file, with a column `run`."""
+    return study / PACKED / Path(name).with_suffix(".parquet").name
+
+
+def packed_records(study: Path) -> dict[str, str]:
+    """The records of the packed runs in a study's folder, as JSON, by id.
+
+    Raises `DamagedError` naming a packed file that is missing or not as it was written.
+    """
+    files = sorted((study / PACKED).glob("*"))
+    return _records(study / PACKED, tuple((file.name, file.stat().st_mtime_ns) for file in files)) if files else {}
+
+
+@lru_cache(maxsize=4)
+def _records(folder: Path, _files: tuple) -> dict[str, str]:
+    try:
+        check_folder(folder)
+    except FileNotFoundError as error:
+        raise DamagedError(f"{error.filename} is missing") from None
+    return pd.read_parquet(folder / PACKED_RECORDS).set_index("run")["record"].to_dict()
+
+
+def is_packed(folder: Path) -> bool:
+    """Whether the run of this folder is packed; one that lies in its folder again is not."""
+    return not (folder / RECORD).is_file() and folder.name in packed_records(folder.parent.parent)
+
+
+def packed_record(folder: Path) -> dict[str, Any]:
+    """The record of a packed run, by the folder that it had; empty where there is none."""
+    return json.loads(packed_records(folder.parent.parent).get(folder.name, "{}"))
+
+
+def read_tables(
+    folders: Iterable[Path], name: str, columns: list[str] | None = None, epochs: Iterable[int] = ()
+) -> dict[str, pd.DataFrame]:
+    """The table `name` of each run of a study that has it, by the run's id; `folders` are those of the runs.
+
+    What lies in a run's folder comes before what is packed. With `columns` only those that it has of them are read,
+    with `epochs` only these.
+    """
+    folders = list(folders)
+    found = {one.name: _read(one / name, columns, epochs) for one in folders if (one / name).is_file()}
+    rest = [one.name for one in folders if one.name not in found]
+    study = folders[0].parent.parent
+    if rest and packed_records(study) and packed_file(study, name).is_file():
+        rows = _read(packed_file(study, name), columns and ["run", *columns], epochs, rest)
+        for run, table in rows.groupby("run", sort=False):
+            found[run] = table.drop(columns="run").reset_index(drop=True)
+            found[run].attrs = rows.attrs[run]
+    return {one.name: found[one.name] for one in folders if one.name in found}
+
+
+def read_table(folder: Path, name: str, **chosen: Any) -> pd.DataFrame:
+    """The table `name` of the run of a folder, chosen as `read_tables` does; raises FileNotFoundError without one."""
+    tables = read_tables([folder], name, **chosen)
+    if not tables:
+        raise FileNotFoundError(folder / name)
+    return tables[folder.name]
+
+
+def _read(path: Path, columns: list[str] | None, epochs: Iterable[int], runs: Iterable[str] = ()) -> pd.DataFrame:
+    if path.suffix == ".csv":
+        return pd.read_csv(path)
+    wanted = {"run": list(runs), "epoch": list(epochs)}
+    filters = [(column, "in", values) for column, values in wanted.items() if values]
+    if columns:
+        there = pq.read_schema(path).names
+        columns = [column for column in columns if column in there]
+    return pd.read_parquet(path, columns=columns, filters=filters or None)
