@@ -34,7 +34,7 @@ def answers_of(confidence, right, documents=None, seeds=None):
 
 
 def study_of(answers):
-    return SimpleNamespace(name="made", predictions=answers)
+    return SimpleNamespace(name="made", last_answers=answers)
 
 
 def simulated(rng, shift=0.0, documents=150, questions=4):
@@ -212,13 +212,13 @@ def test_the_table_holds_what_its_parts_say(study):
 
 def test_a_study_without_confidence_says_so():
     old = write_study("calibration-old", (0.0,), (0,), epochs=1, documents=3)
-    old.predictions.drop(columns="confidence", inplace=True)
+    old.last_answers.drop(columns="confidence", inplace=True)
     assert not calibration.has_confidence(old)
     for use in (calibration.calibration, calibration.reliability, calibration.coverage_curve):
         with pytest.raises(RunError, match="'calibration-old' has a run whose predictions lack"):
             use(old)
     # Runs of two versions in one study.
-    old.predictions["confidence"] = [0.5] * 12 + [np.nan] * 12
+    old.last_answers["confidence"] = [0.5] * 6 + [np.nan] * 6
     with pytest.raises(RunError, match="Make the study's runs again"):
         calibration.confident_answers(old)
 

@@ -78,7 +78,8 @@ def drawn(questions):
             given = [answers[0] if hit else "zzzzzzzz" for answers, hit in zip(frame["answers"], right, strict=True)]
             sure = rng.uniform(0.02, 1, len(frame))
             frames.append(score(frame.assign(prediction=given, confidence=sure, loss_sum=1.0, tokens=2)))
-    study.__dict__["predictions"] = pd.concat(frames, ignore_index=True)
+    predictions = pd.concat(frames, ignore_index=True)
+    study.__dict__.update(predictions=predictions, last_answers=predictions[predictions["epoch"] == 1])
     study.__dict__["wrong_pages"] = (
         frames[0]
         .assign(anls=0.0)
@@ -215,7 +216,7 @@ def test_ordered_groups_come_in_their_order(drawn):
 
 
 def test_documents_that_the_present_code_draws_otherwise_are_not_located(drawn):
-    other = SimpleNamespace(settings=drawn.settings.replace(synth_seed=2), predictions=drawn.predictions)
+    other = SimpleNamespace(settings=drawn.settings.replace(synth_seed=2), last_answers=drawn.last_answers)
     assert errors.grouped_answers(other)[list(errors.LOCATED)].isna().all(axis=None)
     assert errors.grouped_answers(other)["answer_kind"].notna().all()
 
@@ -227,7 +228,7 @@ def test_the_most_confident_errors_are_the_first_seed_s(study):
     assert wrong["confidence"].tolist() == sorted(last["confidence"], reverse=True)[:5]
     assert set(wrong.index) <= set(last["question_id"]) and (wrong["anls"] < 0.5).all()
     old = write_study("errors-old", (0.0,), (0,), epochs=1, documents=3)
-    old.predictions.drop(columns="confidence", inplace=True)
+    old.last_answers.drop(columns="confidence", inplace=True)
     with pytest.raises(RunError, match="confidence"):
         errors.most_confident_errors(old, 3)
 
@@ -244,7 +245,7 @@ def made_study(right, documents=None):
     ]
     names = ["vision_trainable", "seed", "document_id", "question_id", "epoch", "exact_match"]
     frame = pd.DataFrame(rows, columns=names)
-    return SimpleNamespace(name="made", predictions=frame, runs=frame[["vision_trainable", "seed"]].drop_duplicates())
+    return SimpleNamespace(name="made", last_answers=frame, runs=frame[["vision_trainable", "seed"]].drop_duplicates())
 
 
 def test_questions_are_counted_by_the_ratios_that_most_seeds_have_right():
@@ -298,9 +299,9 @@ def test_sets_as_text(study):
     )
     assert right_sets.set_name((), study) == "no ratio"
     assert right_sets.set_name((0.0, 0.66), study) == "only 0 % and 66 %"
-    uneven = study.predictions.iloc[:-1]
+    uneven = study.last_answers.iloc[:-1]
     with pytest.raises(ValueError, match="different questions"):
-        right_sets.right_sets(SimpleNamespace(name="uneven", predictions=uneven))
+        right_sets.right_sets(SimpleNamespace(name="uneven", last_answers=uneven))
 
 
 def test_a_group_is_compared_by_a_regression_clustered_by_document(drawn):

@@ -205,7 +205,7 @@ def test_examples_of_another_data_set_are_refused(studies):
 
 def test_long_texts_are_cut_and_stay_in_their_column(studies, validation):
     study = write_study("figures-long", (0.0,), (0,), documents=30)
-    study.predictions["prediction"] = "a word " * 50 + "\x07\n"
+    study.first_answers["prediction"] = study.last_answers["prediction"] = "a word " * 50 + "\x07\n"
     figure = figures.qualitative_examples(study, validation)
     cut = [text for text in said(figure) if text.startswith("a word")]
     assert cut and all(text.endswith("…") and text.count("\n") == 1 for text in cut)
