@@ -14,6 +14,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+import docfloqa
 from docfloqa.cli import EXTRAS
 from docfloqa.files import NOTEBOOKS, PROJECT
 
@@ -82,7 +83,15 @@ def test_the_lock_satisfies_the_one_list_of_dependencies():
 def test_a_study_imports_only_what_it_depends_on():
     """Extras are imported where only their verbs need them."""
     distributions = importlib.metadata.packages_distributions()
-    core = requirements(PYPROJECT["project"]["dependencies"])
+    core, further = set(), set(requirements(PYPROJECT["project"]["dependencies"]))
+    while further:
+        core |= further
+        needed = [
+            line for name in further for line in importlib.metadata.requires(name) or () if "extra ==" not in line
+        ]
+        further = (
+            requirements(needed).keys() - core - {name for name, one in requirements(needed).items() if one.marker}
+        )
     imported: dict[str, set[str]] = {}
     for path in LIBRARY.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -92,13 +101,20 @@ def test_a_study_imports_only_what_it_depends_on():
                 imported.setdefault(name.split(".")[0], set()).add(path.stem)
     for package in imported.keys() - sys.stdlib_module_names - {"docfloqa"} - EXTRAS.keys():
         owners = {re.sub(r"[-_.]+", "-", name).lower() for name in distributions[package]}
-        # These are the own words of papermill, nbconvert and ipykernel.
-        assert owners & core.keys() or package in {"IPython", "nbclient", "nbformat", "traitlets"}, package
+        assert owners & core, package
     assert {name: imported[name] for name in EXTRAS} == {
         "voila": {"demo"},
         "distributed": {"cluster"},
         "jupyterlab": {"verbs"},
     }
+
+
+def test_the_names_of_every_day_come_from_the_package_itself_without_waiting_for_torch():
+    code = "import sys, docfloqa\nassert docfloqa.Settings and docfloqa.Freezing\nassert 'torch' not in sys.modules\n"
+    code += "from docfloqa import *\nprint(*(value.__name__ for value in (anls, exact_match, f1, freeze, load_docvqa)))"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert shown.split() == "anls exact_match f1 freeze load_docvqa".split()
+    assert set(docfloqa.__all__) <= set(dir(docfloqa)) and not hasattr(docfloqa, "nothing")
 
 
 def test_make_gives_its_variables_to_the_verb():
