@@ -59,7 +59,7 @@ from docfloqa.model.freezing import freeze
 from docfloqa.runs.identity import weights_checksum
 from docfloqa.runs.run import Run, git_commit, now
 from docfloqa.settings import BATCHINGS, Settings
-from docfloqa.study.stand_in import like_docvqa, random_base_model
+from docfloqa.study.estimate import like_docvqa, random_base_model
 from docfloqa.text import to_markdown
 from docfloqa.training.batches import EpochSampler
 from docfloqa.training.evaluation import evaluate

@@ -21,9 +21,9 @@ from docfloqa.runs.run import COMPLETE, Run, read_record
 from docfloqa.settings import Settings
 from docfloqa.study import kernels as execution
 from docfloqa.study import study as study_module
+from docfloqa.study.kernels import Slot
 from docfloqa.study.study import make_study
 from docfloqa.study.sweep import plan, sweep
-from docfloqa.study.workers import Slot, available_slots
 
 FIGURES = (
     "ablation_metrics accuracy_by_coverage across_studies anls_by_group compare_finetune confident_errors "
@@ -212,12 +212,6 @@ def test_a_kernel_that_does_not_exist_is_named(output):
         sweep(Settings.profile("smoke"), [0], [0], kernel="gpu-of-my-dreams")
 
 
-def test_slots_are_gpus_or_single_threads():
-    two = {"gpus": 2, "visible": ["2", "GPU-5c27"], "cores": 64}
-    assert available_slots(two) == [Slot("2", None), Slot("GPU-5c27", None)]
-    assert available_slots({"gpus": 0, "cores": 3}) == [Slot(None, 1)] * 3
-
-
 @pytest.mark.parametrize(
     ("named", "count", "visible"),
     [
@@ -241,11 +235,9 @@ def test_gpus_keep_the_names_that_this_process_was_given(named, count, visible, 
 def test_ratios_reach_the_notebooks_with_all_their_digits(monkeypatch, output):
     """`RATIOS=0.3333333` lost digits on the way and was trained twice."""
     asked: dict[str, dict] = {}
-    runs = pd.DataFrame({"status": [COMPLETE]})
-    monkeypatch.setattr(study_module, "sweep", lambda *_: runs)
+    monkeypatch.setattr(study_module, "study_status", lambda _: pd.DataFrame({"status": [COMPLETE]}))
     monkeypatch.setattr(study_module, "check_study", lambda *_: None)
-    monkeypatch.setattr(study_module.Study, "load", lambda name: None)
-    monkeypatch.setattr(study_module, "run_notebook", lambda name, _, given: asked.update({name: given}))
+    monkeypatch.setattr(study_module, "run_notebook", lambda name, _, given, **__: asked.update({name: given}))
     monkeypatch.setattr(study_module, "export", lambda notebook: [])
     study_module.make_study(Settings.profile("smoke"), [0.3333333, 2 / 3], [0])
     assert [float(ratio) for ratio in asked["03_ablate"]["ratios"].split()] == [0.3333333, 2 / 3]

@@ -3,7 +3,6 @@
 import json
 import shutil
 import warnings
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -320,8 +319,8 @@ def test_large_data_is_counted_without_its_images(paper, published, monkeypatch)
 
 
 def test_a_study_stops_before_any_work_where_something_is_to_be_done(output, capsys, monkeypatch):
-    monkeypatch.setattr(doctor, "ProcessPoolExecutor", lambda *_: ThreadPoolExecutor(1))
-    monkeypatch.setattr("docfloqa.study.study.sweep", None)
+    monkeypatch.setattr(doctor, "in_own_process", lambda function, *given: function(*given))
+    monkeypatch.setattr("docfloqa.study.study.execute", None)
     assert main(["study", "--profile", "smoke", "--name", "broken", "--model", "./none"]) == 2
     told = capsys.readouterr()
     assert told.out == "" and "error: this study cannot be made here as it is" in told.err
@@ -331,7 +330,7 @@ def test_a_study_stops_before_any_work_where_something_is_to_be_done(output, cap
 
 
 def test_a_study_on_a_cluster_does_not_want_a_gpu_here(smoke, monkeypatch):
-    monkeypatch.setattr(doctor, "ProcessPoolExecutor", lambda *_: ThreadPoolExecutor(1))
+    monkeypatch.setattr(doctor, "in_own_process", lambda function, *given: function(*given))
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     settings = smoke.replace(allow_cpu=False, model="./none")
     for scheduler, told in ((None, 2), ("tcp://host:8786", 1)):
@@ -342,7 +341,7 @@ def test_a_study_on_a_cluster_does_not_want_a_gpu_here(smoke, monkeypatch):
 
 def test_the_embedded_study_does_not_wait(smoke, monkeypatch):
     monkeypatch.setattr(doctor, "examine", None)
-    monkeypatch.setattr(doctor, "ProcessPoolExecutor", None)
+    monkeypatch.setattr(doctor, "in_own_process", None)
     check_study(smoke)
     check_study(Settings.profile("embedded", validation_data="synth"))
 

@@ -11,17 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import docfloqa.study.estimate
-import docfloqa.study.stand_in
 from docfloqa.data.schema import DOCVQA
 from docfloqa.files import TINY_MODEL, output_folder
 from docfloqa.model.florence import load_florence
 from docfloqa.settings import Settings
-from docfloqa.study.estimate import estimate, makespan
+from docfloqa.study.estimate import QUESTIONS_PER_PAGE, STEPS, WARM_UP, estimate, like_docvqa, makespan
 from docfloqa.study.kernels import Slot
-from docfloqa.study.stand_in import QUESTIONS_PER_PAGE, like_docvqa
 from docfloqa.study.sweep import plan
-from docfloqa.study.timing import STEPS, WARM_UP, Calibration
 
+PARTS = (
+    "start decoding_a_page caching_a_page step evaluation_a_question save memory_mib gpu_mib state_bytes "
+    "cached_sub_blocks model_bytes checkpoint_bytes"
+).split()
 DURATIONS = st.lists(st.floats(0.01, 100), min_size=1, max_size=12)
 
 
@@ -58,11 +59,11 @@ def test_a_smoke_study_is_estimated_and_leaves_only_its_documents(output, tiny):
 def test_the_runs_of_arms_count_once_each_and_by_kind(output, monkeypatch):
     calibrated = []
 
-    def one(settings, slots, scratch):
+    def one(_, settings, *rest):
         calibrated.append(settings)
-        return Calibration(1.0, 0.0, 0.0, 0.1, 0.01, 0.0, 100.0, 0.0, 1000, 0, 10**6, 10**6)
+        return dict(zip(PARTS, (1.0, 0.0, 0.0, 0.1, 0.01, 0.0, 100.0, 0.0, 1000, 0, 10**6, 10**6), strict=True))
 
-    monkeypatch.setattr(docfloqa.study.estimate, "calibrate_in_a_slot", one)
+    monkeypatch.setattr(docfloqa.study.estimate, "in_own_process", one)
     settings, seeds = Settings.profile("smoke"), [0, 1]
     result = estimate(settings, [0, 1], seeds, ["all"])
     planned = plan(settings, [0, 1], seeds, ["all"]).runs
@@ -74,12 +75,13 @@ def test_the_runs_of_arms_count_once_each_and_by_kind(output, monkeypatch):
 
 
 def test_pages_are_decoded_once_and_states_computed_once_for_each_frozen_part(output, monkeypatch, dataset):
-    def one(settings, slots, scratch):
+    def one(_, settings, *rest):
         boundary = 0 if settings.vision_trainable == 1 else 7
-        return Calibration(0.0, 10.0, 1.0 if boundary else 0.0, 1e-9, 0.0, 0.0, 0.0, 0.0, 0, boundary, 0, 0)
+        caching = 1.0 if boundary else 0.0
+        return dict(zip(PARTS, (0.0, 10.0, caching, 1e-9, 0.0, 0.0, 0.0, 0.0, 0, boundary, 0, 0), strict=True))
 
-    monkeypatch.setattr(docfloqa.study.estimate, "calibrate_in_a_slot", one)
-    monkeypatch.setattr(docfloqa.study.estimate, "available_slots", lambda device: [Slot(None, 1)])
+    monkeypatch.setattr(docfloqa.study.estimate, "in_own_process", one)
+    monkeypatch.setattr(docfloqa.study.estimate, "available_slots", lambda *_: [Slot(None, 1)])
     result = estimate(Settings.profile("smoke"), [0, 1], [0, 1])
     pages = sum(len(set(dataset[split]["page"])) for split in ("train", "validation"))
     assert result.hours * 3600 == pytest.approx(11 * pages + docfloqa.study.estimate.BESIDE_RUNS)
@@ -116,17 +118,17 @@ def test_drawn_pages_have_as_many_questions_as_docvqas(dataset):
 
 def test_the_random_model_loads_and_has_the_size_of_florence_2_base(output, monkeypatch):
     # Its layers are cut to one each, and its widths stay, so that the test takes no half gigabyte.
-    full = docfloqa.study.stand_in.base_config()
-    small = docfloqa.study.stand_in.base_config()
+    full = docfloqa.study.estimate.base_config()
+    small = docfloqa.study.estimate.base_config()
     small.text_config.encoder_layers = small.text_config.decoder_layers = 1
     small.vision_config.depths = (1, 1, 1, 1)
-    monkeypatch.setattr(docfloqa.study.stand_in, "base_config", lambda: small)
-    folder = docfloqa.study.stand_in.random_base_model()
-    assert folder == docfloqa.study.stand_in.random_base_model()
+    monkeypatch.setattr(docfloqa.study.estimate, "base_config", lambda: small)
+    folder = docfloqa.study.estimate.random_base_model()
+    assert folder == docfloqa.study.estimate.random_base_model()
     model, processor = load_florence(folder, "text")
     assert model.config.text_config.d_model == full.text_config.d_model
     with torch.no_grad():
-        page = torch.zeros(1, 3, docfloqa.study.stand_in.PAGE_SIZE, docfloqa.study.stand_in.PAGE_SIZE)
+        page = torch.zeros(1, 3, docfloqa.study.estimate.PAGE_SIZE, docfloqa.study.estimate.PAGE_SIZE)
         assert model.page_features(page).shape[1] == processor.num_image_tokens == 577
 
 
@@ -134,15 +136,10 @@ def test_a_calibration_ends_when_the_estimate_is_killed():
     """Otherwise it would go on for minutes, with nobody left to read it."""
     script = (
         "import time\n"
-        "from concurrent.futures import ProcessPoolExecutor\n"
-        "from multiprocessing import get_context\n"
         "import os\n"
-        "from docfloqa.study.timing import end_with_parent\n"
+        "from docfloqa.study.kernels import in_own_process\n"
         "if __name__ == '__main__':\n"
-        "    pool = ProcessPoolExecutor(1, get_context('spawn'), initializer=end_with_parent)\n"
-        "    print(pool.submit(os.getpid).result(), flush=True)\n"
-        "    pool.submit(time.sleep, 600)\n"
-        "    time.sleep(600)\n"
+        "    in_own_process(os.system, 'echo $PPID && sleep 600')\n"
     )
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as estimate:
         child = psutil.Process(int(estimate.stdout.readline()))

@@ -11,14 +11,12 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
 from itertools import chain
-from multiprocessing import get_context
 from pathlib import Path
 from shutil import which
 
@@ -63,7 +61,7 @@ from docfloqa.model.targets import START, generation_config, stated_decoding, ta
 from docfloqa.runs.run import git_commit
 from docfloqa.settings import Settings
 from docfloqa.study.availability import Source, find_data, find_model
-from docfloqa.study.kernels import DEFAULT_KERNEL, kernel_device
+from docfloqa.study.kernels import DEFAULT_KERNEL, in_own_process, kernel_device
 from docfloqa.text import flat
 from docfloqa.training.batches import QuestionCollator
 from docfloqa.training.evaluation import evaluate
@@ -137,8 +135,7 @@ def check_study(settings: Settings, kernel: str | None = None, scheduler: str | 
     subjects = [subject for subject in BEFORE_A_STUDY if not (scheduler and subject == "kernel")]
     # In a process of its own: a GPU that was used here would not give all of its memory to the runs.
     try:
-        with ProcessPoolExecutor(1, get_context("spawn")) as process:
-            findings = process.submit(examine, settings, kernel, subjects).result()
+        findings = in_own_process(examine, settings, kernel, subjects)
     except BrokenProcessPool:
         killed = "the process that looked at it was killed, most likely for want of memory: take a machine with more"
         findings = [Finding("model", "", killed)]

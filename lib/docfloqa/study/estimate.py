@@ -4,36 +4,55 @@ from __future__ import annotations
 
 import heapq
 import math
+import os
 import tempfile
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from queue import SimpleQueue
+from shutil import rmtree
+from statistics import mean
 from typing import Any
 
+import numpy as np
 import pandas as pd
+import torch
 from datasets import Dataset, DatasetDict
 from tqdm.auto import tqdm
+from transformers import CLIPImageProcessorPil, Florence2Processor, TrainerCallback
 
-from docfloqa.arms import RATIOS, choose_arms
+from docfloqa.arms import RATIOS
 from docfloqa.data.hub import cached_model
-from docfloqa.data.load import load_checked
+from docfloqa.data.load import data_checksum, load_checked
 from docfloqa.data.schema import DOCVQA
-from docfloqa.files import is_hub_id, resolve
-from docfloqa.model.device import describe_device
-from docfloqa.model.florence import load_florence
+from docfloqa.exceptions import StudyError
+from docfloqa.files import TINY_MODEL, data_folder, folder_bytes, is_hub_id, resolve
+from docfloqa.model.device import describe_device, finish_device, peak_memory, use_device
+from docfloqa.model.florence import Florence2ForDocVQA, base_config, load_florence
+from docfloqa.model.freezing import freeze
+from docfloqa.model.targets import generation_config
+from docfloqa.runs.identity import weights_checksum
+from docfloqa.runs.run import Run
 from docfloqa.settings import Settings
-from docfloqa.study.kernels import Slot
+from docfloqa.study.kernels import Slot, in_own_process
 from docfloqa.study.slots import available_slots
-from docfloqa.study.stand_in import like_docvqa, random_base_model
-from docfloqa.study.timing import SAMPLE, STEPS, WARM_UP, Calibration, calibrate_in_a_slot
-from docfloqa.training.trainer import CHECKPOINTS
+from docfloqa.study.sweep import settings_of_runs
+from docfloqa.training.evaluation import evaluate
+from docfloqa.training.trainer import CHECKPOINTS, DocVQATrainer
+from docfloqa.training.vision_cache import cache_states
 
 # What a run's time, memory and disk depend on; runs that agree in all of it are of one kind.
 COSTLY = ("vision_trainable", "unit", "side", "counted", "lora")
+SAMPLE, STEPS, WARM_UP = "sample", 24, 4
+LONGEST = 60.0  # seconds of training steps for one kind of run
 EVALUATED = 192  # questions
 RANDOM_ANSWER = 16  # tokens; a random model never ends an answer, and DocVQA's are rarely longer
+PAGE_SIZE = 768
+QUESTIONS_PER_PAGE = 3.9  # of DocVQA's training split: 39,463 questions on 10,194 pages
 # What a study does beside its runs, in seconds on two cores: it asks the kernel, checks the data, executes and
 # exports the notebooks that report (the embedded study's, see reports/log.md).
 BESIDE_RUNS = 85.0
@@ -52,10 +71,10 @@ class Estimate:
     stand_ins: list[str]
 
     def __str__(self) -> str:
-        device = f"{self.device['name']}, {self.slots} at a time"
+        lasting = f"{self.hours:,.1f} hours" if self.hours >= 2 else f"{60 * self.hours:.1f} minutes"
         total = (
-            f"the study: {_duration(self.hours)}, at most {self.memory_gib:.1f} GiB of memory and "
-            f"{self.disk_gib:.1f} GiB on disk ({device})"
+            f"the study: {lasting}, at most {self.memory_gib:.1f} GiB of memory and {self.disk_gib:.1f} GiB on disk "
+            f"({self.device['name']}, {self.slots} at a time)"
         )
         table = self.kinds.round(2).to_string(index=False)
         return "\n".join([table, *(f"stood in for {one}" for one in self.stand_ins), total])
@@ -80,72 +99,56 @@ def estimate(
     Raises `DataError`, `ModelError` or `SettingsError` as `sweep` does, and `StudyError` when a
     calibration does not survive.
     """
-    chosen = choose_arms(arms, settings)
-    runs = [settings.replace(vision_trainable=ratio, seed=seed) for ratio in ratios for seed in seeds]
-    runs += [run for arm in chosen for variant in arm.variants for run in variant.runs(settings, seeds)]
+    of_ratios, of_arms = settings_of_runs(settings, ratios, seeds, arms, jobs)
+    runs = [*of_ratios, *chain(*(runs for variants in of_arms.values() for runs in variants.values()))]
     stand_ins: list[str] = []
     model = _model(settings, stand_ins)
     if model != settings.model:
         changes = {"model": model, "max_new_tokens": min(RANDOM_ANSWER, settings.max_new_tokens)}
         settings, runs = settings.replace(**changes), [run.replace(**changes) for run in runs]
+    kinds = {run: settings.replace(**{name: getattr(run, name) for name in COSTLY}) for run in runs}
     sample, sizes = _data(settings, stand_ins)
+    (training, training_pages), (validation, validation_pages) = sizes["train"], sizes["validation"]
+    pages = training_pages + validation_pages
     device = describe_device()
-    slots: SimpleQueue[Slot] = SimpleQueue()
-    places = available_slots(device, settings)[:jobs]
-    for slot in places:
-        slots.put(slot)
-    kinds = list(dict.fromkeys(_kind(run, settings) for run in dict.fromkeys(runs)))
-    kinds.sort(key=lambda kind: kind.vision_trainable, reverse=True)
-    with tempfile.TemporaryDirectory() as scratch:
-        sample.save_to_disk(Path(scratch, SAMPLE))
-        with ThreadPoolExecutor(len(places)) as pool:
-            asked = [pool.submit(calibrate_in_a_slot, kind, slots, scratch) for kind in kinds]
-            progress = tqdm(asked, desc="calibrating", unit="kind of run")
-            calibrations = {kind: one.result() for kind, one in zip(kinds, progress, strict=True)}
-    differing = [name for name in COSTLY if len({getattr(kind, name) for kind in kinds}) > 1]
-    table, hours, cached, models = {}, [], set(), 0
-    pages = sizes["train"][1] + sizes["validation"][1]
-    for run in dict.fromkeys(runs):
-        one = calibrations[_kind(run, settings)]
-        key = tuple(getattr(run, name) for name in (*differing, "epochs"))
-        row = table.setdefault(
-            key, {**dict(zip([*differing, "epochs"], key, strict=True)), "runs": 0, **_row(one, run, sizes)}
-        )
-        row["runs"] += 1
-        # What one run has kept, others find: pages those with the same data, states those with the same frozen part.
-        kept = {
-            (None, run.synth_shift): one.decoding_seconds_per_page,
-            (one.cached_sub_blocks, run.synth_shift): one.caching_seconds_per_page,
-        }
-        found = pages * sum(seconds for key, seconds in kept.items() if key in cached)
-        hours.append(row["run_minutes"] / 60 - found / 3600)
-        cached |= kept.keys()
-        # The weights after the last epoch and those of the best one.
-        models += 2 * one.model_bytes
-    checkpoints = sorted((one.checkpoint_bytes for one in calibrations.values()), reverse=True)
-    # One more than is kept, while it is written.
-    disk = models + sum((CHECKPOINTS + 1) * size for size in checkpoints[: len(places)])
+    slots = available_slots(device, settings)[:jobs]
+    calibrated = _calibrate(sorted(set(kinds.values()), key=lambda kind: -kind.vision_trainable), slots, sample)
+    each = pd.DataFrame([run.to_dict() | calibrated[kind] for run, kind in kinds.items()])
+    each["samples_per_second"] = each["batch_size"] / each["step"]
+    each["caching_minutes"] = pages * (each["decoding_a_page"] + each["caching_a_page"]) / 60
+    steps = np.ceil(training / each["batch_size"])
+    each["training_minutes"] = each["epochs"] * (steps * each["step"] + each["save"]) / 60
+    # Before training, after every epoch, and once on wrong pages.
+    each["evaluation_minutes"] = (each["epochs"] + 2) * validation * each["evaluation_a_question"] / 60
+    each["run_minutes"] = each["start"] / 60 + each.filter(regex="_minutes$").sum(axis=1)
+    # What one run has kept, others find: pages those with the same data, states those with the same frozen part.
+    states = ["synth_shift", "cached_sub_blocks"]
+    found = each["decoding_a_page"] * each.duplicated("synth_shift") + each["caching_a_page"] * each.duplicated(states)
+    hours = each["run_minutes"] / 60 - pages * found / 3600
+    key = [*(name for name in COSTLY if each[name].nunique() > 1), "epochs"]
+    each["runs"] = each.groupby(key)["seed"].transform("size")
+    table = each.drop_duplicates(key, ignore_index=True)
+    # As many as run side by side.
+    busy = pd.DataFrame(calibrated.values())[["memory_mib", "checkpoint_bytes"]].apply(
+        lambda sizes: sizes.nlargest(len(slots)).sum()
+    )
+    # One checkpoint more than is kept, while it is written; the weights after the last epoch and those of the best one.
+    disk = (CHECKPOINTS + 1) * busy["checkpoint_bytes"] + 2 * each["model_bytes"].sum()
     if settings.vision_cache:
         # Runs of kinds with the same frozen beginning share its states; the resized images are shared by all.
-        states = {one.cached_sub_blocks: one.state_bytes_per_page for one in calibrations.values()}
-        shifts = {shift for _, shift in cached}
-        sizes_of_states = [states[boundary] for boundary, _ in cached if boundary]
-        filled = pages * (len(shifts) * _page_bytes(settings) + sum(sizes_of_states))
-        disk += min(filled, settings.cache_gib * 2**30)
-    busy = sorted((one.memory_mib for one in calibrations.values()), reverse=True)[: len(places)]
+        kept = each[each["cached_sub_blocks"] > 0].drop_duplicates(states)
+        size = load_florence(settings.model, settings.prefix)[1].image_processor.size
+        images = 3 * size["height"] * size["width"] * each["synth_shift"].nunique()
+        disk += min(pages * (images + kept["state_bytes"].sum()), settings.cache_gib * 2**30)
     return Estimate(
-        pd.DataFrame(table.values()),
-        hours=makespan(hours, len(places)) + BESIDE_RUNS / 3600,
-        memory_gib=sum(busy) / 2**10,
+        table[[*key, "runs"]].join([table.filter(regex="_per_second$|_minutes$"), table.filter(regex="_mib$")]),
+        hours=makespan(hours, len(slots)) + BESIDE_RUNS / 3600,
+        memory_gib=busy["memory_mib"] / 2**10,
         disk_gib=disk / 2**30,
         device=device,
-        slots=len(places),
+        slots=len(slots),
         stand_ins=stand_ins,
     )
-
-
-def _kind(run: Settings, settings: Settings) -> Settings:
-    return settings.replace(**{name: getattr(run, name) for name in COSTLY})
 
 
 def makespan(durations: Sequence[float], slots: int) -> float:
@@ -156,8 +159,95 @@ def makespan(durations: Sequence[float], slots: int) -> float:
     return max(free)
 
 
-def _duration(hours: float) -> str:
-    return f"{hours:,.1f} hours" if hours >= 2 else f"{60 * hours:.1f} minutes"
+def _calibrate(kinds: Sequence[Settings], slots: Sequence[Slot], sample: DatasetDict) -> dict[Settings, dict]:
+    """`calibrate` for each kind, in a process of its own in the next free slot."""
+    free: SimpleQueue[Slot] = SimpleQueue()
+    for slot in slots:
+        free.put(slot)
+
+    def one(kind: Settings) -> dict[str, float]:
+        slot = free.get()
+        try:
+            return in_own_process(calibrate, kind, slot, scratch, time.time())
+        except BrokenProcessPool:
+            raise StudyError(
+                f"the calibration at vision_trainable {kind.vision_trainable:g} died, most likely for want of "
+                "memory; try a smaller batch_size or gradient_checkpointing"
+            ) from None
+        finally:
+            free.put(slot)
+
+    with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(len(slots)) as pool:
+        sample.save_to_disk(Path(scratch, SAMPLE))
+        made = tqdm(pool.map(one, kinds), total=len(kinds), desc="calibrating", unit="kind of run")
+        return dict(zip(kinds, made, strict=True))
+
+
+def calibrate(settings: Settings, slot: Slot, scratch: str, asked: float) -> dict[str, float]:
+    """A few steps, an evaluation and a checkpoint of one run on a sample of its data: seconds of each part, sizes."""
+    use_device(slot.gpu, slot.threads)
+    os.environ["DOCFLOQA_OUTPUT"] = tempfile.mkdtemp(dir=scratch)
+    dataset = DatasetDict.load_from_disk(str(Path(scratch, SAMPLE)))
+    network, processor = load_florence(settings.model, settings.prefix)
+    weights = weights_checksum(network)
+    freezing = freeze(network, settings.freezing)
+    # One epoch over the sample, whose length the trainer takes from the data.
+    run = Run.open(settings.replace(epochs=1), weights, data_checksum(dataset))
+    trainer = DocVQATrainer(run, network, processor, dataset, freezing)
+    start = time.time() - asked
+    begun = time.perf_counter()
+    # The resized pages by themselves, which runs share whatever is frozen.
+    cache_states(trainer.images, network, 0, settings)
+    decoding = time.perf_counter() - begun
+    trainer.use_states()
+    clock = _Clock()
+    trainer.add_callback(clock)
+    trainer.args.eval_strategy = "no"
+    trainer.train()
+    collator = trainer.validation_collator
+    finish_device()
+    begun = time.perf_counter()
+    evaluate(network, collator, settings)
+    evaluation = time.perf_counter() - begun
+    memory = peak_memory()
+    pages = sum(len(images.first_place) for images in trainer.images.values())
+    network.save_pretrained(run.folder / "model")
+    return {
+        "start": start,
+        "decoding_a_page": decoding / pages,
+        "caching_a_page": run.record["caching_seconds"] / pages,
+        "step": mean(clock.steps[min(WARM_UP, len(clock.steps) - 1) :]),
+        "evaluation_a_question": evaluation / len(dataset["validation"]),
+        "save": clock.saving,
+        "memory_mib": memory["resident_mib"],
+        "gpu_mib": memory.get("gpu_mib", 0.0),
+        "state_bytes": collator.states.load(collator.pages[0]).nbytes,
+        "cached_sub_blocks": run.record["cached_sub_blocks"],
+        "model_bytes": folder_bytes(run.folder / "model"),
+        "checkpoint_bytes": folder_bytes(run.checkpoints),
+    }
+
+
+class _Clock(TrainerCallback):
+    """Seconds of every step, from the end of the one before, and of saving a checkpoint after the last."""
+
+    def __init__(self):
+        self.steps: list[float] = []
+        self.saving = 0.0
+
+    def on_epoch_begin(self, *_, **__):
+        self.last = time.perf_counter()
+
+    def on_step_end(self, args, state, control, **_):
+        finish_device()
+        now = time.perf_counter()
+        self.steps.append(now - self.last)
+        self.last = now
+        if len(self.steps) > WARM_UP and sum(self.steps) > LONGEST:
+            control.should_training_stop = True
+
+    def on_save(self, *_, **__):
+        self.saving = time.perf_counter() - self.last
 
 
 def _model(settings: Settings, stand_ins: list[str]) -> str:
@@ -171,67 +261,70 @@ def _model(settings: Settings, stand_ins: list[str]) -> str:
     return str(random_base_model())
 
 
+def random_base_model() -> Path:
+    """The folder of a model of Florence-2-base's size with random weights, written if it is not there.
+
+    It has the tiny model's vocabulary, so prompts are longer than the real ones; pages are 768 x 768 pixels.
+    Takes 0.5 GB, in fp16.
+    """
+    folder = data_folder() / "cache" / "florence2-base-random"
+    if not folder.is_dir():
+        tokenizer = Florence2Processor.from_pretrained(TINY_MODEL).tokenizer
+        images = CLIPImageProcessorPil(size={"height": PAGE_SIZE, "width": PAGE_SIZE}, do_center_crop=False)
+        images.image_seq_length = (PAGE_SIZE // 32) ** 2 + 1
+        config = base_config()
+        config.image_token_id = tokenizer.image_token_id
+        torch.manual_seed(0)
+        model = Florence2ForDocVQA(config).half()
+        # As the real one's targets begin.
+        model.generation_config.forced_bos_token_id = config.text_config.bos_token_id
+        model.generation_config = generation_config(model, max_new_tokens=20)
+        part = folder.with_name(f".{folder.name}.part")
+        rmtree(part, ignore_errors=True)
+        model.save_pretrained(part)
+        Florence2Processor(image_processor=images, tokenizer=tokenizer).save_pretrained(part)
+        part.replace(folder)
+    return folder
+
+
 def _data(settings: Settings, stand_ins: list[str]) -> tuple[DatasetDict, dict[str, tuple[int, int]]]:
     """A sample of the data, and questions and pages of each split in full."""
     wanted = {"train": (STEPS + WARM_UP) * settings.batch_size, "validation": EVALUATED}
-    limits = {"train": settings.train_questions, "validation": settings.validation_questions}
     if is_hub_id(resolve(settings.data)):
         stand_ins.append(f"data {settings.data}: drawn pages, counted as DocVQA's")
-        documents = {split: math.ceil(questions / 3) for split, questions in wanted.items()}
-        drawn, _ = load_checked(
-            settings.replace(
-                data="synth",
-                validation_data=None,
-                synth_scale="full",
-                synth_documents=documents["train"],
-                synth_validation_documents=documents["validation"],
-            )
-        )
+        documents = {
+            "synth_documents": math.ceil(wanted["train"] / 3),
+            "synth_validation_documents": math.ceil(wanted["validation"] / 3),
+        }
+        drawn, _ = load_checked(settings.replace(data="synth", validation_data=None, synth_scale="full", **documents))
         dataset = DatasetDict({split: like_docvqa(rows) for split, rows in drawn.items()})
         sizes = {}
         for split, (questions, pages) in DOCVQA.items():
-            used = min(limits[split] or questions, questions)
+            used = min(getattr(settings, f"{split}_questions") or questions, questions)
             sizes[split] = (used, math.ceil(pages * used / questions))
     else:
         dataset, _ = load_checked(settings)
         sizes = {split: (len(rows), len(set(rows["page"]))) for split, rows in dataset.items()}
     # An evaluation always groups questions by page.
-    batching = {"train": settings.batching, "validation": "by_image"}
-    return DatasetDict({split: _sample(rows, wanted[split], batching[split]) for split, rows in dataset.items()}), sizes
+    by_image = {"train": settings.batching == "by_image", "validation": True}
+    return DatasetDict({split: _sample(rows, wanted[split], by_image[split]) for split, rows in dataset.items()}), sizes
 
 
-def _sample(rows: Dataset, questions: int, batching: str) -> Dataset:
+def _sample(rows: Dataset, questions: int, by_image: bool) -> Dataset:
     """The first questions; of as many pages as there are where a batch of the whole data would hardly share one."""
-    if batching == "by_image":
+    if by_image:
         return rows.select(range(min(questions, len(rows))))
-    seen: dict[str, int] = {}
-    rank = []
-    for place, page in enumerate(rows["page"]):
-        seen[page] = seen.get(page, 0) + 1
-        rank.append((seen[page], place))
-    return rows.select(sorted(place for _, place in sorted(rank)[:questions]))
+    return rows.select(sorted(_earlier(rows).sort_values(kind="stable").index[:questions]))
 
 
-def _row(one: Calibration, run: Settings, sizes: dict[str, tuple[int, int]]) -> dict:
-    (training, training_pages), (validation, validation_pages) = sizes["train"], sizes["validation"]
-    steps = math.ceil(training / run.batch_size)
-    pages = training_pages + validation_pages
-    caching = pages * (one.decoding_seconds_per_page + one.caching_seconds_per_page)
-    # Before training, after every epoch, and once on wrong pages.
-    evaluations = (run.epochs + 2) * validation * one.evaluation_seconds_per_question
-    epochs = run.epochs * (steps * one.step_seconds + one.save_seconds)
-    return {
-        "samples_per_second": run.batch_size / one.step_seconds,
-        "caching_minutes": caching / 60,
-        "training_minutes": epochs / 60,
-        "evaluation_minutes": evaluations / 60,
-        "run_minutes": (one.start_seconds + caching + epochs + evaluations) / 60,
-        "memory_mib": one.memory_mib,
-        "gpu_mib": one.gpu_mib,
-    }
+def like_docvqa(rows: Dataset) -> Dataset:
+    """The first questions of every page, so many that their mean over pages is DocVQA's."""
+    page = pd.factorize(np.array(rows["page"]))[0]
+    room = np.floor(QUESTIONS_PER_PAGE * (page + 1)) - np.floor(QUESTIONS_PER_PAGE * page)
+    return rows.select(np.flatnonzero(_earlier(rows) < room))
 
 
-def _page_bytes(settings: Settings) -> int:
-    processor = load_florence(settings.model, settings.prefix)[1]
-    size = processor.image_processor.size
-    return 3 * size["height"] * size["width"]
+def _earlier(rows: Dataset) -> pd.Series:
+    """How many questions of the same page come before each."""
+    pages = pd.Series(list(rows["page"]))
+    return pages.groupby(pages).cumcount()

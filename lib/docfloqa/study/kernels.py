@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +178,25 @@ def stop_kernels(going_on: Callable[[], bool]) -> None:
     while going_on():
         signal_kernels(signal.SIGTERM)
         time.sleep(0.2)
+
+
+def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function gives in a process started afresh, whose memory is its own and which ends with this one.
+
+    Raises `BrokenProcessPool` when the process is killed.
+    """
+    with ProcessPoolExecutor(1, get_context("spawn"), initializer=end_with_parent) as process:
+        return process.submit(function, *arguments).result()
+
+
+def end_with_parent() -> None:
+    """Let this process end as soon as the one that began it is gone, however that ended."""
+
+    def watch() -> None:
+        parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def settle(part: Path, path: Path, **metadata: Any) -> Path:
