@@ -48,6 +48,7 @@ OPTIONS: dict[str, tuple[Any, str]] = {
     "jobs": (int, "runs at a time, at most (default: what processors and memory allow)"),
     "name": (str, "name of the study"),
     "beside": (list[str], "studies whose scores are set beside it"),
+    "margin": (float, "what differs by fewer points of ANLS counts as the same, where that can be shown"),
     "cross": (
         list[str],
         "other data: shifts of the drawn documents, or folders of parquet files; else all shifts",
@@ -249,6 +250,7 @@ for _row in (
     (verbs.compare, "shipped/vision000-seed0 shipped/vision100-seed0"),
     (verbs.export, "embedded/vision100 my_model"),
     (verbs.import_csv, "questions.csv my_data --images scans"),
+    (verbs.pack, "shipped"),
     (verbs.demo, "--name embedded"),
     (verbs.lab, ""),
 ):

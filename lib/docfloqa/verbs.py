@@ -16,12 +16,16 @@ INCOMPLETE, BAD_INPUT = 1, 2  # exit codes
 def study(settings: Settings, **planned: Any) -> tuple:
     """Explore, fine-tune every ratio, analyse and export the report."""
     from docfloqa.files import reports_folder
+    from docfloqa.report.verdicts import as_text, verdicts
+    from docfloqa.runs.results import Study
     from docfloqa.study.study import make_study
 
     made = make_study(settings, **planned)
+    found = verdicts(Study.load(settings.study))
     report = [f"the report is in {reports_folder(settings.study)}:", *(f"  {path.name}" for path in made.files)]
-    data = {"study": settings.study, "runs": made.runs, "files": made.files}
-    return data, "\n".join([made.runs.to_string(index=False), "", *report]), 0 if made.complete else INCOMPLETE
+    lines = [made.runs.to_string(index=False), "", as_text(found), "", *report]
+    data = {"study": settings.study, "runs": made.runs, "verdicts": found, "files": made.files}
+    return data, "\n".join(lines), 0 if made.complete else INCOMPLETE
 
 
 def sweep(settings: Settings, **planned: Any) -> tuple:
@@ -64,12 +68,17 @@ def estimate(settings: Settings, **planned: Any) -> tuple:
     return found, str(found)
 
 
-def report(name: str = "embedded", beside: Sequence[str] | None = None) -> tuple:
+def report(name: str = "embedded", beside: Sequence[str] | None = None, margin: float = 2.0) -> tuple:
     """Analyse and export again."""
+    from docfloqa.report.verdicts import as_text, verdicts
+    from docfloqa.runs.results import Study
     from docfloqa.study.study import report_study
 
-    files = report_study(name, beside or [])
-    return {"study": name, "files": files}, "\n".join(map(str, files))
+    if not 0 < margin <= 100:
+        raise SettingsError(f"--margin is {margin:g}; allowed are points of ANLS above 0")
+    files = report_study(name, beside or [], margin)
+    found = verdicts(Study.load(name), margin)
+    return {"study": name, "verdicts": found, "files": files}, "\n".join([as_text(found), "", *map(str, files)])
 
 
 def robustness(name: str = "embedded", cross: Sequence[str] | None = None) -> tuple:
@@ -186,6 +195,14 @@ def import_csv(csv, folder, images=None, validation_share=0.2, seed=0, skip_bad_
         else f"a run on it: docfloqa evaluate RUN --data {done.folder}"
     )
     return done, "\n".join(lines)
+
+
+def pack(name: str) -> tuple:
+    """Put a study's complete runs into a few files in place of a folder each; weights stay in theirs."""
+    from docfloqa.runs.packing import pack as pack_study
+
+    folder = pack_study(name)
+    return {"study": name, "folder": folder}, f"the runs of {name} are in {folder}"
 
 
 def demo(name="embedded", port=8866) -> None:

@@ -20,10 +20,11 @@ from docfloqa.data.load import load_docvqa
 from docfloqa.exceptions import IncompleteRunError, RunError, SettingsError
 from docfloqa.files import runs_folder
 from docfloqa.metrics import METRICS
+from docfloqa.report.verdicts import verdicts
 from docfloqa.runs.saved_runs import find_run
 from docfloqa.settings import GROUPS, PROFILES, Settings
 
-VERBS = "study sweep run doctor estimate report robustness ask evaluate compare export import-csv demo lab".split()
+VERBS = "study sweep run doctor estimate report robustness ask evaluate compare export import-csv pack demo lab".split()
 
 
 @pytest.fixture(scope="module")
@@ -339,6 +340,22 @@ def test_bad_input_is_told_and_exit_code_2(arguments, message, two, capsys, monk
     assert main([*arguments, "--json"]) == 2
     captured = capsys.readouterr()
     assert captured.out == "" and message in captured.err
+
+
+def test_pack_says_where(output, capsys):
+    study = write_study(seeds=(0,), epochs=2, documents=4)
+    packed = result_of(["pack", study.name], capsys)
+    assert packed == {"study": study.name, "folder": str(runs_folder(study.name).parent / "packed")}
+    assert main(["pack", "none"]) == 2
+
+
+def test_report_prints_verdicts(output, capsys, monkeypatch):
+    study = write_study(seeds=(0, 1), epochs=1)
+    monkeypatch.setattr("docfloqa.study.study.report_study", lambda *_: [])
+    found = result_of(["report", "--name", study.name, "--margin", "50"], capsys)["verdicts"]
+    assert [one["comparison"] for one in found] == verdicts(study)["comparison"].tolist()
+    assert all(one["verdict"] and {"low", "high", "p"} <= one.keys() for one in found)
+    assert main(["report", "--margin", "-1"]) == 2 and "--margin is -1" in capsys.readouterr().err
 
 
 def test_an_interruption_is_exit_code_130(two, capsys, monkeypatch):

@@ -19,6 +19,7 @@ from docfloqa.data.hub import pinned
 from docfloqa.exceptions import StudyError
 from docfloqa.files import held, reports_folder
 from docfloqa.report.export import export, export_study
+from docfloqa.report.verdicts import MARGIN
 from docfloqa.runs.results import Study
 from docfloqa.runs.run import COMPLETE, git_commit, now
 from docfloqa.settings import SHIFTS, Settings
@@ -97,16 +98,16 @@ def score_study(name: str, cross: Sequence[str] = SHIFTS) -> list[Path]:
     return export(run_notebook("05_robustness", Study.load(name).settings, parameters))
 
 
-def report_study(name: str, beside: Sequence[str] = ()) -> list[Path]:
+def report_study(name: str, beside: Sequence[str] = (), margin: float = MARGIN) -> list[Path]:
     """Analyse a study's complete runs and export its executed notebooks as HTML and PDF; returns the files.
 
     What was scored on bad scans is analysed again, too. The scores of the studies named in `beside` are set
-    beside it. Raises `RunError` when one of these studies has no complete run.
+    beside it; `margin` is that of `verdicts`. Raises `RunError` when one of these studies has no complete run.
     """
     study, *_ = (Study.load(each) for each in (name, *beside))
     if (reports_folder(name) / "05_robustness.ipynb").is_file():
         run_notebook("05_robustness", study.settings, {"study": name})
-    run_notebook("04_analyze", study.settings, {"study": name, "beside": " ".join(beside)})
+    run_notebook("04_analyze", study.settings, {"study": name, "beside": " ".join(beside), "margin": margin})
     return export_study(reports_folder(name))
 
 
