@@ -31,7 +31,7 @@ from docfloqa.data.load import load_docvqa
 from docfloqa.model.florence import load_florence
 from docfloqa.settings import Settings
 
-hypothesis_settings.register_profile("docfloqa", deadline=None, derandomize=True)
+hypothesis_settings.register_profile("docfloqa", deadline=None, derandomize=True, max_examples=50)
 hypothesis_settings.load_profile("docfloqa")
 torch.set_num_threads(1)
 

@@ -1,5 +1,6 @@
 """A made-up study in the layout that `Study` reads: answers are drawn from a seed, nothing is trained."""
 
+import functools
 import json
 from random import Random
 
@@ -36,9 +37,10 @@ def rows_of(documents: int, questions: int) -> list[dict]:
     ]
 
 
-def answers(rows: list[dict], ability: float, seed: str) -> pd.DataFrame:
-    """Scored predictions of which about a share `ability` is right in one way or another."""
-    rng = Random(seed)
+@functools.cache
+def answers(documents: int, questions: int, ability: float, seed: str) -> pd.DataFrame:
+    """Scored predictions of which about a share `ability` is right in one way or another; not to be changed."""
+    rows, rng = rows_of(documents, questions), Random(seed)
     predictions, losses = [], []
     for row in rows:
         first, second = row["answers"]
@@ -68,16 +70,16 @@ def write_study(
     With another document's page a share `wrong_pages` is right. In an arm a variant is as good as its ratio.
     """
     chosen = Settings.profile("embedded", study=name, epochs=epochs, **settings)
-    rows = rows_of(documents, questions)
+    size = documents, questions
     names = [
-        write_run(chosen.replace(vision_trainable=ratio, seed=seed), rows, ability, wrong_pages)
+        write_run(chosen.replace(vision_trainable=ratio, seed=seed), size, ability, wrong_pages)
         for ratio in ratios
         for seed in seeds
     ]
     made = {
         arm.name: {
             variant.name: [
-                write_run(settings, rows, ability, wrong_pages, f"{arm.name}-{place}-")
+                write_run(settings, size, ability, wrong_pages, f"{arm.name}-{place}-")
                 for settings in variant.runs(chosen, seeds)
             ]
             for place, variant in enumerate(arm.variants)
@@ -96,7 +98,7 @@ def write_study(
 
 
 def write_run(
-    settings: Settings, rows: list[dict], ability: tuple[float, float], wrong_pages: float, lead: str = ""
+    settings: Settings, size: tuple[int, int], ability: tuple[float, float], wrong_pages: float, lead: str = ""
 ) -> str:
     """Write a run's folder; returns its name."""
     ratio, seed, epochs = settings.vision_trainable, settings.seed, settings.epochs
@@ -104,7 +106,7 @@ def write_run(
     frames, table = [], []
     for epoch in range(epochs + 1):
         share = (ability[0] + ratio * ability[1]) * epoch / epochs
-        frame = answers(rows, share, f"{lead}{ratio}-{seed}-{epoch}" if epoch else "before")
+        frame = answers(*size, share, f"{lead}{ratio}-{seed}-{epoch}" if epoch else "before")
         frames.append(frame.assign(epoch=epoch))
         row = {"epoch": epoch, **frame[list(METRICS)].mean()}
         row["val_loss"] = frame["loss_sum"].sum() / frame["tokens"].sum()
@@ -116,7 +118,7 @@ def write_run(
     folder.mkdir(parents=True)
     pd.DataFrame(table).to_csv(folder / "epochs.csv", index=False)
     pd.concat(frames).to_parquet(folder / "predictions.parquet", index=False)
-    wrong = answers(rows, wrong_pages, f"{ratio}-{seed}-wrong")
+    wrong = answers(*size, wrong_pages, f"{ratio}-{seed}-wrong")
     wrong.to_parquet(folder / "wrong_pages.parquet", index=False)
     record = {
         "id": name,

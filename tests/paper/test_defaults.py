@@ -24,6 +24,7 @@ from docfloqa.data.images import decode_page
 from docfloqa.files import PROJECT
 from docfloqa.settings import PROFILES, Settings
 
+SIDE = 192  # pixels of a page; of 768, as published, takes the test of the base size
 DOWNLOADS = r"^\.venv/bin/(hf download (?:florence-community|HuggingFaceM4)/.*)$"
 
 
@@ -33,7 +34,7 @@ def root(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("defaults")
     repositories = {f"models/{NATIVE}": COMMITS[NATIVE], f"datasets/{M4}": COMMITS[M4]}
     folders = {commit: root / "served" / commit for commit in repositories.values()}
-    write_native(folders[COMMITS[NATIVE]], random_florence())
+    write_native(folders[COMMITS[NATIVE]], random_florence(), SIDE)
     write_data_set(folders[COMMITS[M4]], M4)
     commands = re.findall(DOWNLOADS, (PROJECT / "docs" / "paper.md").read_text(), re.MULTILINE)
     assert len(commands) == 2

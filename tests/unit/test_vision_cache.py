@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from damages import empty, flip_a_byte, truncate
+from datasets import DatasetDict
 
 from docfloqa.data.load import data_checksum
 from docfloqa.model.device import autocast
@@ -51,13 +52,17 @@ def losses_and_answers(settings: Settings, dataset, monkeypatch) -> tuple[list[f
     return losses, run.predictions()["prediction"].tolist(), run.record["cached_sub_blocks"]
 
 
-@pytest.mark.parametrize("unit", UNITS)
-@pytest.mark.parametrize("ratio", [0.0, 0.33, 0.66, 1.0])
+@pytest.mark.parametrize(
+    ("ratio", "unit"),
+    # Nothing and everything is the same in every unit.
+    [(0.0, UNITS[0]), *((ratio, unit) for ratio in (0.33, 0.66) for unit in UNITS), (1.0, UNITS[0])],
+)
 def test_fifty_steps_with_and_without_the_cache_agree(ratio, unit, dataset, output, monkeypatch):
+    few = DatasetDict(train=dataset["train"], validation=dataset["validation"].select(range(0, 15, 4)))
     # At the smoke profile's rate the losses fall to 0.03 and differences in rounding grow to 3e-5 of them.
-    settings = Settings.profile("smoke", vision_trainable=ratio, unit=unit, batch_size=5, epochs=8, learning_rate=1e-4)
-    cached, answers, sub_blocks = losses_and_answers(settings, dataset, monkeypatch)
-    plain, same, none = losses_and_answers(settings.replace(vision_cache=False), dataset, monkeypatch)
+    settings = Settings.profile("smoke", vision_trainable=ratio, unit=unit, batch_size=4, epochs=6, learning_rate=1e-4)
+    cached, answers, sub_blocks = losses_and_answers(settings, few, monkeypatch)
+    plain, same, none = losses_and_answers(settings.replace(vision_cache=False), few, monkeypatch)
     assert len(cached) >= 50 and cached == pytest.approx(plain, rel=1e-5)
     assert answers == same
     assert none == 0 and (sub_blocks > 0) == (ratio < 1)
@@ -112,7 +117,7 @@ def test_a_stale_entry_is_never_read(tiny, pages, smoke, output, changed, monkey
     elif changed == "the precision":
         settings = smoke.replace(precision="bf16")
     elif changed == "a library":
-        monkeypatch.setattr(vision_cache, "version", lambda package: "0")
+        monkeypatch.setattr(vision_cache, "_packages", lambda: "torch-0")
     elif changed == "the code":
         monkeypatch.setattr(vision_cache, "PAGES", 99)
     else:

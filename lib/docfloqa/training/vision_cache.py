@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import shutil
@@ -111,8 +112,13 @@ class ResidentPages(Pages):
 
 def cache_folder() -> Path:
     """Where states are kept that this code and these packages compute; it may be deleted at any time between runs."""
-    packages = (f"{package}-{version(package)}" for package in ("torch", "transformers", "pillow"))
-    return data_folder() / "cache" / "vision" / "-".join((f"pages{PAGES}", *packages))
+    return data_folder() / "cache" / "vision" / f"pages{PAGES}-{_packages()}"
+
+
+@functools.cache
+def _packages() -> str:
+    # Looked up for every chunk, which takes longer than to read it.
+    return "-".join(f"{package}-{version(package)}" for package in ("torch", "transformers", "pillow"))
 
 
 @torch.no_grad()
