@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from docfloqa.data.synth.canvas import Page
 from docfloqa.data.synth.full import FULL_KINDS, Sheet, draw, full_page, turn
-from docfloqa.data.synth.small import Page
 
 SEEDS = range(24)
 QUESTION_TYPES = {"form", "table/list", "layout", "free_text", "others"}

@@ -23,8 +23,8 @@ from docfloqa.analysis.intervals import (
     texts,
 )
 from docfloqa.analysis.paired import holm
+from docfloqa.data.synth.canvas import Field
 from docfloqa.data.synth.dataset import asked_fields, draw_page, drawing_of, page_seed
-from docfloqa.data.synth.small import Field
 from docfloqa.data.synth.vocabulary import MONTHS
 from docfloqa.runs.results import Study, once_for_study
 from docfloqa.settings import Settings

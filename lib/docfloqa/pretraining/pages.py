@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
-from PIL import Image, ImageDraw
-
-from docfloqa.data.synth.small import Box, Field, Page, add_noise, font
+from docfloqa.data.synth.canvas import Box, Canvas, Page, add_noise, font
 from docfloqa.data.synth.vocabulary import ITEMS, KEYS, TITLE_KEY, item_key, labelled
 
 # DejaVu Sans Mono advances 0.602 em a character: at this size a character is exactly one column wide.
@@ -19,16 +17,14 @@ FONT = "DejaVuSansMono"
 LARGEST_OFFSET, PAPER, INK, NOISE = 1, (225, 255), (0, 50), 5.0
 
 
-class Grid:
+class Grid(Canvas):
     """A page of character cells in one font, on which text is put by column and row."""
 
     def __init__(self, rng: Random, kind: str, size: tuple[int, int]):
-        self.rng, paper, self.ink = rng, rng.randint(*PAPER), rng.randint(*INK)
+        super().__init__(rng, kind, size, rng.randint(*PAPER), rng.randint(*INK), FONT)
         self.font = font(FONT, FONT_SIZE)
         self.left, self.top = (rng.randint(0, LARGEST_OFFSET) for _ in range(2))
         self.columns, self.rows = (size[0] - LARGEST_OFFSET) // COLUMN, size[1] // ROW
-        self.page = Page(kind, Image.new("L", size, paper), FONT)
-        self.pen = ImageDraw.Draw(self.page.image)
 
     def put(self, column: int, row: int, text: str) -> Box:
         """Print `text` from a cell on and return the box that it fills."""
@@ -72,7 +68,7 @@ def grid_page(rng: Random, most_fields: int = 6) -> Page:
     if kind != "receipt" and rng.random() < 1 / 3:
         title = TITLE_KEY.value(rng)
         box = grid.put((grid.columns - len(title)) // 2, 0, title)
-        grid.page.fields.append(Field(TITLE_KEY, title, box, box))
+        grid.note(TITLE_KEY, title, box, box)
         first_row = 1
     # The last row is left free: an offset may push it over the edge.
     rows = range(first_row, grid.rows - 1)
@@ -103,5 +99,5 @@ def grid_page(rng: Random, most_fields: int = 6) -> Page:
             column = max(beside, grid.columns - len(value))
         key_box = grid.put(0, row, label)
         value_box = grid.put(column, value_row, value)
-        grid.page.fields.append(Field(key, value, key_box, value_box))
+        grid.note(key, value, key_box, value_box)
     return grid.finish()

@@ -13,7 +13,8 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerFast
 
-from docfloqa.data.synth.small import CLEAN, Page, small_page
+from docfloqa.data.synth.canvas import Page
+from docfloqa.data.synth.small import CLEAN, small_page
 from docfloqa.pretraining.pages import COLUMN, ROW, grid_page, strip
 from docfloqa.pretraining.tiny import (
     FIELD_TASK,

@@ -15,8 +15,9 @@ from datasets import Dataset
 from tqdm.auto import tqdm
 
 from docfloqa.data.schema import FEATURES, SPLITS
+from docfloqa.data.synth.canvas import Field, Page
 from docfloqa.data.synth.full import full_page
-from docfloqa.data.synth.small import CLEAN, LAYOUTS, NEW_LAYOUTS, WORN, Field, Page, small_page
+from docfloqa.data.synth.small import CLEAN, LAYOUTS, NEW_LAYOUTS, WORN, small_page
 from docfloqa.data.synth.vocabulary import KNOWN, NEW, accepted_answers, question
 from docfloqa.files import check_folder, data_folder, is_sound, seal_folder
 from docfloqa.settings import Settings

@@ -7,11 +7,11 @@ from dataclasses import replace
 from math import cos, radians, sin
 from random import Random
 
-from PIL import Image, ImageChops, ImageDraw, ImageFont
+from PIL import Image, ImageChops, ImageFont
 
 from docfloqa.data.synth import phrases
+from docfloqa.data.synth.canvas import Box, Canvas, Page, add_noise, font, stamp
 from docfloqa.data.synth.phrases import expand
-from docfloqa.data.synth.small import Field, Page, add_noise, font
 from docfloqa.data.synth.vocabulary import Key, Printed
 
 FULL_KINDS = ("letter", "table", "invoice")
@@ -23,19 +23,15 @@ FAMILIES = (
     ("STIXGeneral", "STIXGeneralBolIta", 1.15),
 )
 REGULAR, BOLD = range(2)
-Box = tuple[float, float, float, float]
 
 
-class Sheet:
+class Sheet(Canvas):
     """A page in the making: text goes on the baseline `y`; `printed` holds the box of each piece of text."""
 
     def __init__(self, rng: Random, kind: str):
-        self.rng = rng
         width = rng.randint(1000, 1240)
         size = width, round(width * rng.uniform(1.3, 1.414))
-        self.paper, self.ink = rng.randint(222, 255), rng.randint(0, 70)
-        self.page = Page(kind, Image.new("L", size, self.paper))
-        self.pen = ImageDraw.Draw(self.page.image)
+        super().__init__(rng, kind, size, rng.randint(222, 255), rng.randint(0, 70))
         *self.faces, scale = rng.choice(FAMILIES)
         self.em = width / rng.uniform(64, 74) * scale
         self.line = self.em * rng.uniform(1.18, 1.36)
@@ -57,9 +53,9 @@ class Sheet:
         self.printed.append(self.pen.textbbox((x, self.y), text, **style))
         return self.printed[-1]
 
-    def note(self, subject: str, kind: str, value: str, box: Box, label: str, key_box: Box) -> None:
-        """Note a fact that the page states."""
-        self.page.fields.append(Field(Key(label, Printed(value), subject, kind), value, key_box, box))
+    def state(self, subject: str, kind: str, value: str, box: Box, label: str, key_box: Box) -> None:
+        """Note a fact that only this page states."""
+        self.note(Key(label, Printed(value), subject, kind), value, key_box, box)
 
     def lines(self, x: float, text: str, end: float = 0, **style) -> None:
         """Print lines as in `phrases.ADDRESSEE`, the values in `style`, in a column or up to `end`."""
@@ -72,7 +68,7 @@ class Sheet:
                 key_box = self.put(x, label, self.label_weight) if label else ()
                 start = (end, "r") if end else (column, "l") if label else (x, style.get("anchor", "l"))
                 box = self.put(start[0], value, **{**style, "anchor": start[1]})
-                self.note(subject, kind, value, box, label or subject, key_box or box)
+                self.state(subject, kind, value, box, label or subject, key_box or box)
             elif label:
                 self.put(x, label)
             self.y += self.line * max(1, style.get("scale", 1))
@@ -115,7 +111,7 @@ class Sheet:
                 text = word[1 : word.index("]")]
                 box = self.pen.textbbox((x, self.y), text, **style)
                 if subject in keys:
-                    self.note(subject, "free_text", text, box, *keys[subject])
+                    self.state(subject, "free_text", text, box, *keys[subject])
                 keys[subject] = text, box
             x += width + gap
         self.printed.append((self.left, self.y - 0.78 * self.em, x - gap, self.y + 0.24 * self.em))
@@ -139,7 +135,7 @@ class Sheet:
             for edge, value, subject in zip(edges[2:], row[1:], subjects, strict=True):
                 box = self.put(edge - pad, value, int(strong), scale, "r")
                 if place >= heads:
-                    self.note(subject.format(row[0]), "table/list", value, box, row[0], key_box)
+                    self.state(subject.format(row[0]), "table/list", value, box, row[0], key_box)
             top += height
         for x in edges if look == "grid" else ():
             self.pen.line([x, top - height * len(rows), x, top], fill=self.ink)
@@ -150,15 +146,12 @@ class Sheet:
         """Now and then, set a stamp with its centre at (x, y), slightly askew and paler than the print."""
         if self.rng.random() < 0.4:
             word, face = expand(self.rng, "{stamp}"), self.face(BOLD, 1.5)
-            mask = Image.new("L", (round(face.getlength(word) + self.em), round(2.4 * self.em)))
-            pen = ImageDraw.Draw(mask)
-            pen.rectangle([0, 0, mask.width - 1, mask.height - 1], outline=170, width=3)
-            pen.text((mask.width / 2, mask.height / 2), word, fill=170, font=face, anchor="mm")
-            mask = mask.rotate(self.rng.uniform(-6, 6), Image.Resampling.BILINEAR, expand=True)
+            size = round(face.getlength(word) + self.em), round(2.4 * self.em)
+            mask = stamp(word, face, size, 170, 0, 3, self.rng.uniform(-6, 6))
             left, top = round(x - mask.width / 2), round(y - mask.height / 2)
             self.page.image.paste(self.ink, (left, top), mask)
             self.printed.append((left, top, left + mask.width, top + mask.height))
-            self.note("word on the stamp", "others", word, self.printed[-1], word, self.printed[-1])
+            self.state("word on the stamp", "others", word, self.printed[-1], word, self.printed[-1])
 
     def scan(self) -> Page:
         """The page as the scanner sees it: sometimes skewed by less than a degree, always noisy."""
@@ -167,9 +160,10 @@ class Sheet:
             angle = self.rng.uniform(-0.7, 0.7)
             # The nearest pixel will do at such angles, and is ten times as fast as interpolation.
             image = image.rotate(angle, Image.Resampling.NEAREST, fillcolor=self.paper)
-            for place, fact in enumerate(self.page.fields):
-                boxes = {name: turn(getattr(fact, name), angle, size) for name in ("key_box", "value_box")}
-                self.page.fields[place] = replace(fact, **boxes)
+            self.page.fields = [
+                replace(fact, key_box=turn(fact.key_box, angle, size), value_box=turn(fact.value_box, angle, size))
+                for fact in self.page.fields
+            ]
         # A grain of two pixels looks scanned; noise for each pixel would take as long as all the text.
         grain = add_noise(Image.new("L", (size[0] // 2, size[1] // 2), 128), self.rng, 10.0)
         self.page.image = ImageChops.add(image, grain.resize(size, Image.Resampling.BILINEAR), 1, -128)

@@ -5,13 +5,7 @@ from __future__ import annotations
 import re
 from random import Random
 
-from docfloqa.data.synth.vocabulary import CITIES, FIRST_NAMES, LAST_NAMES, MONTHS
-
-
-def listed(text: str) -> list[str]:
-    """The words or phrases between the commas of `text`."""
-    return text.split(",")
-
+from docfloqa.data.synth.vocabulary import CITIES, FIRST_NAMES, LAST_NAMES, MONTHS, listed
 
 TOWNS = listed(
     "Akron,Albany,Austin,Bangor,Boise,Buffalo,Camden,Chester,Dayton,Denver,Durham,Eugene,Fargo,Fresno,Gary,"
@@ -115,10 +109,7 @@ FACTS = (
     ("In the last trial the [number of visitors] rose to [#,###] a day.", "number of visitors a day"),
     ("The project will be [led] by [{person}], who has worked with us before.", "name of the project leader"),
     ("As the annex shows, the [response rate] was [##.#%] among the members.", "response rate"),
-    (
-        "The goods left the [port] of [{city}] in good order and are insured.",
-        "port of departure of the goods",
-    ),
+    ("The goods left the [port] of [{city}] in good order and are insured.", "port of departure of the goods"),
     ("The new agreement has a [term] of [## months] from its signing.", "term of the new agreement"),
     ("All samples must be [stored] at [1# °C] or less.", "storage temperature of the samples"),
     ("Your [membership] remains valid until [{date}] unless you cancel it.", "end date of the membership"),

@@ -7,6 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 
+
+def listed(text: str, sign: str = ",") -> list[str]:
+    """The words or phrases between the commas, or other signs, of `text`."""
+    return text.split(sign)
+
+
 FIRST_NAMES = (
     "Anna Ben Carla David Emma Frank Grace Henry Iris Jack Karen Leo Maria Nina Oscar Paula Robert Sara Tom Victor"
 ).split()
@@ -18,23 +24,37 @@ STATUSES = "Paid Open Closed Urgent Draft Final Sent Late".split()
 ITEMS = "Apples Bread Milk Rice Tea Coffee Paper Pens Soap Sugar Lamp Chair Desk Ink Rope Salt".split()
 TITLES = "ORDER INVOICE REPORT MEMO RECEIPT NOTICE CLAIM PERMIT".split()
 MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
-
 UNITS = "kg mg cm EUR %".split()
-
-QUESTION_TEMPLATES = (
-    "What is the {}?",
-    "What is the {} mentioned in the document?",
-    "What is the {} given?",
-    "Which {} is shown?",
-    "What {} does the document state?",
-    "Please give the {}.",
+QUESTION_TEMPLATES = listed(
+    "What is the {}?|What is the {} mentioned in the document?|What is the {} given?|Which {} is shown?|"
+    "What {} does the document state?|Please give the {}.",
+    "|",
 )
+# What letters and memos say; the value of a fact stands in the place of [].
+STATEMENTS = listed(
+    "The {} is [].|Our {} is [].|Please note the {}: [].|We have [] as the {}.|As agreed, the {} is [].", "|"
+)
+FILLERS = listed(
+    "Thank you for your letter.|Please call me soon.|All is well here.|We met on Monday.|It was good to see you.", "|"
+)
+CLOSINGS = ("Yours,", "Regards,", "Best wishes,")
+STAMPS = ("PAID", "COPY", "RECEIVED", "DRAFT")
 
 
 def number(rng: Random, fewest: int = 2, most: int = 5) -> str:
     """A whole number of `fewest` to `most` digits, without a leading zero."""
     digits = rng.randint(fewest, most)
     return str(rng.randint(10 ** (digits - 1), 10**digits - 1))
+
+
+def digits(fewest: int, most: int, unit: str = "") -> Callable[[Random], str]:
+    """What draws a number of so many digits, with a unit."""
+    return lambda rng: number(rng, fewest, most) + unit
+
+
+def one_of(words: Sequence[str]) -> Callable[[Random], str]:
+    """What draws one of the words."""
+    return lambda rng: rng.choice(words)
 
 
 def money(rng: Random) -> str:
@@ -49,11 +69,7 @@ def date(rng: Random) -> str:
 
 
 def accepted_answers(value: str) -> list[str]:
-    """Every answer that counts for a printed value, the printed one first.
-
-    An amount counts with and without its currency and its thousands separators, a full date with the
-    month first as well, and a measure with and without its unit.
-    """
+    """Every answer that counts for a printed value, the printed one first: without currency or unit, and so on."""
     answers = [value]
     words = value.split()
     if value.startswith("$"):
@@ -81,26 +97,26 @@ KEYS = (
     Key("Invoice No", number, "invoice number"),
     Key("Date", date, "date"),
     Key("Total", money, "total amount"),
-    Key("Name", lambda rng: rng.choice(FIRST_NAMES), "name of the person"),
-    Key("City", lambda rng: rng.choice(CITIES), "city"),
-    Key("Phone", lambda rng: number(rng, 5, 6), "phone number"),
+    Key("Name", one_of(FIRST_NAMES), "name of the person"),
+    Key("City", one_of(CITIES), "city"),
+    Key("Phone", digits(5, 6), "phone number"),
     Key("Order", number, "order number"),
     Key("Tax", money, "tax amount"),
     Key("Due", date, "due date"),
-    Key("Account", lambda rng: number(rng, 4, 6), "account number"),
+    Key("Account", digits(4, 6), "account number"),
     Key("Code", number, "code"),
-    Key("Item", lambda rng: rng.choice(ITEMS), "item"),
-    Key("Qty", lambda rng: number(rng, 1, 3), "quantity"),
+    Key("Item", one_of(ITEMS), "item"),
+    Key("Qty", digits(1, 3), "quantity"),
     Key("Price", money, "price"),
-    Key("Room", lambda rng: number(rng, 2, 3), "room number"),
-    Key("Manager", lambda rng: rng.choice(FIRST_NAMES), "name of the manager"),
-    Key("Status", lambda rng: rng.choice(STATUSES), "status"),
-    Key("Weight", lambda rng: number(rng, 1, 3) + " kg", "weight"),
-    Key("Age", lambda rng: number(rng, 2, 2), "age"),
-    Key("Buyer", lambda rng: rng.choice(FIRST_NAMES), "name of the buyer"),
+    Key("Room", digits(2, 3), "room number"),
+    Key("Manager", one_of(FIRST_NAMES), "name of the manager"),
+    Key("Status", one_of(STATUSES), "status"),
+    Key("Weight", digits(1, 3, " kg"), "weight"),
+    Key("Age", digits(2, 2), "age"),
+    Key("Buyer", one_of(FIRST_NAMES), "name of the buyer"),
 )
 LAYOUT = "layout"
-TITLE_KEY = Key("Title", lambda rng: rng.choice(TITLES), "title", LAYOUT)
+TITLE_KEY = Key("Title", one_of(TITLES), "title", LAYOUT)
 
 
 @dataclass(frozen=True)
@@ -124,30 +140,9 @@ def question(rng: Random, subject: str) -> str:
     return rng.choice(QUESTION_TEMPLATES).format(subject)
 
 
-STATEMENTS = (
-    "The {} is [].",
-    "Our {} is [].",
-    "Please note the {}: [].",
-    "We have [] as the {}.",
-    "As agreed, the {} is [].",
-)
-FILLERS = (
-    "Thank you for your letter.",
-    "Please call me soon.",
-    "All is well here.",
-    "We met on Monday.",
-    "It was good to see you.",
-)
-CLOSINGS = ("Yours,", "Regards,", "Best wishes,")
-STAMPS = ("PAID", "COPY", "RECEIVED", "DRAFT")
-
-
 @dataclass(frozen=True)
 class Vocabulary:
-    """What the small pages speak of: what the tiny model is pretrained on, or what it has never read.
-
-    `columns` are those of tables, `bill_columns` those of invoices, `identifiers` the numbers in their heads.
-    """
+    """What the small pages speak of: what the tiny model is pretrained on, or what it has never read."""
 
     keys: tuple[Key, ...]
     titles: Sequence[str]
@@ -157,9 +152,9 @@ class Vocabulary:
     companies: Sequence[str]
     date: Key
     total: Key
-    identifiers: tuple[Key, ...]
-    columns: tuple[Key, ...]
-    bill_columns: tuple[Key, ...]
+    identifiers: tuple[Key, ...]  # numbers in the heads of invoices
+    columns: tuple[Key, ...]  # of tables
+    bill_columns: tuple[Key, ...]  # of invoices
 
 
 def labelled(label: str, keys: Sequence[Key] = KEYS) -> Key:
@@ -179,11 +174,11 @@ KNOWN = Vocabulary(
     identifiers=(labelled("Order"), labelled("Account"), labelled("Code")),
     columns=(
         Key("Sold", number, "number sold"),
-        Key("Stock", lambda rng: number(rng, 1, 4), "stock"),
+        Key("Stock", digits(1, 4), "stock"),
         Key("Price", money, "price"),
-        Key("Weight", lambda rng: number(rng, 1, 3) + " kg", "weight"),
+        Key("Weight", digits(1, 3, " kg"), "weight"),
     ),
-    bill_columns=(Key("Qty", lambda rng: number(rng, 1, 2), "quantity"), Key("Price", money, "price")),
+    bill_columns=(Key("Qty", digits(1, 2), "quantity"), Key("Price", money, "price")),
 )
 
 
@@ -208,18 +203,18 @@ NEW_CITIES = "Athens Bergen Cusco Dakar Geneva Havana Kyoto Lagos Milan Porto Qu
 NEW_ITEMS = "Bolts Cables Drills Filters Gears Hoses Jacks Levers Motors Nails Pumps Valves".split()
 NEW_TITLES = "LICENCE SURVEY TICKET AUDIT WAIVER LEASE TARIFF LEDGER".split()
 NEW_KEYS = (
-    Key("Vessel", lambda rng: rng.choice(NEW_CITIES), "name of the vessel"),
+    Key("Vessel", one_of(NEW_CITIES), "name of the vessel"),
     Key("Serial", serial, "serial number"),
     Key("Issued", numeric_date, "date of issue"),
     Key("Expires", numeric_date, "date of expiry"),
-    Key("Patient", lambda rng: rng.choice(NEW_PEOPLE), "name of the patient"),
-    Key("Doctor", lambda rng: rng.choice(NEW_PEOPLE), "name of the doctor"),
+    Key("Patient", one_of(NEW_PEOPLE), "name of the patient"),
+    Key("Doctor", one_of(NEW_PEOPLE), "name of the doctor"),
     Key("Fee", euros, "fee"),
     Key("Deposit", euros, "deposit"),
     Key("Batch", serial, "batch"),
-    Key("Port", lambda rng: rng.choice(NEW_CITIES), "port"),
-    Key("Dose", lambda rng: number(rng, 1, 3) + " mg", "dose"),
-    Key("Depth", lambda rng: number(rng, 1, 3) + " cm", "depth"),
+    Key("Port", one_of(NEW_CITIES), "port"),
+    Key("Dose", digits(1, 3, " mg"), "dose"),
+    Key("Depth", digits(1, 3, " cm"), "depth"),
     Key("Rate", lambda rng: f"{rng.randint(1, 99)}.{rng.randint(0, 9)} %", "rate"),
     Key("Gate", lambda rng: rng.choice("ABCDEFGH") + number(rng, 1, 2), "gate"),
 )
@@ -229,15 +224,17 @@ NEW = Vocabulary(
     items=NEW_ITEMS,
     people=NEW_PEOPLE,
     cities=NEW_CITIES,
-    companies=[f"{name} Ltd" for name in "Abbott Barker Cole Dunn Emery Frost Gibbs Hale Ivory Judd".split()],
+    companies=listed(
+        "Abbott Ltd,Barker Ltd,Cole Ltd,Dunn Ltd,Emery Ltd,Frost Ltd,Gibbs Ltd,Hale Ltd,Ivory Ltd,Judd Ltd"
+    ),
     date=labelled("Issued", NEW_KEYS),
     total=Key("Sum", euros, "sum"),
     identifiers=(labelled("Serial", NEW_KEYS), labelled("Batch", NEW_KEYS)),
     columns=(
-        Key("Hours", lambda rng: number(rng, 1, 3), "hours"),
+        Key("Hours", digits(1, 3), "hours"),
         Key("Rate", labelled("Rate", NEW_KEYS).value, "rate"),
         Key("Cost", euros, "cost"),
-        Key("Lost", lambda rng: number(rng, 1, 4), "number lost"),
+        Key("Lost", digits(1, 4), "number lost"),
     ),
-    bill_columns=(Key("Pcs", lambda rng: number(rng, 1, 2), "pieces"), Key("Cost", euros, "cost")),
+    bill_columns=(Key("Pcs", digits(1, 2), "pieces"), Key("Cost", euros, "cost")),
 )
