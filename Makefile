@@ -66,7 +66,7 @@ demo: $(VENV)/installed
 test-browser: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'playwright>=1.50'
 	command -v "$${CHROMIUM:-chromium}" > /dev/null || { apt-get update -q && apt-get install -qy chromium; }
-	$(BIN)/python -m pytest tests/browser
+	$(PYTEST) tests/browser
 
 # Against the published way; on a machine that does nothing else. DEVICE=cuda measures a GPU.
 bench: $(VENV)/installed

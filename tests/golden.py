@@ -15,19 +15,16 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from smoke_runs import trainer_of
 
 from docfloqa import versions
 from docfloqa.data.degradations import DEGRADATIONS, degrade
 from docfloqa.data.images import as_page
-from docfloqa.data.load import data_checksum, load_docvqa
+from docfloqa.data.load import load_docvqa
 from docfloqa.data.synth.dataset import document_rows, draw_page, page_seed
 from docfloqa.model.florence import load_florence
-from docfloqa.model.freezing import freeze
-from docfloqa.runs.identity import weights_checksum
-from docfloqa.runs.run import Run
 from docfloqa.settings import Settings
 from docfloqa.training.batches import Pages
-from docfloqa.training.trainer import DocVQATrainer
 
 FILE = Path(__file__).with_name("golden.json")
 # Grey levels of a mean over many pixels; of a loss, a share.
@@ -81,10 +78,7 @@ def training() -> dict[str, Any]:
     """Losses and scores of a run of seconds."""
     settings = Settings.profile("smoke", vision_trainable=0.66, precision="fp32")
     dataset = load_docvqa(settings)
-    model, processor = load_florence(settings.model, settings.prefix)
-    run = Run.open(settings, weights_checksum(model), data_checksum(dataset))
-    freezing = freeze(model, settings.freezing)
-    epochs = DocVQATrainer(run, model, processor, dataset, freezing).fit().epochs()
+    epochs = trainer_of(settings, dataset).fit().epochs()
     columns = ["val_loss", "train_loss", "similarity_first"]
     # No training loss before training.
     rows = epochs[columns].round(4).astype(object).where(epochs[columns].notna(), None)

@@ -6,28 +6,19 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
+from smoke_runs import trainer_of
 from torch.nn.functional import cross_entropy
 from transformers import Florence2ForConditionalGeneration
 
 from docfloqa.arms import ARMS, SIDE_SHARE, choose_arms
-from docfloqa.data.load import data_checksum
 from docfloqa.exceptions import RunError, SettingsError
 from docfloqa.model.florence import load_florence
 from docfloqa.model.freezing import adapter_layers, freeze, without_adapters
-from docfloqa.runs.identity import weights_checksum
-from docfloqa.runs.run import Run, in_fp16
+from docfloqa.runs.run import in_fp16
 from docfloqa.settings import SHIFTS, Freezing, Settings
 from docfloqa.study.sweep import plan
 from docfloqa.training.batches import Pages, QuestionCollator
 from docfloqa.training.evaluation import evaluate
-from docfloqa.training.trainer import DocVQATrainer
-
-
-def trainer_of(settings: Settings, dataset) -> DocVQATrainer:
-    model, processor = load_florence(settings.model, settings.prefix)
-    weights = weights_checksum(model)
-    freezing = freeze(model, settings.freezing)
-    return DocVQATrainer(Run.open(settings, weights, data_checksum(dataset)), model, processor, dataset, freezing)
 
 
 @pytest.mark.parametrize("ratio", [0.0, 1.0])

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from smoke_runs import trainer_of
 from test_figures import overlapping
 
 from docfloqa.analysis import robustness
@@ -38,21 +39,18 @@ from docfloqa.analysis.robustness_tables import (
     severity_curves,
 )
 from docfloqa.data.degradations import DEGRADATIONS, SEVERITIES, degrade, degraded_pages
-from docfloqa.data.load import data_checksum, load_checked
+from docfloqa.data.load import load_checked
 from docfloqa.exceptions import RunError, SettingsError
 from docfloqa.figures import robustness as robustness_figures
 from docfloqa.files import data_folder, figures_folder, output_folder, reports_folder, runs_folder
 from docfloqa.model.florence import load_florence
-from docfloqa.model.freezing import freeze
-from docfloqa.runs.identity import weights_checksum
 from docfloqa.runs.results import Study
-from docfloqa.runs.run import BEST_MODEL, Run
-from docfloqa.settings import Freezing, Settings
+from docfloqa.runs.run import BEST_MODEL
+from docfloqa.settings import Settings
 from docfloqa.study.study import run_notebook
 from docfloqa.study.sweep import Plan, write_plan
 from docfloqa.training.batches import QuestionCollator
 from docfloqa.training.evaluation import evaluate
-from docfloqa.training.trainer import DocVQATrainer
 
 RATIOS = (0.0, 1.0)
 
@@ -64,12 +62,7 @@ def made(tmp_path_factory):
     patch.setenv("DOCFLOQA_OUTPUT", str(tmp_path_factory.mktemp("robustness")))
     settings = Settings.profile("smoke", study="robust", epochs=1)
     dataset, _ = load_checked(settings)
-    runs = []
-    for ratio in RATIOS:
-        model, processor = load_florence(settings.model)
-        chosen = settings.replace(vision_trainable=ratio)
-        run = Run.open(chosen, weights_checksum(model), data_checksum(dataset))
-        runs.append(DocVQATrainer(run, model, processor, dataset, freeze(model, Freezing(ratio))).fit())
+    runs = [trainer_of(settings.replace(vision_trainable=ratio), dataset).fit() for ratio in RATIOS]
     write_plan(settings, Plan(runs, {}))
     notebook = run_notebook("05_robustness", settings, {"study": "robust", "cross": "input layout"})
     yield Study.load("robust"), dataset, notebook

@@ -8,17 +8,13 @@ import pytest
 import torch
 from damages import empty, flip_a_byte, truncate
 from datasets import DatasetDict
+from smoke_runs import trainer_of
 
-from docfloqa.data.load import data_checksum
 from docfloqa.model.device import autocast
-from docfloqa.model.florence import load_florence, vision_sub_blocks
-from docfloqa.model.freezing import freeze
-from docfloqa.runs.identity import weights_checksum
-from docfloqa.runs.run import Run
+from docfloqa.model.florence import vision_sub_blocks
 from docfloqa.settings import UNITS, Settings
 from docfloqa.training import vision_cache
 from docfloqa.training.batches import Pages, QuestionCollator
-from docfloqa.training.trainer import DocVQATrainer
 from docfloqa.training.vision_cache import CachedPages, cache_folder, cache_states
 
 
@@ -34,10 +30,7 @@ def fill(states: CachedPages) -> CachedPages:
 
 def losses_and_answers(settings: Settings, dataset, monkeypatch) -> tuple[list[float], list[str], int]:
     """The loss of every step and all answers of a run, and how many sub-blocks it had cached."""
-    model, processor = load_florence(settings.model)
-    weights = weights_checksum(model)
-    freezing = freeze(model, settings.freezing)
-    trainer = DocVQATrainer(Run.open(settings, weights, data_checksum(dataset)), model, processor, dataset, freezing)
+    trainer = trainer_of(settings, dataset)
     losses = []
     compute_loss = trainer.compute_loss
 
