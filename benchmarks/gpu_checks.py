@@ -30,11 +30,7 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from docfloqa.data.load import data_checksum, load_docvqa
-from docfloqa.model.florence import load_florence
-from docfloqa.model.freezing import freeze
-from docfloqa.runs.identity import weights_checksum
-from docfloqa.runs.run import Run
+from docfloqa.data.load import load_docvqa
 from docfloqa.settings import Settings
 from docfloqa.training import trainer as training
 from docfloqa.training.evaluation import evaluate
@@ -106,20 +102,12 @@ def output(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def trainer_of(settings: Settings, dataset) -> DocVQATrainer:
-    model, processor = load_florence(settings.model, settings.prefix)
-    weights = weights_checksum(model)
-    freezing = freeze(model, settings.freezing)
-    run = Run.open(settings, weights, data_checksum(dataset))
-    return DocVQATrainer(run, model, processor, dataset, freezing)
-
-
 @pytest.fixture(scope="session")
 def undisturbed(smoke, dataset, tmp_path_factory) -> pd.DataFrame:
     """The epochs of a run in fp32 on the device."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DOCFLOQA_OUTPUT", str(tmp_path_factory.mktemp("undisturbed")))
-        run = trainer_of(smoke, dataset).fit()
+        run = DocVQATrainer(smoke, dataset).fit()
         assert run.record["device"]["kind"] == ("cuda" if ON_GPU else "cpu")
         return run.epochs()
 
@@ -132,11 +120,11 @@ def assert_same(one: pd.DataFrame, other: pd.DataFrame, tolerance: float) -> Non
 
 
 def test_bf16_has_nearly_the_losses_of_fp32(smoke, dataset, undisturbed, output):
-    assert_same(trainer_of(smoke.replace(precision="bf16"), dataset).fit().epochs(), undisturbed, BF16)
+    assert_same(DocVQATrainer(smoke.replace(precision="bf16"), dataset).fit().epochs(), undisturbed, BF16)
 
 
 def test_batches_in_few_shapes_give_the_same_losses_and_answers(smoke, dataset, undisturbed, output):
-    trainer = trainer_of(smoke.replace(static_shapes="on"), dataset)
+    trainer = DocVQATrainer(smoke.replace(static_shapes="on"), dataset)
     epochs = trainer.fit().epochs()
     assert_same(epochs, undisturbed, FP32)
     if ON_GPU:
@@ -158,7 +146,7 @@ def with_dropout(trainer: DocVQATrainer) -> DocVQATrainer:
 def test_an_interrupted_run_ends_as_an_undisturbed_one(shapes, smoke, dataset, output, monkeypatch):
     smoke = smoke.replace(static_shapes=shapes)
     monkeypatch.setenv("DOCFLOQA_OUTPUT", str(output / "undisturbed"))
-    expected = with_dropout(trainer_of(smoke, dataset)).fit().epochs()
+    expected = with_dropout(DocVQATrainer(smoke, dataset)).fit().epochs()
     monkeypatch.setenv("DOCFLOQA_OUTPUT", str(output / "interrupted"))
     evaluated = []
 
@@ -171,8 +159,8 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one(shapes, smoke, dataset, o
     with monkeypatch.context() as patch:
         patch.setattr(training, "evaluate", stop)
         with pytest.raises(KeyboardInterrupt):
-            with_dropout(trainer_of(smoke, dataset)).fit()
-    resumed = with_dropout(trainer_of(smoke, dataset))
+            with_dropout(DocVQATrainer(smoke, dataset)).fit()
+    resumed = with_dropout(DocVQATrainer(smoke, dataset))
     assert resumed.run.has_epoch(1) and not resumed.run.is_complete()
     assert_same(resumed.fit().epochs(), expected, FP32)
 
@@ -191,7 +179,7 @@ class Gradients(TrainerCallback):
 
 def one_step(settings: Settings, dataset) -> tuple[DocVQATrainer, dict[str, torch.Tensor]]:
     """A step of a batch with every question."""
-    trainer = trainer_of(settings, dataset)
+    trainer = DocVQATrainer(settings, dataset)
     trainer.args.eval_strategy = trainer.args.save_strategy = "no"
     trainer.args.max_steps = 1
     trainer.use_states()

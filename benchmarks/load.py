@@ -210,7 +210,7 @@ def inside(what: str, settings: Settings) -> dict[str, Any]:
             collator = QuestionCollator(dataset["train"], model, processor, settings.prefix)
         if what == "pages":
             states, _ = cache_states({"train": collator.states}, model, 0, settings)
-            for page in states["train"].first_place:
+            for page in states["train"].names:
                 states["train"].stack([page])
     return told(memory, before, started)
 

@@ -93,7 +93,7 @@ class Steps:
         collator = self.trainer.training_collator
         collator.static_shapes = static
         batch = collator(self.batches[number % len(self.batches)])
-        batch.pop("places")
+        batch.pop("index")
         return {name: tensor.to(self.model.device, non_blocking=True) for name, tensor in batch.items()}
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:

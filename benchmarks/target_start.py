@@ -18,14 +18,12 @@ from pathlib import Path
 import pandas as pd
 from datasets import DatasetDict
 
-from docfloqa.data.load import data_checksum, load_docvqa
+from docfloqa.data.load import load_docvqa
 from docfloqa.files import PROJECT, write_whole
 from docfloqa.model.device import use_device
 from docfloqa.model.florence import load_florence
-from docfloqa.model.freezing import freeze
 from docfloqa.model.targets import generation_config
-from docfloqa.runs.identity import weights_checksum
-from docfloqa.runs.run import Run, git_commit, now
+from docfloqa.runs.run import git_commit, now
 from docfloqa.settings import Settings
 from docfloqa.text import to_markdown
 from docfloqa.training.trainer import DocVQATrainer
@@ -39,9 +37,7 @@ def trainer(settings: Settings, dataset: DatasetDict, with_start: bool) -> DocVQ
     """The study's own trainer on a model whose targets begin with `<s>`, which labels may lack."""
     network, processor = load_florence(settings.model, settings.prefix)
     network.generation_config.forced_bos_token_id = processor.tokenizer.bos_token_id
-    freezing = freeze(network, settings.freezing)
-    run = Run.open(settings, weights_checksum(network), data_checksum(dataset))
-    made = DocVQATrainer(run, network, processor, dataset, freezing)
+    made = DocVQATrainer(settings, dataset, loaded=(network, processor))
     if not with_start:
         for collator in (made.training_collator, made.validation_collator, made.control_collator):
             collator.labels = [label[1:] for label in collator.labels]

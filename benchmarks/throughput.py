@@ -42,7 +42,7 @@ from tqdm.auto import tqdm
 from transformers import Florence2Processor, TrainerCallback
 
 from docfloqa.analysis.intervals import Interval
-from docfloqa.data.load import data_checksum, load_docvqa
+from docfloqa.data.load import load_docvqa
 from docfloqa.files import PROJECT, write_whole
 from docfloqa.model.device import (
     autocast,
@@ -54,10 +54,8 @@ from docfloqa.model.device import (
     use_device,
     uses_bf16,
 )
-from docfloqa.model.florence import load_florence
 from docfloqa.model.freezing import freeze
-from docfloqa.runs.identity import weights_checksum
-from docfloqa.runs.run import Run, git_commit, now
+from docfloqa.runs.run import git_commit, now
 from docfloqa.settings import BATCHINGS, Settings
 from docfloqa.study.estimate import like_docvqa, random_base_model
 from docfloqa.text import to_markdown
@@ -104,11 +102,7 @@ def questions(settings: Settings, model: str) -> DatasetDict:
 
 def ours(settings: Settings, dataset: DatasetDict) -> DocVQATrainer:
     """The study's own trainer, its states cached."""
-    network, processor = load_florence(settings.model, settings.prefix)
-    weights = weights_checksum(network)
-    freezing = freeze(network, settings.freezing)
-    run = Run.open(settings, weights, data_checksum(dataset))
-    trainer = DocVQATrainer(run, network, processor, dataset, freezing)
+    trainer = DocVQATrainer(settings, dataset)
     trainer.args.eval_strategy = trainer.args.save_strategy = "no"
     # What workers fetch while the other loop computes would be time not counted.
     trainer.args.dataloader_num_workers = 0
@@ -201,7 +195,7 @@ def step_flops(trainer: DocVQATrainer, steps: int) -> float:
     with FlopCounterMode(display=False, custom_mapping=formulas) as counter:
         for places in batches:
             batch = trainer.training_collator(places)
-            batch.pop("places")
+            batch.pop("index")
             on_device = {name: tensor.to(model.device) for name, tensor in batch.items()}
             with autocast(trainer.settings):
                 loss = model(**on_device).loss
@@ -231,12 +225,12 @@ def median_interval(values: Sequence[float]) -> Interval:
 def page_seconds(trainer: DocVQATrainer) -> dict[str, float]:
     """Seconds for a page to be decoded and resized, and for its states to be computed, many pages at once."""
     images, model = trainer.images["train"], trainer.model
-    chunk = list(images.first_place)[:PAGES_PER_FILE]
+    chunk = images.names[:PAGES_PER_FILE]
     contents: list[bytes] = []
     # Not from memory, where a page that was decoded is kept.
     decoding = timed(lambda: contents.append(states_of(chunk, images, model, 0, trainer.settings)))
     found = {"decoding_seconds_per_page": decoding / len(chunk), "states_seconds_per_page": 0.0}
-    boundary = trainer.freezing.frozen_prefix
+    boundary = trainer.trainable.frozen_prefix
     if boundary:
         pixels = torch.from_numpy(np.load(BytesIO(contents[0])))
 

@@ -64,7 +64,7 @@ def pages() -> dict[str, Any]:
     model, processor = load_florence("data/florence2-tiny")
     rows = load_docvqa(Settings.profile("smoke"))["train"]
     images = Pages(rows, processor)
-    page = images.stack([images.of_question[0]])
+    page = images.stack(images.names[:1])
     blocks = page.float().unflatten(2, (4, -1)).unflatten(4, (4, -1)).mean(dim=(1, 3, 5))
     found["resized"] = [round(value, 2) for value in blocks.flatten().tolist()]
     with torch.no_grad():

@@ -6,11 +6,7 @@ from pathlib import Path
 
 from damages import killed_at
 
-from docfloqa.data.load import data_checksum
 from docfloqa.files import checksum
-from docfloqa.model.florence import load_florence
-from docfloqa.model.freezing import freeze
-from docfloqa.runs.identity import weights_checksum
 from docfloqa.runs.run import Run
 from docfloqa.settings import Settings
 from docfloqa.training.trainer import DocVQATrainer
@@ -22,10 +18,7 @@ SAME_BYTES = ("predictions.parquet wrong_pages.parquet model/model.safetensors b
 
 
 def trainer_of(settings: Settings, dataset) -> DocVQATrainer:
-    model, processor = load_florence(settings.model, settings.prefix)
-    weights = weights_checksum(model)
-    freezing = freeze(model, settings.freezing)
-    return DocVQATrainer(Run.open(settings, weights, data_checksum(dataset)), model, processor, dataset, freezing)
+    return DocVQATrainer(settings, dataset)
 
 
 def of_interest(run: Run) -> dict:

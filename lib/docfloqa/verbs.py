@@ -40,11 +40,10 @@ def sweep(settings: Settings, **planned: Any) -> tuple:
 def run(settings: Settings) -> tuple | None:
     """Make one run; under torchrun, one run on several GPUs."""
     from docfloqa.study.sweep import status
-    from docfloqa.training.evaluation import rank_and_size
     from docfloqa.training.make_run import make_run
 
     made = make_run(settings)
-    if rank_and_size()[0]:
+    if not made.writes:
         # The first process tells.
         return None
     row = status([made])

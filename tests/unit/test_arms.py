@@ -38,7 +38,7 @@ def test_adapters_change_nothing_before_training_and_merge_into_the_native_model
     model, processor = tiny
     collator = QuestionCollator(dataset["validation"], model, processor, "token")
     batch = collator([0, 1, 2])
-    batch.pop("places")
+    batch.pop("index")
     with torch.no_grad():
         plain = model(**batch).logits
         freeze(model, Freezing(lora=0.1))

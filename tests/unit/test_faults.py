@@ -42,7 +42,7 @@ from docfloqa.runs.saved_runs import open_run
 from docfloqa.study import kernels as execution
 from docfloqa.study.sweep import Plan, status, write_plan
 from docfloqa.training.evaluation import evaluate_run
-from docfloqa.training.steps import TooLargeError
+from docfloqa.training.trainer import TooLargeError
 
 SEED = 1
 KILLS = 5
@@ -378,9 +378,9 @@ class Crowded:
         trainer.compute_loss = self
 
     def __call__(self, model, inputs, **further):
-        if len(inputs["places"]) > self.questions:
+        if len(inputs["index"]) > self.questions:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate more than there is.")
-        self.seen += inputs["places"].tolist()
+        self.seen += inputs["index"].tolist()
         return self.compute_loss(model, inputs, **further)
 
 
@@ -391,7 +391,7 @@ def without_dropout(trainer) -> None:
 
 def gradients(trainer) -> tuple[float, dict[str, torch.Tensor]]:
     batch = trainer.training_collator(list(range(8)))
-    trainer.create_optimizer()
+    trainer.create_optimizer_and_scheduler(1)
     loss = trainer.training_step(trainer.model, batch, (batch["labels"] != -100).sum())
     named = trainer.model.named_parameters()
     return loss.item(), {name: weight.grad for name, weight in named if weight.grad is not None}

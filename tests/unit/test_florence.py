@@ -19,7 +19,7 @@ PLACES = [0, 1, 2, 5, 9, 12]
 def batch(tiny, dataset):
     model, processor = tiny
     batch = QuestionCollator(dataset["train"], model, processor, "token")(PLACES)
-    batch.pop("places")
+    batch.pop("index")
     return batch
 
 

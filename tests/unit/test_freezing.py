@@ -96,7 +96,7 @@ def test_steps_change_every_trainable_tensor_and_no_frozen_one(tiny, dataset, un
     model.train()
     for start in (0, 4):
         batch = collator(range(start, start + 4))
-        batch.pop("places")
+        batch.pop("index")
         model(**batch).loss.backward()
         optimizer.step()
         optimizer.zero_grad()

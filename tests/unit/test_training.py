@@ -174,7 +174,7 @@ def test_evaluation_loss_and_answers_are_the_models_own(tiny, dataset, smoke):
     frame = evaluate(model, collator, smoke)
     for place in (0, 3, 7):
         batch = collator([place])
-        batch.pop("places")
+        batch.pop("index")
         labels = batch["labels"]
         with torch.no_grad():
             logits = model(**batch).logits
@@ -195,7 +195,7 @@ def test_wrong_pages_are_those_of_another_document(tiny, dataset):
         assert document_of[own.pages[place]] == document != document_of[wrong.pages[place]]
     assert sorted(set(own.pages)) == sorted(set(wrong.pages))
     given = {name: tensor for name, tensor in wrong([0]).items()}
-    other = own.states.first_place[wrong.pages[0]]
+    other = own.states.first[wrong.pages[0]]
     assert torch.equal(given["pixel_values"], own([other])["pixel_values"])
     assert torch.equal(given["input_ids"], own([0])["input_ids"])
     with pytest.raises(ValueError, match="one document only"):
@@ -233,7 +233,7 @@ def test_the_trainer_gives_every_epoch_its_own_order(dataset, output, monkeypatc
     monkeypatch.setattr(
         trainer,
         "compute_loss",
-        lambda model, inputs, **kwargs: seen.extend(inputs["places"].tolist()) or compute_loss(model, inputs, **kwargs),
+        lambda model, inputs, **kwargs: seen.extend(inputs["index"].tolist()) or compute_loss(model, inputs, **kwargs),
     )
     trainer.fit()
     count = len(dataset["train"])

@@ -1,5 +1,7 @@
 """Cached states give what the whole vision tower gives, and a stale or broken one is never read."""
 
+import json
+import time
 from collections import Counter, namedtuple
 from concurrent.futures import ThreadPoolExecutor
 
@@ -73,13 +75,13 @@ def files() -> dict[str, float]:
 def test_the_model_goes_on_from_the_states(tiny, pages, dataset, smoke, output):
     model, processor = tiny
     plain = QuestionCollator(dataset["train"], model, processor, "token")([0, 4, 9])
-    places = plain.pop("places")
+    places = plain.pop("index")
     with torch.no_grad():
         expected = model(**plain).logits
         for boundary in range(1, len(vision_sub_blocks(model)) + 1):
             states = cache_states({"train": pages}, model, boundary, smoke)[0]["train"]
             batch = QuestionCollator(dataset["train"], model, processor, "token", states)(places.tolist())
-            batch.pop("places")
+            batch.pop("index")
             assert batch["pixel_values"].shape[1] > 3
             model.vision_start = boundary
             assert torch.allclose(model(**batch).logits, expected, atol=1e-4)
@@ -123,11 +125,11 @@ def test_a_stale_entry_is_never_read(tiny, pages, smoke, output, changed, monkey
 def test_a_damaged_file_is_named_set_aside_and_made_again(damage, tiny, pages, smoke, output):
     states = filled(pages, tiny[0], 2, smoke)
     page, (path, _) = next(iter(states.files.items()))
-    good, content = states[page], path.read_bytes()
+    good, content = states.load(page), path.read_bytes()
     damage(path)
     with pytest.warns(UserWarning, match=rf"{path.name} is damaged.* kept as .*{path.name}.damaged and made"):
         again = filled(pages, tiny[0], 2, smoke)
-    assert torch.equal(again[page], good) and path.read_bytes() == content
+    assert torch.equal(again.load(page), good) and path.read_bytes() == content
     assert path.with_name(f"{path.name}.damaged").is_file()
 
 
@@ -184,11 +186,11 @@ def test_a_disk_that_fills_up_meanwhile_costs_the_cache_only(tiny, pages, smoke,
 def test_bf16_states_are_kept_as_they_are(tiny, pages, smoke, output):
     model, settings = tiny[0], smoke.replace(precision="bf16")
     states = filled(pages, model, 4, settings)
-    page = pages.of_question[0]
+    page = pages.names[0]
     with torch.no_grad(), autocast(settings):
-        chunk = torch.stack([pages[name] for name in next(iter(states.chunks.values()))])
+        chunk = pages.stack(next(iter(states.chunks.values())))
         expected = model.vision_states(chunk, 0, 4)[0]
-    assert states[page].dtype == expected.dtype and torch.equal(states[page], expected)
+    assert states.load(page).dtype == expected.dtype and torch.equal(states.load(page), expected)
 
 
 @pytest.mark.parametrize("ratio", [0.0, 1.0])
@@ -231,7 +233,50 @@ def test_runs_that_fill_the_cache_together_share_the_work(tiny, pages, smoke, ou
     assert len(computed) == len(set(computed)) == 4
 
 
+def together(boundaries, pages, model, settings, monkeypatch) -> list[int]:
+    """What runs that look for room at the same moment cache, in the order of what they want."""
+    counted = vision_cache.cached_bytes
+
+    def slowly() -> int:
+        found = counted()
+        time.sleep(0.3)
+        return found
+
+    with monkeypatch.context() as patch, ThreadPoolExecutor(len(boundaries)) as runs:
+        patch.setattr(vision_cache, "cached_bytes", slowly)
+        made = list(runs.map(lambda boundary: cache_states({"train": pages}, model, boundary, settings), boundaries))
+    return [start for _, start in made]
+
+
+def bytes_of(boundary: int, pages, model, settings) -> int:
+    return len(CachedPages(pages, model, boundary, settings).content(pages.names[:1])) * len(pages.names)
+
+
+def test_runs_that_begin_together_stay_within_the_limit(tiny, pages, smoke, output, monkeypatch):
+    model = tiny[0]
+    cache_states({"train": pages}, model, 0, smoke)
+    one, other = (bytes_of(boundary, pages, model, smoke) for boundary in (3, 4))
+    limit = vision_cache.cached_bytes() + max(one, other)
+    settings = smoke.replace(cache_gib=(limit + min(one, other) // 2) / 2**30)
+    with pytest.warns(UserWarning, match=r"vision states would take .* \(cache_gib\)"):
+        starts = together((3, 4), pages, model, settings, monkeypatch)
+    assert starts in ([3, 0], [0, 4])
+    assert vision_cache.cached_bytes() <= settings.cache_gib * 2**30
+
+
+def test_states_that_several_runs_want_need_room_once(tiny, pages, smoke, output, monkeypatch):
+    model = tiny[0]
+    cache_states({"train": pages}, model, 0, smoke)
+    settings = smoke.replace(cache_gib=(vision_cache.cached_bytes() + 1.5 * bytes_of(3, pages, model, smoke)) / 2**30)
+    # Of a run that was killed: nobody holds its lock.
+    room = cache_folder() / "room" / "killed.json"
+    room.parent.mkdir(exist_ok=True)
+    room.write_text(json.dumps({"states.npy": 2**40}))
+    assert together((3, 3, 3), pages, model, settings, monkeypatch) == [3, 3, 3]
+    assert not list(room.parent.iterdir())
+
+
 def test_states_are_as_many_as_distinct_pages(tiny, pages, smoke, output):
     states = filled(pages, tiny[0], 2, smoke)
     stored = sum(len(np.load(path)) for path in states.chunks)
-    assert stored == len(set(pages.of_question)) < len(pages.of_question)
+    assert stored == len(pages.names) < len(pages.rows)

@@ -305,7 +305,7 @@ class _Examination:
         collator = QuestionCollator(
             self.row, network, self.processor, settings.prefix, static_shapes=uses_static_shapes(settings, 1)
         )
-        batch = {name: tensor.to(network.device) for name, tensor in collator([0]).items() if name != "places"}
+        batch = {name: tensor.to(network.device) for name, tensor in collator([0]).items() if name != "index"}
         with torch.no_grad(), autocast(settings):
             features = network.page_features(batch["pixel_values"])
             if features.shape[1] != self.processor.num_image_tokens:

@@ -27,16 +27,13 @@ from transformers import CLIPImageProcessorPil, Florence2Processor, TrainerCallb
 
 from docfloqa.arms import RATIOS
 from docfloqa.data.hub import cached_model
-from docfloqa.data.load import data_checksum, load_checked
+from docfloqa.data.load import load_checked
 from docfloqa.data.schema import DOCVQA
 from docfloqa.exceptions import StudyError
 from docfloqa.files import TINY_MODEL, data_folder, folder_bytes, is_hub_id, resolve
 from docfloqa.model.device import describe_device, finish_device, peak_memory, use_device
 from docfloqa.model.florence import Florence2ForDocVQA, base_config, load_florence
-from docfloqa.model.freezing import freeze
 from docfloqa.model.targets import generation_config
-from docfloqa.runs.identity import weights_checksum
-from docfloqa.runs.run import Run
 from docfloqa.settings import Settings
 from docfloqa.study.kernels import Slot, in_own_process
 from docfloqa.study.slots import available_slots
@@ -188,12 +185,9 @@ def calibrate(settings: Settings, slot: Slot, scratch: str, asked: float) -> dic
     use_device(slot.gpu, slot.threads)
     os.environ["DOCFLOQA_OUTPUT"] = tempfile.mkdtemp(dir=scratch)
     dataset = DatasetDict.load_from_disk(str(Path(scratch, SAMPLE)))
-    network, processor = load_florence(settings.model, settings.prefix)
-    weights = weights_checksum(network)
-    freezing = freeze(network, settings.freezing)
     # One epoch over the sample, whose length the trainer takes from the data.
-    run = Run.open(settings.replace(epochs=1), weights, data_checksum(dataset))
-    trainer = DocVQATrainer(run, network, processor, dataset, freezing)
+    trainer = DocVQATrainer(settings.replace(epochs=1), dataset)
+    network, run = trainer.model, trainer.run
     start = time.time() - asked
     begun = time.perf_counter()
     # The resized pages by themselves, which runs share whatever is frozen.
@@ -210,7 +204,7 @@ def calibrate(settings: Settings, slot: Slot, scratch: str, asked: float) -> dic
     evaluate(network, collator, settings)
     evaluation = time.perf_counter() - begun
     memory = peak_memory()
-    pages = sum(len(images.first_place) for images in trainer.images.values())
+    pages = sum(len(images.names) for images in trainer.images.values())
     network.save_pretrained(run.folder / "model")
     return {
         "start": start,

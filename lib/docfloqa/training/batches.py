@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from array import array
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import pandas as pd
 import torch
 from datasets import Dataset
 from torch import Tensor
@@ -24,52 +24,50 @@ SHORTEST_TEXT, SHORTEST_LABEL = 32, 16  # tokens, where batches come in few shap
 NOTHING = -1  # in place of a question where a process has fewer of them than the others
 
 
-class Pages:
-    """Every distinct page of a split: its image, resized, (3, height, width) of bytes.
+def split(items: Sequence, size: int) -> Iterator[Sequence]:
+    """Parts of so many items, the last one of what is left."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
 
-    An image is decoded and resized when it is first asked for, and kept while there is room. The model
-    normalises bytes itself.
+
+class Pages:
+    """Every distinct page of a split: its image, resized, (3, height, width) of bytes, which the model normalises.
+
+    An image is decoded and resized when it is first asked for, and kept while there is room.
     """
 
     def __init__(self, rows: Dataset, processor: Florence2Processor):
         self.rows, self.processor = rows, processor
-        self.of_question: list[str] = list(rows["page"])
-        self.first_place: dict[str, int] = {}
-        for place, page in enumerate(self.of_question):
-            self.first_place.setdefault(page, place)
-        self._kept: OrderedDict[str, Tensor] = OrderedDict()
-
-    def __getitem__(self, page: str) -> Tensor:
-        if page in self._kept:
-            self._kept.move_to_end(page)
-        else:
-            tensor = self.load(page)
-            self._kept[page] = tensor
-            if len(self._kept) * tensor.nbytes > PAGES_IN_MEMORY:
-                self._kept.popitem(last=False)
-        return self._kept[page]
-
-    def stack(self, pages: Sequence[str]) -> Tensor:
-        """Some pages, (pages, channels, rows, columns)."""
-        return torch.stack([self[page] for page in pages])
+        # Of each page the first question.
+        self.first = {page: index for index, page in pd.Series(rows["page"]).drop_duplicates().items()}
+        self.names = list(self.first)
+        self._kept: dict[str, Tensor] = {}
 
     def load(self, page: str) -> Tensor:
         """The resized image of a page, made anew."""
-        image = as_page(self.rows[self.first_place[page]]["image"])
+        image = as_page(self.rows[self.first[page]]["image"])
         resized = self.processor.image_processor(image, do_rescale=False, do_normalize=False, return_tensors="pt")
         return resized.pixel_values[0]
 
+    def stack(self, pages: Sequence[str]) -> Tensor:
+        """Some pages, (pages, channels, rows, columns)."""
+        tensors = [self._kept[page] if page in self._kept else self.load(page) for page in pages]
+        for page, tensor in zip(pages, tensors, strict=True):
+            if (len(self._kept) + 1) * tensor.nbytes <= PAGES_IN_MEMORY:
+                self._kept.setdefault(page, tensor)
+        return torch.stack(tensors)
+
 
 class QuestionCollator:
-    """Places of questions in a split to a batch of the model, each page of the batch once.
+    """Indices of questions in a split to a batch of the model, each page of the batch once.
 
     The label is the first accepted answer, as in the published study. A batch has `pixel_values`
     (one entry of `pages` for each distinct page), `page_index`, `input_ids`, `attention_mask`, `labels`
-    padded with -100, and `places`. Texts are tokenised once; `prompts` are kept without their image placeholders.
-    `pages` are images, or what else of the vision encoder stands for them (see `docfloqa.training.vision_cache`).
+    padded with -100, and `index`. Texts are tokenised once; `prompts` are kept without their image placeholders.
+    `pages` are images, or what else stands for them (see `docfloqa.training.vision_cache`).
 
     With `wrong_pages`, a control, every question comes with a page of the next document instead of its
-    own: what is right then was not read. Raises `ValueError` if there is no other document. With
+    own: what is right then was not read. Raises `SettingsError` if there is no other document. With
     `shuffled_questions`, another control, the texts of the questions change places, always in the same way.
 
     With `static_shapes`, texts, labels and the pages of a batch are padded to few lengths (`few`; pages with the last
@@ -89,55 +87,53 @@ class QuestionCollator:
     ):
         self.rows, self.processor, self.static_shapes = rows, processor, static_shapes
         self.states = pages or Pages(rows, processor)
-        self.pages = self.states.of_question
+        self.pages: list[str] = list(rows["page"])
         if wrong_pages:
             self.pages = _pages_of_the_next_document(self.pages, rows["document_id"])
         target = target_format(model)
         self.pad_token_id = target.pad
         self.longest = longest = model.config.text_config.max_position_embeddings
-        placeholders = processor.num_image_tokens
-        self.placeholders = [processor.image_token_id] * placeholders
         # The hundreds of placeholders that every prompt begins with would be most of what a large data set takes.
+        self.placeholders = [processor.image_token_id] * processor.num_image_tokens
         self.prompts = [
-            array("i", ids[placeholders:])
-            for questions in _split(rows["question"], QUESTIONS_AT_ONCE)
+            array("i", ids[len(self.placeholders) :])
+            for questions in split(rows["question"], QUESTIONS_AT_ONCE)
             for ids in encode_prompts(processor, questions, prefix, longest)
         ]
         if shuffled_questions:
             order = np.random.default_rng(0).permutation(len(self.prompts))
-            self.prompts = [self.prompts[place] for place in order]
+            self.prompts = [self.prompts[index] for index in order]
         self.labels = [
             array("i", target.label(ids, longest))
-            for answers in _split(rows["answers"], QUESTIONS_AT_ONCE)
+            for answers in split(rows["answers"], QUESTIONS_AT_ONCE)
             for ids in encode_text(processor, [accepted[0] for accepted in answers])
         ]
 
-    def __call__(self, places: Sequence[int]) -> dict[str, Tensor]:
+    def __call__(self, questions: Sequence[int]) -> dict[str, Tensor]:
         # A share without a question keeps one, whose answer does not count.
-        places = [place for place in places if place != NOTHING] or [NOTHING]
-        pages = list(dict.fromkeys(self.pages[place] for place in places))
-        position = {page: index for index, page in enumerate(pages)}
-        page_index = torch.tensor([position[self.pages[place]] for place in places])
+        questions = [index for index in questions if index != NOTHING] or [NOTHING]
+        index_of_page, pages = pd.factorize(np.array([self.pages[index] for index in questions], dtype=object))
+        pages = list(pages)
         if self.static_shapes:
-            pages += pages[-1:] * (few(len(pages), 1, len(places)) - len(pages))
-        return {"pixel_values": self.states.stack(pages), "page_index": page_index, **self.texts(places)}
+            pages += pages[-1:] * (few(len(pages), 1, len(questions)) - len(pages))
+        page_index = torch.from_numpy(index_of_page)
+        return {"pixel_values": self.states.stack(pages), "page_index": page_index, **self.texts(questions)}
 
-    def texts(self, places: Sequence[int]) -> dict[str, Tensor]:
+    def texts(self, questions: Sequence[int]) -> dict[str, Tensor]:
         """A batch without its pages."""
-        texts = [self.prompts[place] for place in places]
-        labels = [self.labels[place] if place != NOTHING else [-100] for place in places]
+        texts = [self.prompts[index] for index in questions]
+        labels = [self.labels[index] if index != NOTHING else [-100] for index in questions]
         lengths = [max(map(len, sequences)) for sequences in (texts, labels)]
         if self.static_shapes:
             lengths[0] = few(lengths[0], SHORTEST_TEXT, self.longest - len(self.placeholders))
             lengths[1] = few(lengths[1], SHORTEST_LABEL, self.longest)
-        images = torch.tensor(self.placeholders).expand(len(places), -1)
+        images = torch.tensor(self.placeholders).expand(len(questions), -1)
+        mask = padded([[1] * len(text) for text in texts], lengths[0], 0)
         return {
             "input_ids": torch.cat([images, padded(texts, lengths[0], self.pad_token_id)], dim=1),
-            "attention_mask": torch.cat(
-                [torch.ones_like(images), padded([[1] * len(text) for text in texts], lengths[0], 0)], dim=1
-            ),
+            "attention_mask": torch.cat([torch.ones_like(images), mask], dim=1),
             "labels": padded(labels, lengths[1], -100),
-            "places": torch.tensor(places),
+            "index": torch.tensor(questions),
         }
 
 
@@ -154,11 +150,6 @@ def few(count: int, least: int, most: int) -> int:
     power = 1 << (count - 1).bit_length()
     chosen = power * 3 // 4 if 4 * count <= 3 * power and power > 2 else power
     return min(max(least, chosen), most)
-
-
-def _split(column: Sequence, size: int) -> Iterator[Sequence]:
-    for start in range(0, len(column), size):
-        yield column[start : start + size]
 
 
 def _pages_of_the_next_document(pages: Sequence[str], documents: Sequence[str]) -> list[str]:
@@ -203,23 +194,14 @@ class EpochSampler(Sampler[int]):
         return len(self.pages) + lacking
 
     def __iter__(self) -> Iterator[int]:
-        order = self._order()
-        if self.processes == 1:
-            yield from order
-            return
-        whole = len(order) - len(order) % self.batch_size
-        yield from order[:whole]
-        if order[whole:]:
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.pages))
+        if self.batching == "by_image":
+            codes, _ = pd.factorize(np.array(self.pages, dtype=object)[order])
+            order = order[np.argsort(codes, kind="stable")]
+        whole = len(order) - len(order) % self.batch_size if self.processes > 1 else len(order)
+        yield from order[:whole].tolist()
+        if whole < len(order):
             share = share_of_batch(self.batch_size, self.processes)
             for part in np.array_split(order[whole:], self.processes):
                 yield from part.tolist()
                 yield from [NOTHING] * (share - len(part))
-
-    def _order(self) -> list[int]:
-        shuffled = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.pages)).tolist()
-        if self.batching == "uniform":
-            return shuffled
-        places_of_page: dict[str, list[int]] = {}
-        for place in shuffled:
-            places_of_page.setdefault(self.pages[place], []).append(place)
-        return [place for places in places_of_page.values() for place in places]

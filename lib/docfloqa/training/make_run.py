@@ -5,11 +5,8 @@ from __future__ import annotations
 from accelerate import PartialState
 
 from docfloqa.data.hub import pinned
-from docfloqa.data.load import data_checksum, load_checked
+from docfloqa.data.load import load_checked
 from docfloqa.model.device import compute_device, require_device
-from docfloqa.model.florence import load_florence
-from docfloqa.model.freezing import freeze
-from docfloqa.runs.identity import weights_checksum
 from docfloqa.runs.run import Run
 from docfloqa.settings import Settings
 from docfloqa.training.trainer import DivergedError, DocVQATrainer
@@ -28,10 +25,7 @@ def make_run(settings: Settings) -> Run:
     with state.main_process_first():
         settings = pinned(settings)
         dataset, checks = load_checked(settings)
-    network, processor = load_florence(settings.model, settings.prefix)
-    run = Run.open(settings, weights_checksum(network), data_checksum(dataset))
-    freezing = freeze(network, settings.freezing)
-    trainer = DocVQATrainer(run, network, processor, dataset, freezing, checks.to_dict())
+    trainer = DocVQATrainer(settings, dataset, checks.to_dict())
     try:
         return trainer.fit()
     except DivergedError as error:

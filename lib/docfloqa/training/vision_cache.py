@@ -7,11 +7,13 @@ import hashlib
 import json
 import shutil
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 import torch
@@ -19,11 +21,11 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from docfloqa.files import check_digest, data_folder, is_sound, with_digest, write_whole
+from docfloqa.files import check_digest, data_folder, held, is_sound, with_digest, write_whole
 from docfloqa.model.device import autocast, describe_device, uses_bf16
 from docfloqa.model.florence import Florence2ForDocVQA, vision_sub_blocks
 from docfloqa.settings import Settings
-from docfloqa.training.batches import Pages
+from docfloqa.training.batches import Pages, split
 from docfloqa.versions import PAGES
 
 # Always the same pages go through together, whoever asks first: rounding may depend on a batch's size.
@@ -32,7 +34,7 @@ SPARE_BYTES = 2**30  # left free on the disk
 SHARE_OF_DEVICE_MEMORY = 1 / 3  # of what is free before training, for states; the rest is for training
 
 
-class CachedPages(Pages):
+class CachedPages:
     """States of pages after the frozen beginning of the vision tower, memory-mapped from the disk.
 
     With `boundary` 0 they are the resized images themselves. A file holds a few pages; its name covers the
@@ -40,17 +42,14 @@ class CachedPages(Pages):
     this code and the packages, so a stale one is never read. `fill` computes what is not on the disk yet.
     """
 
-    def __init__(self, pages: Pages, model: Florence2ForDocVQA, boundary: int, settings: Settings):
-        super().__init__(pages.rows, pages.processor)
-        self.images, self.model, self.boundary, self.settings = pages, model, boundary, settings
-        key = prefix_checksum(model, boundary, pages, settings)
-        self.chunks: dict[Path, list[str]] = {}
-        names = list(self.first_place)
-        for start in range(0, len(names), PAGES_PER_FILE):
-            chunk = names[start : start + PAGES_PER_FILE]
-            name = hashlib.sha256("".join((key, *chunk)).encode()).hexdigest()[:32]
-            self.chunks[cache_folder() / f"{name}.npy"] = chunk
-        self.files = {page: (path, place) for path, chunk in self.chunks.items() for place, page in enumerate(chunk)}
+    def __init__(self, images: Pages | CachedPages, model: Florence2ForDocVQA, boundary: int, settings: Settings):
+        self.images, self.model, self.boundary, self.settings = images, model, boundary, settings
+        self.processor, self.names = images.processor, images.names
+        key = prefix_checksum(model, boundary, images, settings)
+        chunks = list(split(self.names, PAGES_PER_FILE))
+        files = [hashlib.sha256("".join((key, *chunk)).encode()).hexdigest()[:32] for chunk in chunks]
+        self.chunks = {cache_folder() / f"{name}.npy": chunk for name, chunk in zip(files, chunks, strict=True)}
+        self.files = {page: (path, index) for path, chunk in self.chunks.items() for index, page in enumerate(chunk)}
 
     def missing(self) -> dict[Path, list[str]]:
         """The files that are not there, or are damaged and set aside, and the pages that they are of."""
@@ -66,18 +65,15 @@ class CachedPages(Pages):
         with tqdm(total=len(missing), desc="caching", unit="batch", leave=False) as progress:
             for wait in (False, True):
                 for path, chunk in list(missing.items()):
-                    try:
-                        with FileLock(cache_folder() / "locks" / path.stem, blocking=wait):
-                            if not is_sound(path, check_digest):
-                                for left in path.parent.glob(f".{path.name}.*.part"):
-                                    # Of a run that was killed: nobody else writes it now.
-                                    left.unlink(missing_ok=True)
-                                write_whole(path, with_digest(self.content(chunk)))
-                    except Timeout:
-                        continue
-                    progress.update()
-                    on_file()
-                    del missing[path]
+                    with suppress(Timeout), FileLock(cache_folder() / "locks" / path.stem, blocking=wait):
+                        if not is_sound(path, check_digest):
+                            for left in path.parent.glob(f".{path.name}.*.part"):
+                                # Of a run that was killed: nobody else writes it now.
+                                left.unlink(missing_ok=True)
+                            write_whole(path, with_digest(self.content(chunk)))
+                        progress.update()
+                        on_file()
+                        del missing[path]
 
     def content(self, chunk: Sequence[str]) -> bytes:
         """The states of some pages, computed anew, as the bytes of a .npy file."""
@@ -85,29 +81,33 @@ class CachedPages(Pages):
 
     def load(self, page: str) -> Tensor:
         """The states of a page, (channels, rows, columns)."""
-        path, place = self.files[page]
-        states = torch.from_numpy(np.load(path, mmap_mode="r")[place].copy())
+        path, index = self.files[page]
+        states = torch.from_numpy(np.load(path, mmap_mode="r")[index].copy())
         return states.view(torch.bfloat16) if states.dtype == torch.int16 else states
-
-
-class ResidentPages(Pages):
-    """The states of all pages in the memory of the device where the model is; a step copies nothing."""
-
-    def __init__(self, pages: Pages, device: torch.device):
-        super().__init__(pages.rows, pages.processor)
-        self.place = {page: place for place, page in enumerate(self.first_place)}
-        first = pages.load(next(iter(self.place)))
-        self.states = torch.empty((len(self.place), *first.shape), dtype=first.dtype, device=device)
-        for page, place in tqdm(self.place.items(), desc="to the device", unit="page", leave=False):
-            self.states[place] = pages.load(page)
 
     def stack(self, pages: Sequence[str]) -> Tensor:
         """Some pages, (pages, channels, rows, columns)."""
-        return self.states[[self.place[page] for page in pages]]
+        return torch.stack([self.load(page) for page in pages])
+
+
+class ResidentPages:
+    """The states of all pages in the memory of the device where the model is; a step copies nothing."""
+
+    def __init__(self, pages: Pages | CachedPages, device: torch.device):
+        self.names = pages.names
+        self.index = {page: index for index, page in enumerate(self.names)}
+        first = pages.load(self.names[0])
+        self.states = torch.empty((len(self.names), *first.shape), dtype=first.dtype, device=device)
+        for page, index in tqdm(self.index.items(), desc="to the device", unit="page", leave=False):
+            self.states[index] = pages.load(page)
 
     def load(self, page: str) -> Tensor:
         """The states of a page, (channels, rows, columns)."""
-        return self.states[self.place[page]]
+        return self.states[self.index[page]]
+
+    def stack(self, pages: Sequence[str]) -> Tensor:
+        """Some pages, (pages, channels, rows, columns)."""
+        return self.states[[self.index[page] for page in pages]]
 
 
 def cache_folder() -> Path:
@@ -121,18 +121,14 @@ def _packages() -> str:
     return "-".join(f"{package}-{version(package)}" for package in ("torch", "transformers", "pillow"))
 
 
-@torch.no_grad()
-def prefix_checksum(model: Florence2ForDocVQA, boundary: int, pages: Pages, settings: Settings) -> str:
+def prefix_checksum(model: Florence2ForDocVQA, boundary: int, pages: Pages | CachedPages, settings: Settings) -> str:
     """A checksum of everything that the states depend on, but for the images and what `cache_folder` is named after."""
     digest = hashlib.sha256()
     for name, sub_block in vision_sub_blocks(model)[:boundary]:
         for tensor_name, tensor in sub_block.state_dict().items():
             digest.update(f"{name}.{tensor_name}".encode())
             digest.update(tensor.cpu().contiguous().numpy().tobytes())
-    about = {
-        "boundary": boundary,
-        "processor": pages.processor.image_processor.to_dict(),
-    }
+    about = {"boundary": boundary, "processor": pages.processor.image_processor.to_dict()}
     if boundary:
         about |= {
             "vision": model.config.vision_config.to_dict(),
@@ -147,7 +143,7 @@ def prefix_checksum(model: Florence2ForDocVQA, boundary: int, pages: Pages, sett
 
 @torch.no_grad()
 def states_of(
-    chunk: Sequence[str], pages: Pages, model: Florence2ForDocVQA, boundary: int, settings: Settings
+    chunk: Sequence[str], pages: Pages | CachedPages, model: Florence2ForDocVQA, boundary: int, settings: Settings
 ) -> bytes:
     """The states of some pages after `boundary` sub-blocks, as the bytes of a .npy file.
 
@@ -172,7 +168,7 @@ def cache_states(
     boundary: int,
     settings: Settings,
     on_file: Callable[[], None] = lambda: None,
-) -> tuple[dict[str, Pages], int]:
+) -> tuple[dict[str, Pages | CachedPages | ResidentPages], int]:
     """The splits' pages as states after `boundary` sub-blocks, and that boundary, for `model.vision_start`.
 
     The resized images are kept first, so that each is decoded once, whatever boundaries the runs of a
@@ -182,42 +178,94 @@ def cache_states(
     """
     if not settings.vision_cache:
         return splits, 0
-    images = _on_disk(splits, model, 0, settings, on_file) or splits
-    states = _on_disk(images, model, boundary, settings, on_file) if boundary else None
-    pages, start = (states, boundary) if states else (images, 0)
-    return _on_device(pages, model.device), start
+    pages, start = splits, 0
+    for wanted in dict.fromkeys((0, boundary)):
+        found = _on_disk(pages, model, wanted, settings, on_file)
+        pages, start = (found, wanted) if found else (pages, start)
+    sizes = [states.load(states.names[0]).nbytes * len(states.names) for states in pages.values()]
+    if sum(sizes) <= SHARE_OF_DEVICE_MEMORY * free_device_memory(model.device):
+        pages = {name: ResidentPages(states, model.device) for name, states in pages.items()}
+    return pages, start
 
 
 def _on_disk(
-    splits: dict[str, Pages],
+    splits: dict[str, Pages | CachedPages],
     model: Florence2ForDocVQA,
     boundary: int,
     settings: Settings,
     on_file: Callable[[], None],
 ) -> dict[str, CachedPages] | None:
+    what = "vision states" if boundary else "resized pages"
     cache_folder().mkdir(parents=True, exist_ok=True)
-    states = {split: CachedPages(pages, model, boundary, settings) for split, pages in splits.items()}
-    missing = {split: pages.missing() for split, pages in states.items()}
-    lacking = [chunk for files in missing.values() for chunk in files.values()]
-    if lacking:
-        what = "vision states" if boundary else "resized pages"
-        one = len(states_of(lacking[0][:1], _source_of(lacking[0], splits), model, boundary, settings))
-        wanted = one * sum(map(len, lacking))
+    states = {name: CachedPages(pages, model, boundary, settings) for name, pages in splits.items()}
+    missing = {name: pages.missing() for name, pages in states.items()}
+    lacking = {path: (pages, chunk) for name, pages in states.items() for path, chunk in missing[name].items()}
+    if not lacking:
+        return states
+    pages, chunk = next(iter(lacking.values()))
+    one = len(pages.content(chunk[:1]))
+    try:
+        with room_in_cache({path.name: one * len(chunk) for path, (_, chunk) in lacking.items()}, settings) as refusal:
+            if not refusal:
+                for name, pages in states.items():
+                    pages.fill(missing[name], on_file)
+                return states
+        reason = f"{what} would take {refusal}"
+    except OSError as error:
+        reason = f"{what} cannot be written: {error}"
+    where = f"{cache_folder()}, which may be emptied between runs"
+    warnings.warn(f"{reason} in {where}: going on without them, more slowly", stacklevel=3)
+    return None
+
+
+@contextmanager
+def room_in_cache(files: dict[str, int], settings: Settings) -> Iterator[str | None]:
+    """Keep room for files, bytes by name, while they are written; gives the reason where there is too little.
+
+    What other runs have room for and not written yet counts, a file that several want once. A lock says that who
+    keeps room is still at work: the system gives it back however that ends.
+    """
+    mine = cache_folder() / "room" / f"{uuid4().hex}.json"
+    lock = FileLock(mine.with_suffix(".lock"))
+    with held("vision-cache", "the vision cache"):
+        kept = files | _kept_by_others(mine.parent)
+        wanted = sum(size for name, size in kept.items() if not (cache_folder() / name).is_file())
         limit = settings.cache_gib * 2**30
         if cached_bytes() + wanted > limit or wanted > free_bytes():
             evict_others()
-        kept, free = cached_bytes(), free_bytes()
-        if kept + wanted > limit or wanted > free:
-            return _warn(
-                f"{what} would take {wanted / 2**30:.2f} GiB more; {kept / 2**30:.2f} GiB of at most "
-                f"{settings.cache_gib:g} (cache_gib) are in use, and {max(0, free) / 2**30:.2f} GiB are free"
+        used, free = cached_bytes(), free_bytes()
+        refusal = None
+        if used + wanted > limit or wanted > free:
+            refusal = (
+                f"{wanted / 2**30:.2f} GiB more; {used / 2**30:.2f} GiB of at most {settings.cache_gib:g} (cache_gib) "
+                f"are in use, and {max(0, free) / 2**30:.2f} GiB are free"
             )
+        else:
+            write_whole(mine, json.dumps(files))
+            lock.acquire()
+    try:
+        yield refusal
+    finally:
+        lock.release()
+        _give_back(mine)
+
+
+def _kept_by_others(folder: Path) -> dict[str, int]:
+    kept: dict[str, int] = {}
+    for path in folder.glob("*.json"):
         try:
-            for split, pages in states.items():
-                pages.fill(missing[split], on_file)
-        except OSError as error:
-            return _warn(f"{what} cannot be written: {error}")
-    return states
+            with FileLock(path.with_suffix(".lock"), blocking=False):
+                # Of a run that has ended, however it did.
+                _give_back(path)
+        except Timeout:
+            with suppress(FileNotFoundError):
+                kept |= json.loads(path.read_text())
+    return kept
+
+
+def _give_back(room: Path) -> None:
+    for path in (room, room.with_suffix(".lock")):
+        path.unlink(missing_ok=True)
 
 
 def cached_bytes() -> int:
@@ -241,25 +289,6 @@ def evict_others() -> None:
             other.unlink(missing_ok=True)
 
 
-def _source_of(chunk: Sequence[str], splits: dict[str, Pages]) -> Pages:
-    return next(pages for pages in splits.values() if chunk[0] in pages.first_place)
-
-
-def _on_device(splits: dict[str, Pages], device: torch.device) -> dict[str, Pages]:
-    firsts = {split: pages.load(next(iter(pages.first_place))) for split, pages in splits.items()}
-    wanted = sum(first.nbytes * len(splits[split].first_place) for split, first in firsts.items())
-    if wanted > SHARE_OF_DEVICE_MEMORY * free_device_memory(device):
-        return splits
-    return {split: ResidentPages(pages, device) for split, pages in splits.items()}
-
-
 def free_device_memory(device: torch.device) -> int:
     """Bytes that are free on a GPU; 0 on a CPU, whose memory holds the pages in use anyway."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
-
-
-def _warn(reason: str) -> None:
-    warnings.warn(
-        f"{reason} in {cache_folder()}, which may be emptied between runs: going on without them, more slowly",
-        stacklevel=4,
-    )

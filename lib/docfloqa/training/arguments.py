@@ -1,0 +1,109 @@
+"""What transformers' trainer is told of a run, and how far the run is: its arguments and its callback."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from tqdm.auto import tqdm
+from transformers import Seq2SeqTrainingArguments, TrainerCallback
+
+from docfloqa.model.device import compute_device, uses_bf16
+from docfloqa.runs.recovery import seal_checkpoint
+from docfloqa.runs.run import Run
+from docfloqa.settings import Settings
+from docfloqa.training.batches import share_of_batch
+
+# The last one, and the one before in case it is damaged.
+CHECKPOINTS = 2
+PROGRESS_SECONDS = 1.0  # between two words about a run's progress, at least
+
+
+def training_arguments(settings: Settings, run: Run) -> Seq2SeqTrainingArguments:
+    """The trainer's arguments for a run: AdamW, linear schedule, one checkpoint and evaluation an epoch.
+
+    Raises `SettingsError` for a batch that the processes of the run cannot share.
+    """
+    on_gpu = compute_device().type == "cuda"
+    arguments = Seq2SeqTrainingArguments(
+        output_dir=str(run.checkpoints),
+        num_train_epochs=settings.epochs,
+        learning_rate=settings.learning_rate,
+        warmup_steps=settings.warmup_steps,
+        optim="adamw_torch_fused",
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+        seed=settings.seed,
+        bf16=uses_bf16(settings),
+        # Named only where it is wanted: newer versions of transformers give it another name.
+        **({"gradient_checkpointing": True} if settings.gradient_checkpointing else {}),
+        use_cpu=not on_gpu,
+        # Every parameter that is trained is used in every step.
+        ddp_find_unused_parameters=False,
+        dataloader_num_workers=4 if on_gpu else 0,
+        dataloader_pin_memory=on_gpu,
+        remove_unused_columns=False,
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        save_total_limit=CHECKPOINTS,
+        logging_strategy="epoch",
+        # A loss that is not finite stops the run; the trainer would hide it in the average.
+        logging_nan_inf_filter=False,
+        report_to=[],
+        disable_tqdm=True,
+    )
+    # An effective batch is the same however many processes share it.
+    arguments.per_device_train_batch_size = share_of_batch(settings.batch_size, arguments.world_size)
+    # On several GPUs the trainer would split a batch's pages and questions apart.
+    arguments._n_gpu = min(1, arguments.n_gpu)
+    return arguments
+
+
+class RunProgress(TrainerCallback):
+    """A progress bar over the steps of a `DocVQATrainer`, and the same in a file; seals what it has saved."""
+
+    def __init__(self, trainer: Any):
+        self.trainer, self.bar = trainer, None
+        self.done, self.doing, self.reported = 0.0, "starting", 0.0
+
+    def report(self, done: float, doing: str) -> None:
+        """Write how many epochs are done and what is being done."""
+        self.done, self.doing, self.reported = done, doing, time.monotonic()
+        self.trainer.run.report_progress(done, doing)
+
+    def still_going(self) -> None:
+        """Write that what was begun goes on; at most once in `PROGRESS_SECONDS`."""
+        if time.monotonic() - self.reported > PROGRESS_SECONDS:
+            self.report(self.done, self.doing)
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        """Open the bar, where a resumed run left off."""
+        if state.global_step and state.is_world_process_zero:
+            # The interruption may have come between a checkpoint and the best model.
+            self.trainer.keep_best(round(state.epoch))
+        shown = {"desc": self.trainer.run.id, "unit": "step", "disable": not state.is_world_process_zero}
+        self.bar = tqdm(total=state.max_steps, initial=state.global_step, **shown)
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        """Begin an epoch's loss and clock."""
+        self.trainer.loss_sum, self.trainer.loss_tokens = 0.0, 0
+        self.trainer.epoch_started = time.perf_counter()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        """Move the bar and the file."""
+        self.bar.update(state.global_step - self.bar.n)
+        self.done, self.doing = args.num_train_epochs * state.global_step / state.max_steps, "training"
+        self.still_going()
+
+    def on_save(self, args, state, control, **kwargs):
+        """Seal the checkpoint; only then keep the best model, which can be made again from it."""
+        # Every process keeps the state of its random numbers there.
+        self.trainer.accelerator.wait_for_everyone()
+        if state.is_world_process_zero:
+            epoch = round(state.epoch)
+            seal_checkpoint(self.trainer.run.checkpoints / f"checkpoint-{state.global_step}", epoch)
+            self.trainer.keep_best(epoch)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        """Close the bar."""
+        self.bar.close()
