@@ -7,9 +7,19 @@ import pandas as pd
 import pytest
 from fake_study import write_study
 
-from docfloqa.analysis import arm_tables
-from docfloqa.analysis.contrasts import arm_answers, arm_contrasts, contrasts, interactions, ratio_contrasts
-from docfloqa.analysis.paired import holm, holm_p_values, made, paired_difference
+from docfloqa.analysis import tables
+from docfloqa.analysis.contrasts import (
+    arm_answers,
+    arm_contrasts,
+    contrasts,
+    holm_p_values,
+    interactions,
+    lacking,
+    made,
+    ratio_contrasts,
+)
+from docfloqa.analysis.intervals import p_text
+from docfloqa.analysis.paired import holm, paired_difference
 from docfloqa.arms import ARMS, Contrast
 from docfloqa.figures import arms as arm_figures
 from docfloqa.figures.style import render
@@ -23,10 +33,14 @@ def study(tmp_path_factory):
     patch.undo()
 
 
+def of(study, name):
+    return ARMS[name](study.settings)
+
+
 @pytest.mark.parametrize("name", ARMS)
 def test_every_variant_has_a_row_with_its_own_seeds(study, name):
-    arm = arm_tables.arm_of(study, name)
-    summary = arm_tables.arm_summary(study, name)
+    arm = of(study, name)
+    summary = tables.arm_summary(study, name)
     assert list(summary.index) == [variant.name for variant in arm.variants]
     for variant in arm.variants:
         assert summary.loc[variant.name, "seeds"] == ("1" if variant.first_seed_only else "2")
@@ -37,42 +51,37 @@ def test_every_variant_has_a_row_with_its_own_seeds(study, name):
 @pytest.mark.parametrize("name", ARMS)
 def test_contrasts_are_paired_differences_of_the_variants_named(study, name):
     answers = arm_answers(study, name)
-    found = list(arm_tables.arm_differences(study, name))
-    assert [contrast for contrast, *_ in found] == list(arm_tables.arm_of(study, name).contrasts)
-    contrast, difference, permuted = found[0]
-    first, second = (answers[answers["variant"] == side] for side in (contrast.first, contrast.second))
-    assert difference == paired_difference(first, second, "anls") and 0 < permuted <= 1
+    found = arm_contrasts(study, name)
+    assert [(one.first, one.second, one.says) for one in found] == [
+        (one.first, one.second, one.says) for one in of(study, name).contrasts
+    ]
+    first, second = (answers[answers["variant"] == side] for side in (found[0].first, found[0].second))
+    difference = found[0].difference
+    assert difference == paired_difference(first, second, "anls") and 0 < found[0].permuted <= 1
     assert difference.estimate == pytest.approx(second["anls"].mean() - first["anls"].mean())
-
-
-def test_the_answer_names_what_differs_and_says_so_of_what_does_not(study):
-    text = arm_tables.arm_answer(study, "lora")
-    table = arm_tables.arm_comparisons(study, "lora")
-    assert text.startswith("**Can LoRA adapters")
-    for line, (_, row) in zip(text.splitlines()[2:], table.iterrows(), strict=True):
-        clear = row["p (Holm)"].startswith("<") or float(row["p (Holm)"]) < 0.05
-        assert ("cannot be distinguished" in line) != clear
-        assert row["difference [95 %]"] in line
+    table = tables.arm_comparisons(study, name)
+    assert table.index.tolist() == [one.name for one in found]
+    assert table["p (Holm)"].tolist() == [*map(p_text, holm([one.difference.p_value() for one in found]))]
 
 
 def test_interactions_compare_the_same_contrast_between_shifts(study):
-    table = arm_tables.arm_interactions(study, "side")
-    pairs = {"input less layout", "input less content", "layout less content"}
+    table = tables.arm_interactions(study, "side")
+    pairs = {"input − layout", "input − content", "layout − content"}
     says = {"all against nothing", "the input side against the output side"}
     assert set(table.index) == {f"{one}: {pair}" for one in says for pair in pairs}
-    differences = {contrast: found for contrast, found, _ in arm_tables.arm_differences(study, "side")}
-    for here, there, found, _ in arm_tables.interaction_tests(study, "side"):
-        assert found.estimate == differences[here].estimate - differences[there].estimate
+    planned = of(study, "side")
+    differences = dict(zip(planned.contrasts, arm_contrasts(study, "side"), strict=True))
+    for one, (there, here) in zip(interactions(study, "side"), planned.interactions, strict=True):
+        estimates = [differences[side].difference.estimate for side in (here, there)]
+        assert one.difference.estimate == estimates[0] - estimates[1]
         assert here.says == there.says and "" < here.shift != there.shift > ""
-    text = arm_tables.arm_answer(study, "side")
-    assert all(interval in text for interval in table["difference [95 %]"])
-    assert arm_tables.arm_interactions(study, "lora").empty
+    assert tables.arm_interactions(study, "lora").empty
 
 
 def test_an_arm_that_is_not_made_says_which_command_makes_it(output):
     study = write_study("plain", epochs=1)
-    assert "make study ARMS=side NAME=plain" in arm_tables.arm_answer(study, "side")
-    assert arm_tables.arm_summary(study, "side").empty and arm_figures.equally_long(study).empty
+    assert "make study ARMS=side NAME=plain" in lacking(study, "side")
+    assert tables.arm_summary(study, "side").empty and arm_figures.equally_long(study).empty
     with pytest.raises(ValueError, match="no complete run of the arms"):
         arm_figures.pareto(study)
     with pytest.raises(ValueError, match="no two complete variants"):
@@ -81,7 +90,7 @@ def test_an_arm_that_is_not_made_says_which_command_makes_it(output):
 
 def test_figures_draw_every_contrast_and_variant(study):
     figure = arm_figures.arm_contrasts(study, "cumulative")
-    assert len(figure.axes[0].containers) == len(arm_tables.arm_of(study, "cumulative").contrasts)
+    assert len(figure.axes[0].containers) == len(of(study, "cumulative").contrasts)
     table = arm_figures.equally_long(study)
     assert not table["variant"].str.contains("layout|content|after|times").any()
     assert len(arm_figures.pareto(study).axes[0].containers) == len(table)
@@ -98,7 +107,7 @@ def test_every_planned_comparison_has_a_name_of_its_own(study):
     assert len({(each.family, each.name) for each in found}) == len(found) and made(found) == found
     assert [each.name for each in found[:3]] == ["33 % − 0 %", "66 % − 0 %", "100 % − 0 %"]
     for arm in ARMS:
-        planned = arm_tables.arm_of(study, arm)
+        planned = of(study, arm)
         named = {each.name: each.says for each in found if each.family == f"arm {arm}"}
         assert named == {f"{each.second} − {each.first}": each.says for each in planned.contrasts}
     between = [each for each in found if each.family == "arm side, between shifts"]
@@ -134,9 +143,9 @@ def test_a_planned_arm_that_is_not_known_or_not_made_is_left_out_with_the_reason
     [skipped] = [each for each in contrasts(again) if each.reason]
     assert skipped.family == skipped.name == "arm lora" and "has no arm `lora`; it has cumulative" in skipped.reason
     assert skipped not in made(contrasts(again)) and len(made(contrasts(again))) > 20
-    assert "has no arm `lora`" in arm_tables.arm_answer(again, "lora")
-    assert len(arm_tables.arm_summary(again, "lora")) == 4, "its runs are there"
-    assert arm_tables.arm_comparisons(again, "lora").empty and arm_tables.arm_interactions(again, "lora").empty
+    assert "has no arm `lora`" in lacking(again, "lora")
+    assert len(tables.arm_summary(again, "lora")) == 4, "its runs are there"
+    assert tables.arm_comparisons(again, "lora").empty and tables.arm_interactions(again, "lora").empty
 
 
 def test_what_is_planned_and_not_complete_is_left_out_with_the_reason(output):

@@ -203,7 +203,7 @@ def test_the_table_holds_what_its_parts_say(study):
     assert row["mean confidence (%)"] == f"{100 * last['confidence'].mean():.1f}"
     assert row["right (%)"].startswith(f"{100 * last['exact_match'].mean():.1f} [")
     gap = 100 * (last["confidence"] - last["exact_match"]).mean()
-    assert row["confidence less right"].startswith(f"{gap:.1f} [")
+    assert row["confidence − right"].startswith(f"{gap:.1f} [")
     assert row["calibration error"] == calibration.calibration_error(last).format(100)
     curve = calibration.coverage_curve(study).query("vision_trainable == 0.66")
     half = curve.loc[np.isclose(curve["coverage"], 0.5), "estimate"].item()

@@ -363,7 +363,7 @@ def test_documents_needed_refuses_what_cannot_be_planned(arguments, message):
 def test_the_published_ratios_cannot_be_told_apart_unpaired_and_the_best_not_even_paired():
     frame = published_differences()
     assert frame.index.tolist() == [
-        f"{high} % less {low} %" for low, high in ((0, 33), (0, 66), (0, 100), (33, 66), (33, 100), (66, 100))
+        f"{high} % − {low} %" for low, high in ((0, 33), (0, 66), (0, 100), (33, 66), (33, 100), (66, 100))
     ]
     for measure, differences in (
         ("accuracy", ["3.7", "5.5", "4.6", "1.8", "0.9", "-0.9"]),
@@ -375,12 +375,12 @@ def test_the_published_ratios_cannot_be_told_apart_unpaired_and_the_best_not_eve
         least = [cell.split(" to ")[0] for cell in cells["p if paired, one pair"]]
         assert least[:3] == ["< 0.001"] * 3 and float(least[-1]) > 0.05
     # 255 or 256 of 500 against 251: at best 5 questions that one ratio alone has right.
-    assert frame.loc["100 % less 66 %", ("accuracy", "p if paired, one pair")].startswith(f"{2 / 2**5:.3f} to")
+    assert frame.loc["100 % − 66 %", ("accuracy", "p if paired, one pair")].startswith(f"{2 / 2**5:.3f} to")
 
 
 def test_the_published_interval_is_that_of_miettinen_and_nurminen():
     """At the ends of the interval the score statistic is the normal quantile: checked by its definition."""
-    [text] = published_differences().loc[["66 % less 0 %"], ("accuracy", "difference [95 %, unpaired]")]
+    [text] = published_differences().loc[["66 % − 0 %"], ("accuracy", "difference [95 %, unpaired]")]
     low, high = (float(end) / 100 for end in re.search(r"\[(.*), (.*)\]", text).groups())
     shares = np.linspace(0, 1, 200_001)
     for end in (low, high):

@@ -7,36 +7,36 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from fake_study import write_study
 from PIL import Image
 from smoke_runs import trainer_of
 from test_figures import overlapping
 
 from docfloqa.analysis import robustness
+from docfloqa.analysis.contrasts import contrasts
 from docfloqa.analysis.paired import paired_difference
 from docfloqa.analysis.robustness import (
+    ALL_KINDS,
+    AREA,
     CLEAN_PAGES,
+    LOST,
     PAGE_SETS,
     ROBUSTNESS,
+    area_under_curve,
     cross_sets,
     read_scores,
     score_cross_sets,
     score_robustness,
     score_runs,
+    severity_curves,
     unscored,
 )
 from docfloqa.analysis.robustness_tables import (
-    ALL_KINDS,
-    AREA,
-    LOST,
     area_comparisons,
-    area_under_curve,
     compare_ratios,
     comparisons_by,
     cross_answers,
-    cross_conclusion,
     degradation_table,
-    robustness_conclusion,
-    severity_curves,
 )
 from docfloqa.data.degradations import DEGRADATIONS, SEVERITIES, degrade, degraded_pages
 from docfloqa.data.load import load_checked
@@ -44,7 +44,7 @@ from docfloqa.exceptions import RunError, SettingsError
 from docfloqa.figures import robustness as robustness_figures
 from docfloqa.files import data_folder, figures_folder, output_folder, reports_folder, runs_folder
 from docfloqa.model.florence import load_florence
-from docfloqa.runs.results import Study
+from docfloqa.runs.results import RUN_KEYS, Study
 from docfloqa.runs.run import BEST_MODEL
 from docfloqa.settings import Settings
 from docfloqa.study.study import run_notebook
@@ -184,7 +184,7 @@ def test_the_notebook_writes_scores_tables_and_figures(made):
     tables = {path.stem for path in (reports_folder(study.name) / "tables").iterdir()}
     assert {"degradations", "degradation_areas", "degradation_comparisons", "cross_sets"} <= tables
     text = notebook.read_text()
-    assert "annot be distinguished" in text and str(output_folder()) not in text
+    assert "not settled" in text and str(output_folder()) not in text
 
 
 def test_validation_pages_are_degraded_and_no_others(made):
@@ -372,42 +372,36 @@ def test_ratios_are_compared_in_pairs_on_the_same_questions():
     areas = area_under_curve(answered(same, ratios=(0.0, 0.33, 1.0)))
     together = areas[areas["kind"] == ALL_KINDS]
     found = compare_ratios(together, AREA)
-    assert [(name, low, high) for name, low, high, _ in found] == [
+    assert [(one.where, one.first, one.second) for one in found] == [
         (ALL_KINDS, 0.0, 0.33),
         (ALL_KINDS, 0.0, 1.0),
         (ALL_KINDS, 0.33, 1.0),
     ]
     sides = [together[together["vision_trainable"] == ratio] for ratio in (0.33, 1.0)]
-    assert found[-1][-1] == paired_difference(*sides, AREA)
-    assert found[-1][-1].estimate == pytest.approx(sides[1][AREA].mean() - sides[0][AREA].mean())
+    assert found[-1].difference == paired_difference(*sides, AREA)
+    assert found[-1].difference.estimate == pytest.approx(sides[1][AREA].mean() - sides[0][AREA].mean())
 
 
 def test_only_seeds_that_both_ratios_have_are_compared():
     areas = area_under_curve(answered(same)).query("vision_trainable == 0 or seed == 1")
-    assert {difference.seeds for *_, difference in compare_ratios(areas, AREA)} == {1}
+    assert {one.difference.seeds for one in compare_ratios(areas, AREA)} == {1}
     disjoint = areas.query("vision_trainable == 1 or seed == 0")
     assert compare_ratios(disjoint, AREA) == []
 
 
 def test_level_and_loss_are_told_apart():
     level, loss = (answered(score) for score in (better, steadier))
-    said = robustness_conclusion(level)
-    right, lost = said.split("**How much is lost against clean pages.**")
-    assert "100 % above 0 % by 30.0 points" in right
-    assert "Cannot be distinguished: 0 % and 100 %" in lost and "loses more" not in lost
-    assert "0 % loses more than 100 % by 15.0 points" in robustness_conclusion(loss)
+    right, lost = area_comparisons(area_under_curve(level)).iloc[0].unstack()["p (Holm)"]
+    assert right == "< 0.001" and float(lost) > 0.05
     table = area_comparisons(area_under_curve(loss))
-    assert table.index.tolist() == ["100 % less 0 %"]
-    assert table.loc["100 % less 0 %", ("lost", "difference [95 %, one pair]")].startswith("-15.0 [")
+    assert table.index.tolist() == ["100 % − 0 %"]
+    assert table.loc["100 % − 0 %", ("lost", "difference [95 %, one pair]")].startswith("-15.0 [")
 
 
 def test_nothing_is_distinguished_unless_it_is_shown():
-    said = robustness_conclusion(answered(same))
-    assert "Cannot be distinguished: 0 % and 100 %" in said and "Distinguished" not in said
-    assert "over documents and 2 seeds" in said and "a little too high" in said
-    alone = robustness_conclusion(answered(same, ratios=(0.66,), seeds=(0,)))
-    assert "nothing is compared" in alone and "one seed" in alone
-    assert "nothing is compared" in robustness_conclusion(answered(same, documents=1))
+    table = area_comparisons(area_under_curve(answered(same)))
+    assert (table.xs("p (Holm)", axis=1, level=1).astype(float) > 0.05).all(axis=None)
+    assert area_comparisons(area_under_curve(answered(same, documents=1))).empty
 
 
 def test_other_data_are_compared_with_one_correction_for_all():
@@ -417,11 +411,29 @@ def test_other_data_are_compared_with_one_correction_for_all():
     answers = cross_answers(own, others)
     table = comparisons_by(answers, "anls", by="data")
     assert table.columns.tolist() == ["own data", "layout", "a_folder"]
-    assert table.loc["100 % less 0 %", "layout"].endswith("*") and table.loc["100 % less 0 %", "own data"][-1] == "]"
-    said = cross_conclusion(answers)
-    assert "100 % above 0 % by 30.0 points (layout)" in said
-    assert "Cannot be distinguished: 1 of 2 pairs" in said and "a\\_folder" in said
-    assert "No other data" in cross_conclusion(cross_answers(own, {}))
+    assert table.loc["100 % − 0 %", "layout"].endswith("*") and table.loc["100 % − 0 %", "own data"][-1] == "]"
+
+
+def test_scores_on_bad_scans_and_elsewhere_are_among_the_contrasts(output):
+    study = write_study("scored", ratios=RATIOS, epochs=1)
+    for score, name in ((steadier, ROBUSTNESS), (better, "cross-layout"), (lambda *_: 0.01, "cross-floor")):
+        scored = answered(score)
+        for (ratio, seed), rows in scored[(scored["kind"] == "clean") | (name == ROBUSTNESS)].groupby(RUN_KEYS):
+            folder = runs_folder("scored") / f"vision{100 * ratio:03.0f}-seed{seed}-fake"
+            rows.drop(columns=["run", *RUN_KEYS]).to_parquet(folder / f"{name}.parquet", index=False)
+    found = {(one.family, one.name): one for one in contrasts(study)}
+    assert set(found) == {
+        ("ratios", "100 % − 0 %"),
+        ("bad scans", "100 % − 0 %"),
+        ("points lost on bad scans", "100 % − 0 %"),
+        ("other data", "on layout: 100 % − 0 %"),
+        ("other data", "on floor: 100 % − 0 %"),
+    }
+    lost = found["points lost on bad scans", "100 % − 0 %"]
+    assert lost.lower_is_better and lost.difference.estimate == pytest.approx(-0.15, abs=0.001)
+    assert not found["bad scans", "100 % − 0 %"].lower_is_better
+    assert found["other data", "on layout: 100 % − 0 %"].difference.estimate == pytest.approx(0.3, abs=0.001)
+    assert found["other data", "on floor: 100 % − 0 %"].reason == "every ratio is near 0 there"
 
 
 def test_one_ratio_alone_has_a_table_and_no_comparisons():

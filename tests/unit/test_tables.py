@@ -1,6 +1,7 @@
 """The tables hold what the predictions give, published figures in their rows, and no claim without evidence."""
 
 import csv
+import dataclasses
 import json
 import re
 
@@ -148,9 +149,9 @@ def test_seed_spread(study, alone):
 
 def test_every_two_ratios_are_compared_on_the_same_questions(study):
     frame = tables.comparisons(study)
-    assert len(frame) == 6 and frame.index[0] == "33 % less 0 %"
+    assert len(frame) == 6 and frame.index[0] == "33 % − 0 %"
     last = study.predictions.query("epoch == 3").groupby("vision_trainable")["anls"].mean()
-    assert frame.loc["100 % less 0 %"].iloc[0].startswith(f"{100 * (last[1.0] - last[0.0]):.1f} [")
+    assert frame.loc["100 % − 0 %"].iloc[0].startswith(f"{100 * (last[1.0] - last[0.0]):.1f} [")
     assert (frame["standard error, seeds"] != "–").all()
 
 
@@ -253,10 +254,25 @@ def test_the_floor_is_what_wrong_pages_give(study, unreadable):
 def test_the_setup_is_the_studys_own(study):
     said = setup_table(study)["of every run"]
     assert said["validation questions"] == "120 on 30 documents" and said["learning rate"].startswith("0.001,")
-    assert said["documents"] == "drawn by this project" and said["epochs"] == "3"
+    assert said["epochs"] == "3"
     other = write_study("tables-named", (0.0,), (0,), documents=3, model="org/a_b|c", data="owner/data")
     assert setup_table(other)["of every run"]["model"].startswith("a_b|c, ")
-    assert setup_table(other)["of every run"]["documents"] == "given"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, "drawn; their input is new"),
+        ({"synth_shift": "content"}, "drawn; their content is new"),
+        ({"synth_scale": "full", "synth_shift": "layout"}, "drawn full pages"),
+        ({"validation_data": "/scans"}, "given"),
+        ({"data": "/scans"}, "given"),
+        ({"data": "/scans", "validation_data": "synth", "synth_shift": "layout"}, "drawn; their layout is new"),
+    ],
+)
+def test_a_shift_is_named_only_of_drawn_validation_documents_that_have_it(study, changes, said):
+    other = dataclasses.replace(study, settings=study.settings.replace(**changes))
+    assert setup_table(other).loc["validation documents"].item() == said
 
 
 def test_the_appendix_lists_the_runs_and_what_made_them():

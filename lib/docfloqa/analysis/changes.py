@@ -6,7 +6,7 @@ import math
 
 import pandas as pd
 
-from docfloqa.analysis.intervals import Interval, p_text
+from docfloqa.analysis.intervals import Interval, number, p_text
 from docfloqa.analysis.paired import mcnemar_p_value, paired_difference, permutation_p_value
 from docfloqa.exceptions import RunError
 from docfloqa.metrics import METRICS
@@ -15,7 +15,7 @@ from docfloqa.runs.saved_runs import SavedRun
 QUESTION = ["question_id", "document_id", "question"]
 CONFIDENCE = 0.95
 NOTE = """\
-After the last epochs; differences are the second less the first, with 95 % intervals over documents. p is Student's,
+After the last epochs; differences are second − first, with 95 % intervals over documents. p is Student's,
 over documents; McNemar's takes questions as independent, so it may be too small. No p is corrected for the number of
 metrics, and none says what another seed would give."""
 
@@ -51,35 +51,32 @@ def compare_metrics(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
     rows = {}
     for metric in METRICS:
         difference = paired_difference(first, second, metric)
-        interval = difference.interval(CONFIDENCE)
+        estimate = vars(difference.interval(CONFIDENCE))
         binary = first[metric].isin([0, 1]).all() and second[metric].isin([0, 1]).all()
         rows[metric] = {
             "first": first[metric].mean(),
             "second": second[metric].mean(),
-            "difference": difference.estimate,
-            "low": interval.low,
-            "high": interval.high,
+            "difference": estimate.pop("estimate"),
+            **estimate,
             "p_value": difference.p_value(),
             "p_permutation": permutation_p_value(first, second, metric),
-            "p_mcnemar": mcnemar_p_value(first, second, metric)["p_value"].iloc[0] if binary else float("nan"),
+            "p_mcnemar": mcnemar_p_value(first, second, metric)["p_value"].iloc[0] if binary else math.nan,
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("metric")
 
 
 def as_text(metrics: pd.DataFrame) -> pd.DataFrame:
     """What `compare_metrics` gives, in per cent and as text."""
-    rows = {
-        metric: {
-            "first (%)": f"{100 * row['first']:.1f}",
-            "second (%)": f"{100 * row['second']:.1f}",
-            "difference": Interval(row["difference"], row["low"], row["high"]).format(100),
-            "p": p_text(row["p_value"]),
-            "p, permutation": p_text(row["p_permutation"]),
-            "p, McNemar": "–" if math.isnan(row["p_mcnemar"]) else p_text(row["p_mcnemar"]),
+    ends = metrics[["difference", "low", "high"]].itertuples(index=False)
+    tests = {"p": "p_value", "p, permutation": "p_permutation", "p, McNemar": "p_mcnemar"}
+    return pd.DataFrame(
+        {
+            "first (%)": (100 * metrics["first"]).map(number),
+            "second (%)": (100 * metrics["second"]).map(number),
+            "difference": [Interval(*row).format(100) for row in ends],
+            **{name: metrics[p].map(p_text) for name, p in tests.items()},
         }
-        for metric, row in metrics.to_dict("index").items()
-    }
-    return pd.DataFrame.from_dict(rows, orient="index")
+    ).rename_axis(None)
 
 
 def changed_questions(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:

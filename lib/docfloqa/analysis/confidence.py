@@ -44,12 +44,10 @@ def confident_answers(study: Study) -> pd.DataFrame:
 def clustered_share(right: ArrayLike, documents: ArrayLike) -> Interval:
     """The share of answers that are right (each 0 or 1), with Wilson's 95 % interval over documents.
 
-    Wilson's formula has the effective number of answers for their number: what would give the same variance
-    if answers on one document were independent; the number of documents where all or none are right, of
-    which no variance can be had. So the interval has a length even there, which a bootstrap's has not. On
-    one document the ends are NaN. Raises ValueError for no answers or lengths that differ.
-    Source: Korn & Graubard, Survey Methodology 24, 1998, with Wilson's interval for theirs, as in Dean &
-    Pagano, Journal of Survey Statistics and Methodology 3, 2015.
+    Wilson's formula has the effective number of answers for their number: what would give the same variance if answers
+    on one document were independent; the number of documents where all or none are right. On one document the ends
+    are NaN. Raises ValueError for no answers or lengths that differ. Source: Korn & Graubard, Survey Methodology 24,
+    1998, with Wilson's interval, as in Dean & Pagano, Journal of Survey Statistics and Methodology 3, 2015.
     """
     right, document_of = np.asarray(right, dtype=float), pd.factorize(np.asarray(documents))[0]
     if not 0 < len(right) == len(document_of):
@@ -68,18 +66,16 @@ def clustered_share(right: ArrayLike, documents: ArrayLike) -> Interval:
 
 
 def reliability(study: Study) -> pd.DataFrame:
-    """Tidy, by ratio and bin of confidence: answers, mean confidence, share right with its 95 % interval.
+    """Tidy: ratio, bin (0 the least confident), answers, confidence (mean), estimate, low, high (share right).
 
-    Columns: ratio, bin (0 the least confident), answers, confidence, estimate, low, high (shares in [0, 1],
-    see `clustered_share`). Bins of one ratio have equally many answers, all seeds together. Raises
-    `RunError` as `confident_answers` does.
+    Bins of one ratio have equally many answers, all seeds together; shares are those of `clustered_share`.
     """
+    answers = confident_answers(study)
+    answers = answers.assign(bin=answers.groupby(RATIO)["confidence"].transform(equal_bins))
     rows = []
-    for ratio, answers in confident_answers(study).groupby(RATIO):
-        for place, part in answers.groupby(equal_bins(answers["confidence"])):
-            share = clustered_share(part[RIGHT], part["document_id"])
-            means = {"answers": len(part), "confidence": part["confidence"].mean()}
-            rows.append({RATIO: ratio, "bin": place, **means, **vars(share)})
+    for (ratio, place), part in answers.groupby([RATIO, "bin"]):
+        means = {"answers": len(part), "confidence": part["confidence"].mean()}
+        rows.append({RATIO: ratio, "bin": place, **means, **vars(clustered_share(part[RIGHT], part["document_id"]))})
     return pd.DataFrame(rows)
 
 
@@ -92,14 +88,12 @@ def equal_bins(confidence: ArrayLike) -> NDArray[np.int64]:
 def calibration_error(answers: pd.DataFrame) -> Interval:
     """Expected calibration error of one ratio's answers, in [0, 1], with its 95 % interval over documents.
 
-    The mean over bins of equally many answers of |mean confidence - share right|, and of the seeds' own
-    errors the mean. `answers` has the columns seed, document_id, question_id, confidence and `RIGHT`.
+    The mean over bins of equally many answers of |mean confidence − share right|, and of the seeds' own errors the
+    mean. `answers` has the columns seed, document_id, question_id, confidence and `RIGHT`.
 
-    Chance alone makes the estimate too high, and resampling documents adds as much again. So the interval
-    goes as far below the estimate as the 97.5 % quantile of the resamples is above it, which is the lower end
-    of the basic and the upper end of the percentile bootstrap; and it begins at 0 unless the estimate is beyond
-    what chance gives calibrated confidences in 97.5 % of cases (`error_if_calibrated`). On one document the
-    ends are NaN.
+    Chance alone makes the estimate too high, and resampling documents adds as much again. So the interval goes as far
+    below the estimate as the 97.5 % quantile of the resamples is above it, and begins at 0 unless the estimate is
+    beyond what chance gives calibrated confidences in 97.5 % of cases. On one document the ends are NaN.
     Sources: Guo et al., ICML 2017; Davison & Hinkley, Bootstrap Methods and their Application, 1997, 5.2.
     """
     error, *resampled = over_documents(answers, _error)[:, 0]
@@ -129,9 +123,8 @@ def error_if_calibrated(answers: pd.DataFrame) -> Floats:
 def coverage_curve(study: Study) -> pd.DataFrame:
     """Tidy: ratio, coverage, estimate, low, high: the share right of the most confident share of the answers.
 
-    Coverage is one of `COVERAGES`, from 0.05 to 1; means over seeds, 95 % intervals over documents, all in
-    [0, 1]. Raises `RunError` as `confident_answers` does. Source: El-Yaniv & Wiener, Journal of Machine
-    Learning Research 11, 2010 (the risk-coverage curve; accuracy is one less risk).
+    Means over seeds, 95 % intervals over documents, all in [0, 1]. Source: El-Yaniv & Wiener, Journal of Machine
+    Learning Research 11, 2010 (the risk-coverage curve; accuracy is 1 − risk).
     """
     rows = []
     for ratio, answers in confident_answers(study).groupby(RATIO):
@@ -143,18 +136,14 @@ def coverage_curve(study: Study) -> pd.DataFrame:
 def coverage_area(answers: pd.DataFrame) -> Interval:
     """Area under accuracy against coverage of one ratio's answers, in [0, 1], with its 95 % interval over documents.
 
-    The mean, over every number of most confident answers, of the share of them that is right; of the seeds'
-    own areas the mean. Where confidence says nothing it is the share right of all answers.
+    Accuracy of every number of most confident answers, and the mean of the seeds' own areas.
     """
     return _percentile(answers, _area)[0]
 
 
 @once_for_study
 def calibration(study: Study) -> pd.DataFrame:
-    """By ratio, as text: confidence against being right, in percent and points, with 95 % intervals over documents.
-
-    Raises `RunError` as `confident_answers` does.
-    """
+    """By ratio, as text: confidence against being right, in percent and points, with 95 % intervals over documents."""
     rows = {}
     half = COVERAGES.tolist().index(0.5)
     for ratio, answers in confident_answers(study).groupby(RATIO):
@@ -162,7 +151,7 @@ def calibration(study: Study) -> pd.DataFrame:
         rows[percent(ratio)] = {
             "mean confidence (%)": number(100 * answers["confidence"].mean()),
             "right (%)": accuracies[-1].format(100),
-            "confidence less right": overconfidence(answers).format(100),
+            "confidence − right": overconfidence(answers).format(100),
             "calibration error": calibration_error(answers).format(100),
             "if calibrated: mean, 95 % below": f"{100 * chance.mean():.1f}, {100 * np.quantile(chance, 0.95):.1f}",
             "right of the surer half (%)": accuracies[half].format(100),
@@ -172,7 +161,7 @@ def calibration(study: Study) -> pd.DataFrame:
 
 
 def overconfidence(answers: pd.DataFrame) -> Interval:
-    """Mean confidence less the share right of one ratio's answers, in [-1, 1]; its 95 % interval is over documents."""
+    """Mean confidence − the share right of one ratio's answers, in [-1, 1]; its 95 % interval is over documents."""
     return _percentile(answers, _excess)[0]
 
 
@@ -225,11 +214,8 @@ def _by_confidence(confidence: Floats, right: Floats, weights: Floats) -> tuple[
 
 def _accuracies(confidence: Floats, right: Floats, weights: Floats) -> Floats:
     _, answered, correct = _by_confidence(confidence, right, weights)
-    rows = []
-    for total, hits in zip(np.pad(answered, ((0, 0), (1, 0))), np.pad(correct, ((0, 0), (1, 0))), strict=True):
-        covered = COVERAGES * total[-1]
-        rows.append(np.interp(covered, total, hits) / covered)
-    return np.array(rows)
+    curves = zip(np.insert(answered, 0, 0, axis=1), np.insert(correct, 0, 0, axis=1), strict=True)
+    return np.array([np.interp(COVERAGES * total[-1], total, hits) / (COVERAGES * total[-1]) for total, hits in curves])
 
 
 def _area(confidence: Floats, right: Floats, weights: Floats) -> Floats:

@@ -2,22 +2,118 @@
 
 from __future__ import annotations
 
+import functools
+import math
 import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
 
 import pandas as pd
 
 from docfloqa.analysis.intervals import RATIO, percent
-from docfloqa.analysis.paired import Comparison, Interaction, compare, compare_all
-from docfloqa.analysis.robustness import CROSS, ROBUSTNESS, read_scores
-from docfloqa.analysis.robustness_tables import ALL_KINDS, AREA, LOST, area_under_curve
+from docfloqa.analysis.paired import (
+    FEWEST_DOCUMENTS,
+    Interaction,
+    StudentEstimate,
+    holm,
+    paired_difference,
+    permutation_p_value,
+)
+from docfloqa.analysis.robustness import ALL_KINDS, AREA, CROSS, LOST, ROBUSTNESS, area_under_curve, read_scores, scored
 from docfloqa.arms import ARMS
-from docfloqa.files import runs_folder
 from docfloqa.runs.results import Study, once_for_study
 
 VARIANT = "variant"
-RATIOS = "ratios"
-BETWEEN = "between shifts"
+FLOOR = 0.05  # ANLS below which ratios are not compared on other data
 SCORED = ["anls", "exact_match"]
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """The group `second` against `first`, by their names; `difference` is None where a `reason` forbids it.
+
+    A `family` is what Holm's correction counts together. `where` says on which data, `says` what a difference means.
+    """
+
+    family: str
+    first: str | float = ""
+    second: str | float = ""
+    where: str = ""
+    says: str = ""
+    metric: str = "anls"
+    difference: StudentEstimate | None = None
+    sides: tuple[pd.DataFrame, ...] = ()
+    reason: str = ""
+
+    @property
+    def groups(self) -> str:
+        """As in "66 % − 0 %"."""
+        return f"{group_name(self.second)} − {group_name(self.first)}"
+
+    @property
+    def name(self) -> str:
+        """Its groups after the data that it is about; the family where there are none."""
+        if self.first == self.second == "":
+            return self.family
+        return f"{self.where}: {self.groups}" if self.where else self.groups
+
+    @property
+    def lower_is_better(self) -> bool:
+        """Whether the second group is better where the difference is below 0, as in what is lost."""
+        return self.metric == "lost"
+
+    @functools.cached_property
+    def permuted(self) -> float:
+        """`permutation_p_value`; NaN where the difference is no paired one."""
+        return permutation_p_value(*self.sides, self.metric) if self.sides else math.nan
+
+
+def group_name(group: str | float) -> str:
+    """A group in words: a ratio as "33 %", a variant by its name."""
+    return group if isinstance(group, str) else percent(group)
+
+
+def compare(
+    answers: pd.DataFrame, by: str, first: str | float, second: str | float, metric: str = "anls", **described: str
+) -> Comparison:
+    """Two groups of answers, named in the column `by`, on the seeds that both have; see `paired_difference`.
+
+    `described` are further fields of the `Comparison`. Where nothing can be compared its `reason` says why.
+    """
+    groups = [answers[answers[by] == name] for name in (first, second)]
+    common = set(groups[0]["seed"]) & set(groups[1]["seed"])
+    compared = functools.partial(Comparison, first=first, second=second, metric=metric, **described)
+    if not common:
+        lacking = [group_name(name) for name, group in zip((first, second), groups, strict=True) if group.empty]
+        return compared(reason=f"no complete run of {' and of '.join(lacking)}" if lacking else "no seed in common")
+    sides = tuple(group[group["seed"].isin(common)] for group in groups)
+    if sides[0]["document_id"].nunique() < FEWEST_DOCUMENTS:
+        return compared(reason="all questions are about one document")
+    return compared(difference=paired_difference(*sides, metric), sides=sides)
+
+
+def compare_all(answers: pd.DataFrame, by: str, metric: str = "anls", **described: str) -> list[Comparison]:
+    """Every two groups of the column `by`, the lower one first; see `compare`."""
+    return [compare(answers, by, *pair, metric, **described) for pair in combinations(sorted(answers[by].unique()), 2)]
+
+
+def made(comparisons: Iterable[Comparison]) -> list[Comparison]:
+    """Those that have a difference."""
+    return [comparison for comparison in comparisons if comparison.difference]
+
+
+def holm_p_values(
+    comparisons: Sequence[Comparison], test: Callable[[StudentEstimate], float] = StudentEstimate.p_value
+) -> list[float]:
+    """P-values of `test` after Holm's correction within each family; NaN for those without a difference."""
+    p_values = [math.nan] * len(comparisons)
+    for family in {each.family for each in comparisons}:
+        tested = [index for index, each in enumerate(comparisons) if each.family == family and each.difference]
+        corrected = holm([test(comparisons[index].difference) for index in tested])
+        for index, p_value in zip(tested, corrected, strict=True):
+            p_values[index] = p_value
+    return p_values
 
 
 @once_for_study
@@ -36,7 +132,7 @@ def contrasts(study: Study) -> list[Comparison]:
 @once_for_study
 def ratio_contrasts(study: Study) -> list[Comparison]:
     """Every two ratios after the last epoch, the lower one first, then planned ratios without a complete run."""
-    found = compare_all(study.last_answers, RATIO, family=RATIOS)
+    found = compare_all(study.last_answers, RATIO, family="ratios")
     # Of a run that was never begun there is only its name.
     named = {run: re.match(r"vision(\d{3})-", run) for run in study.missing}
     planned = {
@@ -45,7 +141,7 @@ def ratio_contrasts(study: Study) -> list[Comparison]:
         if record or named[run]
     }
     return found + [
-        Comparison(RATIOS, study.runs[RATIO].min(), ratio, reason=f"no complete run of {percent(ratio)}")
+        Comparison("ratios", study.runs[RATIO].min(), ratio, reason=f"no complete run of {percent(ratio)}")
         for ratio in sorted(planned - set(study.runs[RATIO]))
     ]
 
@@ -91,26 +187,28 @@ def interactions(study: Study, arm: str) -> list[Comparison]:
     differences = dict(zip(planned.contrasts, arm_contrasts(study, arm), strict=True))
     found = []
     for there, here in planned.interactions:
-        described = {"family": f"arm {arm}, {BETWEEN}", "first": there.shift, "second": here.shift, "where": here.says}
-        pair = [differences[each].difference for each in (there, here)]
-        if all(pair):
-            found.append(Comparison(**described, difference=Interaction(*pair)))
+        pair = differences[there], differences[here]
+        compared = functools.partial(Comparison, f"arm {arm}, between shifts", there.shift, here.shift, here.says)
+        if len(made(pair)) == len(pair):
+            found.append(compared(difference=Interaction(*(each.difference for each in pair))))
         else:
-            reasons = {differences[each].reason for each in (there, here)} - {""}
-            found.append(Comparison(**described, reason="; ".join(sorted(reasons))))
+            found.append(compared(reason="; ".join(sorted({each.reason for each in pair if each.reason}))))
     return found
 
 
 def scored_contrasts(study: Study) -> list[Comparison]:
     """Every two ratios' best models on degraded pages (area under the curve, and what is lost) and on other data."""
-    folders = [runs_folder(study.name) / run for run in study.records]
     found: list[Comparison] = []
-    if any((folder / f"{ROBUSTNESS}.parquet").is_file() for folder in folders):
-        areas = area_under_curve(read_scores(study, ROBUSTNESS))
-        together = areas[areas["kind"] == ALL_KINDS]
-        for metric, family in {AREA: "bad scans", LOST: "points lost on bad scans"}.items():
-            found += compare_all(together, RATIO, metric, family=family)
-    for name in sorted({path.stem for folder in folders for path in folder.glob(f"{CROSS}*.parquet")}):
-        data = name.removeprefix(CROSS)
-        found += compare_all(read_scores(study, name), RATIO, family="other data", where=f"on {data}")
+    for name in scored(study):
+        answers = read_scores(study, name)
+        if name == ROBUSTNESS:
+            areas = area_under_curve(answers)
+            together = areas[areas["kind"] == ALL_KINDS]
+            for metric, family in {AREA: "bad scans", LOST: "points lost on bad scans"}.items():
+                found += compare_all(together, RATIO, metric, family=family)
+            continue
+        pairs = compare_all(answers, RATIO, family="other data", where=f"on {name.removeprefix(CROSS)}")
+        if answers.groupby(RATIO)["anls"].mean().max() < FLOOR:
+            pairs = [replace(pair, difference=None, reason="every ratio is near 0 there") for pair in pairs]
+        found += pairs
     return found

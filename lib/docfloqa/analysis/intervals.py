@@ -50,10 +50,9 @@ def bootstrap_interval(
 ) -> Interval:
     """sum(values) / sum(weights) with its percentile bootstrap interval over clusters (documents).
 
-    Whole clusters are drawn with replacement, since questions on one document are right or wrong together.
-    Without weights each value counts 1, which gives the mean; summed losses with token counts as weights
-    give the loss per token. One cluster says nothing about others: its interval is (NaN, NaN). With few
-    clusters (below about 20) the interval is somewhat too narrow, as percentile bootstraps are.
+    Whole clusters are drawn with replacement, since questions on one document are right or wrong together. Without
+    weights each value counts 1; summed losses with token counts as weights give the loss per token. Of one cluster the
+    ends are NaN; with fewer than about 20 the interval is somewhat too narrow.
 
     Raises ValueError for no values, lengths that differ, a value that is not finite, a weight that is not
     finite and positive, a missing cluster, a confidence outside (0, 1) or fewer than one resample.
@@ -83,11 +82,10 @@ def interval_table(
 ) -> pd.DataFrame:
     """Columns `by`, `metric`, `estimate`, `low`, `high`: a row for every group of `by` and metric.
 
-    `frame` has a row for every answered question, with `document_id` and the metrics' columns. The metric
-    `val_loss` is the loss per token, from the columns `loss_sum` and `tokens`. Where a group has several
-    training seeds (column `seed`), the estimate is the mean of the seeds' own estimates, and a document is
-    drawn with its answers of all seeds. So the interval covers other documents, given these very seeds: it
-    does not cover what another seed would have given. Groups with the same documents share their draws.
+    `frame` has a row for every answered question, with `document_id` and the metrics' columns; `val_loss` is the loss
+    per token, from `loss_sum` and `tokens`. Of a group with several seeds (column `seed`) the estimate is the mean of
+    the seeds' own, and a document is drawn with its answers of all seeds: the interval covers other documents and not
+    other seeds. Groups with the same documents share their draws.
 
     An empty frame gives an empty table. Raises KeyError for a missing column and ValueError as
     `bootstrap_interval` does, for seeds of a group that differ in their documents, and, where there is a
@@ -110,8 +108,7 @@ def interval_table(
             raise ValueError(f"the seeds of the group {key} differ in their documents")
         intervals = _intervals(sums, totals, confidence, _draws(len(sums), resamples, seed))
         for name, interval in zip(metrics, intervals, strict=True):
-            ends = {"estimate": interval.estimate, "low": interval.low, "high": interval.high}
-            rows.append({**key, "metric": name, **ends})
+            rows.append({**key, "metric": name, **vars(interval)})
     return pd.DataFrame(rows, columns=[*by, "metric", "estimate", "low", "high"])
 
 
@@ -138,14 +135,28 @@ def interval(row: Any) -> Interval:
     return Interval(row.estimate, row.low, row.high)
 
 
+def unbroken(estimate: Interval, scale: float = 100, digits: int = 1) -> str:
+    """An interval as text, by default in percent, that stays in one piece where it wraps in a narrow column."""
+    return estimate.format(scale, digits).replace(", ", f",{NO_BREAK}")
+
+
 def texts(table: pd.DataFrame) -> list[str]:
     """The rows of an `interval_table` as text: scores in percent with one digit, losses with three."""
-    shapes = [(1, 3) if metric == LOSS else (100, 1) for metric in table["metric"]]
-    # An interval that wraps in a narrow column stays in one piece.
-    return [
-        interval(row).format(*shape).replace(", ", f",{NO_BREAK}")
-        for row, shape in zip(table.itertuples(), shapes, strict=True)
-    ]
+    return [unbroken(interval(row), *((1, 3) if row.metric == LOSS else (100, 1))) for row in table.itertuples()]
+
+
+def text_table(table: pd.DataFrame, index: str | list[str], columns: str, name: str | None = None) -> pd.DataFrame:
+    """An `interval_table` as text, its rows by `index` (called `name`) and its columns by `columns`; ratios in percent.
+
+    Rows and columns are in order.
+    """
+    frame = table.assign(text=texts(table)).pivot(index=index, columns=columns, values="text")
+    if index == RATIO:
+        frame.index = frame.index.map(percent)
+    if columns == RATIO:
+        frame.columns = frame.columns.map(percent)
+    frame = frame.rename_axis(columns=None)
+    return frame.rename_axis(name) if name else frame
 
 
 def number(value: float, digits: int = 1) -> str:
@@ -159,7 +170,9 @@ def last_epoch(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def p_text(p_value: float) -> str:
-    """A p-value as "0.043", or "< 0.001" where three digits would read as none at all."""
+    """A p-value as "0.043", "< 0.001" where three digits would read as none at all, "–" where there is none."""
+    if pd.isna(p_value):
+        return NONE
     return "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"
 
 
@@ -208,4 +221,4 @@ def _intervals(sums: Floats, totals: Floats, confidence: float, draws: Floats) -
 def score_intervals(answers: pd.DataFrame) -> dict[str, Interval]:
     """Every metric in [0, 1], and `val_loss` in nats per token, with its 95 % interval over documents."""
     table = interval_table(answers.assign(run=0), ["run"], [*METRICS, LOSS])
-    return {row.metric: Interval(row.estimate, row.low, row.high) for row in table.itertuples()}
+    return {row.metric: interval(row) for row in table.itertuples()}

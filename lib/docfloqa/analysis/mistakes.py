@@ -20,7 +20,7 @@ from docfloqa.analysis.intervals import (
     interval_table,
     p_text,
     percent,
-    texts,
+    text_table,
 )
 from docfloqa.analysis.paired import holm
 from docfloqa.data.synth.canvas import Field
@@ -66,10 +66,9 @@ def answer_kind(answer: str) -> str:
     """What an answer looks like, the first of these that fits; only its text decides.
 
     "amount of money" (a number with a currency), "number", "time" (4:30 pm), "number with a unit" (up to two
-    words that do not begin with a capital, or % or °), "date" (day, month and year in digits, or a month's
-    name beside digits and nothing else), "code" (every word has a digit: F-123, telephone numbers), "text
-    with digits", "capitalised words" (every word of more than three letters begins with a capital: most are
-    names or titles), "other text".
+    words that do not begin with a capital, or % or °), "date" (in digits, or a month's name beside digits and nothing
+    else), "code" (every word has a digit), "text with digits", "capitalised words" (every word of more than three
+    letters begins with a capital: most are names or titles), "other text".
     """
     text = flat(answer)
     for kind, pattern in KINDS.items():
@@ -100,13 +99,10 @@ def answer_length(answer: str) -> str:
 def locate(settings: Settings, question_ids: Iterable[str]) -> pd.DataFrame:
     """Where the answers of drawn validation questions stand, by drawing their pages again; a row for every id.
 
-    Columns: value (as printed); page_kind; left, top, right, bottom (the part on the page of the answer's
-    box, in pixels of the page as drawn); height (of the whole box, in pixels: 1.02 times the font's size on
-    small pages; the height of the ink on full-size ones, a little more where the page is skewed); vertical
-    (top, middle, bottom) and horizontal (left, centre, right): the third of the page that the box's middle is in.
-
-    All are missing values for questions that the drawn validation documents do not have, so for all
-    questions where the validation data is not drawn.
+    Columns: value (as printed); page_kind; left, top, right, bottom (the part on the page of the answer's box, in
+    pixels of the page as drawn); height (of the whole box, in pixels); vertical (top, middle, bottom) and horizontal
+    (left, centre, right): the third of the page that the box's middle is in. All are missing values for questions
+    that the drawn validation documents do not have, so for all where the validation data is not drawn.
     """
     ids = pd.Index(list(question_ids), name="question_id")
     drawn = (settings.validation_data or settings.data) == "synth"
@@ -196,13 +192,9 @@ def group_scores(study: Study, group: str) -> pd.DataFrame:
         raise KeyError(f"{group!r} is no group; groups are {', '.join(GROUPS)}")
     answers = grouped_answers(study).explode(group)
     known = answers[group].dropna()
-    ordered = isinstance(known.dtype, pd.CategoricalDtype)
     # Sorted by count, and by name where counts are equal.
-    order = (
-        known.cat.categories
-        if ordered
-        else known.value_counts().sort_index().sort_values(ascending=False, kind="stable").index
-    )
+    counts = known.value_counts().sort_index().sort_values(ascending=False, kind="stable")
+    order = known.cat.categories if isinstance(known.dtype, pd.CategoricalDtype) else counts.index
     places = {name: place for place, name in enumerate([*order, NOT_KNOWN])}
     answers = answers.assign(**{group: answers[group].astype(object).fillna(NOT_KNOWN)})
     table = interval_table(answers, [group, RATIO], ["anls"])
@@ -213,15 +205,14 @@ def group_scores(study: Study, group: str) -> pd.DataFrame:
 def by_group(study: Study, group: str) -> pd.DataFrame:
     """ANLS in percent by group and ratio as text; see `group_scores`."""
     table = group_scores(study, group)
-    frame = table.assign(text=texts(table)).pivot(index=group, columns=RATIO, values="text").fillna(NONE)
-    frame.columns = [f"ANLS at {percent(ratio)}" for ratio in frame.columns]
     counts = table.groupby(group, sort=False)["questions"].first()
+    frame = text_table(table, group, RATIO).reindex(counts.index).fillna(NONE).add_prefix("ANLS at ")
     frame.insert(0, "questions", counts)
     if NOT_KNOWN in counts:
         frame.attrs["note"] = (
             "Where an answer stands is known of documents that the present code draws, by drawing them again."
         )
-    return frame.reindex(counts.index).rename_axis(GROUPS[group])
+    return frame.rename_axis(GROUPS[group])
 
 
 def most_confident_errors(study: Study, count: int) -> pd.DataFrame:
@@ -249,15 +240,13 @@ RELABELLINGS = 2000
 def right_sets(study: Study) -> pd.DataFrame:
     """A row for every set of ratios that some question is answered right by, and by no other ratio.
 
-    Columns: ratios (a tuple, from the lowest), estimate, low, high (how many questions; 95 % bootstrap
-    interval over documents), chance, chance_low, chance_high (how many would be expected if seeds alone
-    differed, and the middle 95 % of what that gives), p (two-sided, with Holm's correction for all rows),
-    questions (their ids). The most frequent set comes first.
+    Columns: ratios (a tuple, from the lowest), estimate, low, high (how many questions; 95 % bootstrap interval over
+    documents), chance, chance_low, chance_high (how many if seeds alone differed, and the middle 95 % of that), p
+    (two-sided, with Holm's correction for all rows), questions (their ids). The most frequent set comes first.
 
-    A ratio is right if more than half of its seeds are (exact match after the last epoch). If the ratio made
-    no difference, the runs of a document could change their labels: chance is the mean of `RELABELLINGS`
-    such changes, of each document's runs among themselves, with its questions kept together. It holds given
-    how many runs get each question right; a seed that does better on all documents is not part of it.
+    A ratio is right if more than half of its seeds are (exact match after the last epoch). Chance is the mean of
+    `RELABELLINGS` changes of labels, of each document's runs among themselves, with its questions kept together; it
+    holds given how many runs get each question right.
     Raises ValueError for runs that answered different questions.
     Sources: Cochran, Biometrika 37, 1950, for the condition; Phipson & Smyth, Statistical Applications in
     Genetics and Molecular Biology 9, 2010, for p.
@@ -279,16 +268,13 @@ def right_sets(study: Study) -> pd.DataFrame:
     rows = []
     for number in np.unique(observed):
         has, by_chance = observed == number, relabelled[:, number]
-        interval = bootstrap_interval(has, documents)
         further = np.abs(by_chance - by_chance.mean()) >= abs(has.sum() - by_chance.mean()) - 1e-9
         low, high = np.quantile(by_chance, [0.025, 0.975])
         rows.append(
             {
                 "ratios": tuple(ratio for bit, ratio in enumerate(ratios.tolist()) if number >> bit & 1),
-                **{name: len(table) * end for name, end in vars(interval).items()},
-                "chance": by_chance.mean(),
-                "chance_low": low,
-                "chance_high": high,
+                **{name: len(table) * end for name, end in vars(bootstrap_interval(has, documents)).items()},
+                **{"chance": by_chance.mean(), "chance_low": low, "chance_high": high},
                 "p": (1 + further.sum()) / (1 + RELABELLINGS),
                 "questions": sorted(table.index.get_level_values("question_id")[has]),
             }

@@ -1,14 +1,12 @@
-"""Paired differences between two ratios on the same questions, over documents and seeds."""
+"""Paired differences between two groups of runs on the same questions, over documents and seeds."""
 
 from __future__ import annotations
 
 import functools
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,7 +16,7 @@ from scipy.stats import t as student
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
-from docfloqa.analysis.intervals import Interval, percent
+from docfloqa.analysis.intervals import Interval
 
 KEYS = ["seed", "document_id", "question_id"]
 FEWEST_DOCUMENTS = 2
@@ -26,11 +24,27 @@ SIGNIFICANT = 0.05
 
 
 class StudentEstimate:
-    """What has an `estimate`, a `standard_error` in its unit and `degrees_of_freedom`, by Student's distribution."""
+    """An `estimate` and its `variances`, each with its degrees of freedom, by Student's distribution.
+
+    Variances are independent and in the square of the estimate's unit. Degrees of freedom of their sum: Satterthwaite,
+    Biometrics Bulletin 2, 1946; those of the first where all are 0.
+    """
 
     estimate: float
-    standard_error: float
-    degrees_of_freedom: float
+    variances: tuple[tuple[float, int], ...]
+
+    @property
+    def standard_error(self) -> float:
+        """The root of the variances' sum."""
+        return math.sqrt(sum(variance for variance, _ in self.variances))
+
+    @property
+    def degrees_of_freedom(self) -> float:
+        """Welch and Satterthwaite's."""
+        together = sum(variance for variance, _ in self.variances)
+        if together == 0:
+            return float(self.variances[0][1])
+        return together**2 / sum(variance**2 / freedom for variance, freedom in self.variances)
 
     def interval(self, confidence: float = 0.95) -> Interval:
         """The estimate with Student's interval."""
@@ -63,11 +77,29 @@ class StudentEstimate:
 
 
 @dataclass(frozen=True)
+class Interaction(StudentEstimate):
+    """How much larger a difference is on some documents than another one is on other documents."""
+
+    there: PairedDifference
+    here: PairedDifference
+
+    @property
+    def estimate(self) -> float:
+        """The difference here less that there."""
+        return self.here.estimate - self.there.estimate
+
+    @property
+    def variances(self) -> tuple[tuple[float, int], ...]:
+        """Those of both; a seed is an order of other questions there than here."""
+        return (*self.here.variances, *self.there.variances)
+
+
+@dataclass(frozen=True)
 class PairedDifference(StudentEstimate):
     """How much higher the second mean is than the first, on the same questions, and how sure that is.
 
-    Standard errors are in the metric's unit. `over_seeds` is that of the seeds' own differences, 0 with one
-    seed, which says nothing about others; `seeds` says how many there were.
+    Standard errors, in the metric's unit, are a little too large together, since both count single answers.
+    `over_seeds` is that of the seeds' own differences, 0 with one seed, which says nothing about others.
     """
 
     estimate: float
@@ -77,34 +109,16 @@ class PairedDifference(StudentEstimate):
     seeds: int
 
     @property
-    def standard_error(self) -> float:
-        """Of the difference, over documents and seeds; a little too large, since both count single answers."""
-        return float(np.hypot(self.over_documents, self.over_seeds))
-
-    @property
-    def variances(self) -> tuple[tuple[float, int], tuple[float, int]]:
-        """The variances over documents and over seeds, each with its degrees of freedom."""
-        return (
-            (self.over_documents**2, self.documents - 1),
-            (self.over_seeds**2, max(1, self.seeds - 1)),
-        )
-
-    @property
-    def degrees_of_freedom(self) -> float:
-        """Welch and Satterthwaite's, from documents and seeds."""
-        return welch_satterthwaite(self.variances)
+    def variances(self) -> tuple[tuple[float, int], ...]:
+        """Over documents and over seeds."""
+        return (self.over_documents**2, self.documents - 1), (self.over_seeds**2, max(1, self.seeds - 1))
 
     def documents_needed(self, difference: float, power: float = 0.8, confidence: float = 0.95) -> int | float:
-        """The fewest documents with which `smallest_detectable` is at most `difference`.
+        """The fewest documents with which `smallest_detectable` is at most `difference`, `math.inf` where none are.
 
-        `difference` is in the metric's unit (0.009 is 0.9 points of a share). The variance over documents
-        falls as one over their number, at as many questions a document and as many seeds as there were; what
-        seeds add is held where it is, and degrees of freedom follow from both; where seeds add much, many
-        more documents leave as few as seeds alone have, and may show less. `math.inf` where no number of
-        documents suffices, because seeds vary too much. Where seeds were found to add nothing, or there was
-        one, they are taken to add nothing, so the number is the least that one should plan with. As in
-        `smallest_detectable`, quantiles of Student's distribution stand for those of the noncentral one: a
-        power of 0.8 is right to 0.001 from 10 degrees of freedom on, and is 0.77 with 2.
+        `difference` is in the metric's unit (0.009 is 0.9 points of a share). The variance over documents falls as
+        one over their number; what seeds add is held where it is, so it is the least that one should plan with where
+        there was one seed. A power of 0.8 is right to 0.001 from 10 degrees of freedom on, and is 0.77 with 2.
 
         Raises ValueError for a difference that is not finite and positive, a power outside [0.5, 1) or a
         confidence outside (0, 1). Source: Cohen, Statistical Power Analysis for the Behavioral Sciences, 1988,
@@ -141,123 +155,12 @@ class PairedDifference(StudentEstimate):
         return math.inf
 
 
-@dataclass(frozen=True)
-class Interaction(StudentEstimate):
-    """How much larger a difference is on some documents than another one is on other documents."""
-
-    there: PairedDifference
-    here: PairedDifference
-
-    @property
-    def estimate(self) -> float:
-        """The difference here less that there."""
-        return self.here.estimate - self.there.estimate
-
-    @property
-    def standard_error(self) -> float:
-        """Over documents and seeds of both; a seed is an order of other questions there than here."""
-        return float(np.hypot(self.here.standard_error, self.there.standard_error))
-
-    @property
-    def degrees_of_freedom(self) -> float:
-        """Welch and Satterthwaite's, from the documents and seeds of both."""
-        return welch_satterthwaite((*self.here.variances, *self.there.variances))
-
-
-@dataclass(frozen=True, eq=False)
-class Comparison:
-    """The group `second` against `first`, by their names; `difference` is None where a `reason` forbids it.
-
-    A `family` is what Holm's correction counts together. `where` says on which data, `says` what a difference means.
-    """
-
-    family: str
-    first: str | float = ""
-    second: str | float = ""
-    where: str = ""
-    says: str = ""
-    metric: str = "anls"
-    difference: StudentEstimate | None = None
-    sides: tuple[pd.DataFrame, ...] = ()
-    reason: str = ""
-
-    @property
-    def name(self) -> str:
-        """As in "66 % − 0 %", after what it is about; of what is not compared at all the family."""
-        if self.first == self.second == "":
-            return self.family
-        return f"{self.where}: {self.minus}" if self.where else self.minus
-
-    @property
-    def minus(self) -> str:
-        """The two groups, as in "66 % − 0 %"."""
-        return f"{group_name(self.second)} − {group_name(self.first)}"
-
-    @property
-    def lower_is_better(self) -> bool:
-        """Whether the second group is better where the difference is below 0, as in what is lost."""
-        return self.metric == "lost"
-
-    @functools.cached_property
-    def permuted(self) -> float:
-        """`permutation_p_value`; NaN where the difference is no paired one."""
-        return permutation_p_value(*self.sides, self.metric) if self.sides else math.nan
-
-
-def group_name(group: str | float) -> str:
-    """A group in words: a ratio as "33 %", a variant by its name."""
-    return group if isinstance(group, str) else percent(group)
-
-
-def compare(
-    answers: pd.DataFrame, by: str, first: str | float, second: str | float, metric: str = "anls", **described: str
-) -> Comparison:
-    """Two groups of answers, named in the column `by`, on the seeds that both have; see `paired_difference`.
-
-    `described` are further fields of the `Comparison`. One without a seed in common says so as its reason.
-    """
-    groups = [answers[answers[by] == name] for name in (first, second)]
-    common = set(groups[0]["seed"]) & set(groups[1]["seed"])
-    described |= {"first": first, "second": second, "metric": metric}
-    if not common:
-        lacking = [group_name(name) for name, group in zip((first, second), groups, strict=True) if group.empty]
-        reason = f"no complete run of {' and of '.join(lacking)}" if lacking else "no seed in common"
-        return Comparison(**described, reason=reason)
-    sides = tuple(group[group["seed"].isin(common)] for group in groups)
-    if sides[0]["document_id"].nunique() < FEWEST_DOCUMENTS:
-        return Comparison(**described, reason="all questions are about one document")
-    return Comparison(**described, difference=paired_difference(*sides, metric), sides=sides)
-
-
-def compare_all(answers: pd.DataFrame, by: str, metric: str = "anls", **described: str) -> list[Comparison]:
-    """Every two groups of the column `by`, the lower one first; see `compare`."""
-    return [compare(answers, by, *pair, metric, **described) for pair in combinations(sorted(answers[by].unique()), 2)]
-
-
-def made(comparisons: Iterable[Comparison]) -> list[Comparison]:
-    """Those that have a difference."""
-    return [comparison for comparison in comparisons if comparison.difference]
-
-
-def welch_satterthwaite(variances: Sequence[tuple[float, int]]) -> float:
-    """Degrees of freedom of a sum of independent variances, each given with its own; of the first if all are 0.
-
-    Source: Satterthwaite, Biometrics Bulletin 2, 1946.
-    """
-    together = sum(variance for variance, _ in variances)
-    if together == 0:
-        return float(variances[0][1])
-    return together**2 / sum(variance**2 / freedom for variance, freedom in variances)
-
-
 def paired_difference(first: pd.DataFrame, second: pd.DataFrame, metric: str) -> PairedDifference:
     """The mean of `metric` in `second` less that in `first`, every seed's questions being the same.
 
-    Both frames have a row for every answered question, with `seed`, `document_id`, `question_id` and the
-    metric. Questions of a document are right or wrong together, and a seed moves all of them: the variance
-    is that of documents plus that of seeds (Cameron, Gelbach & Miller, Journal of Business & Economic
-    Statistics 29, 2011), without taking off what both count. With as few seeds as three, what is left after
-    taking it off is often nothing, and the intervals hold the truth too seldom (`benchmarks/coverage.py`).
+    Both frames have a row for every answered question, with `KEYS` and the metric. The variance is that of documents
+    plus that of seeds (Cameron, Gelbach & Miller, Journal of Business & Economic Statistics 29, 2011), without taking
+    off what both count: with few seeds intervals would hold the truth too seldom then (`benchmarks/coverage.py`).
 
     Raises KeyError for a missing column and ValueError for frames whose seeds or questions differ, a question
     twice, a score that is not finite, a missing key, or a single document.
@@ -281,14 +184,10 @@ def permutation_p_value(
 ) -> float:
     """Two-sided p-value, that the sign of a document's difference is a matter of chance; in (0, 1].
 
-    Takes frames as `paired_difference` does, and tests its estimate: the mean difference over all questions.
-    A document's differences, of all its questions and seeds, change sign together. Exact where all 2^documents
-    ways are no more than `resamples`; else from `resamples` random ones, drawn with `seed`, of which the ways
-    found count as one, so that p is never 0 and never too small on average.
-
-    It asks whether these very runs answer better, over other documents. Without a difference the two sides of
-    a document could as well be exchanged; no distribution of scores is assumed, but seeds are taken as given.
-    Other seeds may differ as much by themselves, which `PairedDifference.p_value` covers and this does not.
+    Takes frames as `paired_difference` does, and tests its estimate: a document's differences, of all its questions
+    and seeds, change sign together. Exact where all 2^documents ways are no more than `resamples`; else from random
+    ones, drawn with `seed`, of which the ways found count as one. No distribution of scores is assumed, but seeds
+    are taken as given: other ones may differ as much by themselves, which `PairedDifference.p_value` covers.
 
     Raises as `paired_difference` does, and ValueError for fewer than one resample.
     Sources: Fisher, The Design of Experiments, 1935, section 21; Phipson & Smyth, Statistical Applications in
@@ -312,12 +211,9 @@ def permutation_p_value(
 def mcnemar_p_value(first: pd.DataFrame, second: pd.DataFrame, metric: str = "exact_match") -> pd.DataFrame:
     """McNemar's exact test of every seed: `only_first`, `only_second` (questions) and `p_value`, by `seed`.
 
-    Takes frames as `paired_difference` does, with a metric that is 0 or 1. `only_first` counts the questions
-    that only the first side has right. A question is not independent of itself under another seed, so every
-    seed has a test of its own: the p-values must not be pooled, and the smallest of them is no result.
-
-    The test takes questions as independent. Those of one document are right or wrong together, so p is too
-    small where documents differ in which side they favour: `permutation_p_value` is the test that allows it.
+    Takes frames as `paired_difference` does, with a metric that is 0 or 1. The p-values must not be pooled, and the
+    smallest of them is no result. Questions are taken as independent; those of one document are not, so p may be too
+    small: `permutation_p_value` allows for it.
 
     Raises as `paired_difference` does, though one document will do, and ValueError for a metric that is not 0
     or 1. Source: McNemar, Psychometrika 12, 1947; exact: binomial, two-sided by doubling.
@@ -327,25 +223,17 @@ def mcnemar_p_value(first: pd.DataFrame, second: pd.DataFrame, metric: str = "ex
         other = side[~side.isin([0, 1])]
         if len(other):
             raise ValueError(f"{metric} must be 0 or 1 for McNemar's test, not {other.iloc[0]}")
-    rows = {}
-    for seed, pair in pd.DataFrame(dict(enumerate(sides))).groupby(level="seed"):
-        table = np.zeros((2, 2), dtype=int)
-        np.add.at(table, tuple(pair.to_numpy(dtype=int).T), 1)
-        p_value = mcnemar(table, exact=True).pvalue
-        rows[seed] = {
-            "only_first": int(table[1, 0]),
-            "only_second": int(table[0, 1]),
-            "p_value": float(p_value),
-        }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("seed")
+    first_only, second_only = ((one > other).groupby(level="seed").sum() for one, other in (sides, reversed(sides)))
+    tables = zip(first_only, second_only, strict=True)
+    p_values = [float(mcnemar([[0, second], [first, 0]], exact=True).pvalue) for first, second in tables]
+    return pd.DataFrame({"only_first": first_only, "only_second": second_only, "p_value": p_values})
 
 
 def mcnemar_bounds(first: int, second: int, questions: int) -> tuple[float, float]:
     """The least and the greatest p-value of McNemar's exact test that two numbers of right answers allow.
 
-    `first` and `second` of the same `questions` are right; which ones is not known. One side alone has at
-    least their difference right, which gives the least p-value: one side is right wherever the other is. The
-    greatest comes where they are right on as different questions as there can be.
+    Which of the same `questions` were right is not known. The least comes where one side is right wherever the other
+    is, the greatest where they are right on as different questions as there can be.
 
     Raises ValueError for fewer than one question or a number of right answers outside 0..questions.
     """
@@ -354,34 +242,11 @@ def mcnemar_bounds(first: int, second: int, questions: int) -> tuple[float, floa
             raise ValueError(f"right answers must be between 0 and {questions} questions (1 or more), not {right}")
     worse, better = sorted((first, second))
     # Only the worse side has `swapped` questions right; p rises with every one.
-    bounds = []
-    for swapped in (0, min(worse, questions - better)):
-        table = [[worse - swapped, swapped], [swapped + better - worse, questions - better - swapped]]
-        bounds.append(float(mcnemar(table, exact=True).pvalue))
-    return bounds[0], bounds[1]
-
-
-def holm_p_values(
-    comparisons: Sequence[Comparison], test: Callable[[StudentEstimate], float] = StudentEstimate.p_value
-) -> list[float]:
-    """P-values of `test` after Holm's correction within each family; NaN for those without a difference."""
-    p_values = [math.nan] * len(comparisons)
-    for family in {each.family for each in comparisons}:
-        tested = [index for index, each in enumerate(comparisons) if each.family == family and each.difference]
-        corrected = holm([test(comparisons[index].difference) for index in tested])
-        for index, p_value in zip(tested, corrected, strict=True):
-            p_values[index] = p_value
-    return p_values
-
-
-def holm_of(found: Sequence[tuple[Any, ...]]) -> list[float]:
-    """The p-values of comparisons, each with its difference at the end, after Holm's correction for all of them."""
-    return holm([difference.p_value() for *_, difference in found])
-
-
-def smallest_of_all(difference: PairedDifference, pairs: int) -> float:
-    """The smallest difference that a test of so many pairs at once would find with probability 0.8."""
-    return difference.smallest_detectable(confidence=1 - 0.05 / pairs)
+    least, greatest = (
+        float(mcnemar([[0, swapped], [swapped + better - worse, 0]], exact=True).pvalue)
+        for swapped in (0, min(worse, questions - better))
+    )
+    return least, greatest
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -18,25 +18,30 @@ from typing import Any
 import pandas as pd
 import torch
 from datasets import Dataset
+from scipy.integrate import trapezoid
 from tqdm.auto import tqdm
 from transformers import Florence2Processor
 
+from docfloqa.analysis.intervals import RATIO
+from docfloqa.analysis.paired import KEYS
 from docfloqa.data.degradations import CLEAN, SEVERITIES, degraded_pages
 from docfloqa.data.load import load_docvqa
 from docfloqa.exceptions import RunError, SettingsError
-from docfloqa.files import is_folder, resolve, runs_folder, write_whole
+from docfloqa.files import checksum, is_folder, reports_folder, resolve, runs_folder, write_whole
 from docfloqa.model.device import describe_device
 from docfloqa.model.florence import Florence2ForDocVQA
 from docfloqa.runs.results import RUN_KEYS, Study
 from docfloqa.runs.run import BEST_MODEL
 from docfloqa.runs.saved_runs import SavedRun
-from docfloqa.runs.tables import read_table, read_tables
+from docfloqa.runs.tables import PACKED, read_table, read_tables
 from docfloqa.settings import SHIFTS, Settings
 from docfloqa.training.batches import QuestionCollator
 from docfloqa.training.evaluation import evaluate
 from docfloqa.versions import DEGRADATIONS, PAGES, TRAINING
 
 ROBUSTNESS, CROSS = "robustness", "cross-"
+ALL_KINDS = "all degradations"
+AREA, LOST = "area", "lost"
 CLEAN_PAGES = (CLEAN, 0)
 PAGE_SETS = (CLEAN_PAGES, *((kind, place) for kind in SEVERITIES for place in (1, 2, 3)))
 VERSIONED = ("torch", "transformers", "numpy", "pillow")
@@ -55,25 +60,17 @@ def score_robustness(study: Study) -> pd.DataFrame:
     return score_runs(study, ROBUSTNESS, load_docvqa(study.settings, "validation"), PAGE_SETS)
 
 
-def score_cross_set(study: Study, settings: Settings) -> pd.DataFrame:
-    """Every question of other data's validation split by every run's best model.
-
-    `settings` say which data, as those of `cross_sets` do. The columns are those of `read_scores`, kept as
-    `cross-<name>.parquet`. Raises what `load_docvqa` and `score_runs` raise.
-    """
-    return score_runs(study, CROSS + cross_name(settings), load_docvqa(settings, "validation"), [CLEAN_PAGES])
-
-
 def score_cross_sets(study: Study, names: str) -> dict[str, pd.DataFrame]:
-    """`score_cross_set` for each of `cross_sets`, by name, less those that are not `scorable`."""
-    found = cross_sets(study, names).items()
-    return {name: score_cross_set(study, data) for name, data in found if scorable(study, CROSS + name)}
+    """Every question of the validation splits of `cross_sets` by every run's best model, by name, as `read_scores`.
 
-
-def scorable(study: Study, name: str) -> bool:
-    """Whether any run has the scores `<name>.parquet`, or the best model that makes them."""
-    folders = [runs_folder(study.name) / run for run in study.records]
-    return any((folder / BEST_MODEL).is_dir() or kept_identity(folder, name) is not None for folder in folders)
+    Kept as `cross-<name>.parquet`; sets without scores and models are left out. Raises what `load_docvqa` and
+    `score_runs` raise.
+    """
+    found, folders = {}, [runs_folder(study.name) / run for run in study.records]
+    for name, data in cross_sets(study, names).items():
+        if any((folder / BEST_MODEL).is_dir() or kept_identity(folder, CROSS + name) is not None for folder in folders):
+            found[name] = score_runs(study, CROSS + name, load_docvqa(data, "validation"), [CLEAN_PAGES])
+    return found
 
 
 def cross_sets(study: Study, names: str) -> dict[str, Settings]:
@@ -84,24 +81,17 @@ def cross_sets(study: Study, names: str) -> dict[str, Settings]:
     """
     found: dict[str, Settings] = {}
     for name in names.split():
-        folder = resolve(name)
         if name in SHIFTS:
-            drawn = {"data": "synth", "validation_data": None, "synth_scale": "small", "synth_shift": name}
-            other = study.settings.replace(**drawn)
-        elif is_folder(folder):
-            other = study.settings.replace(validation_data=folder)
+            called, changes = name, {"data": "synth", "validation_data": None, "synth_scale": "small"}
+            changes["synth_shift"] = name
+        elif is_folder(folder := resolve(name)):
+            called, changes = Path(folder).name, {"validation_data": folder}
         else:
             raise SettingsError(f"cross is {name!r}; allowed are {', '.join(SHIFTS)} and folders of parquet files")
-        if cross_name(other) in found:
-            raise SettingsError(f"cross names {cross_name(other)!r} twice; allowed is once")
-        if other != study.settings:
-            found[cross_name(other)] = other
-    return found
-
-
-def cross_name(settings: Settings) -> str:
-    """What a set of other data is called: its shift, or the name of its folder."""
-    return Path(settings.validation_data).name if settings.validation_data else settings.synth_shift
+        if called in found:
+            raise SettingsError(f"cross names {called!r} twice; allowed is once")
+        found[called] = study.settings.replace(**changes)
+    return {name: settings for name, settings in found.items() if settings != study.settings}
 
 
 def score_runs(study: Study, name: str, rows: Dataset, page_sets: PageSets) -> pd.DataFrame:
@@ -135,8 +125,17 @@ def score_runs(study: Study, name: str, rows: Dataset, page_sets: PageSets) -> p
         frame.attrs = identity
         write_whole(folder / f"{name}.parquet", frame.to_parquet(index=False))
         # Parts of other identities, which were never finished, go with them.
-        shutil.rmtree(_parts_folder(folder, name))
+        shutil.rmtree(folder / f".{name}.part")
     return read_scores(study, name)
+
+
+def scored(study: Study) -> list[str]:
+    """What any run has scores of: `ROBUSTNESS` first, then `CROSS` with the names of other data."""
+    folders = [runs_folder(study.name) / run for run in study.records]
+    stems = {
+        path.stem for folder in (*folders, reports_folder(study.name) / PACKED) for path in folder.glob("*.parquet")
+    }
+    return [*({ROBUSTNESS} & stems), *sorted(stem for stem in stems if stem.startswith(CROSS))]
 
 
 def read_scores(study: Study, name: str) -> pd.DataFrame:
@@ -156,6 +155,31 @@ def read_scores(study: Study, name: str) -> pd.DataFrame:
     if not frames:
         raise RunError(f"no run of study {study.name!r} has {name}.parquet: {_remedy(study)}")
     return pd.concat(frames).sort_values(RUN_KEYS, kind="stable", ignore_index=True)
+
+
+def severity_curves(answers: pd.DataFrame) -> pd.DataFrame:
+    """The answers of `read_scores` with those on clean pages as severity 0 of every degradation."""
+    clean = answers[answers["kind"] == CLEAN]
+    degraded = answers[answers["kind"] != CLEAN]
+    return pd.concat([*(clean.assign(kind=kind) for kind in SEVERITIES), degraded], ignore_index=True)
+
+
+def area_under_curve(answers: pd.DataFrame, metric: str = "anls") -> pd.DataFrame:
+    """The area under the curve of `metric` over severities, of every run, question and degradation.
+
+    Columns: run, ratio, seed, document_id, question_id, kind, `clean` (the metric on the clean page), `area`
+    (its mean over severities 0 to 3 by the trapezoidal rule, so in the metric's unit) and `lost` (clean less
+    area). The kind `ALL_KINDS` has the mean over degradations. Raises ValueError where an answer is lacking.
+    """
+    keys = ["run", RATIO, *KEYS]
+    curves = severity_curves(answers).pivot(index=[*keys, "kind"], columns="severity", values=metric)
+    if curves.columns.tolist() != [0, 1, 2, 3] or curves.isna().any(axis=None):
+        raise ValueError("every question must be answered on the clean page and at severities 1 to 3")
+    areas = pd.DataFrame({CLEAN: curves[0], AREA: trapezoid(curves, x=curves.columns, axis=1) / 3})
+    areas = areas.assign(lost=areas[CLEAN] - areas[AREA]).reset_index()
+    areas = areas.sort_values("kind", key=lambda kinds: kinds.map([*SEVERITIES].index), kind="stable")
+    together = areas.groupby(keys, as_index=False)[[CLEAN, AREA, LOST]].mean().assign(kind=ALL_KINDS)
+    return pd.concat([areas, together], ignore_index=True)
 
 
 def unscored(study: Study, names: Sequence[str]) -> pd.DataFrame:
@@ -178,8 +202,7 @@ def scores_identity(model: Path, settings: Settings, data: str, page_sets: PageS
     """What the scores of a model folder depend on, as JSON gives it back; `data` is a checksum."""
     weights = hashlib.sha256()
     for path in sorted(model.glob("*.safetensors")):
-        with path.open("rb") as file:
-            weights.update(hashlib.file_digest(file, "sha256").digest())
+        weights.update(bytes.fromhex(checksum(path)))
     return {
         "weights": weights.hexdigest(),
         "numbers": NUMBERS,
@@ -211,14 +234,10 @@ def _remedy(study: Study) -> str:
     )
 
 
-def _parts_folder(folder: Path, name: str) -> Path:
-    return folder / f".{name}.part"
-
-
 def _parts(folder: Path, name: str, identity: dict[str, Any]) -> dict[tuple[str, int], Path]:
     """Where the scores of each page set wait until all are there."""
-    checksum = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-    parts = _parts_folder(folder, name) / checksum
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    parts = folder / f".{name}.part" / digest
     return {(kind, place): parts / f"{kind}-{place}.parquet" for kind, place in identity["page_sets"]}
 
 

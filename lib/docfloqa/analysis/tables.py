@@ -11,15 +11,37 @@ from typing import Any
 
 import pandas as pd
 
-from docfloqa.analysis.contrasts import ratio_contrasts
-from docfloqa.analysis.intervals import LOSS, NONE, RATIO, interval_table, last_epoch, number, p_text, percent, texts
-from docfloqa.analysis.paired import PairedDifference, holm, holm_p_values, made, mcnemar_p_value, smallest_of_all
+from docfloqa.analysis.contrasts import (
+    SCORED,
+    VARIANT,
+    arm_answers,
+    arm_contrasts,
+    holm_p_values,
+    interactions,
+    made,
+    ratio_contrasts,
+)
+from docfloqa.analysis.intervals import (
+    LOSS,
+    NONE,
+    RATIO,
+    interval_table,
+    last_epoch,
+    number,
+    p_text,
+    percent,
+    text_table,
+    texts,
+)
+from docfloqa.analysis.paired import PairedDifference, holm, mcnemar_p_value
 from docfloqa.metrics import METRICS
 from docfloqa.runs.results import Study, once_for_study
 
 PUBLISHED: dict[str, Any] = json.loads(files("docfloqa.analysis").joinpath("published.json").read_text())
 # What the published 66 % is ahead of 100 % in accuracy, as a share.
 PUBLISHED_LEAD = 0.009
+POINTS = "ANLS, points"
+MAIN_COLUMNS = ["vision parameters", "epochs", "seeds", "ANLS (%)", "exact match (%)"]
 PAGE_USE = {"own": "ANLS, own page (%)", "wrong": "ANLS, wrong page (%)", "difference": "difference"}
 # Quantity: the published column, what makes it a percentage, and the metric that is defined in the same way.
 COUNTERPARTS: dict[str, tuple[str | None, float, str]] = {
@@ -99,15 +121,17 @@ def costs(study: Study) -> pd.DataFrame:
     The last column says how long it took until an ANLS that every ratio reaches was reached for the first time
     (see `common_anls`), evaluations included.
     """
-    target = common_anls(study)
-    rows = {}
+    target, rows = common_anls(study), {}
+    epochs = study.epochs.assign(taken=study.epochs[["train_seconds", "evaluation_seconds"]].fillna(0).sum(axis=1))
+    epochs["taken"] = epochs.groupby("run")["taken"].cumsum()
+    reached = epochs[epochs["anls"] >= target].groupby([RATIO, "run"])["taken"].first().groupby(RATIO).mean()
     for ratio, runs in study.runs.groupby(RATIO):
         vision = runs["trainable_vision_parameters"].iloc[0]
         rows[percent(ratio)] = {
             "vision parameters trained": f"{vision:,}",
             "of the vision encoder": percent(vision / runs["vision_parameters"].iloc[0]),
             **costs_of(runs),
-            f"seconds to ANLS {percent(target)}": _seconds_to(study, ratio, target),
+            f"seconds to ANLS {percent(target)}": number(reached[ratio], 0),
             "device": ", ".join(sorted(runs["device"].unique())),
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("ratio")
@@ -128,16 +152,7 @@ def costs_of(runs: pd.DataFrame) -> dict[str, str]:
 
 def common_anls(study: Study) -> float:
     """The highest ANLS in whole percent, in [0, 1], that every run reaches after some epoch."""
-    highest = study.epochs.groupby("run")["anls"].max()
-    return math.floor(100 * highest.min()) / 100
-
-
-def _seconds_to(study: Study, ratio: float, target: float) -> str:
-    seconds = []
-    for _, epochs in study.epochs[study.epochs[RATIO] == ratio].groupby("run"):
-        taken = epochs[["train_seconds", "evaluation_seconds"]].fillna(0).sum(axis=1).cumsum()
-        seconds.append(taken[epochs["anls"] >= target].iloc[0])
-    return number(sum(seconds) / len(seconds), 0)
+    return math.floor(100 * study.epochs.groupby("run")["anls"].max().min()) / 100
 
 
 def seed_spread(study: Study) -> pd.DataFrame:
@@ -150,44 +165,32 @@ def seed_spread(study: Study) -> pd.DataFrame:
     return frame if frame["seeds"].max() > 1 else frame.iloc[:0]
 
 
-def paired_differences(study: Study) -> list[tuple[float, float, PairedDifference]]:
-    """Every two ratios, the lower one first, and what the higher one has more after the last epoch.
-
-    Only seeds that both have are compared; two ratios without a common seed are left out. On a single
-    document nothing is compared.
-    """
-    return [(each.first, each.second, each.difference) for each in made(ratio_contrasts(study))]
-
-
 @once_for_study
 def comparisons(study: Study) -> pd.DataFrame:
     """Paired differences in ANLS after the last epoch between every two ratios, in points, as text.
 
-    All figures are over documents and, with several seeds, over seeds. Intervals are of one pair alone,
-    p-values have Holm's correction. The smallest difference is the true one that would be found with
-    probability 0.8 at the same spread, by a test of one pair alone or of all pairs (Bonferroni's bound). The
-    last columns say how many documents would show the lead of the published 66 %, for these very seeds, and
-    for others too, where it may be that no number does with as few seeds.
+    Over documents and, with several seeds, over seeds. Intervals are of one pair alone, p-values have Holm's
+    correction. The smallest difference is the true one that would be found with probability 0.8, by a test of one
+    pair alone or of all pairs (Bonferroni's bound). The last columns say how many documents would show the lead of
+    the published 66 %, for these very seeds, and for others too.
     """
     pairs = made(ratio_contrasts(study))
     rows = {}
     for pair, p_value in zip(pairs, holm_p_values(pairs), strict=True):
-        difference = pair.difference
-        rows[f"{percent(pair.second)} less {percent(pair.first)}"] = {
-            "difference [95 %, one pair]": difference.interval().format(100),
+        found = pair.difference
+        rows[pair.name] = {
+            "difference [95 %, one pair]": found.interval().format(100),
             "p (Holm)": p_text(p_value),
             "p, permutation": p_text(pair.permuted),
-            "standard error, documents": number(100 * difference.over_documents, 2),
-            "standard error, seeds": NONE if difference.seeds == 1 else number(100 * difference.over_seeds, 2),
-            "seeds": difference.seeds,
-            "smallest shown, one pair": number(100 * difference.smallest_detectable(), 1),
-            "smallest shown, all pairs": number(100 * smallest_of_all(difference, len(pairs)), 1),
-            f"documents to show {100 * PUBLISHED_LEAD:.1f}, these seeds": _documents(
-                replace(difference, over_seeds=0.0)
-            ),
-            "any seeds": _documents(difference),
+            "standard error, documents": number(100 * found.over_documents, 2),
+            "standard error, seeds": NONE if found.seeds == 1 else number(100 * found.over_seeds, 2),
+            "seeds": found.seeds,
+            "smallest shown, one pair": number(100 * found.smallest_detectable(), 1),
+            "smallest shown, all pairs": number(100 * found.smallest_detectable(confidence=1 - 0.05 / len(pairs)), 1),
+            f"documents to show {100 * PUBLISHED_LEAD:.1f}, these seeds": _documents(replace(found, over_seeds=0.0)),
+            "any seeds": _documents(found),
         }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("ANLS, points")
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(POINTS)
 
 
 def _documents(difference: PairedDifference) -> str:
@@ -202,35 +205,30 @@ def exact_match_pairs(study: Study) -> pd.DataFrame:
     Questions are taken as independent, which those of one document are not; seeds are never pooled, and p-values
     have Holm's correction for all rows.
     """
-    rows = []
-    for pair in made(ratio_contrasts(study)):
-        for seed, row in mcnemar_p_value(*pair.sides).iterrows():
-            only_low, only_high = int(row["only_first"]), int(row["only_second"])
-            rows.append(
-                (f"{percent(pair.first)} and {percent(pair.second)}", seed, only_low, only_high, row["p_value"])
-            )
-    columns = ["ratios", "seed", "right at the lower only", "right at the higher only", "p (Holm)"]
-    frame = pd.DataFrame(rows, columns=columns)
-    if len(frame):
-        frame["p (Holm)"] = [*map(p_text, holm(frame["p (Holm)"]))]
-    return frame
+    columns = {"only_first": "right at the lower only", "only_second": "right at the higher only"}
+    tests = {
+        f"{percent(pair.first)} and {percent(pair.second)}": mcnemar_p_value(*pair.sides)
+        for pair in made(ratio_contrasts(study))
+    }
+    frame = pd.concat(tests, names=["ratios"]).reset_index() if tests else pd.DataFrame(columns=["ratios", "seed"])
+    frame["p (Holm)"] = [*map(p_text, holm(frame.pop("p_value")))] if tests else ()
+    return frame.rename(columns=columns)
 
 
 def summary(study: Study) -> pd.DataFrame:
     """ANLS and exact match in percent before and after training, by ratio, as text; intervals over documents."""
     table = scores(study).query("metric in ['anls', 'exact_match']")
-    table = table.assign(text=texts(table)).pivot(index=[RATIO, "epoch"], columns="metric", values="text")
-    last = table.index.get_level_values("epoch").max()
-    frame = table.xs(last, level="epoch")
-    frame = frame.rename(columns={"anls": "ANLS (%)", "exact_match": "exact match (%)"}).rename_axis(columns=None)
-    frame["ANLS, another document's page (%)"] = page_use(study)[PAGE_USE["wrong"]].to_numpy()
+    columns = {"anls": "ANLS (%)", "exact_match": "exact match (%)"}
+    frame = text_table(last_epoch(table), RATIO, "metric", f"vision {study.settings.unit}s trained")
+    frame = frame.rename(columns=columns)
+    frame["ANLS, another document's page (%)"] = page_use(study)[PAGE_USE["wrong"]]
     spread = seed_spread(study)
     if len(spread):
-        frame["ANLS, standard deviation over seeds"] = spread["standard deviation"].to_numpy()
-    frame.insert(0, "share of parameters", vision_shares(study).map(percent))
-    frame.index = pd.Index(frame.index.map(percent), name=f"vision {study.settings.unit}s trained")
+        frame["ANLS, standard deviation over seeds"] = spread["standard deviation"]
+    frame.insert(0, "share of parameters", [percent(share) for share in vision_shares(study)])
     before = dict.fromkeys(frame.columns, NONE)
-    before |= {frame.columns[1]: table["anls"].iloc[0], frame.columns[2]: table["exact_match"].iloc[0]}
+    first = table[table["epoch"] == table["epoch"].min()].drop_duplicates("metric")
+    before |= dict(zip(first["metric"].map(columns), texts(first), strict=True))
     return pd.concat([pd.DataFrame(before, index=["before training"]), frame]).rename_axis(frame.index.name)
 
 
@@ -257,10 +255,7 @@ def page_use_scores(study: Study) -> pd.DataFrame:
 
 def page_use(study: Study) -> pd.DataFrame:
     """ANLS in percent after the last epoch with a question's own page and with another document's, by ratio."""
-    table = page_use_scores(study)
-    frame = table.assign(text=texts(table)).pivot(index=RATIO, columns="metric", values="text")[[*PAGE_USE]]
-    frame.index = pd.Index(frame.index.map(percent), name="ratio")
-    return frame.rename(columns=PAGE_USE).rename_axis(columns=None)
+    return text_table(page_use_scores(study), RATIO, "metric", "ratio")[[*PAGE_USE]].rename(columns=PAGE_USE)
 
 
 def _beside(ours: pd.DataFrame, key: str, published: dict[float, dict[str, float]]) -> pd.DataFrame:
@@ -272,3 +267,72 @@ def _beside(ours: pd.DataFrame, key: str, published: dict[float, dict[str, float
             columns[quantity, "published"] = [number(value, 3 if metric == LOSS else 1) for value in values]
         columns[quantity, "ours"] = texts(cells)
     return pd.DataFrame(columns, index=cells.index)
+
+
+@once_for_study
+def arm_scores(study: Study, name: str) -> pd.DataFrame:
+    """Tidy: variant, metric (ANLS and exact match, in [0, 1]), estimate, low, high; variants in the plan's order."""
+    table = interval_table(arm_answers(study, name), [VARIANT], SCORED)
+    order = [*study.arms.get(name, ())]
+    return table.sort_values(VARIANT, key=lambda names: names.map(order.index), kind="stable", ignore_index=True)
+
+
+def arm_summary(study: Study, name: str) -> pd.DataFrame:
+    """An arm's variants: what was trained for how long, scores in percent with intervals over documents, and costs.
+
+    Epochs count those before on the same weights. Every cell is text; times of runs that went side by side are
+    no benchmark. Empty where no run is complete.
+    """
+    runs = study.arm(name)
+    if runs is None:
+        return pd.DataFrame()
+    scored, rows = text_table(arm_scores(study, name), VARIANT, "metric"), {}
+    for variant in study.arms[name]:
+        rows[variant], made_of = {}, runs.runs[runs.runs[VARIANT] == variant]
+        if len(made_of):
+            first = made_of.iloc[0]
+            settings = runs.records[first["run"]]["settings"]
+            rows[variant] = {
+                "vision parameters": percent(first["trainable_vision_parameters"] / first["vision_parameters"]),
+                "epochs": str(settings["epochs"] * (1 + len(settings["trained_before"]))),
+                "seeds": str(len(made_of)),
+                "ANLS (%)": scored.loc[variant, "anls"],
+                "exact match (%)": scored.loc[variant, "exact_match"],
+                **costs_of(made_of),
+            }
+    return pd.DataFrame.from_dict(rows, orient="index").fillna(NONE).rename_axis(VARIANT)
+
+
+def arm_comparisons(study: Study, name: str) -> pd.DataFrame:
+    """The contrasts of an arm in points of ANLS, over documents and seeds, as text.
+
+    Intervals are of one contrast alone, p-values have Holm's correction for those of the arm.
+    """
+    found, rows = made(arm_contrasts(study, name)), {}
+    for one, p_value in zip(found, holm_p_values(found), strict=True):
+        rows[one.name] = {
+            "what it says": one.says,
+            "difference [95 %]": one.difference.interval().format(100),
+            "p (Holm)": p_text(p_value),
+            "p, permutation": p_text(one.permuted),
+            "seeds": str(one.difference.seeds),
+            "smallest shown": number(100 * one.difference.smallest_detectable(), 1),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(POINTS)
+
+
+def arm_interactions(study: Study, name: str) -> pd.DataFrame:
+    """By how much an arm's differences differ between documents, in points of ANLS, as text; see `arm_comparisons`.
+
+    The two sides have no document in common. Empty where the arm compares none, or lacks runs.
+    """
+    found = made(interactions(study, name))
+    rows = {
+        one.name: {
+            "difference [95 %]": one.difference.interval().format(100),
+            "p (Holm)": p_text(p_value),
+            "smallest shown": number(100 * one.difference.smallest_detectable(), 1),
+        }
+        for one, p_value in zip(found, holm_p_values(found), strict=True)
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(POINTS)

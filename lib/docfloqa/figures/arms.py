@@ -7,10 +7,11 @@ from textwrap import fill
 import pandas as pd
 from matplotlib.figure import Figure
 
-from docfloqa.analysis.arm_tables import arm_differences, arm_of, arm_p_values
-from docfloqa.analysis.contrasts import VARIANT, arm_answers
+from docfloqa.analysis import contrasts
+from docfloqa.analysis.contrasts import VARIANT
 from docfloqa.analysis.intervals import interval_table
 from docfloqa.analysis.paired import SIGNIFICANT
+from docfloqa.arms import ARMS
 from docfloqa.figures.style import GREY, TWO_COLUMNS, mark, panels, point, styled
 from docfloqa.runs.results import Study
 
@@ -25,20 +26,19 @@ def arm_contrasts(study: Study, name: str) -> Figure:
     Points are filled where p is below 0.05 after Holm's correction within the arm. Raises ValueError where nothing
     can be compared.
     """
-    found = arm_differences(study, name)
+    found = contrasts.made(contrasts.arm_contrasts(study, name))
     if not found:
         raise ValueError(f"arm {name!r} of study {study.name!r} has no two complete variants to compare")
     figure, [[ax]] = panels(TWO_COLUMNS, 0.5 + 0.32 * len(found))
     ax.axvline(0, color=GREY, linewidth=0.8)
     values = ax.secondary_yaxis("right")
-    for place, ((_, difference, _), p_value) in enumerate(zip(found, arm_p_values(found), strict=True)):
+    for place, (one, p_value) in enumerate(zip(found, contrasts.holm_p_values(found), strict=True)):
         face = "black" if p_value < SIGNIFICANT else "white"
-        point(ax, place, difference.interval(), vertical=False, color="black", marker="o", markerfacecolor=face)
-    values.set_yticks(range(len(found)), [each.interval().format(100) for _, each, _ in found])
+        point(ax, place, one.difference.interval(), vertical=False, color="black", marker="o", markerfacecolor=face)
+    values.set_yticks(range(len(found)), [one.difference.interval().format(100) for one in found])
     values.tick_params(length=0)
     values.spines["right"].set_visible(False)
-    names = [fill(f"{contrast.second} less {contrast.first}", 58, break_long_words=False) for contrast, _, _ in found]
-    ax.set_yticks(range(len(found)), names)
+    ax.set_yticks(range(len(found)), [fill(one.name, 58, break_long_words=False) for one in found])
     ax.set_ylim(len(found) - 0.5, -0.5)
     ax.set_xlabel("difference in ANLS (points)")
     return figure
@@ -55,8 +55,8 @@ def equally_long(study: Study) -> pd.DataFrame:
         runs = study.arm(name)
         if runs is None:
             continue
-        scores = interval_table(arm_answers(study, name), [VARIANT], ["anls"]).set_index(VARIANT)
-        for variant in arm_of(study, name).variants:
+        scores = interval_table(contrasts.arm_answers(study, name), [VARIANT], ["anls"]).set_index(VARIANT)
+        for variant in ARMS[name](study.settings).variants:
             made = runs.runs[runs.runs[VARIANT] == variant.name]
             settings = study.settings.replace(**variant.changes)
             foreign = settings.synth_shift != study.settings.synth_shift

@@ -12,15 +12,16 @@ import pandas as pd
 import statsmodels.api as sm
 from IPython.display import HTML, Markdown, display
 
-from docfloqa.analysis import arm_tables, confidence, mistakes, published, tables
-from docfloqa.analysis.contrasts import lacking
+from docfloqa.analysis import confidence, mistakes, published, tables
+from docfloqa.analysis.contrasts import arm_contrasts, lacking, made
 from docfloqa.analysis.intervals import NONE, RATIO, last_epoch, number, p_text, percent
 from docfloqa.analysis.paired import PairedDifference, holm
-from docfloqa.figures.arms import arm_contrasts
+from docfloqa.figures import arms as arm_figures
 from docfloqa.figures.style import publish
 from docfloqa.files import reports_folder, write_whole
 from docfloqa.report.verdicts import MARGIN, readable, verdicts
 from docfloqa.runs.results import Study
+from docfloqa.settings import Settings
 from docfloqa.text import NO_BREAK, flat, to_latex, to_markdown
 
 INTERVAL = re.compile(r"\[[^][]{1,24}, [^][]{1,24}\]")
@@ -55,12 +56,12 @@ def show_arm(study: Study, name: str) -> None:
     if why := lacking(study, name):
         display(Markdown(why))
         return
-    scores = arm_tables.arm_summary(study, name)[arm_tables.MAIN_COLUMNS]
+    scores = tables.arm_summary(study, name)[tables.MAIN_COLUMNS]
     show_table(scores, f"The arm {name}: scores, with 95 % intervals over documents.")
-    if arm_tables.arm_differences(study, name):
+    if made(arm_contrasts(study, name)):
         caption = f"Differences in ANLS within the arm {name}, with 95 % intervals; filled: p < 0.05 (Holm)."
         alt = "Points with error bars, one for each comparison; a vertical line at no difference."
-        publish(arm_contrasts(study, name), study.name, f"arm_{name}", caption, alt)
+        publish(arm_figures.arm_contrasts(study, name), study.name, f"arm_{name}", caption, alt)
 
 
 def write_frames(study: str, frames: Mapping[str, pd.DataFrame]) -> list[Path]:
@@ -94,9 +95,9 @@ def write_tables(study: Study, beside: Sequence[Study] = (), margin: float = MAR
     frames["published_differences"] = published.published_differences()
     frames["published_systems"] = published.published_systems()
     for arm in study.arms:
-        frames[f"arm_{arm}"] = arm_tables.arm_summary(study, arm)
-        frames[f"arm_{arm}_comparisons"] = arm_tables.arm_comparisons(study, arm)
-        frames[f"arm_{arm}_interactions"] = arm_tables.arm_interactions(study, arm)
+        frames[f"arm_{arm}"] = tables.arm_summary(study, arm)
+        frames[f"arm_{arm}_comparisons"] = tables.arm_comparisons(study, arm)
+        frames[f"arm_{arm}_interactions"] = tables.arm_interactions(study, arm)
     if beside:
         frames["across"] = tables.across([study, *beside])
     return write_frames(study.name, frames)
@@ -110,7 +111,7 @@ def setup_table(study: Study) -> pd.DataFrame:
         "model": f"{Path(settings.model).name}, {study.runs['parameters'].iloc[0]:,} parameters",
         "training questions": NONE if None in trained else f"{max(trained):,}",
         "validation questions": f"{counts['question_id']:,} on {counts['document_id']:,} documents",
-        "documents": "drawn by this project" if (settings.validation_data or settings.data) == "synth" else "given",
+        "validation documents": _documents(settings),
         "seeds (orders of the training questions)": str(study.runs["seed"].nunique()),
         "epochs": str(settings.epochs),
         "batch size": str(settings.batch_size),
@@ -120,6 +121,13 @@ def setup_table(study: Study) -> pd.DataFrame:
         "planned runs that are missing": str(len(study.missing)),
     }
     return pd.DataFrame({"of every run": rows}).rename_axis("the study")
+
+
+def _documents(settings: Settings) -> str:
+    if (settings.validation_data or settings.data) != "synth":
+        return "given"
+    # Full pages have no shift.
+    return "drawn full pages" if settings.synth_scale == "full" else f"drawn; their {settings.synth_shift} is new"
 
 
 def run_table(study: Study) -> pd.DataFrame:

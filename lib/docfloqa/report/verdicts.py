@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from docfloqa.analysis.contrasts import contrasts
+from docfloqa.analysis.contrasts import contrasts, holm_p_values
 from docfloqa.analysis.intervals import NONE, Interval, p_text
-from docfloqa.analysis.paired import SIGNIFICANT, holm_p_values
+from docfloqa.analysis.paired import SIGNIFICANT
 from docfloqa.analysis.tables import page_use_scores
 from docfloqa.runs.results import Study
 from docfloqa.text import NO_BREAK
