@@ -27,9 +27,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import norm
-from statsmodels.stats.proportion import test_proportions_2indep
+from statsmodels.stats.proportion import proportion_confint, test_proportions_2indep
 
-from docfloqa.analysis.intervals import interval_table, share_interval
+from docfloqa.analysis.intervals import interval_table
 from docfloqa.analysis.paired import difference_of_cells, mcnemar_p_value, permutation_p_value
 from docfloqa.files import PROJECT, write_whole
 from docfloqa.text import to_markdown
@@ -139,9 +139,9 @@ def outcomes(study: SimulatedStudy, spread: float) -> Iterator[Outcome]:
             yield Outcome(method, SCORES[row.metric], HOLDS, holds, promised)
     right = study.exact_match[:2, 0].sum(axis=1).astype(int)
     questions, exact = len(study.document), SCORES["exact_match"]
-    wilson = share_interval(right[0], questions)
-    holds = wilson.low <= study.of_first_seed["exact_match"] <= wilson.high
-    yield Outcome("one run, share_interval", exact, HOLDS, holds, False)
+    wilson = proportion_confint(right[0], questions, method="wilson")
+    holds = wilson[0] <= study.of_first_seed["exact_match"] <= wilson[1]
+    yield Outcome("one run, Wilson's interval", exact, HOLDS, holds, False)
     for metric, score in SCORES.items():
         sums, counts = study.cells(metric)
         pairs = [difference_of_cells(sums[high] - sums[low], counts) for low, high in combinations(range(RATIOS), 2)]

@@ -9,7 +9,6 @@ from fake_study import write_study
 
 from docfloqa.analysis import tables
 from docfloqa.analysis.contrasts import (
-    arm_answers,
     arm_contrasts,
     contrasts,
     holm_p_values,
@@ -50,7 +49,7 @@ def test_every_variant_has_a_row_with_its_own_seeds(study, name):
 
 @pytest.mark.parametrize("name", ARMS)
 def test_contrasts_are_paired_differences_of_the_variants_named(study, name):
-    answers = arm_answers(study, name)
+    answers = study.arm(name).last_answers
     found = arm_contrasts(study, name)
     assert [(one.first, one.second, one.says) for one in found] == [
         (one.first, one.second, one.says) for one in of(study, name).contrasts

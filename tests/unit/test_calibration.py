@@ -8,10 +8,10 @@ import pytest
 from fake_study import write_study
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from statsmodels.stats.proportion import proportion_confint
 from test_figures import check_pdf, overlapping, said, texts
 
 from docfloqa.analysis import confidence as calibration
-from docfloqa.analysis.intervals import share_interval
 from docfloqa.exceptions import RunError
 from docfloqa.figures import mistakes as error_figures
 from docfloqa.figures import style
@@ -100,13 +100,13 @@ def test_a_share_s_interval_holds_it_and_has_a_length(rows):
 
 def test_answers_on_different_documents_have_wilson_s_interval():
     right = [1] * 30 + [0] * 70
-    interval, wilson = calibration.clustered_share(right, range(100)), share_interval(30, 100)
-    assert (interval.low, interval.high) == pytest.approx((wilson.low, wilson.high), abs=2e-3)
+    interval, wilson = calibration.clustered_share(right, range(100)), proportion_confint(30, 100, method="wilson")
+    assert (interval.low, interval.high) == pytest.approx(wilson, abs=2e-3)
     # Ten answers a document that agree say no more than one.
     together = calibration.clustered_share(np.repeat(right, 10), np.repeat(range(100), 10))
     assert (together.low, together.high) == pytest.approx((interval.low, interval.high), abs=1e-9)
     everything = calibration.clustered_share([1] * 40, np.repeat(range(20), 2))
-    assert everything.high == 1 and everything.low == pytest.approx(share_interval(20, 20).low)
+    assert everything.high == 1 and everything.low == pytest.approx(proportion_confint(20, 20, method="wilson")[0])
     with pytest.raises(ValueError, match="no share"):
         calibration.clustered_share([], [])
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from docfloqa.analysis.intervals import Interval, bootstrap_interval, interval_table, p_text, share_interval
+from docfloqa.analysis.intervals import Interval, bootstrap_interval, interval_table, p_text
 
 scores = st.floats(0, 1).map(lambda value: round(value, 3))
 
@@ -240,40 +240,6 @@ def test_interval_table_of_nothing_is_empty():
     table = interval_table(predictions(accuracy=1.0).iloc[:0], ["ratio"], ["accuracy"])
     assert table.empty
     assert list(table.columns) == ["ratio", "metric", "estimate", "low", "high"]
-
-
-# Wilson's ends are (p + z²/2n ± z sqrt(p(1-p)/n + z²/4n²)) / (1 + z²/n), with z = 1.959964 and z² = 3.841459.
-@pytest.mark.parametrize(
-    ("successes", "total", "low", "high"),
-    [
-        (0, 10, 0.0, 3.841459 / 13.841459),
-        (10, 10, 10 / 13.841459, 1.0),
-        (50, 100, 0.5 - 1.959964 / (2 * 10.190263), 0.5 + 1.959964 / (2 * 10.190263)),
-    ],
-)
-def test_share_interval_by_hand(successes, total, low, high):
-    interval = share_interval(successes, total)
-    assert interval.estimate == successes / total
-    assert bounds(interval) == pytest.approx((low, high), abs=1e-6)
-
-
-def test_share_interval_of_the_published_accuracy():
-    assert share_interval(228, 500).format(scale=100) == "45.6 [41.3, 50.0]"
-
-
-@given(st.integers(1, 600), st.data())
-def test_share_interval_holds_the_share(total, data):
-    successes = data.draw(st.integers(0, total))
-    interval, wider = share_interval(successes, total), share_interval(successes, total, confidence=0.99)
-    assert 0 <= wider.low <= interval.low <= interval.estimate + 1e-9
-    assert interval.estimate - 1e-9 <= interval.high <= wider.high <= 1
-    assert 0 < interval.half_width < wider.half_width
-
-
-@pytest.mark.parametrize(("successes", "total", "confidence"), [(0, 0, 0.9), (-1, 5, 0.9), (6, 5, 0.9), (1, 5, 1)])
-def test_share_interval_refuses_impossible_counts(successes, total, confidence):
-    with pytest.raises(ValueError, match="no share"):
-        share_interval(successes, total, confidence)
 
 
 def test_a_p_value_as_text_is_never_none_at_all():

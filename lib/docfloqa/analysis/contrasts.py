@@ -12,21 +12,13 @@ from itertools import combinations
 import pandas as pd
 
 from docfloqa.analysis.intervals import RATIO, percent
-from docfloqa.analysis.paired import (
-    FEWEST_DOCUMENTS,
-    Interaction,
-    StudentEstimate,
-    holm,
-    paired_difference,
-    permutation_p_value,
-)
+from docfloqa.analysis.paired import Interaction, StudentEstimate, holm, paired_difference, permutation_p_value
 from docfloqa.analysis.robustness import ALL_KINDS, AREA, CROSS, LOST, ROBUSTNESS, area_under_curve, read_scores, scored
 from docfloqa.arms import ARMS
 from docfloqa.runs.results import Study, once_for_study
 
 VARIANT = "variant"
 FLOOR = 0.05  # ANLS below which ratios are not compared on other data
-SCORED = ["anls", "exact_match"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +80,7 @@ def compare(
         lacking = [group_name(name) for name, group in zip((first, second), groups, strict=True) if group.empty]
         return compared(reason=f"no complete run of {' and of '.join(lacking)}" if lacking else "no seed in common")
     sides = tuple(group[group["seed"].isin(common)] for group in groups)
-    if sides[0]["document_id"].nunique() < FEWEST_DOCUMENTS:
+    if sides[0]["document_id"].nunique() < 2:
         return compared(reason="all questions are about one document")
     return compared(difference=paired_difference(*sides, metric), sides=sides)
 
@@ -155,23 +147,12 @@ def lacking(study: Study, arm: str) -> str:
     return f"This study has no complete run of the arm `{arm}`; `make study ARMS={arm} NAME={study.name}` makes it."
 
 
-def arm_answers(study: Study, arm: str) -> pd.DataFrame:
-    """Every answer of an arm's last epochs, with `variant`; empty where no run of it is complete.
-
-    A variant counts with the seeds that are complete.
-    """
-    runs = study.arm(arm)
-    if runs is None:
-        return pd.DataFrame(columns=[VARIANT, "seed", "epoch", "document_id", "question_id", *SCORED])
-    return runs.last_answers
-
-
 @once_for_study
 def arm_contrasts(study: Study, arm: str) -> list[Comparison]:
     """What an arm compares, in its order; a single one that says why where it has nothing to compare."""
     if why := lacking(study, arm):
         return [Comparison(f"arm {arm}", reason=why)]
-    answers = arm_answers(study, arm)
+    answers = study.arm(arm).last_answers
     return [
         compare(answers, VARIANT, each.first, each.second, family=f"arm {arm}", says=each.says)
         for each in ARMS[arm](study.settings).contrasts

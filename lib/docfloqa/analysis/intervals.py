@@ -1,4 +1,4 @@
-"""How sure a figure is: intervals from resampled documents, and for shares that come without their data."""
+"""How sure a figure is: intervals from resampled documents, and how they are written."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import binomtest
 
 from docfloqa.metrics import METRICS
 from docfloqa.text import NO_BREAK
@@ -60,16 +59,12 @@ def bootstrap_interval(
     """
     values = np.asarray(values, dtype=float)
     weights = np.ones_like(values) if weights is None else np.asarray(weights, dtype=float)
-    clusters = pd.Series(clusters)
     if not values.ndim == weights.ndim == 1 or not len(values) == len(weights) == len(clusters):
         raise ValueError("values, clusters and weights must be one-dimensional and equally long")
-    _check(values, weights, confidence, resamples)
-    cluster_of, names = pd.factorize(clusters, sort=True)
-    if (cluster_of < 0).any():
-        raise ValueError("clusters has missing values")
-    sums = np.bincount(cluster_of, values)[:, None, None]
-    totals = np.bincount(cluster_of, weights)[:, None, None]
-    return _intervals(sums, totals, confidence, _draws(len(names), resamples, seed))[0]
+    if not len(values):
+        raise ValueError("there are no values")
+    frame = pd.DataFrame({"loss_sum": values, "tokens": weights, "document_id": np.asarray(clusters), "group": 0})
+    return interval(next(interval_table(frame, ["group"], [LOSS], confidence, resamples, seed).itertuples()))
 
 
 def interval_table(
@@ -110,19 +105,6 @@ def interval_table(
         for name, interval in zip(metrics, intervals, strict=True):
             rows.append({**key, "metric": name, **vars(interval)})
     return pd.DataFrame(rows, columns=[*by, "metric", "estimate", "low", "high"])
-
-
-def share_interval(successes: int, total: int, confidence: float = 0.95) -> Interval:
-    """A share with Wilson's interval, for figures that come without their questions.
-
-    It takes questions as independent: where several are about one document it is too narrow.
-    Raises ValueError for fewer than one question, a count outside 0..total or a confidence outside (0, 1).
-    Source: Wilson, Journal of the American Statistical Association 22, 1927.
-    """
-    if total < 1 or not 0 <= successes <= total or not 0 < confidence < 1:
-        raise ValueError(f"no share: {successes=} of {total=} with {confidence=}")
-    ends = binomtest(successes, total).proportion_ci(confidence, method="wilson")
-    return Interval(successes / total, float(ends.low), float(ends.high))
 
 
 def percent(share: float) -> str:
@@ -177,8 +159,6 @@ def p_text(p_value: float) -> str:
 
 
 def _check(values: Floats, weights: Floats, confidence: float, resamples: int) -> None:
-    if values.size == 0:
-        raise ValueError("there are no values")
     if not np.isfinite(values).all():
         raise ValueError("values must be finite")
     if not (np.isfinite(weights) & (weights > 0)).all():

@@ -100,9 +100,9 @@ def locate(settings: Settings, question_ids: Iterable[str]) -> pd.DataFrame:
     """Where the answers of drawn validation questions stand, by drawing their pages again; a row for every id.
 
     Columns: value (as printed); page_kind; left, top, right, bottom (the part on the page of the answer's box, in
-    pixels of the page as drawn); height (of the whole box, in pixels); vertical (top, middle, bottom) and horizontal
-    (left, centre, right): the third of the page that the box's middle is in. All are missing values for questions
-    that the drawn validation documents do not have, so for all where the validation data is not drawn.
+    pixels of the page as drawn); height (of the whole box, in pixels); vertical and horizontal: the third of the page
+    that the box's middle is in. All are missing values for questions that the drawn validation documents do not have,
+    so for all where the validation data is not drawn.
     """
     ids = pd.Index(list(question_ids), name="question_id")
     drawn = (settings.validation_data or settings.data) == "synth"
@@ -112,7 +112,6 @@ def locate(settings: Settings, question_ids: Iterable[str]) -> pd.DataFrame:
 
 @lru_cache(maxsize=10_000)
 def _asked(drawing: str, seed: int, document: int) -> tuple[str, tuple[int, int], list[Field]]:
-    """A validation page's kind and size, and the fields that it is asked about."""
     rng = page_seed(drawing, seed, "validation", document)
     page = draw_page(rng, drawing)
     return page.kind, page.image.size, asked_fields(rng, page)
@@ -120,28 +119,21 @@ def _asked(drawing: str, seed: int, document: int) -> tuple[str, tuple[int, int]
 
 def _location(settings: Settings, question_id: str) -> dict:
     match = re.fullmatch(r"validation-(\d+)-(\d+)", question_id)
-    document, place = map(int, match.groups()) if match else (-1, -1)
+    document, index = map(int, match.groups()) if match else (-1, -1)
     if not 0 <= document < settings.synth_validation_documents:
         return {}
     kind, (width, height), fields = _asked(drawing_of(settings), settings.synth_seed, document)
-    if place >= len(fields):
+    if index >= len(fields):
         return {}
-    left, top, right, bottom = fields[place].value_box
+    left, top, right, bottom = fields[index].value_box
+    middles = {"vertical": (top + bottom) / 2 / height, "horizontal": (left + right) / 2 / width}
     return {
-        "value": fields[place].value,
-        "page_kind": kind,
-        "left": max(0.0, left),
-        "top": max(0.0, top),
-        "right": min(float(width), right),
-        "bottom": min(float(height), bottom),
+        **{"value": fields[index].value, "page_kind": kind},
+        **{"left": max(0.0, left), "top": max(0.0, top)},
+        **{"right": min(float(width), right), "bottom": min(float(height), bottom)},
         "height": round(bottom - top, 2),
-        "vertical": _third("vertical", (top + bottom) / 2 / height),
-        "horizontal": _third("horizontal", (left + right) / 2 / width),
+        **{name: THIRDS[name][min(2, max(0, int(3 * share)))] for name, share in middles.items()},
     }
-
-
-def _third(direction: str, share: float) -> str:
-    return THIRDS[direction][min(2, max(0, int(3 * share)))]
 
 
 @once_for_study

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import functools
 import math
-from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import norm, permutation_test
+from scipy.stats import permutation_test
 from scipy.stats import t as student
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
@@ -19,7 +18,7 @@ from statsmodels.stats.multitest import multipletests
 from docfloqa.analysis.intervals import Interval
 
 KEYS = ["seed", "document_id", "question_id"]
-FEWEST_DOCUMENTS = 2
+FEWEST_DOCUMENTS, MOST_DOCUMENTS = 2, 10**15
 SIGNIFICANT = 0.05
 
 
@@ -131,28 +130,27 @@ class PairedDifference(StudentEstimate):
         if not 0 < confidence < 1:
             raise ValueError(f"confidence must be between 0 and 1, not {confidence}")
 
-        def suffices(documents: int) -> bool:
-            spread = self.over_documents * math.sqrt(self.documents / documents)
-            study = replace(self, over_documents=spread, documents=documents)
-            return study.smallest_detectable(power, confidence) <= difference
+        def suffices(documents: NDArray) -> NDArray:
+            variance = self.over_documents**2 * self.documents / documents
+            together = variance + self.over_seeds**2
+            freedom = variance**2 / (documents - 1) + self.over_seeds**4 / max(1, self.seeds - 1)
+            freedom = np.divide(together**2, freedom, out=documents - 1, where=freedom > 0)
+            quantiles = student.ppf([[(1 + confidence) / 2], [power]], freedom).sum(axis=0)
+            return quantiles * np.sqrt(together) <= difference
 
-        by_documents, by_seeds = self.documents * self.over_documents**2, self.over_seeds**2
-        # Student's quantiles are above the normal ones, so fewer documents than these never suffice.
-        allowed = (difference / norm.ppf([(1 + confidence) / 2, power]).sum()) ** 2 - by_seeds
-        if allowed <= 0:
-            return math.inf
-        fewest = max(FEWEST_DOCUMENTS, by_documents / allowed)
-        # With so many documents what they add is below a millionth of what seeds add, or of what is allowed.
-        most = 1e6 * max(fewest, by_documents / by_seeds if by_seeds else 0)
         # More documents can leave fewer degrees of freedom, so what suffices need not be one stretch without
         # an end: the numbers are searched in steps of 2 % for the first that does, then what lies below it.
-        below = FEWEST_DOCUMENTS
-        for documents in np.geomspace(fewest, most, math.ceil(math.log(most / fewest) / math.log(1.02))):
-            if suffices(math.ceil(documents)):
-                steps = range(below, math.ceil(documents) + 1)
-                return steps[bisect_left(steps, True, key=suffices)]
-            below = math.ceil(documents)
-        return math.inf
+        below, numbers = FEWEST_DOCUMENTS - 1, np.geomspace(FEWEST_DOCUMENTS, MOST_DOCUMENTS, 2000)
+        while True:
+            numbers = np.unique(np.ceil(numbers))
+            found = suffices(numbers)
+            if not found.any():
+                return math.inf
+            first = found.argmax()
+            below = numbers[first - 1] if first else below
+            if numbers[first] - below <= 1:
+                return int(numbers[first])
+            numbers = np.linspace(below + 1, numbers[first], 2000)
 
 
 def paired_difference(first: pd.DataFrame, second: pd.DataFrame, metric: str) -> PairedDifference:

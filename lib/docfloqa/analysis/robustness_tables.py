@@ -7,14 +7,14 @@ from collections.abc import Sequence
 import pandas as pd
 
 from docfloqa.analysis.contrasts import Comparison, compare_all, holm_p_values, made
-from docfloqa.analysis.intervals import RATIO, interval_table, number, p_text, text_table, unbroken
+from docfloqa.analysis.intervals import RATIO, interval_table, text_table, unbroken
 from docfloqa.analysis.paired import SIGNIFICANT
 from docfloqa.analysis.robustness import ALL_KINDS, AREA, LOST, severity_curves
+from docfloqa.analysis.tables import contrast_table
 from docfloqa.data.degradations import CLEAN, SEVERITIES, amount
 from docfloqa.text import NO_BREAK
 
 OWN = "own data"
-POINTS = "ANLS, points"
 AREA_COLUMNS = {CLEAN: "clean pages (%)", AREA: "area under the curve (%)", LOST: "lost (points)"}
 
 
@@ -51,19 +51,14 @@ def area_comparisons(areas: pd.DataFrame) -> pd.DataFrame:
     The second is a difference in differences: whether one ratio loses more against its own clean pages than
     the other. Intervals are of one pair alone, p-values have Holm's correction for all pairs of a quantity.
     """
-    columns: dict[tuple[str, str], dict[str, str]] = {}
+    columns = {"difference [95 %]": "difference [95 %, one pair]", "p (Holm)": "p (Holm)"}
+    columns |= {"smallest shown": "smallest shown, one pair"}
     together = areas[areas["kind"] == ALL_KINDS]
-    for quantity, name in ((AREA, "area under the curve"), (LOST, "lost")):
-        pairs = compare_ratios(together, quantity)
-        for pair, p_value in zip(pairs, holm_p_values(pairs), strict=True):
-            cells = {
-                "difference [95 %, one pair]": unbroken(pair.difference.interval()),
-                "p (Holm)": p_text(p_value),
-                "smallest shown, one pair": number(100 * pair.difference.smallest_detectable()),
-            }
-            for column, text in cells.items():
-                columns.setdefault((name, column), {})[pair.groups] = text
-    return pd.DataFrame(columns).rename_axis(POINTS)
+    frames = {
+        name: contrast_table(compare_all(together, RATIO, quantity, family=name)).rename(columns=columns)
+        for quantity, name in ((AREA, "area under the curve"), (LOST, "lost"))
+    }
+    return pd.concat({name: frame[[*columns.values()]] for name, frame in frames.items()}, axis=1)
 
 
 def comparisons_by(answers: pd.DataFrame, metric: str, by: str = "kind") -> pd.DataFrame:
@@ -76,7 +71,7 @@ def comparisons_by(answers: pd.DataFrame, metric: str, by: str = "kind") -> pd.D
     for pair, p_value in zip(pairs, holm_p_values(pairs), strict=True):
         star = f"{NO_BREAK}*" if p_value < SIGNIFICANT else ""
         columns.setdefault(pair.where, {})[pair.groups] = unbroken(pair.difference.interval()) + star
-    return pd.DataFrame(columns).rename_axis(POINTS)
+    return pd.DataFrame(columns).rename_axis("ANLS, points")
 
 
 def cross_answers(own: pd.DataFrame, others: dict[str, pd.DataFrame]) -> pd.DataFrame:

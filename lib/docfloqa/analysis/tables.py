@@ -12,9 +12,8 @@ from typing import Any
 import pandas as pd
 
 from docfloqa.analysis.contrasts import (
-    SCORED,
     VARIANT,
-    arm_answers,
+    Comparison,
     arm_contrasts,
     holm_p_values,
     interactions,
@@ -40,7 +39,6 @@ from docfloqa.runs.results import Study, once_for_study
 PUBLISHED: dict[str, Any] = json.loads(files("docfloqa.analysis").joinpath("published.json").read_text())
 # What the published 66 % is ahead of 100 % in accuracy, as a share.
 PUBLISHED_LEAD = 0.009
-POINTS = "ANLS, points"
 MAIN_COLUMNS = ["vision parameters", "epochs", "seeds", "ANLS (%)", "exact match (%)"]
 PAGE_USE = {"own": "ANLS, own page (%)", "wrong": "ANLS, wrong page (%)", "difference": "difference"}
 # Quantity: the published column, what makes it a percentage, and the metric that is defined in the same way.
@@ -175,22 +173,44 @@ def comparisons(study: Study) -> pd.DataFrame:
     the published 66 %, for these very seeds, and for others too.
     """
     pairs = made(ratio_contrasts(study))
-    rows = {}
-    for pair, p_value in zip(pairs, holm_p_values(pairs), strict=True):
-        found = pair.difference
-        rows[pair.name] = {
-            "difference [95 %, one pair]": found.interval().format(100),
-            "p (Holm)": p_text(p_value),
-            "p, permutation": p_text(pair.permuted),
-            "standard error, documents": number(100 * found.over_documents, 2),
-            "standard error, seeds": NONE if found.seeds == 1 else number(100 * found.over_seeds, 2),
-            "seeds": found.seeds,
-            "smallest shown, one pair": number(100 * found.smallest_detectable(), 1),
-            "smallest shown, all pairs": number(100 * found.smallest_detectable(confidence=1 - 0.05 / len(pairs)), 1),
-            f"documents to show {100 * PUBLISHED_LEAD:.1f}, these seeds": _documents(replace(found, over_seeds=0.0)),
-            "any seeds": _documents(found),
-        }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(POINTS)
+    frame = contrast_table(pairs)
+    found = [pair.difference for pair in pairs]
+    all_pairs = [one.smallest_detectable(confidence=1 - 0.05 / len(found)) for one in found]
+    return pd.DataFrame(
+        {
+            "difference [95 %, one pair]": frame["difference [95 %]"],
+            "p (Holm)": frame["p (Holm)"],
+            "p, permutation": frame["p, permutation"],
+            "standard error, documents": [number(100 * one.over_documents, 2) for one in found],
+            "standard error, seeds": [NONE if one.seeds == 1 else number(100 * one.over_seeds, 2) for one in found],
+            "seeds": [one.seeds for one in found],
+            "smallest shown, one pair": frame["smallest shown"],
+            "smallest shown, all pairs": [number(100 * smallest) for smallest in all_pairs],
+            f"documents to show {100 * PUBLISHED_LEAD:.1f}, these seeds": [
+                _documents(replace(one, over_seeds=0.0)) for one in found
+            ],
+            "any seeds": [_documents(one) for one in found],
+        },
+        index=frame.index,
+    )
+
+
+def contrast_table(found: Sequence[Comparison]) -> pd.DataFrame:
+    """Comparisons by name, as text, in points: as far as they could be made, with Holm's correction in each family.
+
+    Over documents and seeds; intervals are of one comparison alone.
+    """
+    found = made(found)
+    seeds = [str(one.difference.seeds) if one.sides else NONE for one in found]
+    columns = {
+        "what it says": [one.says for one in found],
+        "difference [95 %]": [one.difference.interval().format(100) for one in found],
+        "p (Holm)": [*map(p_text, holm_p_values(found))],
+        "p, permutation": [p_text(one.permuted) for one in found],
+        "seeds": seeds,
+        "smallest shown": [number(100 * one.difference.smallest_detectable()) for one in found],
+    }
+    return pd.DataFrame(columns, index=pd.Index([one.name for one in found], name="ANLS, points", dtype=object))
 
 
 def _documents(difference: PairedDifference) -> str:
@@ -269,14 +289,6 @@ def _beside(ours: pd.DataFrame, key: str, published: dict[float, dict[str, float
     return pd.DataFrame(columns, index=cells.index)
 
 
-@once_for_study
-def arm_scores(study: Study, name: str) -> pd.DataFrame:
-    """Tidy: variant, metric (ANLS and exact match, in [0, 1]), estimate, low, high; variants in the plan's order."""
-    table = interval_table(arm_answers(study, name), [VARIANT], SCORED)
-    order = [*study.arms.get(name, ())]
-    return table.sort_values(VARIANT, key=lambda names: names.map(order.index), kind="stable", ignore_index=True)
-
-
 def arm_summary(study: Study, name: str) -> pd.DataFrame:
     """An arm's variants: what was trained for how long, scores in percent with intervals over documents, and costs.
 
@@ -286,7 +298,8 @@ def arm_summary(study: Study, name: str) -> pd.DataFrame:
     runs = study.arm(name)
     if runs is None:
         return pd.DataFrame()
-    scored, rows = text_table(arm_scores(study, name), VARIANT, "metric"), {}
+    scored = text_table(interval_table(runs.last_answers, [VARIANT], ["anls", "exact_match"]), VARIANT, "metric")
+    rows: dict[str, dict[str, str]] = {}
     for variant in study.arms[name]:
         rows[variant], made_of = {}, runs.runs[runs.runs[VARIANT] == variant]
         if len(made_of):
@@ -304,35 +317,10 @@ def arm_summary(study: Study, name: str) -> pd.DataFrame:
 
 
 def arm_comparisons(study: Study, name: str) -> pd.DataFrame:
-    """The contrasts of an arm in points of ANLS, over documents and seeds, as text.
-
-    Intervals are of one contrast alone, p-values have Holm's correction for those of the arm.
-    """
-    found, rows = made(arm_contrasts(study, name)), {}
-    for one, p_value in zip(found, holm_p_values(found), strict=True):
-        rows[one.name] = {
-            "what it says": one.says,
-            "difference [95 %]": one.difference.interval().format(100),
-            "p (Holm)": p_text(p_value),
-            "p, permutation": p_text(one.permuted),
-            "seeds": str(one.difference.seeds),
-            "smallest shown": number(100 * one.difference.smallest_detectable(), 1),
-        }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(POINTS)
+    """The contrasts of an arm; see `contrast_table`."""
+    return contrast_table(arm_contrasts(study, name))
 
 
 def arm_interactions(study: Study, name: str) -> pd.DataFrame:
-    """By how much an arm's differences differ between documents, in points of ANLS, as text; see `arm_comparisons`.
-
-    The two sides have no document in common. Empty where the arm compares none, or lacks runs.
-    """
-    found = made(interactions(study, name))
-    rows = {
-        one.name: {
-            "difference [95 %]": one.difference.interval().format(100),
-            "p (Holm)": p_text(p_value),
-            "smallest shown": number(100 * one.difference.smallest_detectable(), 1),
-        }
-        for one, p_value in zip(found, holm_p_values(found), strict=True)
-    }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(POINTS)
+    """By how much an arm's differences differ between documents, the sides having none in common; may be empty."""
+    return contrast_table(interactions(study, name))[["difference [95 %]", "p (Holm)", "smallest shown"]]

@@ -55,7 +55,7 @@ def equally_long(study: Study) -> pd.DataFrame:
         runs = study.arm(name)
         if runs is None:
             continue
-        scores = interval_table(contrasts.arm_answers(study, name), [VARIANT], ["anls"]).set_index(VARIANT)
+        scores = interval_table(runs.last_answers, [VARIANT], ["anls"]).set_index(VARIANT)
         for variant in ARMS[name](study.settings).variants:
             made = runs.runs[runs.runs[VARIANT] == variant.name]
             settings = study.settings.replace(**variant.changes)
