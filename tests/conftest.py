@@ -1,5 +1,6 @@
 """Tests are offline, keep out of the user's folders, and share one tiny data set and model."""
 
+import copy
 import os
 import tempfile
 
@@ -70,7 +71,12 @@ def undisturbed_third(third, dataset, tmp_path_factory) -> dict:
         return of_interest(trainer_of(third, dataset).fit())
 
 
-@pytest.fixture
-def tiny():
-    """The shipped model, loaded anew, and its processor."""
+@pytest.fixture(scope="session")
+def loaded():
     return load_florence("data/florence2-tiny")
+
+
+@pytest.fixture
+def tiny(loaded):
+    """The shipped model and its processor, the test's own."""
+    return copy.deepcopy(loaded)

@@ -170,7 +170,7 @@ def test_papermill_alone_makes_a_run(output):
             "profile": "smoke",
             "vision_trainable": 0.66,
             "study": "by-hand",
-            "settings_json": '{"epochs": 1, "train_questions": 8, "validation_questions": 4}',
+            "settings_json": '{"epochs": 1, "train_questions": 8}',
             "threads": 1,
         },
         kernel_name="python3",
