@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
 from docfloqa.exceptions import SettingsError
-from docfloqa.settings import SHIFTS, UNITS, Settings
+from docfloqa.settings import SHIFTS, SIDES, UNITS, Settings
 
 RATIOS = (0.0, 0.33, 0.66, 1.0)
 # An arm's runs train for so many times fewer epochs than the study, so that all arms take less than twice as long.
@@ -20,7 +20,6 @@ LORA_LEARNING_RATE = 1e-4
 # What the contrasts of the arm `side` say that are compared across shifts.
 ENDS = "the input side against the output side"
 WHOLE = "all against nothing"
-UNIT_NAMES = {"tensor": "tensors", "block": "blocks", "stage": "stages"}
 
 
 @dataclass(frozen=True)
@@ -72,44 +71,33 @@ class Arm:
 
 def cumulative(settings: Settings) -> Arm:
     """The published protocol, ratios trained one after another on the same weights, and its control."""
-    alone = [Variant(f"{_percent(ratio)}, fresh weights", {"vision_trainable": ratio}) for ratio in RATIOS]
-    stacked = [
-        Variant(
-            f"{_percent(RATIOS[place])}, after {' and '.join(map(_percent, RATIOS[:place]))}",
-            {"vision_trainable": RATIOS[place], "trained_before": RATIOS[:place]},
+    alone = _variants((f"{_percent(ratio)}, fresh weights", {"vision_trainable": ratio}) for ratio in RATIOS)
+    stacked = _variants(
+        (
+            f"{_percent(RATIOS[legs])}, after {' and '.join(map(_percent, RATIOS[:legs]))}",
+            {"vision_trainable": RATIOS[legs], "trained_before": RATIOS[:legs]},
         )
-        for place in (1, 2, 3)
-    ]
-    control = [
-        Variant(
-            f"0 %, {times} times the epochs",
-            {"vision_trainable": 0.0, "trained_before": (0.0,) * (times - 1)},
-        )
+        for legs in (1, 2, 3)
+    )
+    control = _variants(
+        (f"0 %, {times} times the epochs", {"vision_trainable": 0.0, "trained_before": (0.0,) * (times - 1)})
         for times in (2, 3)
-    ]
-    contrasts = [
-        Contrast(alone[0].name, alone[2].name, "66 % against 0 %, fresh weights for each"),
-        Contrast(alone[0].name, stacked[1].name, "66 % against 0 % in the published protocol"),
-        Contrast(
-            alone[0].name,
-            control[1].name,
-            "as many epochs as that with the encoder frozen throughout, against fewer",
-        ),
-        Contrast(
-            control[1].name,
-            stacked[1].name,
-            "66 % in the published protocol against as many epochs with the encoder frozen",
-        ),
-        Contrast(stacked[1].name, stacked[2].name, "100 % against 66 % in the published protocol"),
-        Contrast(alone[2].name, alone[3].name, "100 % against 66 %, fresh weights for each"),
-        Contrast(stacked[2].name, alone[3].name, "100 % with fresh weights against the published protocol's"),
-    ]
+    )
+    compared = (
+        (alone[0], alone[2], "66 % against 0 %, fresh weights for each"),
+        (alone[0], stacked[1], "66 % against 0 % in the published protocol"),
+        (alone[0], control[1], "as many epochs as that with the encoder frozen throughout, against fewer"),
+        (control[1], stacked[1], "66 % in the published protocol against as many epochs with the encoder frozen"),
+        (stacked[1], stacked[2], "100 % against 66 % in the published protocol"),
+        (alone[2], alone[3], "100 % against 66 %, fresh weights for each"),
+        (stacked[2], alone[3], "100 % with fresh weights against the published protocol's"),
+    )
     return Arm(
         "cumulative",
         "What does the published protocol, ratios trained one after another on the same weights, do to the "
         "differences between them, and how much of that is only more training?",
         (*alone, *stacked, *control),
-        tuple(contrasts),
+        _contrasts(compared),
     )
 
 
@@ -117,39 +105,30 @@ def side(settings: Settings) -> Arm:
     """The same share of parameters from the input side and from the output side, under every designed shift."""
     drawn = settings.data == "synth" and settings.synth_scale == "small" and not settings.validation_data
     own = settings.synth_shift
-    shifts = [own, *(shift for shift in SHIFTS if shift != own)] if drawn else [None]
     variants, contrasts = [], []
-    for shift in shifts:
+    for shift in [own, *(shift for shift in SHIFTS if shift != own)] if drawn else [None]:
         prefix, data = (f"{shift}: ", {"synth_shift": shift}) if shift else ("", {})
-        none, everything = (
-            Variant(f"{prefix}{name}", {"vision_trainable": ratio, **data})
-            for name, ratio in (("none", 0.0), ("all", 1.0))
+        none, everything = _variants(
+            (f"{prefix}{name}", {"vision_trainable": ratio, **data}) for name, ratio in (("none", 0.0), ("all", 1.0))
         )
-        variants += [none, everything]
         # Blocks and stages with the first seed only, so that all arms take less than two hours.
-        for unit in UNITS:
-            ends = [
-                Variant(
-                    f"{prefix}{_percent(SIDE_SHARE)} from the {end} side, {UNIT_NAMES[unit]}",
-                    {
-                        "vision_trainable": SIDE_SHARE,
-                        "unit": unit,
-                        "side": end,
-                        "counted": "parameters",
-                        **data,
-                    },
-                    first_seed_only=unit != "tensor",
-                )
-                for end in ("output", "input")
-            ]
-            variants += ends
-            if unit == "tensor":
-                contrasts += [
-                    Contrast(none.name, everything.name, WHOLE),
-                    Contrast(ends[0].name, ends[1].name, ENDS),
-                    Contrast(none.name, ends[1].name, "the input side against nothing"),
-                    Contrast(ends[1].name, everything.name, "all against the input side"),
-                ]
+        ends = [
+            Variant(
+                f"{prefix}{_percent(SIDE_SHARE)} from the {end} side, {unit}s",
+                {"vision_trainable": SIDE_SHARE, "unit": unit, "side": end, "counted": "parameters", **data},
+                first_seed_only=unit != "tensor",
+            )
+            for unit in UNITS
+            for end in SIDES
+        ]
+        variants += [none, everything, *ends]
+        compared = (
+            (none, everything, WHOLE),
+            (ends[0], ends[1], ENDS),
+            (none, ends[1], "the input side against nothing"),
+            (ends[1], everything, "all against the input side"),
+        )
+        contrasts += _contrasts(compared)
     across_shifts = [
         (there, here)
         for here, there in combinations(contrasts, 2)
@@ -167,48 +146,59 @@ def side(settings: Settings) -> Arm:
 
 def prefix(settings: Settings) -> Arm:
     """How the task prefix is written, and whether the model uses the question; the vision encoder is frozen."""
-    frozen = {"vision_trainable": 0.0}
-    variants = (
-        Variant("0 %, fresh weights", frozen),
-        Variant("prefix as text", frozen | {"prefix": "text"}),
-        Variant("no prefix", frozen | {"prefix": "none"}),
-        Variant("questions shuffled", frozen | {"shuffled_questions": True}),
+    plain, *others = _variants(
+        (name, {"vision_trainable": 0.0, **changes})
+        for name, changes in (
+            ("0 %, fresh weights", {}),
+            ("prefix as text", {"prefix": "text"}),
+            ("no prefix", {"prefix": "none"}),
+            ("questions shuffled", {"shuffled_questions": True}),
+        )
     )
     says = (
         "one token against text that the tokenizer takes apart",
         "one token against no prefix",
         "the right question against that of somebody else",
     )
-    contrasts = [Contrast(other.name, variants[0].name, text) for other, text in zip(variants[1:], says, strict=True)]
     return Arm(
         "prefix",
         "Does it matter how the task prefix is written, and does the model use the question at all?",
-        variants,
-        tuple(contrasts),
+        (plain, *others),
+        _contrasts((other, plain, text) for other, text in zip(others, says, strict=True)),
     )
 
 
 def lora(settings: Settings) -> Arm:
     """LoRA adapters with about equally many parameters, on the language model only and on both."""
-    rate = {"lora": LORA_SHARE, "learning_rate": max(settings.learning_rate, LORA_LEARNING_RATE)}
-    variants = (
-        Variant("0 %, fresh weights", {"vision_trainable": 0.0}),
-        Variant("100 %, fresh weights", {"vision_trainable": 1.0}),
-        Variant("LoRA, language model", {"vision_trainable": 0.0, **rate}),
-        Variant("LoRA, language model and vision encoder", {"vision_trainable": 1.0, **rate}),
+    adapters = {"lora": LORA_SHARE, "learning_rate": max(settings.learning_rate, LORA_LEARNING_RATE)}
+    language, both, language_lora, both_lora = variants = _variants(
+        (
+            ("0 %, fresh weights", {"vision_trainable": 0.0}),
+            ("100 %, fresh weights", {"vision_trainable": 1.0}),
+            ("LoRA, language model", {"vision_trainable": 0.0, **adapters}),
+            ("LoRA, language model and vision encoder", {"vision_trainable": 1.0, **adapters}),
+        )
     )
-    language, both, language_lora, both_lora = (variant.name for variant in variants)
+    compared = (
+        (language_lora, both_lora, "adapters in both against the language model only"),
+        (language_lora, language, "all weights of the language model against adapters there"),
+        (both_lora, both, "all weights of both against adapters in both"),
+    )
     return Arm(
         "lora",
         "Can LoRA adapters, a tenth of the model's parameters, do what unfreezing weights does, and do they have to "
         "stand in the vision encoder?",
         variants,
-        (
-            Contrast(language_lora, both_lora, "adapters in both against the language model only"),
-            Contrast(language_lora, language, "all weights of the language model against adapters there"),
-            Contrast(both_lora, both, "all weights of both against adapters in both"),
-        ),
+        _contrasts(compared),
     )
+
+
+def _variants(rows: Iterable[tuple[str, dict[str, Any]]]) -> tuple[Variant, ...]:
+    return tuple(Variant(*row) for row in rows)
+
+
+def _contrasts(rows: Iterable[tuple[Variant, Variant, str]]) -> tuple[Contrast, ...]:
+    return tuple(Contrast(first.name, second.name, says) for first, second, says in rows)
 
 
 ARMS: dict[str, Callable[[Settings], Arm]] = {arm.__name__: arm for arm in (cumulative, prefix, lora, side)}
