@@ -35,6 +35,18 @@ class IncompleteRunError(DocFloQAError, RuntimeError):
     """A run that is there and has not finished: says where it stands and how to go on."""
 
 
+class DamagedError(DocFloQAError, ValueError):
+    """A file that is not what was written: names it and what is wrong."""
+
+
+class DiskFullError(DocFloQAError, RuntimeError):
+    """A disk without room: names the folder, what needs how much, what is free, and what to do."""
+
+
+class FolderError(DocFloQAError, ValueError):
+    """A folder that must not, or cannot, be written to: names it, what is in the way and what is allowed."""
+
+
 def shown(value: Any) -> str:
     """A value as a message shows it, the end cut off where it is long."""
     try:

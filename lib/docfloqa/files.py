@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from tqdm.auto import tqdm
 
-from docfloqa.exceptions import DocFloQAError
+from docfloqa.exceptions import DamagedError, DiskFullError, DocFloQAError, FolderError
 from docfloqa.parameters import check_study_name
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -99,11 +100,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
 
 CHECKSUM, MANIFEST = "checksum", "checksums.json"
-DIGEST_BYTES = hashlib.sha256().digest_size
-
-
-class DamagedError(DocFloQAError, ValueError):
-    """A file that is not what was written: names it and what is wrong."""
+DIGEST_BYTES = 32
 
 
 def checksum(path: Path) -> str:
@@ -194,13 +191,12 @@ def is_sound(path: Path, check: Callable[[Path], object]) -> bool:
 
 def set_aside(path: Path, why: object, folder: Path | None = None) -> Path:
     """Rename a damaged file or folder to `<name>.damaged`, in `folder` if given; warns, naming it."""
-    place, number = (folder or path.parent) / f"{path.name}.damaged", 1
-    while place.exists():
-        number += 1
-        place = place.with_name(f"{path.name}.damaged{number}")
-    path.rename(place)
-    warnings.warn(f"{why}. It is kept as {place} and made again", stacklevel=2)
-    return place
+    beside = folder or path.parent
+    names = (f"{path.name}.damaged{number if number > 1 else ''}" for number in count(1))
+    kept = next(beside / name for name in names if not (beside / name).exists())
+    path.rename(kept)
+    warnings.warn(f"{why}. It is kept as {kept} and made again", stacklevel=2)
+    return kept
 
 
 @contextmanager
@@ -215,7 +211,10 @@ def held(name: str, what: str) -> Iterator[None]:
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        tqdm.write(f"{what} is in the hands of {_describe(holder)}; waiting until it ends")
+        who = "another process"
+        with suppress(OSError, ValueError, KeyError):
+            who = "process {pid} on {host} since {since}".format(**json.loads(holder.read_text()))
+        tqdm.write(f"{what} is in the hands of {who}; waiting until it ends")
         lock.acquire()
     try:
         since = datetime.now(UTC).isoformat(timespec="seconds")
@@ -227,14 +226,6 @@ def held(name: str, what: str) -> Iterator[None]:
         lock.release()
 
 
-def _describe(holder: Path) -> str:
-    try:
-        known = json.loads(holder.read_text())
-        return f"process {known['pid']} on {known['host']} since {known['since']}"
-    except (OSError, ValueError, KeyError):
-        return "another process"
-
-
 # What libraries say that write files without Python, and so raise no OSError.
 FULL = re.compile(r"No space left on device|Disk quota exceeded|PytorchStreamWriter|unexpected pos \d+")
 
@@ -244,10 +235,6 @@ WAY_OUT = (
     "What is finished is kept: make room, and the same command goes on; or set DOCFLOQA_OUTPUT to a folder on another "
     "disk"
 )
-
-
-class DiskFullError(DocFloQAError, RuntimeError):
-    """A disk without room: names the folder, what needs how much, what is free, and what to do."""
 
 
 def free_bytes(folder: Path) -> int:
@@ -273,14 +260,19 @@ def room_for(folder: Path, needed: int, what: str) -> Iterator[None]:
 
     Raises `DiskFullError` before it where they are not free, and in the middle of it where the disk fills up.
     """
+
+    def missing(free: int, said: object = "") -> DiskFullError:
+        need = f"{what} needs {size(needed)} more on the disk of {folder}, of which {size(free)} are free"
+        return DiskFullError(f"{need}. {WAY_OUT}{said}")
+
     free = free_bytes(folder)
     if free < needed:
-        raise DiskFullError(_explain(folder, needed, free, what))
+        raise missing(free)
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
         if is_full(error):
-            raise DiskFullError(f"{_explain(folder, needed, free_bytes(folder), what)} ({error})") from error
+            raise missing(free_bytes(folder), f" ({error})") from error
         raise
 
 
@@ -288,18 +280,14 @@ def caused_by_user(error: Exception) -> DocFloQAError | None:
     """An error as a user may mend it: one of the library's own, a full disk, a file out of reach; None for a fault."""
     if isinstance(error, DocFloQAError):
         return error
-    if getattr(error, "errno", None) in OUT_OF_REACH and error.filename:
-        return FolderError(f"{str(error.filename)!r} is out of reach: {error.strerror}")
-    if not is_full(error):
-        return None
-    folder = Path(getattr(error, "filename", None) or output_folder())
-    return DiskFullError(
-        f"the disk of {folder} is full ({error}), of which {size(free_bytes(folder))} are free. {WAY_OUT}"
-    )
-
-
-def _explain(folder: Path, needed: int, free: int, what: str) -> str:
-    return f"{what} needs {size(needed)} more on the disk of {folder}, of which {size(free)} are free. {WAY_OUT}"
+    name = getattr(error, "filename", None)
+    if is_full(error):
+        folder = Path(name or output_folder())
+        free = size(free_bytes(folder))
+        return DiskFullError(f"the disk of {folder} is full ({error}), of which {free} are free. {WAY_OUT}")
+    if name and error.errno in OUT_OF_REACH:
+        return FolderError(f"{str(name)!r} is out of reach: {error.strerror}")
+    return None
 
 
 def size(count: int) -> str:
@@ -307,21 +295,12 @@ def size(count: int) -> str:
     return f"{count / 2**30:,.1f} GiB" if count >= 2**30 else f"{count / 2**20:,.1f} MiB"
 
 
-class FolderError(DocFloQAError, ValueError):
-    """A folder that must not, or cannot, be written to: names it, what is in the way and what is allowed."""
-
-
-def never(folder: Path) -> bool:
-    """False: no folder with anything in it may be replaced."""
-    return False
-
-
-def check_writable(folder: Path, replaceable: Callable[[Path], bool] = never) -> None:
-    """Raise `FolderError` unless `folder` is not there yet, is empty, or may be replaced as `replaceable` says."""
+def check_writable(folder: Path, replaceable: Callable[[Path], bool] | None = None) -> None:
+    """Raise `FolderError` unless `folder` is not there yet, is empty, or `replaceable` says that it may be replaced."""
     folder = _resolved(folder)
     if folder.exists() and not folder.is_dir():
         raise FolderError(f"{str(folder)!r} is a file; give a folder that is empty or does not exist yet")
-    if folder.is_dir() and any(folder.iterdir()) and not replaceable(folder):
+    if folder.is_dir() and any(folder.iterdir()) and not (replaceable and replaceable(folder)):
         raise FolderError(
             f"folder {str(folder)!r} is not empty, and nothing in it is overwritten; give one that is empty or does "
             "not exist yet"
@@ -340,7 +319,7 @@ def _resolved(folder: Path) -> Path:
 
 
 @contextmanager
-def whole_folder(folder: Path, replaceable: Callable[[Path], bool] = never) -> Iterator[Path]:
+def whole_folder(folder: Path, replaceable: Callable[[Path], bool] | None = None) -> Iterator[Path]:
     """A folder to write into that takes the place of `folder` at the end; on an error nothing is left of it.
 
     Raises `FolderError` as `check_writable` does, and where no folder can be made.

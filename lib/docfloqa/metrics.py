@@ -7,6 +7,7 @@ import string
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import pandas as pd
 from rapidfuzz.distance import Levenshtein
 
@@ -25,7 +26,7 @@ def anls(prediction: str, answers: Sequence[str]) -> float:
     raw length of 0 on both sides gives 1. All of this is what the DocVQA challenge's evaluation script does
     (rrc.cvc.uab.es, as published with its task InfographicVQA); the metric is Biten et al.'s of 2019.
 
-    Raises ValueError without an accepted answer.
+    Like every metric here, raises ValueError without an accepted answer.
     """
     distances = []
     for answer in _checked(answers):
@@ -38,20 +39,17 @@ def anls(prediction: str, answers: Sequence[str]) -> float:
 
 
 def exact_match(prediction: str, answers: Sequence[str]) -> float:
-    """1 if the prediction equals an accepted answer after SQuAD's normalisation, else 0.
+    """1 if the prediction equals an accepted answer after SQuAD v1.1's normalisation, else 0.
 
-    Two texts of which nothing is left are equal. Source: SQuAD v1.1's evaluation script.
-    Raises ValueError without an accepted answer.
+    Two texts of which nothing is left are equal.
     """
-    wanted = _normalised(prediction)
-    return float(any(_normalised(answer) == wanted for answer in _checked(answers)))
+    return float(_normalised(prediction) in map(_normalised, _checked(answers)))
 
 
 def f1(prediction: str, answers: Sequence[str]) -> float:
-    """F1 of the words shared with the best accepted answer, between 0 and 1, after SQuAD's normalisation.
+    """F1 of the words shared with the best accepted answer, between 0 and 1, after SQuAD v1.1's normalisation.
 
     0 without a shared word, so also where nothing is left of either text (there exact match is 1).
-    Source: SQuAD v1.1's evaluation script. Raises ValueError without an accepted answer.
     """
     return max(_words_f1(_normalised(prediction), _normalised(answer)) for answer in _checked(answers))
 
@@ -61,18 +59,19 @@ def contains(prediction: str, answers: Sequence[str]) -> float:
 
     Both are lower-cased, stripped, and each run of white space in them is one space. Any run of characters
     counts: "12" is contained in "3124". An answer that is empty or white space is contained in nothing.
-    Raises ValueError without an accepted answer.
     """
     text = _folded(prediction)
     return float(any(answer != "" and answer in text for answer in map(_folded, _checked(answers))))
 
 
+# What the published study's `finetune.py` computes, with the first answer alone, whose white space inside is kept.
+
+
 def similarity_first(prediction: str, answers: Sequence[str]) -> float:
     """What the published study calls ANLS: similarity with the first answer, between 0 and 1, no threshold.
 
-    1 - distance / length of the longer text, both lower-cased and stripped; white space inside is kept.
-    Two empty texts give 1. Source: `compute_levenshtein_similarity` in the published study's `finetune.py`,
-    less its rounding to four digits. Raises ValueError without an accepted answer.
+    1 - distance / length of the longer text, both lower-cased and stripped; two empty texts give 1. Source:
+    `compute_levenshtein_similarity`, without its rounding to four digits.
     """
     return Levenshtein.normalized_similarity(_lower(prediction), _lower(_checked(answers)[0]))
 
@@ -80,24 +79,13 @@ def similarity_first(prediction: str, answers: Sequence[str]) -> float:
 def contains_first(prediction: str, answers: Sequence[str]) -> float:
     """What the published study calls accuracy: 1 if the first answer stands in the prediction, else 0.
 
-    Both are lower-cased and stripped; white space inside is kept. Unlike in `contains`, an empty answer
-    counts as contained. Source: `visualize_and_log` in the published study's `finetune.py`.
-    Raises ValueError without an accepted answer.
+    Both are lower-cased and stripped. Unlike in `contains`, an empty answer counts. Source: `visualize_and_log`.
     """
     return float(_lower(_checked(answers)[0]) in _lower(prediction))
 
 
-def exact_match_first(prediction: str, answers: Sequence[str]) -> float:
-    """The published study's exact match: `exact_match` with the first answer alone.
-
-    Raises ValueError without an accepted answer.
-    """
-    return exact_match(prediction, _checked(answers)[:1])
-
-
-def f1_first(prediction: str, answers: Sequence[str]) -> float:
-    """The published study's F1: `f1` with the first answer alone. Raises ValueError without an accepted answer."""
-    return f1(prediction, _checked(answers)[:1])
+def _first_alone(metric: Metric) -> Metric:
+    return lambda prediction, answers: metric(prediction, _checked(answers)[:1])
 
 
 METRICS: dict[str, Metric] = {
@@ -107,8 +95,8 @@ METRICS: dict[str, Metric] = {
     "accuracy": contains,
     "similarity_first": similarity_first,
     "contains_first": contains_first,
-    "exact_match_first": exact_match_first,
-    "f1_first": f1_first,
+    "exact_match_first": _first_alone(exact_match),
+    "f1_first": _first_alone(f1),
 }
 
 
@@ -118,12 +106,9 @@ def score(frame: pd.DataFrame) -> pd.DataFrame:
     A metric's column that is already there is computed anew. Raises KeyError without one of the two
     columns and ValueError for a row without an accepted answer.
     """
-    scored = frame.copy()
-    for name, metric in METRICS.items():
-        rows = zip(frame["prediction"], frame["answers"], strict=True)
-        values = [metric(prediction, answers) for prediction, answers in rows]
-        scored[name] = pd.Series(values, index=frame.index, dtype="float64")
-    return scored
+    rows = list(zip(frame["prediction"], frame["answers"], strict=True))
+    values = {name: np.array([metric(*row) for row in rows], float) for name, metric in METRICS.items()}
+    return frame.assign(**values)
 
 
 def _checked(answers: Sequence[str]) -> Sequence[str]:
