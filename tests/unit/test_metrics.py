@@ -215,7 +215,7 @@ def test_score_names_a_question_without_answers():
 
 
 def test_published_figures_ship_with_the_package():
-    published = json.loads(files("docfloqa").joinpath("published.json").read_text())
+    published = json.loads(files("docfloqa.analysis").joinpath("published.json").read_text())
     ablation = published["freezing_ablation_epoch_8"]
     assert ablation["vision_trainable"] == [0.0, 0.33, 0.66, 1.0]
     assert ablation["accuracy"] == [45.6, 49.3, 51.1, 50.2]
