@@ -77,12 +77,12 @@ batching: $(VENV)/installed
 	$(BIN)/python -m docfloqa sweep --name uniform --seeds 0 1 2 --batching uniform
 	$(BIN)/python benchmarks/batching.py
 
-# Kills, corruption, bad input: longer than what make test has of them. Takes a quarter of an hour.
+# Kills, corruption, bad input: longer than what make test has of them.
 test-faults: $(VENV)/installed
 	$(PYTEST) tests/faults
 
 # The paper profile to its end without a GPU: with its defaults on small files of the real structure, and on a model of
-# Florence-2-base's size with random weights. Takes a quarter of an hour.
+# Florence-2-base's size with random weights.
 test-paper: $(VENV)/installed
 	$(PYTEST) tests/paper
 

@@ -23,7 +23,7 @@ def fit(settings: Settings, dataset) -> Run:
     return trainer_of(settings, dataset).fit()
 
 
-def test_killed_before_a_change_of_a_file(undisturbed_third, third, dataset, tmp_path, monkeypatch, capsys):
+def test_killed_before_a_change_of_a_file(undisturbed_third, third, dataset, tmp_path, monkeypatch, tell):
     rng, killed, runs, lost = Random(SEED), 0, 0, 0
     while killed < KILLS:
         runs += 1
@@ -34,12 +34,11 @@ def test_killed_before_a_change_of_a_file(undisturbed_third, third, dataset, tmp
             killed += 1
         run = fit(third, dataset)
         lost += of_interest(run) != undisturbed_third or bool([*run.folder.glob("*.damaged")])
-    with capsys.disabled():
-        print(f"\nseed {SEED}: faults injected {killed}, survived {killed - lost}, lost {lost} ({runs} runs)")
+    tell(f"seed {SEED}: faults injected {killed}, survived {killed - lost}, lost {lost} ({runs} runs)")
     assert lost == 0
 
 
-def test_killed_at_any_time(undisturbed_third, third, dataset, tmp_path, monkeypatch, capsys):
+def test_killed_at_any_time(undisturbed_third, third, dataset, tmp_path, monkeypatch, tell):
     """In the middle of a step, of an answer, of a file that is written without Python."""
     rng, killed, runs, lost, longest = Random(SEED), 0, 0, 0, 0.0
     while killed < KILLS:
@@ -52,8 +51,7 @@ def test_killed_at_any_time(undisturbed_third, third, dataset, tmp_path, monkeyp
         run = fit(third, dataset)
         longest = max(longest, time.monotonic() - begun)
         lost += of_interest(run) != undisturbed_third or bool([*run.folder.glob("*.damaged")])
-    with capsys.disabled():
-        print(f"\nseed {SEED}: faults injected {killed}, survived {killed - lost}, lost {lost} ({runs} runs)")
+    tell(f"seed {SEED}: faults injected {killed}, survived {killed - lost}, lost {lost} ({runs} runs)")
     assert lost == 0
 
 
@@ -80,7 +78,7 @@ def test_every_kind_of_damaged_file_is_named_and_made_again(
     dataset,
     tmp_path,
     monkeypatch,
-    capsys,
+    tell,
 ):
     injected, survived = 0, 0
     for stage, names in (("unfinished", UNFINISHED), ("complete", COMPLETE)):
@@ -102,8 +100,7 @@ def test_every_kind_of_damaged_file_is_named_and_made_again(
             assert [*run.folder.glob("*.damaged")], name
             survived += 1
             shutil.rmtree(copy)
-    with capsys.disabled():
-        print(f"\nfiles damaged {injected}, noticed and made again {survived}, lost {injected - survived}")
+    tell(f"files damaged {injected}, noticed and made again {survived}, lost {injected - survived}")
 
 
 @pytest.fixture
@@ -118,7 +115,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "--lazy", folder], check=True)
 
 
-def test_a_disk_that_fills_up_in_the_second_epoch(undisturbed_third, third, dataset, small_disk, monkeypatch, capsys):
+def test_a_disk_that_fills_up_in_the_second_epoch(undisturbed_third, third, dataset, small_disk, monkeypatch, tell):
     monkeypatch.setenv("DOCFLOQA_OUTPUT", str(small_disk))
     # On a disk like this one nothing is cached, and states that are computed with a batch are rounded in another way.
     monkeypatch.setattr("docfloqa.training.vision_cache.SPARE_BYTES", 0)
@@ -142,5 +139,4 @@ def test_a_disk_that_fills_up_in_the_second_epoch(undisturbed_third, third, data
     ballast.unlink()
     run = fit(third, dataset)
     assert of_interest(run) == undisturbed_third and not [*run.folder.glob("*.damaged")]
-    with capsys.disabled():
-        print("\ndisks filled 1, survived 1, lost 0")
+    tell("disks filled 1, survived 1, lost 0")

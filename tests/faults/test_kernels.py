@@ -49,13 +49,12 @@ def test_a_kernel_that_works_for_long_is_left_alone(notebook, tmp_path, monkeypa
     assert len(executions(tmp_path)) == 1
 
 
-def test_a_dead_kernel_is_noticed_within_seconds_and_tried_once_more(notebook, tmp_path, capsys):
+def test_a_dead_kernel_is_noticed_within_seconds_and_tried_once_more(notebook, tmp_path, tell):
     with pytest.raises(KernelDiedError, match="the kernel died"):
         execute(notebook("os.kill(os.getpid(), signal.SIGKILL)"), tmp_path / "part.ipynb", {})
     died = executions(tmp_path)
     noticed = time.time() - died[-1]
-    with capsys.disabled():
-        print(f"\na dead kernel was noticed after {noticed:.1f} s")
+    tell(f"a dead kernel was noticed after {noticed:.1f} s")
     assert len(died) == 2 and noticed < NOTICED_WITHIN
 
 

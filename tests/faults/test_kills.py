@@ -107,7 +107,7 @@ def undisturbed(tmp_path_factory):
     return expected
 
 
-def test_a_study_that_is_killed_at_random_moments_ends_as_an_undisturbed_one(undisturbed, tmp_path, capsys):
+def test_a_study_that_is_killed_at_random_moments_ends_as_an_undisturbed_one(undisturbed, tmp_path, tell):
     rng, injected, lost, rounds = Random(SEED), {}, 0, 0
     slowest = {"orphans end after": 0.0, "a dead kernel is replaced after": 0.0}
     while sum(injected.values()) < STUDY_KILLS:
@@ -128,11 +128,10 @@ def test_a_study_that_is_killed_at_random_moments_ends_as_an_undisturbed_one(und
         left = [path for path in output.glob("reports/smoke/runs/*/.*") if path.name != ".finetune.part.ipynb"]
         assert not left
     total = sum(injected.values())
-    with capsys.disabled():
-        told = ", ".join(f"{what}: {count}" for what, count in sorted(injected.items()))
-        times = ", ".join(f"{what} {seconds:.1f} s at most" for what, seconds in slowest.items())
-        print(f"\nseed {SEED}: faults injected {total}, survived {total - lost}, lost {lost}")
-        print(f"({told}; {rounds} studies; {times})")
+    told = ", ".join(f"{what}: {count}" for what, count in sorted(injected.items()))
+    times = ", ".join(f"{what} {seconds:.1f} s at most" for what, seconds in slowest.items())
+    tell(f"seed {SEED}: faults injected {total}, survived {total - lost}, lost {lost}")
+    tell(f"({told}; {rounds} studies; {times})")
     assert lost == 0
 
 
@@ -171,7 +170,7 @@ def kill_until_it_ends(process, output, rng: Random, injected: dict[str, int], s
     process.wait(PATIENCE)
 
 
-def test_papermill_by_hand_goes_on_after_it_was_killed(undisturbed, tmp_path, capsys):
+def test_papermill_by_hand_goes_on_after_it_was_killed(undisturbed, tmp_path, tell):
     rng, output = Random(SEED), tmp_path / "by-hand"
     for _ in range(PAPERMILL_KILLS):
         process = papermill_process(output)
@@ -182,8 +181,7 @@ def test_papermill_by_hand_goes_on_after_it_was_killed(undisturbed, tmp_path, ca
     assert papermill_process(output).wait() == 0, (output / "log").read_text()
     [(name, found)] = results(output).items()
     assert found == undisturbed[name]
-    with capsys.disabled():
-        print(f"\nseed {SEED}: papermill killed {PAPERMILL_KILLS}, survived {PAPERMILL_KILLS}, lost 0")
+    tell(f"seed {SEED}: papermill killed {PAPERMILL_KILLS}, survived {PAPERMILL_KILLS}, lost 0")
 
 
 def test_two_studies_on_one_folder_make_every_run_once(undisturbed, tmp_path):
