@@ -1,7 +1,9 @@
 """A packed study is the study that it was: the same tables, runs, answers and scores, in far fewer files."""
 
+import base64
 import json
 import shutil
+from io import BytesIO
 
 import nbformat
 import pandas as pd
@@ -10,6 +12,7 @@ from fake_study import write_study
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from nbformat.v4 import new_code_cell, new_notebook, new_output
+from PIL import Image
 
 from docfloqa.analysis import robustness
 from docfloqa.analysis.changes import paired_answers
@@ -18,7 +21,7 @@ from docfloqa.apps.monitor import epochs_so_far, states
 from docfloqa.exceptions import RunError
 from docfloqa.files import DamagedError, reports_folder, runs_folder
 from docfloqa.metrics import METRICS
-from docfloqa.runs.packing import pack
+from docfloqa.runs.packing import NOTEBOOK_WIDTH, pack
 from docfloqa.runs.results import Study
 from docfloqa.runs.run import BEST_MODEL, Run, is_complete, read_record
 from docfloqa.runs.saved_runs import find_run
@@ -94,7 +97,7 @@ def test_runs_of_a_packed_study_are_found_compared_and_finished():
         pd.testing.assert_frame_equal(found.answers(), answers)
         assert found.answers(1)["prediction"].isna().all() and found.answers(1)["anls"].notna().all()
         run = Run(folder.name, found.settings, {})
-        assert is_finished(run) and run.complete and len(run.epochs()) == 4
+        assert is_finished(run) and run.is_complete() and len(run.epochs()) == 4
         assert status([run])["status"].tolist() == ["complete"]
     assert len(paired_answers(*(find_run(folder.name) for folder in folders[:2]))[0]) == 16
     for name, answers in answers_by_run(Study.load("fake")).items():
@@ -160,9 +163,16 @@ def test_what_is_not_whole_is_not_packed_and_loses_nothing(monkeypatch):
     assert Study.load("other") == study
 
 
+def figure_of(width: int) -> str:
+    buffer = BytesIO()
+    Image.new("RGB", (width, 300), "white").save(buffer, "png")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
 def test_figures_of_executed_notebooks_keep_their_png():
     write_study(ratios=(0.0,), documents=3)
-    data = {"image/png": "AA", "image/svg+xml": "<svg/>", "application/pdf": "AA"}
+    png = figure_of(1200)
+    data = {"image/png": png, "image/svg+xml": "<svg/>", "application/pdf": "AA"}
     outputs = [
         new_output("display_data", data, metadata={kind: {"alt": "a"} for kind in data}),
         new_output("display_data", {"image/svg+xml": "<svg/>"}),
@@ -172,4 +182,6 @@ def test_figures_of_executed_notebooks_keep_their_png():
     pack("fake")
     kept = nbformat.read(path, as_version=4).cells[0].outputs
     assert [set(output.data) for output in kept] == [{"image/png"}, {"image/svg+xml"}]
+    with Image.open(BytesIO(base64.b64decode(kept[0].data["image/png"]))) as image:
+        assert image.size == (NOTEBOOK_WIDTH, 225)
     assert kept[0].metadata == {"image/png": {"alt": "a"}}

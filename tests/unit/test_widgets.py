@@ -1,6 +1,8 @@
 """Widgets without a browser: change a control, see what is shown change; the limits of uploads; the demo's page."""
 
 import json
+import threading
+import time
 from datetime import UTC, datetime
 from io import BytesIO
 
@@ -22,6 +24,7 @@ from docfloqa.apps.playground import Playground
 from docfloqa.data import images as uploads
 from docfloqa.data.images import PageError, open_upload
 from docfloqa.data.load import SPLITS
+from docfloqa.exceptions import RunError
 from docfloqa.files import runs_folder
 from docfloqa.settings import Settings
 
@@ -168,12 +171,26 @@ def test_following_ends_when_every_run_has_ended(output, monkeypatch):
     started = []
     monkeypatch.setattr(
         "docfloqa.apps.monitor.threading.Thread",
-        lambda target, daemon: started.append(target) or FakeThread(),
+        lambda target, args, daemon: started.append((target, *args)) or FakeThread(),
     )
     monitor.follow.value = True
-    [watch] = started
-    watch()
+    [(watch, ended)] = started
+    watch(ended)
     assert not monitor.follow.value
+
+
+def test_following_again_at_once_leaves_one_thread(output):
+    write_study(ratios=(0.0,), seeds=(0,), missing=1)
+    monitor, before = SweepMonitor("fake"), threading.active_count()
+    for _ in range(3):
+        monitor.follow.value = True
+        monitor.follow.value = False
+    monitor.follow.value = True
+    deadline = time.monotonic() + 30
+    while threading.active_count() > before + 1 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert threading.active_count() == before + 1 and monitor.follow.value
+    monitor.follow.value = False
 
 
 class FakeThread:
@@ -208,6 +225,34 @@ def test_the_playground_answers_at_once_and_again(playground):
     playground.question.value = "  "
     playground.button.click()
     assert "question is" in playground.status.value and MARKUP in playground.asked
+
+
+@pytest.mark.parametrize("where", ["load", "answer", "attention"])
+@pytest.mark.parametrize("error", [RunError("it is damaged"), OSError(28, "No space left"), MemoryError()])
+def test_what_cannot_be_loaded_or_asked_is_said_in_a_sentence(playground, where, error):
+    def fail(*_):
+        raise error
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Asked if where == "load" else playing, where, fail)
+        for one in (playground, Playground("smoke")):
+            one._loaded.clear()
+            one.button.click()
+            said = one.view.value if where == "attention" else one.status.value
+            assert (str(error) or "MemoryError") in said and said.endswith(".</p>")
+            assert "Asking" not in one.status.value and not one.button.disabled
+            one.model.value = BEFORE
+    playground.button.click()
+    assert playground.status.value == "<p></p>" and len(playground.answers) == 2
+
+
+def test_the_other_models_answer_where_one_cannot(playground):
+    broken = Asked("100 % trained", None, playground.models[1].settings.replace(model="nowhere"))
+    playground.models[1] = broken
+    playground._loaded.pop(broken.name)
+    playground.button.click()
+    assert list(playground.answers.index) == [BEFORE] and "nowhere" in playground.status.value
+    assert playground.model.value == broken.name and not playground.token.options
 
 
 def test_the_playground_shows_where_each_model_looked(playground):

@@ -119,7 +119,7 @@ class SweepMonitor(ipywidgets.VBox):
         self.study = study
         self.again = ipywidgets.Button(description="Look again", tooltip="Read the files of the study again")
         self.follow = control(ipywidgets.Checkbox, "follow", f"Look again every {SECONDS:.0f} seconds", indent=False)
-        self.view = ipywidgets.HTML()
+        self.view, self._ended = ipywidgets.HTML(), threading.Event()
         self.again.on_click(self.look)
         self.follow.observe(self._follow, "value")
         super().__init__([ipywidgets.HBox([self.again, self.follow]), self.view])
@@ -142,14 +142,18 @@ class SweepMonitor(ipywidgets.VBox):
         return bool(table["status"].isin([COMPLETE, FAILED, INTERRUPTED]).all())
 
     def _follow(self, change: dict[str, Any]) -> None:
+        self._ended.set()
         if change["new"]:
-            threading.Thread(target=self._watch, daemon=True).start()
+            # One of its own for each thread: one that still waits must not go on beside its successor.
+            self._ended = threading.Event()
+            threading.Thread(target=self._watch, args=(self._ended,), daemon=True).start()
 
-    def _watch(self) -> None:
+    def _watch(self, ended: threading.Event) -> None:
         try:
-            while self.follow.value and not self.look():
-                time.sleep(SECONDS)
+            while not ended.is_set() and not self.look():
+                ended.wait(SECONDS)
         except Exception as error:
             # Nobody sees what a thread raises.
             self.view.value += f"<p>Following ended: {escape(str(error))}</p>"
-        self.follow.value = False
+        if not ended.is_set():
+            self.follow.value = False

@@ -15,7 +15,7 @@ from PIL import Image
 from transformers.utils import logging
 
 from docfloqa.analysis.intervals import NONE
-from docfloqa.apps.ask import BEFORE, Asked, answer, models_of_study
+from docfloqa.apps.ask import BEFORE, Answer, Asked, answer, check_question, models_of_study
 from docfloqa.apps.attention import Attention, attention, attention_figure
 from docfloqa.apps.browser import LISTED, control, image_html, offer, page_html, table_html, text_html
 from docfloqa.data.images import ALLOWED, KINDS, PageError, as_page, open_upload
@@ -34,6 +34,13 @@ def models_and_note(study: str) -> tuple[list[Asked], str]:
         untrained = Asked(BEFORE, None, Settings.profile("embedded", study=study))
         note = f"Only the model before training answers: {error}. The command for it: make study NAME={study}"
         return [untrained], note
+
+
+def failure(name: str, error: Exception) -> str:
+    """Why a model did not answer, as one sentence."""
+    if isinstance(error, RunError):
+        return f"{error}."
+    return f"The model {name} cannot answer: {str(error) or type(error).__name__}."
 
 
 @contextmanager
@@ -62,7 +69,7 @@ class Playground(ipywidgets.VBox):
         self._loaded: dict[str, Any] = {}
         self._looked: dict[str, Attention] = {}
         # What the present answers are answers to; the controls may have moved on.
-        self.answers = pd.DataFrame()
+        self.answers = pd.DataFrame(columns=["text", "confidence", "seconds"])
         self.asked, self.accepted = "", []
         self._make_controls()
         self.document.observe(self._choose_document, "value")
@@ -150,30 +157,36 @@ class Playground(ipywidgets.VBox):
             self.question.value = self.example.value
 
     def ask(self, *_: Any) -> None:
-        """Let every model answer the question about the page; what it says of a bad question is shown instead."""
-        question, rows = self.question.value.strip(), []
+        """Let every model answer the question about the page; what went wrong with one is said in place of it."""
+        question, rows, said = self.question.value.strip(), [], {}
         self.button.disabled = True
         try:
-            with warnings.catch_warnings(record=True) as said, _quietly():
+            with warnings.catch_warnings(record=True) as warned, _quietly():
                 warnings.simplefilter("always", UserWarning)
                 for asked in self.models:
                     self.status.value = text_html(f"Asking the model {asked.name} …")
-                    if asked.name not in self._loaded:
-                        self._loaded[asked.name] = asked.load()
-                    given = answer(*self._loaded[asked.name], self.image, question, asked.settings)
-                    rows.append({"model": asked.name, **vars(given)})
-        except RunError as error:
-            self.status.value = text_html(f"{error}.")
-            return
+                    try:
+                        rows.append({"model": asked.name, **vars(self._answer(asked, question))})
+                    except Exception as error:
+                        # Whatever it is, nobody would learn of it from a callback.
+                        said[failure(asked.name, error)] = None
+            # Of a question that is too long the end is cut off, as every model says.
+            said |= {str(one.message): None for one in warned if one.category is UserWarning}
+            if rows:
+                self.asked, self.accepted = question, self.known.get(question, [])
+                self.answers = pd.DataFrame(rows).set_index("model")
+                self._looked, self._page_asked = {}, self.image
+                self.answered.value = table_html(self.table(), self.asked)
+                self._choose_model()
         finally:
             self.button.disabled = False
-        self.asked, self.accepted = question, self.known.get(question, [])
-        self.answers = pd.DataFrame(rows).set_index("model")
-        self._looked, self._page_asked = {}, self.image
-        # Of a question that is too long the end is cut off, as every model says.
-        self.status.value = text_html("; ".join({str(one.message) for one in said if one.category is UserWarning}))
-        self.answered.value = table_html(self.table(), self.asked)
-        self._choose_model()
+            self.status.value = text_html("; ".join(said))
+
+    def _answer(self, asked: Asked, question: str) -> Answer:
+        check_question(question)
+        if asked.name not in self._loaded:
+            self._loaded[asked.name] = asked.load()
+        return answer(*self._loaded[asked.name], self.image, question, asked.settings)
 
     def table(self) -> pd.DataFrame:
         """What every model answered last, as text: answer, confidence, seconds; ANLS where the answer is known."""
@@ -190,14 +203,20 @@ class Playground(ipywidgets.VBox):
         )
 
     def _choose_model(self, *_: Any) -> None:
-        name = self.model.value
-        if name not in self._looked:
-            [asked] = [asked for asked in self.models if asked.name == name]
-            text = self.answers.loc[name, "text"]
-            self._looked[name] = attention(*self._loaded[name], self._page_asked, self.asked, text, asked.settings)
-        tokens = self._looked[name].tokens
-        offer(self.token, [(f"{place + 1}: {text}", place) for place, text in enumerate(tokens)])
-        self._draw()
+        name, why = self.model.value, ""
+        try:
+            if name not in self._looked and name in self.answers.index:
+                [asked] = [asked for asked in self.models if asked.name == name]
+                text = self.answers.loc[name, "text"]
+                self._looked[name] = attention(*self._loaded[name], self._page_asked, self.asked, text, asked.settings)
+        except Exception as error:
+            why = failure(name, error)
+        tokens = self._looked[name].tokens if name in self._looked else []
+        offer(self.token, [(f"{index + 1}: {text}", index) for index, text in enumerate(tokens)])
+        if tokens:
+            self._draw()
+        else:
+            self.view.value = text_html(why or f"The model {name} has not answered.")
 
     def _draw(self, *_: Any) -> None:
         if self.token.value is not None:

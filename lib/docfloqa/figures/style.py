@@ -31,6 +31,7 @@ from docfloqa.files import figures_folder, write_whole
 MODEL_PIPELINE = Path(__file__).parent / "model_pipeline.svg"
 ONE_COLUMN, TWO_COLUMNS = 3.4, 7.0  # inches
 DPI = 200
+PAGES_DPI, PAGES_COLOURS = 130, 48
 # Paul Tol's high-contrast scheme: apart for the colour-blind, and in grey print by lightness.
 TONES = LinearSegmentedColormap.from_list(
     "ratios", [(0, "#000000"), (0.33, "#004488"), (0.66, "#BB5566"), (1, "#DDAA33")]
@@ -87,21 +88,28 @@ def mark(ratio: float) -> dict[str, Any]:
 
 
 def render(figure: Figure, kind: str) -> bytes:
-    """A figure as "pdf", "svg" or "png" (of at most 256 colours); the same figure gives the same bytes."""
-    buffer = BytesIO()
+    """A figure as "pdf", "svg" or "png" (of at most 256 colours); the same figure gives the same bytes.
+
+    One that shows pages is less fine, for it would be most of what a report weighs.
+    """
+    buffer, (dpi, colours) = BytesIO(), (PAGES_DPI, PAGES_COLOURS) if _shows_pages(figure) else (DPI, 256)
     with use_style():
-        figure.savefig(buffer, format=kind, dpi=DPI, metadata=FORMATS[kind][1])
-    return _fewer_colours(buffer) if kind == "png" else buffer.getvalue()
+        figure.savefig(buffer, format=kind, dpi=dpi, metadata=FORMATS[kind][1])
+    return _fewer_colours(buffer, dpi, colours) if kind == "png" else buffer.getvalue()
 
 
-def _fewer_colours(png: BytesIO) -> bytes:
+def _shows_pages(figure: Figure) -> bool:
+    return any(ax.images for ax in figure.axes)
+
+
+def _fewer_colours(png: BytesIO, dpi: int, colours: int) -> bytes:
     """The same picture in about a third of the size."""
     buffer = BytesIO()
     # On white, since a palette has no half-transparent colours.
     with Image.open(png) as image:
         flat = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA")).convert("RGB")
-    flat.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(
-        buffer, "png", optimize=True, dpi=(DPI, DPI)
+    flat.quantize(colours, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(
+        buffer, "png", optimize=True, dpi=(dpi, dpi)
     )
     return buffer.getvalue()
 
@@ -123,8 +131,7 @@ def publish(figure: Figure, study_name: str, name: str, caption: str, alt: str) 
 
 
 def _renderings(figure: Figure) -> dict[str, bytes]:
-    pages = any(ax.images for ax in figure.axes)
-    return {kind: render(figure, kind) for kind in FORMATS if not (kind == "svg" and pages)}
+    return {kind: render(figure, kind) for kind in FORMATS if not (kind == "svg" and _shows_pages(figure))}
 
 
 def _display(figure: Figure, renderings: dict[str, bytes], caption: str, alt: str) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import json
+from io import BytesIO
 from pathlib import Path
 
 import nbformat
 import pandas as pd
+from PIL import Image
 
 from docfloqa.exceptions import RunError
 from docfloqa.files import held, reports_folder, seal_folder, whole_folder
@@ -24,6 +27,8 @@ from docfloqa.runs.tables import (
 )
 
 NOTEBOOK = "finetune.ipynb"
+# Pixels that a figure of an executed notebook is wide; HTML and PDF have it finer.
+NOTEBOOK_WIDTH = 900
 # What an answer is, beside its scores.
 ANSWER = ["prediction", "confidence"]
 LOSS = ["loss_sum", "tokens"]
@@ -109,11 +114,23 @@ def _remove(folder: Path, tables: list[str]) -> None:
 
 
 def keep_png(path: Path) -> None:
-    """Drop PDF and SVG from the figures of an executed notebook that have a PNG, and write it."""
+    """Drop PDF and SVG from the figures of an executed notebook that have a PNG, make that small, and write it."""
     notebook = nbformat.read(path, as_version=4)
     for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
         if "image/png" in output.get("data", {}):
+            output.data["image/png"] = _small(output.data["image/png"])
             for kind in ("application/pdf", "image/svg+xml"):
                 output.data.pop(kind, None)
                 output.metadata.pop(kind, None)
     nbformat.write(notebook, path)
+
+
+def _small(png: str) -> str:
+    with Image.open(BytesIO(base64.b64decode(png))) as image:
+        shown = image.convert("RGB")
+    if shown.width <= NOTEBOOK_WIDTH:
+        return png
+    shown.thumbnail((NOTEBOOK_WIDTH, shown.height))
+    buffer = BytesIO()
+    shown.quantize(64, dither=Image.Dither.NONE).save(buffer, "png", optimize=True)
+    return base64.b64encode(buffer.getvalue()).decode()
