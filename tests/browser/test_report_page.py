@@ -63,7 +63,7 @@ def report(tmp_path_factory) -> Path:
     svg = render(figures.compare_finetune(study), "svg").decode()
     figure = new_output("display_data", {FORMATS["svg"][0]: svg})
     figure.metadata = {FORMATS["svg"][0]: {"alt": "Rising lines", "caption": HOSTILE}}
-    wide = tables.comparisons(study).rename(index={"33 % less 0 %": HOSTILE})
+    wide = tables.comparisons(study).rename(index={"33 % − 0 %": HOSTILE})
     show_table(wide, "A wide table")
     code = {"execution_count": 1}
     source = 'def f(x: int) -> str:  # a comment\n    return f"{x + 1.5}" if x else None'

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from docfloqa.analysis import tables
-from docfloqa.analysis.contrasts import contrasts, made, ratio_contrasts
+from docfloqa.analysis.contrasts import contrasts, ratio_contrasts
 from docfloqa.analysis.published import published_differences
 from docfloqa.analysis.robustness import read_scores
 from docfloqa.arms import ARMS
@@ -60,9 +60,9 @@ def test_every_planned_run_is_there_and_of_one_code(study):
 
 
 def test_what_a_sentence_compares_has_three_seeds(study):
-    assert made(contrasts(study)) == contrasts(study)
     for one in contrasts(study):
-        assert one.sides == () or one.difference.seeds == len(SEEDS), one.name
+        assert one.difference or (one.where, one.reason) == ("on content", "every ratio is near 0 there"), one.name
+        assert not one.sides or not one.difference or one.difference.seeds == len(SEEDS), one.name
 
 
 def test_what_ships_is_small_and_holds_no_trained_weights():

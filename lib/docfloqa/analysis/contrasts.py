@@ -112,7 +112,7 @@ def holm_p_values(
 def contrasts(study: Study) -> list[Comparison]:
     """Every planned comparison: of the ratios, of each arm of the plan, on degraded pages and on other data.
 
-    Differences are in ANLS, the second group's less the first's. What cannot be compared says why (`reason`). Of
+    Differences are in ANLS, second − first. What cannot be compared says why (`reason`). Of
     degraded pages and other data there are those that were scored.
     """
     found = ratio_contrasts(study)

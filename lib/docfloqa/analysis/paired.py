@@ -84,7 +84,7 @@ class Interaction(StudentEstimate):
 
     @property
     def estimate(self) -> float:
-        """The difference here less that there."""
+        """The difference here − that there."""
         return self.here.estimate - self.there.estimate
 
     @property
@@ -154,7 +154,7 @@ class PairedDifference(StudentEstimate):
 
 
 def paired_difference(first: pd.DataFrame, second: pd.DataFrame, metric: str) -> PairedDifference:
-    """The mean of `metric` in `second` less that in `first`, every seed's questions being the same.
+    """The mean of `metric` in `second` − that in `first`, every seed's questions being the same.
 
     Both frames have a row for every answered question, with `KEYS` and the metric. The variance is that of documents
     plus that of seeds (Cameron, Gelbach & Miller, Journal of Business & Economic Statistics 29, 2011), without taking

@@ -26,7 +26,7 @@ def published_differences() -> pd.DataFrame:
     """
     ablation, columns = PUBLISHED["freezing_ablation_epoch_8"], {}
     for measure, name in MEASURES.items():
-        # Statsmodels takes the first less the second.
+        # Statsmodels takes the first − the second.
         pairs = [
             (high, QUESTIONS, low, QUESTIONS)
             for low, high in combinations([QUESTIONS * value / 100 for value in ablation[measure]], 2)

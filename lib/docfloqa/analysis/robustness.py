@@ -168,7 +168,7 @@ def area_under_curve(answers: pd.DataFrame, metric: str = "anls") -> pd.DataFram
     """The area under the curve of `metric` over severities, of every run, question and degradation.
 
     Columns: run, ratio, seed, document_id, question_id, kind, `clean` (the metric on the clean page), `area`
-    (its mean over severities 0 to 3 by the trapezoidal rule, so in the metric's unit) and `lost` (clean less
+    (its mean over severities 0 to 3 by the trapezoidal rule, so in the metric's unit) and `lost` (clean −
     area). The kind `ALL_KINDS` has the mean over degradations. Raises ValueError where an answer is lacking.
     """
     keys = ["run", RATIO, *KEYS]
