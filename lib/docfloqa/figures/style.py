@@ -6,7 +6,7 @@ import base64
 import functools
 import re
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from io import BytesIO
 from pathlib import Path
@@ -24,7 +24,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from docfloqa.analysis.intervals import LOSS
+from docfloqa.analysis.intervals import LOSS, percent
+from docfloqa.data.images import as_page
 from docfloqa.files import figures_folder, write_whole
 
 # From a page and a question to an answer in Florence-2-base, and what is trained at which ratio of tensors.
@@ -95,52 +96,40 @@ def render(figure: Figure, kind: str) -> bytes:
     buffer, (dpi, colours) = BytesIO(), (PAGES_DPI, PAGES_COLOURS) if _shows_pages(figure) else (DPI, 256)
     with use_style():
         figure.savefig(buffer, format=kind, dpi=dpi, metadata=FORMATS[kind][1])
-    return _fewer_colours(buffer, dpi, colours) if kind == "png" else buffer.getvalue()
+    if kind != "png":
+        return buffer.getvalue()
+    # The same picture in about a third of the size.
+    small = BytesIO()
+    with Image.open(buffer) as image:
+        few = image.convert("RGB").quantize(colours, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    few.save(small, "png", optimize=True, dpi=(dpi, dpi))
+    return small.getvalue()
 
 
 def _shows_pages(figure: Figure) -> bool:
     return any(ax.images for ax in figure.axes)
 
 
-def _fewer_colours(png: BytesIO, dpi: int, colours: int) -> bytes:
-    """The same picture in about a third of the size."""
-    buffer = BytesIO()
-    # On white, since a palette has no half-transparent colours.
-    with Image.open(png) as image:
-        flat = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA")).convert("RGB")
-    flat.quantize(colours, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(
-        buffer, "png", optimize=True, dpi=(dpi, dpi)
-    )
-    return buffer.getvalue()
-
-
-def show(figure: Figure, caption: str, alt: str) -> None:
-    """Display a figure in a notebook as one output in PDF, SVG and PNG with its texts, then close it.
+def show(figure: Figure, caption: str, alt: str) -> dict[str, bytes]:
+    """Display a figure in a notebook as one output in PDF, SVG and PNG with its texts, close it, return its files.
 
     One that shows pages has no SVG, in which they would take several times the space.
     """
-    _display(figure, _renderings(figure), caption, alt)
-
-
-def publish(figure: Figure, study_name: str, name: str, caption: str, alt: str) -> None:
-    """Write a figure as PDF and PNG to `figures/<study>/`, each whole or not at all, and `show` it."""
-    renderings = _renderings(figure)
-    for kind in ("pdf", "png"):
-        write_whole(figures_folder(study_name) / f"{name}.{kind}", renderings[kind])
-    _display(figure, renderings, caption, alt)
-
-
-def _renderings(figure: Figure) -> dict[str, bytes]:
-    return {kind: render(figure, kind) for kind in FORMATS if not (kind == "svg" and _shows_pages(figure))}
-
-
-def _display(figure: Figure, renderings: dict[str, bytes], caption: str, alt: str) -> None:
+    files = {kind: render(figure, kind) for kind in FORMATS if not (kind == "svg" and _shows_pages(figure))}
     data = {
         FORMATS[kind][0]: content.decode() if kind == "svg" else base64.b64encode(content).decode()
-        for kind, content in renderings.items()
+        for kind, content in files.items()
     }
     display(data, raw=True, metadata={mimetype: {"alt": alt, "caption": caption} for mimetype in data})
     plt.close(figure)
+    return files
+
+
+def publish(figure: Figure, study_name: str, name: str, caption: str, alt: str) -> None:
+    """`show` a figure and write it as PDF and PNG to `figures/<study>/`, each whole or not at all."""
+    files = show(figure, caption, alt)
+    for kind in ("pdf", "png"):
+        write_whole(figures_folder(study_name) / f"{name}.{kind}", files[kind])
 
 
 def printable(text: str) -> str:
@@ -150,12 +139,8 @@ def printable(text: str) -> str:
 
 def plain_text(ax: Axes, x: float, y: float, text: str, **style: Any) -> None:
     """Small text in a drawing, centred unless told otherwise, in which nothing is read as mathematics."""
-    ax.text(
-        x,
-        y,
-        printable(text),
-        **{"ha": "center", "va": "center", "fontsize": 6.5, "parse_math": False, **style},
-    )
+    look = {"ha": "center", "va": "center", "fontsize": 6.5, "parse_math": False, **style}
+    ax.text(x, y, printable(text), **look)
 
 
 Look = dict[str, Any]
@@ -186,6 +171,51 @@ def point(ax: Axes, at: float, row: Any, vertical: bool = True, scale: float = 1
     xy = (at, scale * row.estimate) if vertical else (scale * row.estimate, at)
     look = {"clip_on": False, "capsize": 2, "elinewidth": 1, "markersize": 4.5, **style, "linestyle": "none"}
     ax.errorbar(*xy, **{"yerr" if vertical else "xerr": np.maximum(ends, 0)}, **look)
+
+
+def by_ratio(ax: Axes, rows: Iterable[Any], title: str, scale: float = 100) -> None:
+    """Draw the rows of an `interval_table`, one for each ratio, as points named below the axis."""
+    rows = list(rows)
+    for index, row in enumerate(rows):
+        point(ax, index, row, scale=scale, **mark(row.vision_trainable))
+    ax.set_title(title, parse_math=False)
+    ax.set_xlim(-0.5, len(rows) - 0.5)
+    ax.set_xticks(range(len(rows)), [percent(row.vision_trainable) for row in rows])
+
+
+@styled
+def across(tables: Mapping[str, pd.DataFrame], before: Mapping[str, float] | None = None) -> Figure:
+    """ANLS by ratio in a panel for each name, from an `interval_table` each; `before` draws a dashed line in [0, 1]."""
+    figure, axes = panels(TWO_COLUMNS, 2.1, 1, len(tables), sharey=True)
+    for ax, (name, table) in zip(axes.flat, tables.items(), strict=True):
+        by_ratio(ax, table.itertuples(), name)
+        if before:
+            ax.axhline(100 * before[name], color=GREY, linestyle="--", linewidth=0.8)
+    percent_axis(axes)
+    axes[0, 0].set_ylabel("ANLS (%)")
+    figure.supxlabel("vision encoder trained")
+    return figure
+
+
+def gallery(examples: Sequence[tuple[Image.Image, Mapping[str, str]]]) -> tuple[Figure, list[Axes]]:
+    """Pages in two columns, each with its named texts beside it, cut where they are long; the figure and the pages."""
+    examples = [(image, {name: shorten(text) for name, text in texts.items()}) for image, texts in examples]
+    breaks = max(sum(text.count("\n") for text in texts.values()) for _, texts in examples)
+    height, lines = max(1.6, 0.15 + 0.25 * len(examples[0][1]) + 0.12 * breaks), -(-len(examples) // 2)
+    figure, axes = panels(TWO_COLUMNS, height * lines, lines, 4, width_ratios=[2, 3, 2, 3])
+    for ax in axes.flat:
+        ax.set_axis_off()
+    # Clipped text cannot make the layout shrink the pages.
+    left = {"ha": "left", "va": "top", "clip_on": True}
+    for (image, texts), (paper, words) in zip(examples, axes.reshape(-1, 2), strict=False):
+        page(paper, as_page(image).convert("L"))
+        paper.set_anchor("N")
+        y = 1.0
+        for name, text in texts.items():
+            plain_text(words, 0, y, name, color=GREY, fontsize=5.5, **left)
+            plain_text(words, 0, y - 0.1 / height, text, **left)
+            y -= (0.25 + 0.12 * text.count("\n")) / height
+    return figure, list(axes.flat[::2])
 
 
 def name_ends(ax: Axes, ends: list[tuple[float, str, Look]]) -> None:

@@ -25,21 +25,16 @@ Node = dict[str, Any]
 
 # Markdown as Jupyter reads it: CommonMark with GitHub's additions. No citations (an "@" in a question is no
 # reference), no YAML header (a cell may begin with a rule).
-MARKDOWN = (
-    "commonmark+autolink_bare_uris+footnotes+gfm_auto_identifiers+implicit_figures+pipe_tables+smart"
-    "+strikeout+task_lists+tex_math_dollars"
-)
-READERS = {"text/markdown": MARKDOWN, "text/html": "html", "text/latex": "latex"}
-IMAGES = {
-    "application/pdf": ".pdf",
-    "image/svg+xml": ".svg",
-    "image/png": ".png",
-    "image/jpeg": ".jpg",
+MARKDOWN = "commonmark+autolink_bare_uris+footnotes+gfm_auto_identifiers+implicit_figures+pipe_tables+smart"
+READERS = {
+    "text/markdown": f"{MARKDOWN}+strikeout+task_lists+tex_math_dollars",
+    "text/html": "html",
+    "text/latex": "latex",
 }
-TABLE_TAGS = {"caption", "table", "tbody", "td", "tfoot", "th", "thead", "tr"}
-HEADINGS = {"h1", "h2", "h3", "h4", "h5", "h6"}
-PROSE_TAGS = {"br", "del", "div", "hr", "img", "p", "pre", "s", "small", "span", "sub", "sup", "u"}
-TAGS = bleach.ALLOWED_TAGS | TABLE_TAGS | HEADINGS | PROSE_TAGS
+IMAGES = {"application/pdf": ".pdf", "image/svg+xml": ".svg", "image/png": ".png", "image/jpeg": ".jpg"}
+TAGS = bleach.ALLOWED_TAGS | set(
+    "caption table tbody td tfoot th thead tr h1 h2 h3 h4 h5 h6 br del div hr img p pre s small span sub sup u".split()
+)
 PROTOCOLS = {"http", "https", "mailto", "data"}
 CSS_PROPERTIES = {"background-color", "color", "font-style", "font-weight", "text-align"}
 CSS_RULE = re.compile(r"([#\w\s,.:()-]+)\{([^{}]*)\}")
@@ -77,17 +72,15 @@ class Table(NamedTuple):
         covered: dict[int, int] = {}
         for _, cells in rows:
             column = 0
-            queue = list(cells)
-            while queue or covered.get(column):
-                if covered.get(column):
+            for cell in cells:
+                while covered.get(column, 0):
                     covered[column] -= 1
                     column += 1
-                    continue
-                cell = queue.pop(0)
                 yield column, cell
-                for spanned in range(column, column + cell[3]):
-                    covered[spanned] = cell[2] - 1
+                covered |= dict.fromkeys(range(column, column + cell[3]), cell[2] - 1)
                 column += cell[3]
+            for rest in filter(lambda index: index >= column and covered[index], list(covered)):
+                covered[rest] -= 1
 
 
 def pandoc(text: str, reader: str, writer: str, *options: str) -> str:
@@ -180,9 +173,9 @@ def read(text: str, mimetype: str, folder: Path, suffix: str) -> list[Node]:
                 alt = {"t": "Str", "c": stringify(value[1])}
                 return {"t": "Image", "c": [NO_ATTRIBUTES, [alt], [source, ""]]} if source else alt
             case "Figure":
-                image = first_image(value)
-                lost = image and not _embedded(image[2][0], folder)
-                return {"t": "Para", "c": image[1]} if image and lost else None
+                # One whose picture is not there is the text in its place.
+                lost = [image for image in images_in(value) if not _embedded(image[2][0], folder)]
+                return {"t": "Para", "c": lost[0][1]} if lost else None
             case "Table":
                 return {"t": key, "c": _ready(value, bold)}
             case "Div" | "Span":
@@ -199,16 +192,12 @@ def read(text: str, mimetype: str, folder: Path, suffix: str) -> list[Node]:
 
 def _percents_kept(inlines: list[Node]) -> list[Node]:
     """The same with no line break between a number and its percent sign."""
-    kept: list[Node] = []
-    for node in inlines:
-        if len(kept) > 1 and kept[-1]["t"] == "Space" and _ends(kept[-2], node):
-            kept[-1] = {"t": "Str", "c": "\xa0"}
-        kept.append(node)
+    kept = list(inlines)
+    for index, (number, space, sign) in enumerate(zip(inlines, inlines[1:], inlines[2:], strict=False)):
+        text = [number["t"], space["t"], sign["t"]] == ["Str", "Space", "Str"]
+        if text and number["c"][-1:].isdigit() and sign["c"].startswith("%"):
+            kept[index + 1] = {"t": "Str", "c": "\xa0"}
     return kept
-
-
-def _ends(number: Node, sign: Node) -> bool:
-    return number["t"] == sign["t"] == "Str" and number["c"][-1:].isdigit() and sign["c"][:1] == "%"
 
 
 def _as_text(key: str, markup: str) -> Node | list[Node]:
@@ -241,11 +230,11 @@ def _embedded(source: str, folder: Path) -> str | None:
     return f"data:{kind};base64,{base64.b64encode((folder / source).read_bytes()).decode()}"
 
 
-def first_image(value: Any) -> list[Any] | None:
-    """The contents of the first image in a part of the tree, or None."""
+def images_in(value: Any) -> list[list[Any]]:
+    """The contents of all images in a part of the tree."""
     found: list[Any] = []
     walk(value, lambda key, content, *_: found.append(content) if key == "Image" else None, "", {})
-    return found[0] if found else None
+    return found
 
 
 def _ready(value: list[Any], bold: set[str]) -> list[Any]:
@@ -254,20 +243,18 @@ def _ready(value: list[Any], bold: set[str]) -> list[Any]:
     table = Table.of(value)
     if len(table.head) == 2 and all(cell[3] == 1 for row in table.head for cell in row[1]):
         pairs = list(zip(*(row[1] for row in table.head), strict=True))
-        if all("" in {cell_text(upper), cell_text(lower)} for upper, lower in pairs):
-            head = [
-                head[0],
-                [[table.head[0][0], [upper if cell_text(upper) else lower for upper, lower in pairs]]],
-            ]
+        if all("" in map(cell_text, pair) for pair in pairs):
+            head = [head[0], [[table.head[0][0], [upper if cell_text(upper) else lower for upper, lower in pairs]]]]
     entries: list[set[str]] = [set() for _ in columns]
     for column, cell in table.placed(table.body):
         entries[column].add(cell_text(cell))
         if cell[0][0] in bold:
-            cell[4] = walk(cell[4], _embolden, "", {})
+            strong = [{"t": "Strong", "c": inlines["c"]} for inlines in cell[4] if inlines["t"] in ("Plain", "Para")]
+            cell[4] = [{"t": "Plain", "c": strong}] if strong else cell[4]
     aligned = []
     for (alignment, _), texts in zip(columns, entries, strict=True):
         texts = {text for text in texts if text.lower() not in NO_NUMBER}
-        numeric = bool(texts) and all(NUMBER.fullmatch(text) for text in texts)
+        numeric = bool(texts) and all(map(NUMBER.fullmatch, texts))
         if alignment["t"] == "AlignDefault":
             alignment = {"t": "AlignRight" if numeric else "AlignLeft"}
         aligned.append([alignment, {"t": "ColWidthDefault"}])
@@ -277,7 +264,3 @@ def _ready(value: list[Any], bold: set[str]) -> list[Any]:
 def cell_text(cell: list[Any]) -> str:
     """The text of a table's cell, with ordinary spaces."""
     return stringify(cell[4]).replace("\xa0", " ").strip()
-
-
-def _embolden(key: str, value: Any, *_: Any) -> Node | None:
-    return {"t": key, "c": [{"t": "Strong", "c": value}]} if key in {"Plain", "Para"} else None

@@ -13,7 +13,17 @@ from typing import Any
 import typst
 from pandocfilters import stringify, walk
 
-from docfloqa.report.document_tree import DATA_URI, IMAGES, NO_ATTRIBUTES, Node, ReportError, Table, cell_text, write
+from docfloqa.report.document_tree import (
+    DATA_URI,
+    IMAGES,
+    NO_ATTRIBUTES,
+    Node,
+    ReportError,
+    Table,
+    cell_text,
+    images_in,
+    write,
+)
 
 # Words that mean nothing to Typst wherever they stand; any other text goes in as a quoted string.
 PLAIN_WORD = re.compile(r"[^\W\d_][^\W_]*[,.;:!?]?")
@@ -64,8 +74,7 @@ def typst_of(blocks: list[Node], title: str, byline: str, date: datetime.date | 
                 link = {"t": "Link", "c": [NO_ATTRIBUTES, value[1], [f"#{section}", ""]]}
                 return link if section else {"t": "Span", "c": value[:2]}
             case "Figure":
-                images: list[Any] = []
-                walk(value, lambda key, image, *_: images.append(image) if key == "Image" else None, "", {})
+                images = images_in(value)
                 return _raw(f"#{picture(images[0], stringify(value[1][1]))}") if images else None
             case "Image":
                 return _raw(f"#{picture(value, '')};", "RawInline")
