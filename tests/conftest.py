@@ -37,6 +37,17 @@ hypothesis_settings.load_profile("docfloqa")
 torch.set_num_threads(1)
 
 
+# Files that take more than a minute begin first, so that processes end together.
+LONGEST = (
+    "test_study test_faults test_training test_vision_cache test_cluster test_robustness test_benchmarks test_kills "
+    "test_damage test_killed_worker test_paper_profile"
+).split()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+
+
 def pytest_sessionfinish() -> None:
     shutil.rmtree(_SCRATCH, ignore_errors=True)
 
