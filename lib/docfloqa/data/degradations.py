@@ -11,7 +11,6 @@ import json
 from collections.abc import Callable
 from importlib.metadata import version
 from io import BytesIO
-from pathlib import Path
 
 import datasets
 import numpy as np
@@ -77,22 +76,16 @@ def skew(page: Image.Image, degrees: float, rng: np.random.Generator) -> Image.I
     return ImageOps.pad(turned, page.size, Image.Resampling.BICUBIC, color=paper)
 
 
-DEGRADATIONS: dict[str, Callable[[Image.Image, float, np.random.Generator], Image.Image]] = {
-    "blur": blur,
-    "JPEG": jpeg,
-    "low resolution": low_resolution,
-    "noise": noise,
-    "faded print": faded_print,
-    "skew": skew,
-}
+DEGRADATIONS: dict[str, Callable[[Image.Image, float, np.random.Generator], Image.Image]] = dict(
+    zip(SEVERITIES, (blur, jpeg, low_resolution, noise, faded_print, skew), strict=True)
+)
 
 
 def degrade(image: Image.Image, kind: str, severity: int, page: str) -> Image.Image:
-    """A page of any mode degraded, as RGB of the same size.
+    """A page of any mode degraded, as RGB of the same size; raises ValueError as `amount` does.
 
-    `kind` is one of `DEGRADATIONS`, `severity` 1, 2 or 3 (see `SEVERITIES`). What is random depends on
-    `page`, the checksum of the page's image, and the kind alone: a page's severities differ in strength
-    only. Raises ValueError for another kind or severity.
+    What is random depends on `page`, the checksum of the page's image, and the kind alone: a page's severities differ
+    in strength only.
     """
     value = amount(kind, severity)
     seed = hashlib.sha256(f"{kind} {page}".encode()).digest()
@@ -114,29 +107,25 @@ def amount(kind: str, severity: int) -> float:
 def degraded_pages(rows: datasets.Dataset, kind: str, severity: int) -> datasets.Dataset:
     """The same questions on degraded pages; "clean" at severity 0 gives `rows` themselves.
 
-    Each page is decoded and degraded once and kept on the disk as PNG, so that every model sees the same bytes;
-    the column `page` becomes the name of that file, which covers the page's checksum, the degradation, its
-    severity, the numbers of this code and the versions that draw. Raises ValueError for another kind or severity.
+    Each page is degraded once and kept on the disk as PNG, so that every model sees the same bytes; the column `page`
+    becomes the name of that file, which covers the page's checksum, the degradation and the versions of what draws.
+    Raises ValueError as `amount` does.
     """
     if (kind, severity) == (CLEAN, 0):
         return rows
-    value = amount(kind, severity)
     versions = [version(package) for package in ("numpy", "pillow")]
-    about = json.dumps([kind, severity, value, *versions, VERSION, PAGES])
-    folder = data_folder() / "cache" / "degraded"
-    files: dict[str, Path] = {}
-    for place, page in enumerate(rows["page"]):
-        if page not in files:
-            files[page] = folder / f"{hashlib.sha256((about + page).encode()).hexdigest()[:40]}.png"
-            if not files[page].is_file():
-                content = BytesIO()
-                degrade(rows[place]["image"], kind, severity, page).save(content, "png")
-                write_whole(files[page], content.getvalue())
-    of_question = [files[page] for page in rows["page"]]
-    images = datasets.Dataset.from_dict(
-        {"image": [str(file) for file in of_question], "page": [file.stem for file in of_question]}
-    ).cast_column("image", datasets.Image())
-    return datasets.concatenate_datasets([rows.remove_columns(["image", "page"]), images], axis=1)
+    about = json.dumps([kind, severity, amount(kind, severity), *versions, VERSION, PAGES])
+    images = []
+    for index, page in enumerate(rows["page"]):
+        name = hashlib.sha256((about + page).encode()).hexdigest()[:40]
+        file = data_folder() / "cache" / "degraded" / f"{name}.png"
+        if not file.is_file():
+            content = BytesIO()
+            degrade(rows[index]["image"], kind, severity, page).save(content, "png")
+            write_whole(file, content.getvalue())
+        images.append({"image": str(file), "page": name})
+    of_question = datasets.Dataset.from_list(images).cast_column("image", datasets.Image())
+    return datasets.concatenate_datasets([rows.remove_columns(["image", "page"]), of_question], axis=1)
 
 
 def _paper(page: Image.Image) -> np.ndarray:

@@ -30,10 +30,9 @@ class Grid(Canvas):
         """Print `text` from a cell on and return the box that it fills."""
         left, top = self.left + COLUMN * column, self.top + ROW * row
         self.pen.text((left, top), text, font=self.font, fill=self.ink)
-        for position, character in enumerate(text):
-            if character != " ":
-                centre = left + COLUMN * (position + 0.5), top + ROW / 2
-                self.page.characters.append((*centre, character))
+        self.page.characters += [
+            (left + COLUMN * (index + 0.5), top + ROW / 2, letter) for index, letter in enumerate(text) if letter != " "
+        ]
         return left, top, left + COLUMN * len(text) - 1, top + ROW - 1
 
     def finish(self) -> Page:
@@ -48,8 +47,7 @@ def strip(rng: Random, spread: float) -> tuple[Page, str]:
     `spread` in [0, 1] is how far from the top left corner the line may begin: 0 is easiest.
     """
     grid = Grid(rng, "strip", (GRID_PAGE_SIZE, 2 * ROW))
-    key = rng.choice(KEYS)
-    choice = rng.random()
+    key, choice = rng.choice(KEYS), rng.random()
     text = key.value(rng) if choice < 0.65 else key.label if choice < 0.85 else f"{key.label} {key.value(rng)}"
     text = text[: grid.columns]
     grid.put(rng.randint(0, int((grid.columns - len(text)) * spread)), rng.randint(0, 1), text)
@@ -63,30 +61,23 @@ def grid_page(rng: Random, most_fields: int = 6) -> Page:
     right margin, in a stack it stands below. A third of the forms and stacks begin with a title.
     """
     kind = rng.choice(GRID_KINDS)
-    grid = Grid(rng, kind, (GRID_PAGE_SIZE, GRID_PAGE_SIZE))
-    first_row = 0
+    grid, first_row = Grid(rng, kind, (GRID_PAGE_SIZE, GRID_PAGE_SIZE)), 0
     if kind != "receipt" and rng.random() < 1 / 3:
-        title = TITLE_KEY.value(rng)
+        title, first_row = TITLE_KEY.value(rng), 1
         box = grid.put((grid.columns - len(title)) // 2, 0, title)
         grid.note(TITLE_KEY, title, box, box)
-        first_row = 1
     # The last row is left free: an offset may push it over the edge.
     rows = range(first_row, grid.rows - 1)
-    if kind == "stack":
-        count = rng.randint(3, min(most_fields, len(rows) // 2))
-        key_rows = [first_row + 2 * place for place in range(count)]
-    else:
-        count = rng.randint(3, min(most_fields, len(rows)))
-        key_rows = sorted(rng.sample(rows, count))
+    rows_of_field = 2 if kind == "stack" else 1
+    count = rng.randint(3, min(most_fields, len(rows) // rows_of_field))
+    key_rows = rows[: 2 * count : 2] if kind == "stack" else sorted(rng.sample(rows, count))
     if kind == "receipt":
-        total = labelled("Total")
-        keys = [*(item_key(item) for item in rng.sample(ITEMS, count - 1)), total]
+        keys = [*(item_key(item) for item in rng.sample(ITEMS, count - 1)), labelled("Total")]
     else:
         keys = rng.sample(KEYS, count)
     colon, value_column = rng.choice(("", ":")), rng.choice((None, 9))
     for key, row in zip(keys, key_rows, strict=True):
-        value, value_row = key.value(rng), row
-        label = key.label + colon
+        value, value_row, label = key.value(rng), row, key.label + colon
         beside = len(label) + 1
         if kind == "stack":
             column, value_row = rng.randint(0, 3), row + 1
@@ -98,6 +89,5 @@ def grid_page(rng: Random, most_fields: int = 6) -> Page:
             value = key.value(rng)
             column = max(beside, grid.columns - len(value))
         key_box = grid.put(0, row, label)
-        value_box = grid.put(column, value_row, value)
-        grid.note(key, value, key_box, value_box)
+        grid.note(key, value, key_box, grid.put(column, value_row, value))
     return grid.finish()

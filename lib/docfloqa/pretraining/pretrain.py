@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
@@ -12,15 +13,8 @@ import seaborn as sns
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.utils.data import SequentialSampler
 from tqdm.auto import tqdm
-from transformers import (
-    Florence2Processor,
-    PreTrainedTokenizerFast,
-    Trainer,
-    TrainerCallback,
-    TrainingArguments,
-)
+from transformers import Florence2Processor, PreTrainedTokenizerFast, Trainer, TrainingArguments
 
 from docfloqa.figures.style import show, use_style
 from docfloqa.model.florence import Florence2ForDocVQA, write_checksums
@@ -31,25 +25,25 @@ from docfloqa.pretraining.reading import (
     SLOT_WIDTH,
     DrawnReading,
     Phase,
-    ReadingCollator,
     Sample,
+    collated,
     draw_sample,
 )
 from docfloqa.pretraining.tiny import FIELD_TASK, OCR_PROMPT, PIXELS_PER_CELL
 
 PAGES_AT_ONCE = 50
+DOWN, ACROSS = PIXELS_PER_CELL // SLOT_HEIGHT, PIXELS_PER_CELL // SLOT_WIDTH  # slots of a cell
+TASKS = ("character", "line", "region", "field")
 
 
-def character_loss(head: nn.Conv2d, tower_output: Tensor, characters: Tensor) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of the character in every slot, read from the tower's output, and the share read right.
+def character_loss(head: nn.Conv2d, states: Tensor, characters: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of the character in every slot, read from the tower's states, and the share read right.
 
-    `tower_output` is (images, channels, rows, columns) of cells of 16 x 16 pixels; every cell holds
-    2 x 4 slots. Blanks weigh 0.03, or the head would learn nothing but blanks; the share is over
-    printed characters only.
+    `states` is (images, channels, rows, columns) of cells of 16 x 16 pixels; every cell holds 2 x 4 slots. Blanks
+    weigh `BLANK_WEIGHT`, or the head would learn nothing else; the share is over printed characters only.
     """
-    images, _, rows, columns = tower_output.shape
-    down, across = PIXELS_PER_CELL // SLOT_HEIGHT, PIXELS_PER_CELL // SLOT_WIDTH
-    logits = head(tower_output).view(images, len(CHARACTERS), down, across, rows, columns)
+    images, _, rows, columns = states.shape
+    logits = head(states).view(images, len(CHARACTERS), DOWN, ACROSS, rows, columns)
     logits = logits.permute(0, 4, 2, 5, 3, 1).reshape(-1, len(CHARACTERS))
     target = characters.flatten()
     weight = torch.ones(len(CHARACTERS), device=logits.device)
@@ -66,27 +60,23 @@ class ReadingTrainer(Trainer):
     model that does not look at the page.
     """
 
-    def _get_train_sampler(self, train_dataset=None):
-        # In order, because drawings get harder with their place.
-        return SequentialSampler(train_dataset or self.train_dataset)
-
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Sum of both losses on a batch of `ReadingCollator`; the characters' alone where nothing is asked."""
-        characters = inputs.pop("characters")
+        """Sum of both losses on a batch of `collated`; the characters' alone where nothing is asked."""
+        states = model.vision_states(inputs["pixel_values"], 0)
+        dense, _ = character_loss(model.character_head, states, inputs["characters"])
         if "input_ids" not in inputs:
-            states = model.model.vision_tower(inputs["pixel_values"]).last_hidden_state
-            return character_loss(model.character_head, states, characters)[0]
-        seen = []
-        hook = model.model.vision_tower.register_forward_hook(
-            lambda _, __, output: seen.append(output.last_hidden_state)
-        )
-        try:
-            outputs = model(**inputs)
-        finally:
-            hook.remove()
-        dense, _ = character_loss(model.character_head, seen[0], characters)
-        loss = outputs.loss + self.train_dataset.phase.character_weight * dense
-        return (loss, outputs) if return_outputs else loss
+            return dense
+        mask, labels = inputs["attention_mask"], inputs["labels"]
+        features = model.model.multi_modal_projector(states)[inputs["page_index"]]
+        encoded = model.encode(inputs["input_ids"], mask, features)
+        outputs = model(encoder_outputs=encoded, attention_mask=mask, labels=labels)
+        return outputs.loss + self.train_dataset.phase.character_weight * dense
+
+    def log(self, logs, start_time=None):
+        """What is read of held-out drawings beside every loss that is reported."""
+        if "loss" in logs:
+            logs = logs | reading_scores(self.model, self.processing_class, self.train_dataset.phase)
+        super().log(logs, start_time)
 
 
 @torch.no_grad()
@@ -97,7 +87,7 @@ def read_samples(
 
     Answers are greedy; `task` is "line", "region" or "field".
     """
-    batch = {name: tensor.to(model.device) for name, tensor in ReadingCollator(tokenizer)(samples).items()}
+    batch = {name: tensor.to(model.device) for name, tensor in collated(tokenizer, samples).items()}
     features = model.page_features(batch["pixel_values"])[batch["page_index"]]
     encoded = model.encode(batch["input_ids"], batch["attention_mask"], features)
     answers = model.generate(encoder_outputs=encoded, attention_mask=batch["attention_mask"])
@@ -126,15 +116,13 @@ def reading_scores(
     """
     rng = Random(f"held-out-{phase.draws}-{phase.seed}")
     samples = [draw_sample(rng, phase, progress=1.0) for _ in range(images)]
-    batch = ReadingCollator(tokenizer)(samples)
+    batch = {name: tensor.to(model.device) for name, tensor in collated(tokenizer, samples).items()}
     was_training = model.training
     model.eval()
-    states = model.model.vision_tower(batch["pixel_values"].to(model.device)).last_hidden_state
-    characters = batch["characters"].to(model.device)
-    scores = {"character": character_loss(model.character_head, states, characters)[1].item()}
+    states = model.vision_states(batch["pixel_values"], 0)
+    scores = {"character": character_loss(model.character_head, states, batch["characters"])[1].item()}
     if phase.prompts_per_image:
-        read = read_samples(model, tokenizer, samples)
-        scores |= read.groupby("task")["exact_match"].mean().to_dict()
+        scores |= read_samples(model, tokenizer, samples).groupby("task")["exact_match"].mean().to_dict()
     model.train(was_training)
     return scores
 
@@ -162,25 +150,6 @@ def reading_by_kind_and_font(
     return pd.concat(tables).rename_axis([None, None], axis=0).rename_axis(None, axis=1)
 
 
-class ReadingProgress(TrainerCallback):
-    """Keeps a row of training loss and held-out exact match every so many steps."""
-
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, phase: Phase):
-        self.tokenizer, self.phase, self.rows = tokenizer, phase, []
-
-    def on_log(self, args, state, control, logs=None, model=None, **kwargs):
-        """Score the model whenever the trainer reports its loss."""
-        if "loss" in logs:
-            scores = reading_scores(model, self.tokenizer, self.phase)
-            self.rows.append({"phase": self.phase.name, "step": state.global_step, "loss": logs["loss"], **scores})
-            tqdm.write(
-                ", ".join(
-                    f"{name} {value:.3f}" if isinstance(value, float) else f"{name} {value}"
-                    for name, value in self.rows[-1].items()
-                )
-            )
-
-
 def pretrain(
     model: Florence2ForDocVQA, tokenizer: PreTrainedTokenizerFast, phase: Phase, reports: int = 10
 ) -> pd.DataFrame:
@@ -190,11 +159,9 @@ def pretrain(
     """
     if not hasattr(model, "character_head"):
         channels = model.config.vision_config.embed_dim[-1]
-        slots_per_cell = (PIXELS_PER_CELL // SLOT_HEIGHT) * (PIXELS_PER_CELL // SLOT_WIDTH)
-        model.character_head = nn.Conv2d(channels, slots_per_cell * len(CHARACTERS), 1)
+        model.character_head = nn.Conv2d(channels, DOWN * ACROSS * len(CHARACTERS), 1)
         # A random head would push what the tower knows already out of it.
         nn.init.zeros_(model.character_head.weight)
-    progress = ReadingProgress(tokenizer, phase)
     with TemporaryDirectory() as folder:
         arguments = TrainingArguments(
             output_dir=folder,
@@ -212,37 +179,28 @@ def pretrain(
             report_to=[],
             remove_unused_columns=False,
             dataloader_num_workers=1,
+            # Drawings get harder.
+            train_sampling_strategy="sequential",
             seed=phase.seed,
         )
-        ReadingTrainer(
-            model=model,
-            args=arguments,
-            train_dataset=DrawnReading(phase),
-            data_collator=ReadingCollator(tokenizer),
-            callbacks=[progress],
-        ).train()
-    return pd.DataFrame(progress.rows)
+        collator = partial(collated, tokenizer)
+        trainer = ReadingTrainer(model, arguments, collator, DrawnReading(phase), processing_class=tokenizer)
+        trainer.train()
+    reported = pd.DataFrame([row for row in trainer.state.log_history if "loss" in row])
+    return reported.assign(phase=phase.name).reindex(columns=["phase", "step", "loss", *_tasks(reported)])
+
+
+def _tasks(curve: pd.DataFrame) -> list[str]:
+    return [task for task in TASKS if task in curve]
 
 
 def plot_reading(curve: pd.DataFrame) -> None:
     """Show exact match on held-out drawings over the steps of each phase, one line per task."""
-    tasks = [column for column in ("character", "line", "region", "field") if column in curve]
-    long = curve.melt(["phase", "step"], tasks, "task", "exact match").dropna()
+    long = curve.melt(["phase", "step"], _tasks(curve), "task", "exact match").dropna()
     with use_style():
-        grid = sns.relplot(
-            long,
-            x="step",
-            y="exact match",
-            hue="task",
-            style="task",
-            col="phase",
-            col_wrap=3,
-            kind="line",
-            markers=True,
-            height=2,
-            aspect=1.1,
-            facet_kws={"sharex": False},
-        )
+        lines = {"x": "step", "y": "exact match", "hue": "task", "style": "task", "markers": True, "kind": "line"}
+        panels = {"col": "phase", "col_wrap": 3, "height": 2, "aspect": 1.1, "facet_kws": {"sharex": False}}
+        grid = sns.relplot(long, **lines, **panels)
         grid.set(ylim=(0, 1), ylabel="read right")
         grid.set_titles("{col_name}")
     show(
@@ -259,11 +217,7 @@ def sample_prompts(phase: Phase) -> pd.DataFrame:
 
 
 def save_tiny(
-    model: Florence2ForDocVQA,
-    processor: Florence2Processor,
-    folder: Path,
-    curve: pd.DataFrame,
-    reading: pd.DataFrame,
+    model: Florence2ForDocVQA, processor: Florence2Processor, folder: Path, curve: pd.DataFrame, reading: pd.DataFrame
 ) -> None:
     """Save the pretrained model (fp16, without the character head), its processor, and what it reads.
 

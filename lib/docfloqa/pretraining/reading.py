@@ -35,22 +35,19 @@ BLANK_WEIGHT = 0.03
 
 @dataclass(frozen=True)
 class Phase:
-    """One phase of pretraining: what is drawn, for how many steps, how fast.
+    """One phase of pretraining; it begins with drawings of few fields and fonts.
 
-    `draws` is "strips" (one line of text on the grid), "grid" (pages on the grid) or "pages" (small pages,
-    as the study asks about, but printed cleanly). A phase begins with drawings of few fields and fonts.
-    Without prompts only the vision tower is trained, on the characters alone; with
-    `character_weight` 0 the characters teach nothing.
+    Without prompts only the vision tower is trained, on the characters alone.
     """
 
     name: str
-    draws: str
+    draws: str  # "strips" (one line on the grid), "grid" (pages on it) or "pages" (small pages, printed cleanly)
     steps: int
     images_per_step: int
     prompts_per_image: int
     learning_rate: float
     seed: int
-    character_weight: float = 1.0
+    character_weight: float = 1.0  # of the characters' loss beside that of the texts
 
 
 @dataclass
@@ -65,8 +62,8 @@ class Sample:
 
 def region(box: Sequence[float], page_size: int) -> str:
     """A box in pixels of a square page as four location tokens, each a twentieth of the page."""
-    places = len(LOCATION_TOKENS)
-    return "".join(LOCATION_TOKENS[min(places - 1, max(0, int(edge * places / page_size)))] for edge in box)
+    parts = len(LOCATION_TOKENS)
+    return "".join(LOCATION_TOKENS[min(parts - 1, max(0, int(edge * parts / page_size)))] for edge in box)
 
 
 def slots(page: Page) -> Tensor:
@@ -74,13 +71,12 @@ def slots(page: Page) -> Tensor:
 
     0 where there is none, and `SKIPPED` where narrow letters share a slot.
     """
-    classes = np.zeros((page.image.height // SLOT_HEIGHT, page.image.width // SLOT_WIDTH), dtype=np.int64)
+    classes = torch.zeros(page.image.height // SLOT_HEIGHT, page.image.width // SLOT_WIDTH, dtype=torch.long)
     for x, y, character in page.characters:
         row, column = int(y // SLOT_HEIGHT), int(x // SLOT_WIDTH)
         if row < classes.shape[0] and column < classes.shape[1]:
-            known = CHARACTERS.index(character) if classes[row, column] == 0 else SKIPPED
-            classes[row, column] = known
-    return torch.from_numpy(classes)
+            classes[row, column] = CHARACTERS.index(character) if classes[row, column] == 0 else SKIPPED
+    return classes
 
 
 def draw_sample(rng: Random, phase: Phase, progress: float) -> Sample:
@@ -94,24 +90,21 @@ def draw_sample(rng: Random, phase: Phase, progress: float) -> Sample:
         # One font more with every tenth of the phase.
         look = replace(CLEAN, fonts=CLEAN.fonts[: 1 + int(10 * progress)])
         page = small_page(rng, look, most_fields=5 if progress < 0.1 else 12)
-    prompts, texts = [], []
+    asked = []
     for field in (rng.choice(page.fields) for _ in range(phase.prompts_per_image)):
-        choice = rng.random()
-        text = field.value
+        choice, text, box = rng.random(), field.value, field.value_box
+        if choice >= 0.85:
+            box = field.key_box
+            text = field.value if box == field.value_box else field.key_text or field.key.label
         if choice < 0.5:
-            prompt = FIELD_TASK + rng.choice((field.key.label, field.key.subject))
-        elif choice < 0.85:
-            prompt = REGION_PROMPT.format(region(field.value_box, page.image.width))
+            asked.append((FIELD_TASK + rng.choice((field.key.label, field.key.subject)), text))
         else:
-            prompt = REGION_PROMPT.format(region(field.key_box, page.image.width))
-            text = field.value if field.key_box == field.value_box else field.key_text or field.key.label
-        prompts.append(prompt)
-        texts.append(text)
-    return Sample(page, prompts, texts, slots(page))
+            asked.append((REGION_PROMPT.format(region(box, page.image.width)), text))
+    return Sample(page, [prompt for prompt, _ in asked], [text for _, text in asked], slots(page))
 
 
 class DrawnReading(Dataset):
-    """The images of a phase; the image at a place is drawn anew from the phase's seed and that place."""
+    """The images of a phase; each is drawn anew from the phase's seed and its index."""
 
     def __init__(self, phase: Phase):
         self.phase = phase
@@ -119,44 +112,30 @@ class DrawnReading(Dataset):
     def __len__(self) -> int:
         return self.phase.steps * self.phase.images_per_step
 
-    def __getitem__(self, place: int) -> Sample:
-        rng = Random(f"{self.phase.draws}-{self.phase.seed}-{place}")
-        return draw_sample(rng, self.phase, progress=place / len(self))
+    def __getitem__(self, index: int) -> Sample:
+        rng = Random(f"{self.phase.draws}-{self.phase.seed}-{index}")
+        return draw_sample(rng, self.phase, progress=index / len(self))
 
 
-class ReadingCollator:
-    """Samples to a batch: distinct images, prompts that point to them, labels, and slot classes.
+def collated(tokenizer: PreTrainedTokenizerFast, samples: Sequence[Sample]) -> dict[str, Tensor]:
+    """A batch: distinct images and slot classes; where there are prompts, these, the pages they are of, and labels."""
+    images = torch.stack([torch.from_numpy(np.array(sample.page.image)) for sample in samples])
+    pixels = images.float().div(255).sub(MEAN).div(SPREAD)[:, None].expand(-1, 3, -1, -1).contiguous()
+    batch = {"pixel_values": pixels, "characters": torch.stack([sample.characters for sample in samples])}
+    if not any(sample.prompts for sample in samples):
+        return batch
+    cells = images.shape[1] // PIXELS_PER_CELL * (images.shape[2] // PIXELS_PER_CELL)
+    lead = [tokenizer.image_token_id] * (cells + 1) + [tokenizer.bos_token_id]
 
-    Without prompts, only images and classes.
-    """
+    def padded(texts: list[str], start: list[int], padding: int) -> Tensor:
+        ids = tokenizer(texts, add_special_tokens=False).input_ids
+        rows = [torch.tensor([*start, *row, tokenizer.eos_token_id]) for row in ids]
+        return pad_sequence(rows, batch_first=True, padding_value=padding)
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast):
-        self.tokenizer = tokenizer
-
-    def __call__(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
-        tokenizer = self.tokenizer
-        images = torch.stack([torch.from_numpy(np.array(sample.page.image)) for sample in samples])
-        pixels = images.float().div(255).sub(MEAN).div(SPREAD)[:, None].expand(-1, 3, -1, -1)
-        characters = torch.stack([sample.characters for sample in samples])
-        if not any(sample.prompts for sample in samples):
-            return {"pixel_values": pixels.contiguous(), "characters": characters}
-        cells = images.shape[1] // PIXELS_PER_CELL * (images.shape[2] // PIXELS_PER_CELL)
-        lead = [tokenizer.image_token_id] * (cells + 1) + [tokenizer.bos_token_id]
-        prompts = tokenizer([text for sample in samples for text in sample.prompts], add_special_tokens=False)
-        texts = tokenizer([text for sample in samples for text in sample.texts], add_special_tokens=False)
-        end = [tokenizer.eos_token_id]
-        input_ids = pad_sequence(
-            [torch.tensor(lead + ids + end) for ids in prompts.input_ids],
-            batch_first=True,
-            padding_value=tokenizer.pad_token_id,
-        )
-        return {
-            "pixel_values": pixels.contiguous(),
-            "page_index": torch.repeat_interleave(torch.tensor([len(sample.prompts) for sample in samples])),
-            "input_ids": input_ids,
-            "attention_mask": (input_ids != tokenizer.pad_token_id).long(),
-            "labels": pad_sequence(
-                [torch.tensor(ids + end) for ids in texts.input_ids], batch_first=True, padding_value=-100
-            ),
-            "characters": characters,
-        }
+    input_ids = padded([text for sample in samples for text in sample.prompts], lead, tokenizer.pad_token_id)
+    return batch | {
+        "page_index": torch.repeat_interleave(torch.tensor([len(sample.prompts) for sample in samples])),
+        "input_ids": input_ids,
+        "attention_mask": (input_ids != tokenizer.pad_token_id).long(),
+        "labels": padded([text for sample in samples for text in sample.texts], [], -100),
+    }

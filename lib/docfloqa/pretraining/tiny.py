@@ -25,27 +25,20 @@ from docfloqa.model.targets import generation_config
 FIELD_TASK = "<FIELD>"
 OCR_PROMPT = "What is the text in the image?"
 REGION_PROMPT = "What text is in the region {}?"
-# A place on a page is told in twentieths of its width and height.
-LOCATION_TOKENS = [f"<loc_{place}>" for place in range(20)]
+# Where something stands on a page is told in twentieths of its width and height.
+LOCATION_TOKENS = [f"<loc_{part}>" for part in range(20)]
 VOCABULARY_SIZE = 768
 MEAN, SPREAD = 0.9, 0.3
 PIXELS_PER_CELL = 16
 
 
 def train_tokenizer(seed: int = 0, texts: int = 6000) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer of 768 tokens with single digits, trained on what documents and questions say.
-
-    Every text can be encoded, since all 256 bytes are in its alphabet.
-    """
+    """A byte-level BPE tokenizer of 768 tokens with single digits, trained on what documents and questions say."""
     rng = Random(seed)
     corpus = []
     for _ in range(texts):
         key = rng.choice([*KEYS, item_key(rng.choice(ITEMS))])
-        corpus += [
-            f"{key.label}: {key.value(rng)}",
-            question(rng, key.subject),
-            *accepted_answers(key.value(rng)),
-        ]
+        corpus += [f"{key.label}: {key.value(rng)}", question(rng, key.subject), *accepted_answers(key.value(rng))]
     corpus += [*TITLES * 20, *[OCR_PROMPT, REGION_PROMPT.format("")] * 100]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -87,19 +80,13 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> Florence2F
     """A Florence-2 of 2.5 M parameters with fan-in initialisation: four DaViT stages, BART with 2 + 2 layers."""
     torch.manual_seed(seed)
     width = 128
-    ids = {
-        "bos_token_id": tokenizer.bos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-    }
+    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "pad", "eos")}
+    heads = (2, 3, 4, 4)
+    stages = {"depths": (1, 1, 3, 1), "embed_dim": (64, 96, 128, 128), "num_heads": heads, "num_groups": heads}
+    patches = {"patch_size": (12, 3, 3, 3), "patch_stride": (8, 2, 1, 1), "patch_padding": (2, 1, 1, 1)}
     vision = Florence2VisionConfig(
-        depths=(1, 1, 3, 1),
-        patch_size=(12, 3, 3, 3),
-        patch_stride=(8, 2, 1, 1),
-        patch_padding=(2, 1, 1, 1),
-        embed_dim=(64, 96, 128, 128),
-        num_heads=(2, 3, 4, 4),
-        num_groups=(2, 3, 4, 4),
+        **stages,
+        **patches,
         window_size=5,
         mlp_ratio=2.0,
         drop_path_rate=0.0,
@@ -107,29 +94,20 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> Florence2F
         max_temporal_embeddings=4,
         max_position_embeddings=20,
     )
+    sides = {"layers": 2, "attention_heads": 4, "ffn_dim": 256}
     text = BartConfig(
         vocab_size=len(tokenizer),
         d_model=width,
-        encoder_layers=2,
-        decoder_layers=2,
-        encoder_attention_heads=4,
-        decoder_attention_heads=4,
-        encoder_ffn_dim=256,
-        decoder_ffn_dim=256,
+        **{f"{side}_{name}": count for side in ("encoder", "decoder") for name, count in sides.items()},
+        **dict.fromkeys(("dropout", "attention_dropout", "activation_dropout"), 0.0),
         max_position_embeddings=256,
-        dropout=0.0,
-        attention_dropout=0.0,
-        activation_dropout=0.0,
         decoder_start_token_id=tokenizer.eos_token_id,
         forced_eos_token_id=None,
         **ids,
     )
-    config = Florence2Config(
-        text_config=text.to_dict(),
-        vision_config=vision.to_dict(),
-        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
-        **ids,
-    )
+    image_token = tokenizer.convert_tokens_to_ids("<image>")
+    parts = {"text_config": text.to_dict(), "vision_config": vision.to_dict()}
+    config = Florence2Config(**parts, image_token_id=image_token, **ids)
     model = Florence2ForDocVQA(config)
     _initialise(model)
     model.generation_config = generation_config(model, max_new_tokens=32)
@@ -147,8 +125,8 @@ def _initialise(model: Florence2ForDocVQA) -> None:
             module.weight.normal_(0, (0.3 if module.groups > 1 else 1.0) / math.sqrt(fan_in))
     language = model.model.language_model
     language.shared.weight.normal_(0, 0.08)
-    for positions in (language.encoder.embed_positions, language.decoder.embed_positions):
-        positions.weight.normal_(0, 0.08)
+    language.encoder.embed_positions.weight.normal_(0, 0.08)
+    language.decoder.embed_positions.weight.normal_(0, 0.08)
     image_positions = model.model.multi_modal_projector.image_position_embed
     image_positions.row_embeddings.weight.normal_(0, 1)
     image_positions.column_embeddings.weight.normal_(0, 1)
