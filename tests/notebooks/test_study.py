@@ -3,14 +3,19 @@
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import nbformat
 import pandas as pd
 import papermill
+import psutil
 import pytest
 import torch
+from ipykernel.kernelspec import install
+from loopback import scheduler
 
 from docfloqa.cli import main
 from docfloqa.exceptions import RunError, StudyError
@@ -244,6 +249,51 @@ def test_ratios_reach_the_notebooks_with_all_their_digits(monkeypatch, output):
     monkeypatch.setattr(study_module, "export", lambda notebook: [])
     study_module.make_study(Settings.profile("smoke"), [0.3333333, 2 / 3], [0])
     assert [float(ratio) for ratio in asked["03_ablate"]["ratios"].split()] == [0.3333333, 2 / 3]
+
+
+def test_a_study_whose_runs_only_workers_can_make_is_swept_once(output, monkeypatch, tmp_path_factory):
+    """Swept again on the head node, which lacks what the runs need, it ended with 2 after every run was made."""
+    there = tmp_path_factory.mktemp("workers")
+    install(user=False, prefix=str(there), kernel_name="only-there")
+    executed, execute = [], study_module.execute
+
+    def only_the_sweep(notebook, part, parameters, **options):
+        executed.append(notebook)
+        if notebook == "03_ablate.ipynb":
+            execute(notebook, part, parameters, **options)
+        else:
+            shutil.copy(NOTEBOOKS / notebook, part)
+
+    monkeypatch.setattr(study_module, "execute", only_the_sweep)
+    monkeypatch.setattr(study_module, "export", lambda notebook: [])
+    with scheduler(there) as (address, worker):
+        worker(JUPYTER_PATH=str(there / "share" / "jupyter"))
+        settings = ["--profile", "smoke", "--name", "scattered", "--epochs", "1", "--ratios", "0"]
+        assert main(["study", *settings, "--kernel", "only-there", "--scheduler", address, "--jobs", "1"]) == 0
+    assert sorted(executed) == ["01_explore_data.ipynb", "03_ablate.ipynb", "04_analyze.ipynb"]
+    assert len(Study.load("scattered").runs) == 1
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGKILL])
+def test_a_study_that_is_stopped_ends_its_kernels_and_theirs(signum, output):
+    command = ["study", "--profile", "smoke", "--name", "stopped", "--epochs", "1000", "--ratios", "0"]
+    with (output / "log").open("w") as log:
+        study = subprocess.Popen([sys.executable, "-m", "docfloqa", *command], stdout=log, stderr=log)
+    while not [*runs_folder("stopped").glob("*/progress.json")]:
+        assert study.poll() is None, (output / "log").read_text()
+        time.sleep(0.2)
+    kernels = psutil.Process(study.pid).children(recursive=True)
+    study.send_signal(signum)
+    code = study.wait(120)
+    _, alive = psutil.wait_procs(kernels, timeout=20)
+    assert len(kernels) >= 2 and not alive
+    [folder] = runs_folder("stopped").iterdir()
+    assert (code, read_record(folder)["status"]) == {
+        signal.SIGINT: (130, "interrupted"),
+        signal.SIGKILL: (-signal.SIGKILL, "running"),
+    }[signum]
+    assert "1 runs: " in (output / "log").read_text(), "the terminal shows how far the sweep is"
+    assert not [*reports_folder("stopped").glob("*failed*")]
 
 
 @pytest.mark.parametrize(("on_purpose", "status"), [(True, "interrupted"), (False, "failed")])

@@ -36,6 +36,11 @@ class Source:
     trouble: HubError | None = None
     commit: str | None = None
 
+    @property
+    def given(self) -> str | Path:
+        """The name, or of what is the hub's, by whose name it might be downloaded, the folder."""
+        return self.folder if self.commit else self.name
+
     def __str__(self) -> str:
         if self.commit:
             return f"{split_revision(self.name)[0]} at {self.commit}"
