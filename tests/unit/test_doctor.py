@@ -41,9 +41,8 @@ def no_download(monkeypatch):
 
     monkeypatch.setattr(hub, "snapshot_download", only_looks)
     monkeypatch.setattr(doctor, "kernel_device", lambda settings, _: require_device(settings))
-    for module in (doctor, device):
-        monkeypatch.setattr(module, "training_flops", lambda _: 1e9)
-        monkeypatch.setattr(module, "matrix_product_rate", lambda *_: 1e9)
+    monkeypatch.setattr(device, "training_flops", lambda _: 1e9)
+    monkeypatch.setattr(device, "matrix_product_rate", lambda *_: 1e9)
 
 
 @pytest.fixture

@@ -35,26 +35,8 @@ from docfloqa.data.load import check_image, load_checked
 from docfloqa.data.schema import DOCVQA
 from docfloqa.data.sources import SPLITS
 from docfloqa.exceptions import DataError, DocFloQAError, ModelError, StudyError
-from docfloqa.files import (
-    TINY_MODEL,
-    DiskFullError,
-    free_bytes,
-    output_folder,
-    resolve,
-    room_for,
-    runs_folder,
-    size,
-)
-from docfloqa.model.device import (
-    autocast,
-    compute_device,
-    describe_device,
-    finish_device,
-    matrix_product_rate,
-    training_flops,
-    uses_bf16,
-    uses_static_shapes,
-)
+from docfloqa.files import TINY_MODEL, DiskFullError, free_bytes, output_folder, resolve, room_for, runs_folder, size
+from docfloqa.model import device as on
 from docfloqa.model.florence import CHECKSUMS, PREFIX, Florence2ForDocVQA, base_config, load_florence
 from docfloqa.model.freezing import freeze
 from docfloqa.model.microsoft_layout import is_original_layout
@@ -119,7 +101,7 @@ def examine(settings: Settings, kernel: str | None = None, subjects: Sequence[st
 def verdict(findings: Sequence[Finding]) -> str:
     """The findings, one below the other, and whether a study can begin: "ok", or how many things are to be done."""
     wrong = sum(finding.to_do is not None for finding in findings)
-    things = "1 thing" if wrong == 1 else f"{wrong} things"
+    things = f"{wrong} thing" + "s" * (wrong > 1)
     return "\n".join([*map(str, findings), f"not ok: {things} to do, marked with ->" if wrong else "ok"])
 
 
@@ -129,10 +111,7 @@ def check_study(settings: Settings, kernel: str | None = None, scheduler: str | 
     With a `scheduler` the runs are made on other machines, whose kernels it asks itself.
     """
     # These the study's first step loads in seconds and without a download: it finds the same.
-    if resolve(settings.model) == str(TINY_MODEL) and {settings.data, settings.validation_data} <= {
-        "synth",
-        None,
-    }:
+    if resolve(settings.model) == str(TINY_MODEL) and {settings.data, settings.validation_data} <= {"synth", None}:
         return
     subjects = [subject for subject in BEFORE_A_STUDY if not (scheduler and subject == "kernel")]
     # In a process of its own: a GPU that was used here would not give all of its memory to the runs.
@@ -176,7 +155,7 @@ class _Examination:
         return f"{packages}, {wrong if which('nvidia-smi') else 'no CUDA'}"
 
     def device(self) -> str:
-        device, memory = describe_device(), psutil.virtual_memory()
+        device, memory = on.describe_device(), psutil.virtual_memory()
         what = f"no GPU; {device['name']}, {device['cores']} cores"
         if device["gpus"]:
             free, total = torch.cuda.mem_get_info()
@@ -296,13 +275,13 @@ class _Examination:
             raise Untried("there is no data here yet")
         if not self.decodes:
             raise Untried("answers cannot be decoded with these settings")
-        network.to(compute_device())
+        network.to(on.compute_device())
         started = time.perf_counter()
-        static = uses_static_shapes(settings, 1)
+        static = on.uses_static_shapes(settings, 1)
         collator = QuestionCollator(self.row, network, self.processor, settings.prefix, static_shapes=static)
         batch = {name: tensor.to(network.device) for name, tensor in collator([0]).items() if name != "index"}
         image_tokens = self.processor.num_image_tokens
-        with torch.no_grad(), autocast(settings):
+        with torch.no_grad(), on.autocast(settings):
             found = network.page_features(batch["pixel_values"]).shape[1]
             if found != image_tokens:
                 raise ModelError(
@@ -310,7 +289,7 @@ class _Examination:
                     "of one checkpoint"
                 )
             loss = network(**batch).loss.item()
-        finish_device()
+        on.finish_device()
         forward = time.perf_counter() - started
         if not math.isfinite(loss):
             raise ModelError(f"the loss of the first question is {loss}: set precision to fp32, or take other weights")
@@ -322,7 +301,7 @@ class _Examination:
             f"label {decode(label[label != -100])}, accepted: {', '.join(map(repr, answered['answers']))}\n"
             f"before training: answer {answered['prediction']!r}, loss {loss:.2f}\n"
             f"encoded and once forward in {forward:.1f} s, answered in {seconds:.1f} s, "
-            f"in {'bf16' if uses_bf16(settings) else 'fp32'} on {network.device.type}"
+            f"in {'bf16' if on.uses_bf16(settings) else 'fp32'} on {network.device.type}"
         )
 
     def run(self) -> str:
@@ -331,8 +310,8 @@ class _Examination:
             raise Untried("there is no data here")
         held = 4 * frozen.parameters + (BYTES_A_PARAMETER - 4) * frozen.trainable_parameters
         steps = math.ceil(self.questions["train"] / settings.batch_size)
-        flops = training_flops(settings) * self.questions["train"] * settings.epochs
-        rate = matrix_product_rate(torch.bfloat16 if uses_bf16(settings) else torch.float32)
+        flops = on.training_flops(settings) * self.questions["train"] * settings.epochs
+        rate = on.matrix_product_rate(torch.bfloat16 if on.uses_bf16(settings) else torch.float32)
         units = (("days", 86400), ("hours", 3600), ("minutes", 60), ("seconds", 1))
         name, unit = next((one for one in units if flops / rate > 2 * one[1]), units[-1])
         return (
@@ -340,7 +319,7 @@ class _Examination:
             f"parameters trained; weights, gradients and AdamW's numbers take {size(held)}, activations not counted\n"
             f"{settings.epochs} epochs of {steps:,} steps, {flops:.1e} floating point operations: "
             f"{flops / rate / unit:,.1f} {name} at the full {rate / 1e9:,.0f} GFLOP/s of a matrix product here "
-            f"({compute_device().type}), which training does not reach; make estimate measures"
+            f"({on.compute_device().type}), which training does not reach; make estimate measures"
         )
 
     def disk(self) -> str:
@@ -403,22 +382,17 @@ def _guarded(subject: str, check: Callable[[], str]) -> Finding:
 def _quiet() -> Iterator[None]:
     """Without bars, warnings and log lines of libraries, which tell a user nothing that a finding does not."""
     before, standard_error = logging.root.manager.disable, os.dup(2)
-    logging.disable(logging.ERROR)
-    try:
-        with (
-            Path(os.devnull).open("w") as nowhere,
-            warnings.catch_warnings(),
-            redirect_stdout(nowhere),
-            redirect_stderr(nowhere),
-        ):
-            warnings.simplefilter("ignore")
-            # A kernel writes to this process's own.
-            os.dup2(nowhere.fileno(), 2)
+    nowhere = Path(os.devnull).open("w")  # noqa: SIM115
+    with nowhere, warnings.catch_warnings(action="ignore"), redirect_stdout(nowhere), redirect_stderr(nowhere):
+        logging.disable(logging.ERROR)
+        # A kernel writes to this process's own.
+        os.dup2(nowhere.fileno(), 2)
+        try:
             yield
-    finally:
-        os.dup2(standard_error, 2)
-        os.close(standard_error)
-        logging.disable(before)
+        finally:
+            os.dup2(standard_error, 2)
+            os.close(standard_error)
+            logging.disable(before)
 
 
 def _first_usable(files: Sequence[Path], of: str) -> Dataset:
