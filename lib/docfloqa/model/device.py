@@ -28,7 +28,7 @@ class NoGPUError(DocFloQAError, RuntimeError):
 def use_device(gpu: str | None = None, threads: int | None = None) -> None:
     """Confine this process to one GPU (as `CUDA_VISIBLE_DEVICES` names it) and to so many CPU threads.
 
-    Raises `RuntimeError` when CUDA has been used already, for then the choice would have no effect.
+    Raises `RuntimeError` when CUDA has been used already: the choice would have no effect.
     """
     if gpu is not None:
         if torch.cuda.is_initialized():
@@ -46,9 +46,10 @@ def compute_device() -> torch.device:
 def describe_device() -> dict[str, Any]:
     """Kind ("cuda" or "cpu"), name, GPUs and what CUDA calls them, CPU cores and threads of this process."""
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    processor = _proc("cpuinfo", r"model name\s*:(.*)") or platform.processor() or platform.machine()
     return {
         "kind": "cuda" if gpus else "cpu",
-        "name": torch.cuda.get_device_name(0) if gpus else _processor_name(),
+        "name": torch.cuda.get_device_name(0) if gpus else processor,
         "gpus": gpus,
         "visible": visible_gpus(gpus),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
@@ -67,30 +68,23 @@ def visible_gpus(count: int) -> list[str]:
     return named if all(name.startswith("MIG-") for name in named) else named[:count]
 
 
-def _processor_name() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
+def _proc(file: str, pattern: str) -> str | None:
+    """What a file of Linux says; None where there is none of it."""
+    path = Path("/proc", file)
+    found = re.search(pattern, path.read_text()) if path.is_file() else None
+    return found and found[1].strip()
 
 
 def peak_memory() -> dict[str, float]:
     """Largest memory of this process so far in MiB: resident, and allocated on the GPU where there is one."""
-    peak = {"resident_mib": round(_peak_resident_bytes() / 2**20, 1)}
+    # What getrusage tells on Linux is at least what the process that started this one had.
+    kib = _proc("self/status", r"VmHWM:\s+(\d+) kB")
+    unit = 1 if sys.platform == "darwin" else 2**10
+    resident = int(kib) * 2**10 if kib else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    peak = {"resident_mib": round(resident / 2**20, 1)}
     if torch.cuda.is_available():
         peak["gpu_mib"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)
     return peak
-
-
-def _peak_resident_bytes() -> int:
-    status = Path("/proc/self/status")
-    if status.is_file():
-        # What getrusage tells on Linux is at least what the process that started this one had.
-        return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) * 2**10
-    unit = 1 if sys.platform == "darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def uses_bf16(settings: Settings) -> bool:
@@ -126,11 +120,13 @@ def require_device(settings: Settings) -> dict[str, Any]:
         questions = settings.train_questions or DOCVQA["train"][0]
         flops = training_flops(settings) * questions * settings.epochs
         rate = matrix_product_rate()
+        hours = flops / rate / 3600
+        time_needed = f"{hours / 24:,.1f} days" if hours > 48 else f"{hours:,.1f} hours"
         raise NoGPUError(
             f"this run wants a GPU and the kernel has none ({device['name']}, {device['cores']} cores). "
             f"{settings.epochs} epochs over {questions:,} questions, each with its page through the whole encoder, "
             f"are {flops:.1e} floating point operations; at the {rate / 1e9:,.0f} GFLOP/s of a matrix product here "
-            f"that is {_duration(flops / rate)} for one ratio and seed; pages that are shared or kept make it less, "
+            f"that is {time_needed} for one ratio and seed; pages that are shared or kept make it less, "
             "and make estimate tells how much. Choose a kernel with a GPU (KERNEL=...), or go on all the same "
             "with allow_cpu=True (ALLOW_CPU=1)"
         )
@@ -186,8 +182,3 @@ def finish_device() -> None:
     """Wait until a GPU has done what it was given; a CPU always has."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-
-
-def _duration(seconds: float) -> str:
-    hours = seconds / 3600
-    return f"{hours / 24:,.1f} days" if hours > 48 else f"{hours:,.1f} hours"

@@ -114,9 +114,8 @@ class Trainable:
             "vision encoder, parameters": (self.trainable_vision_parameters, self.vision_parameters),
             "whole model, parameters": (self.trainable_parameters, self.parameters),
         }
-        frame = pd.DataFrame.from_dict(rows, orient="index", columns=["trainable", "all"])
-        frame["share"] = [f"{100 * part / whole:.1f} %" for part, whole in rows.values()]
-        return frame.map(lambda cell: cell if isinstance(cell, str) else f"{cell:,}")
+        shown = {name: (f"{part:,}", f"{all_:,}", f"{100 * part / all_:.1f} %") for name, (part, all_) in rows.items()}
+        return pd.DataFrame.from_dict(shown, orient="index", columns=["trainable", "all", "share"])
 
 
 def vision_units(model: nn.Module, unit: str) -> list[list[str]]:
@@ -146,45 +145,41 @@ def freeze(model: nn.Module, freezing: Freezing) -> Trainable:
     outside the vision encoder (projector and language model) is trainable at every share. With `lora` above 0
     adapters (`add_adapters`) are trained in place of what would be. Sets `requires_grad`.
     """
-    share = freezing.vision_trainable
-    tower = dict(model.model.vision_tower.named_parameters())
-    vision_parameters = sum(parameter.numel() for parameter in tower.values())
-    parameters = sum(parameter.numel() for parameter in model.parameters())
+    share, tower = freezing.vision_trainable, model.model.vision_tower
+    sizes = {name: parameter.numel() for name, parameter in tower.named_parameters()}
+    vision_parameters, parameters = sum(sizes.values()), sum(one.numel() for one in model.parameters())
     units = vision_units(model, freezing.unit)
     if freezing.side == "output":
         units = units[::-1]
-    sizes = [0, *accumulate(sum(tower[name].numel() for name in group) for group in units)]
     count = round(len(units) * share)
     if freezing.counted == "parameters":
-        count = min(range(len(sizes)), key=lambda number: abs(sizes[number] - share * vision_parameters))
-    names = {name for group in units[:count] for name in group}
+        unfrozen = [0, *accumulate(sum(sizes[name] for name in unit) for unit in units)]
+        count = min(range(len(unfrozen)), key=lambda number: abs(unfrozen[number] - share * vision_parameters))
+    names = {name for unit in units[:count] for name in unit}
     model.requires_grad_(True)
-    for name, parameter in tower.items():
+    for name, parameter in tower.named_parameters():
         parameter.requires_grad_(name in names)
     rank = add_adapters(model, freezing.lora) if freezing.lora else 0
     # Sub-blocks change between train and eval mode with what is frozen.
     model.train(model.training)
     sub_blocks = vision_sub_blocks(model)
-    thawed = [
-        place
-        for place, (_, sub_block) in enumerate(sub_blocks)
-        if any(parameter.requires_grad for parameter in sub_block.parameters())
-    ]
+    thawed = [index for index, (_, sub_block) in enumerate(sub_blocks) if _trainable(sub_block)]
     return Trainable(
         ratio=share,
         unit=freezing.unit,
         side=freezing.side,
-        vision_tensors=len(tower),
-        trainable_vision_tensors=sum(p.requires_grad for p in model.model.vision_tower.parameters()),
+        vision_tensors=len(sizes),
+        trainable_vision_tensors=len(_trainable(tower)),
         vision_parameters=vision_parameters,
-        trainable_vision_parameters=_trainable(model.model.vision_tower),
+        trainable_vision_parameters=sum(_trainable(tower)),
         parameters=parameters,
-        trainable_parameters=_trainable(model),
+        trainable_parameters=sum(_trainable(model)),
         sub_blocks=len(sub_blocks),
         frozen_prefix=min(thawed, default=len(sub_blocks)),
         lora_rank=rank,
     )
 
 
-def _trainable(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+def _trainable(module: nn.Module) -> list[int]:
+    """Sizes of the tensors that are trainable."""
+    return [parameter.numel() for parameter in module.parameters() if parameter.requires_grad]

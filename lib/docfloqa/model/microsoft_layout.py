@@ -43,11 +43,7 @@ RENAMES = (
 )
 EMBEDDINGS = "model.language_model.shared.weight"
 # Safetensors may hold any of them, pickles hold all: they are one tensor.
-TIED = (
-    EMBEDDINGS,
-    "model.language_model.encoder.embed_tokens.weight",
-    "model.language_model.decoder.embed_tokens.weight",
-)
+TIED = (EMBEDDINGS, *(f"model.language_model.{part}.embed_tokens.weight" for part in ("encoder", "decoder")))
 # One with them in Florence-2; whoever fine-tuned it with Microsoft's code may have untied it.
 OUTPUT_EMBEDDINGS = "lm_head.weight"
 LOGITS_BIAS = "language_model.final_logits_bias"
@@ -71,14 +67,12 @@ IMAGE_SETTINGS = (
     "do_convert_rgb"
 ).split()
 # Microsoft's processor adds them to BART's vocabulary when it is loaded, in this order and with this spelling.
-TASK_TOKENS = (
-    *("<od>", "</od>", "<ocr>", "</ocr>"),
+TASK_TOKENS = [
+    *"<od> </od> <ocr> </ocr>".split(),
     *(f"<loc_{place}>" for place in range(1000)),
-    *("<cap>", "</cap>", "<ncap>", "</ncap>", "<dcap>", "</dcap>", "<grounding>", "</grounding>"),
-    *("<seg>", "</seg>", "<sep>", "<region_cap>", "</region_cap>"),
-    *("<region_to_desciption>", "</region_to_desciption>", "<proposal>", "</proposal>"),
-    *("<poly>", "</poly>", "<and>"),
-)
+    *"<cap> </cap> <ncap> </ncap> <dcap> </dcap> <grounding> </grounding> <seg> </seg> <sep> <region_cap>".split(),
+    *"</region_cap> <region_to_desciption> </region_to_desciption> <proposal> </proposal> <poly> </poly> <and>".split(),
+]
 IMAGE_TOKEN = "<image>"
 NAMES_SHOWN = 5
 
@@ -90,9 +84,8 @@ def is_original_layout(folder: Path) -> bool:
     """
     for file in folder.glob("*.safetensors"):
         with safe_open(file, "pt") as tensors:
-            names = list(tensors.keys())
-        if any(name.startswith(ORIGINAL_NAMES) for name in names):
-            return True
+            if any(name.startswith(ORIGINAL_NAMES) for name in tensors.keys()):  # noqa: SIM118
+                return True
     return False
 
 
@@ -155,7 +148,11 @@ def _native_tensors(tensors: dict[str, Tensor], config: Florence2Config) -> dict
         ],
         "are not zero, and have no place in the native model": [LOGITS_BIAS] if bias.any() else [],
     }
-    found = [f"{_listed(names)} {what}" for what, names in problems.items() if names]
+    found = []
+    for what, names in problems.items():
+        if names:
+            more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+            found.append(f"{', '.join(names[:NAMES_SHOWN])}{more} {what}")
     if found:
         raise ModelError(f"tensors of the original layout do not fit: {'; '.join(found)}")
     weights = {name: tensors[original_name(name)].float() for name in wanted if name not in (*TIED, OUTPUT_EMBEDDINGS)}
@@ -167,24 +164,18 @@ def _native_tensors(tensors: dict[str, Tensor], config: Florence2Config) -> dict
     return weights
 
 
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
-    return ", ".join(names[:NAMES_SHOWN]) + more
-
-
 def _native_config(original: dict[str, Any]) -> Florence2Config:
     for path, value in FIXED.items():
         found = _setting(original, path, value)
         if found != value:
             raise ModelError(f"{path} of config.json is {found!r}; the native model has {value!r} only")
     vision = {name: _setting(original, f"vision_config.{name}") for name in VISION_SETTINGS}
-    vision |= {
-        "embed_dim": _setting(original, "vision_config.dim_embed"),
-        "max_position_embeddings": _setting(original, "vision_config.image_pos_embed.max_pos_embeddings"),
-        "max_temporal_embeddings": _setting(
-            original, "vision_config.visual_temporal_embedding.max_temporal_embeddings"
-        ),
-    }
+    for name, path in (
+        ("embed_dim", "dim_embed"),
+        ("max_position_embeddings", "image_pos_embed.max_pos_embeddings"),
+        ("max_temporal_embeddings", "visual_temporal_embedding.max_temporal_embeddings"),
+    ):
+        vision[name] = _setting(original, f"vision_config.{path}")
     given = _setting(original, "text_config")
     text = {name: given[name] for name in BartConfig.__annotations__ if name in given}
     rows = _setting(original, "text_config.vocab_size")

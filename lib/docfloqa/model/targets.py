@@ -15,18 +15,11 @@ from docfloqa.exceptions import SettingsError
 
 START = "forced_bos_token_id"
 # Tokens are the model's own; these say how it computes, not what it answers.
-NOT_DECODING = {
-    *("bos_token_id", "pad_token_id", "eos_token_id", "decoder_start_token_id", "use_cache"),
-    *(
-        "output_attentions",
-        "output_hidden_states",
-        "output_scores",
-        "output_logits",
-        "return_dict_in_generate",
-    ),
-    *("transformers_version", "_from_model_config"),
-}
-DECODING = GenerationConfig().to_dict().keys() | {START, "forced_eos_token_id"}
+NOT_DECODING = set(
+    "bos_token_id pad_token_id eos_token_id decoder_start_token_id use_cache output_attentions output_hidden_states "
+    "output_scores output_logits return_dict_in_generate transformers_version _from_model_config".split()
+)
+DECODING = (GenerationConfig().to_dict().keys() | {START, "forced_eos_token_id"}) - NOT_DECODING
 
 
 @dataclass(frozen=True)
@@ -73,7 +66,6 @@ def generation_config(model: nn.Module, max_new_tokens: int | None, num_beams: i
             + (" and begins every answer with a token of its own" if target.start else "")
             + f", so allowed is {least} to {positions}"
         )
-    [start] = target.start or [None]
     return GenerationConfig(
         max_new_tokens=max_new_tokens,
         num_beams=num_beams,
@@ -87,7 +79,7 @@ def generation_config(model: nn.Module, max_new_tokens: int | None, num_beams: i
         pad_token_id=target.pad,
         eos_token_id=target.end,
         decoder_start_token_id=target.decoder_start,
-        forced_bos_token_id=start,
+        forced_bos_token_id=target.start[0] if target.start else None,
         forced_eos_token_id=None,
     )
 
@@ -96,7 +88,7 @@ def stated_decoding(folder: Path) -> dict[str, Any]:
     """What a checkpoint's own files state of decoding, by name: generation_config.json before config.json."""
     config = _content(folder / "config.json")
     stated = {**(config.get("text_config") or {}), **config, **_content(folder / "generation_config.json")}
-    return {name: value for name, value in stated.items() if name in DECODING - NOT_DECODING and value is not None}
+    return {name: value for name, value in stated.items() if name in DECODING and value is not None}
 
 
 def take_target_format(model: nn.Module, folder: Path) -> None:

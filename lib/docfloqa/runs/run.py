@@ -74,7 +74,7 @@ def is_complete(folder: Path) -> bool:
     record = read_record(folder)
     if record.get("status") != COMPLETE or not all((folder / name).is_file() for name in RESULT_FILES):
         return False
-    damaged = damaged_results(folder, record, lambda path: known_checksum(path, *_state(path)))
+    damaged = damaged_results(folder, record, _checksum_if_changed)
     for _, error in damaged:
         warnings.warn(f"{error}; the run does not count as complete", stacklevel=2)
     return not damaged
@@ -89,9 +89,9 @@ def damaged_results(folder: Path, record: dict[str, Any], hashed=checksum) -> li
     ]
 
 
-def _state(path: Path) -> tuple[int, int, int]:
+def _checksum_if_changed(path: Path) -> str:
     found = path.stat()
-    return found.st_ino, found.st_size, found.st_mtime_ns
+    return known_checksum(path, found.st_ino, found.st_size, found.st_mtime_ns)
 
 
 @cache

@@ -63,16 +63,10 @@ class DocVQATrainer(Seq2SeqTrainer):
             self.run = replace(self.run, writes=False)
         self.images = {split: Pages(dataset[split], processor) for split in dataset}
         static = uses_static_shapes(settings, arguments.world_size)
+        common = {"shuffled_questions": settings.shuffled_questions, "static_shapes": static}
         self.training_collator, self.validation_collator, self.control_collator = (
             QuestionCollator(
-                dataset[split],
-                model,
-                processor,
-                settings.prefix,
-                self.images[split],
-                wrong_pages=wrong,
-                shuffled_questions=settings.shuffled_questions,
-                static_shapes=static,
+                dataset[split], model, processor, settings.prefix, self.images[split], wrong_pages=wrong, **common
             )
             for split, wrong in (("train", False), ("validation", False), ("validation", True))
         )

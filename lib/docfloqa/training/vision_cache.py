@@ -195,26 +195,28 @@ def _on_disk(
     settings: Settings,
     on_file: Callable[[], None],
 ) -> dict[str, CachedPages] | None:
-    what = "vision states" if boundary else "resized pages"
     cache_folder().mkdir(parents=True, exist_ok=True)
     states = {name: CachedPages(pages, model, boundary, settings) for name, pages in splits.items()}
-    missing = {name: pages.missing() for name, pages in states.items()}
-    lacking = {path: (pages, chunk) for name, pages in states.items() for path, chunk in missing[name].items()}
+    lacking = [(pages, missing) for pages in states.values() if (missing := pages.missing())]
     if not lacking:
         return states
-    pages, chunk = next(iter(lacking.values()))
-    one = len(pages.content(chunk[:1]))
+    pages, missing = lacking[0]
+    one = len(pages.content(next(iter(missing.values()))[:1]))
+    wanted = {path.name: one * len(chunk) for _, missing in lacking for path, chunk in missing.items()}
     try:
-        with room_in_cache({path.name: one * len(chunk) for path, (_, chunk) in lacking.items()}, settings) as refusal:
+        with room_in_cache(wanted, settings) as refusal:
             if not refusal:
-                for name, pages in states.items():
-                    pages.fill(missing[name], on_file)
+                for pages, missing in lacking:
+                    pages.fill(missing, on_file)
                 return states
-        reason = f"{what} would take {refusal}"
+        reason = f"would take {refusal}"
     except OSError as error:
-        reason = f"{what} cannot be written: {error}"
-    where = f"{cache_folder()}, which may be emptied between runs"
-    warnings.warn(f"{reason} in {where}: going on without them, more slowly", stacklevel=3)
+        reason = f"cannot be written: {error}"
+    what, where = (
+        "vision states" if boundary else "resized pages",
+        f"{cache_folder()}, which may be emptied between runs",
+    )
+    warnings.warn(f"{what} {reason} in {where}: going on without them, more slowly", stacklevel=3)
     return None
 
 
@@ -234,17 +236,19 @@ def room_in_cache(files: dict[str, int], settings: Settings) -> Iterator[str | N
         if cached_bytes() + wanted > limit or wanted > free_bytes():
             evict_others()
         used, free = cached_bytes(), free_bytes()
-        refusal = None
-        if used + wanted > limit or wanted > free:
-            refusal = (
-                f"{wanted / 2**30:.2f} GiB more; {used / 2**30:.2f} GiB of at most {settings.cache_gib:g} (cache_gib) "
-                f"are in use, and {max(0, free) / 2**30:.2f} GiB are free"
-            )
-        else:
+        fits = used + wanted <= limit and wanted <= free
+        if fits:
             write_whole(mine, json.dumps(files))
             lock.acquire()
     try:
-        yield refusal
+        yield (
+            None
+            if fits
+            else (
+                f"{wanted / 2**30:.2f} GiB more; {used / 2**30:.2f} GiB of at most {settings.cache_gib:g} (cache_gib) "
+                f"are in use, and {max(0, free) / 2**30:.2f} GiB are free"
+            )
+        )
     finally:
         lock.release()
         _give_back(mine)
