@@ -183,5 +183,5 @@ def test_figures_of_executed_notebooks_keep_their_png():
     kept = nbformat.read(path, as_version=4).cells[0].outputs
     assert [set(output.data) for output in kept] == [{"image/png"}, {"image/svg+xml"}]
     with Image.open(BytesIO(base64.b64decode(kept[0].data["image/png"]))) as image:
-        assert image.size == (NOTEBOOK_WIDTH, 225)
+        assert image.size == (NOTEBOOK_WIDTH, 175)
     assert kept[0].metadata == {"image/png": {"alt": "a"}}

@@ -70,7 +70,7 @@ def test_what_ships_is_small_and_holds_no_trained_weights():
     if not files:
         pytest.skip("not a git checkout")
     assert not [path for path in files if re.search(r"safetensors|optimizer|checkpoint", path)]
-    assert sum((PROJECT / path).stat().st_size for path in files) <= 40e6
+    assert sum((PROJECT / path).stat().st_size for path in files) <= 10 * 2**20
 
 
 def test_the_tables_follow_from_the_predictions(study):
@@ -149,9 +149,8 @@ def test_the_instrument_is_what_it_was_meant_to_be(study):
 
 def test_shipped_notebooks_were_executed_without_errors():
     folder = PROJECT / "reports" / "shipped"
-    stems = ("01_explore_data", "03_ablate", "04_analyze", "05_robustness")
-    notebooks = [folder / f"{stem}.ipynb" for stem in stems] + sorted(folder.glob("runs/*/finetune.ipynb"))
-    assert len(notebooks) == len(stems) + 4, "the study's, and the first seed's run of every ratio"
+    notebooks = sorted(folder.glob("*.ipynb"))
+    assert [path.stem for path in notebooks] == ["01_explore_data", "04_analyze", "05_robustness"]
     for path in notebooks:
         content = json.loads(path.read_text())
         outputs = [output for cell in content["cells"] for output in cell.get("outputs", [])]

@@ -36,7 +36,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Asked:
-    """A model that can be asked: what it is called, the run that made it if one did, and its settings."""
+    """A model that can be asked: its name, the run that made it if one did, and its settings."""
 
     name: str
     run: SavedRun | None

@@ -45,21 +45,17 @@ def page_html(page: Image.Image, alt: str) -> str:
     """A whole page as large as its place and the window allow, with its text alternative."""
     shown = as_page(page)
     shown.thumbnail((SHOWN_PAGE, SHOWN_PAGE))
+    buffer = BytesIO()
     # The edge of a white page is to be seen on a white ground.
-    png = _png(ImageOps.expand(shown, border=1, fill="gray"))
-    return image_html(png, alt, "width: 100%; max-height: 60vh; object-fit: contain; object-position: left top")
+    ImageOps.expand(shown, border=1, fill="gray").save(buffer, "PNG")
+    style = "width: 100%; max-height: 60vh; object-fit: contain; object-position: left top"
+    return image_html(buffer.getvalue(), alt, style)
 
 
 def image_html(png: bytes, alt: str, style: str = "") -> str:
     """An image that is as wide as its place at most, with its text alternative."""
     source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
     return f'<img src="{source}" alt="{escape(alt)}" style="max-width: 100%; {style}">'
-
-
-def _png(image: Image.Image) -> bytes:
-    buffer = BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def table_html(frame: pd.DataFrame, caption: str) -> str:
@@ -82,11 +78,25 @@ def beside_html(table: str, page: str) -> str:
     )
 
 
-class DocumentBrowser(ipywidgets.VBox):
-    """The pages of a data set (see `load_docvqa`) to look through, each with everything that is asked of it.
+class Browser(ipywidgets.VBox):
+    """Filters, what they `found`, a list of it to choose from, and a `view` of what is chosen.
 
-    `split`, `kind` and `words` say which questions are looked for (`words` anywhere in the question, its answers
-    or the document's name, in any case); `pages` lists the pages that have one, the first `LISTED` of them.
+    A subclass fills the list in `_search` and the view in `_show`.
+    """
+
+    def __init__(self, filters: Sequence[Any], chosen: ipywidgets.Select):
+        self.found, self.view = ipywidgets.HTML(), ipywidgets.HTML()
+        for one in filters:
+            one.observe(self._search, "value")
+        chosen.observe(self._show, "value")
+        self._search()
+        super().__init__([ipywidgets.HBox(filters), self.found, chosen, self.view])
+
+
+class DocumentBrowser(Browser):
+    """The pages of a data set (see `load_docvqa`), each with everything that is asked of it.
+
+    `split`, `kind` and `words` (in any case, in question, answers or the document's name) filter the questions.
     """
 
     def __init__(self, dataset: DatasetDict):
@@ -101,12 +111,7 @@ class DocumentBrowser(ipywidgets.VBox):
             ipywidgets.Text, "search", "In questions, answers and names of documents", placeholder="total"
         )
         self.pages = control(ipywidgets.Select, "page", "Choose a page with the arrow keys", rows=10)
-        self.found, self.view = ipywidgets.HTML(), ipywidgets.HTML()
-        for filters in (self.split, self.kind, self.words):
-            filters.observe(self._search, "value")
-        self.pages.observe(self._show, "value")
-        self._search()
-        super().__init__([ipywidgets.HBox([self.split, self.kind, self.words]), self.found, self.pages, self.view])
+        super().__init__([self.split, self.kind, self.words], self.pages)
 
     def _search(self, *_: Any) -> None:
         wanted = self._searched.str.contains(self.words.value.strip().casefold(), regex=False)

@@ -9,7 +9,7 @@ import pandas as pd
 from datasets import Dataset
 
 from docfloqa.analysis.intervals import RATIO, percent
-from docfloqa.apps.browser import LISTED, beside_html, control, offer, page_html, table_html, text_html
+from docfloqa.apps.browser import LISTED, Browser, beside_html, control, offer, page_html, table_html, text_html
 from docfloqa.runs.results import Study
 
 CHANGES = {"better and worse": None, "better": 1, "worse": -1}
@@ -39,7 +39,7 @@ def answers_by_run(study: Study) -> dict[str, pd.DataFrame]:
     return frames
 
 
-class PredictionComparer(ipywidgets.VBox):
+class PredictionComparer(Browser):
     """Any two runs of a study after their last epoch; `validation` has the pages of its questions.
 
     `first` and `second` name the runs, `changes` says whether what got better, worse or both is listed in
@@ -48,30 +48,18 @@ class PredictionComparer(ipywidgets.VBox):
 
     def __init__(self, study: Study, validation: Dataset):
         self.validation, self.answers = validation, answers_by_run(study)
-        self.places = {question: place for place, question in enumerate(validation["questionId"])}
+        self.indices = {question: index for index, question in enumerate(validation["questionId"])}
         names = list(self.answers)
         self.first = control(ipywidgets.Dropdown, "from", "The run to start from", options=names, value=names[0])
         self.second = control(ipywidgets.Dropdown, "to", "The run to compare with it", options=names, value=names[-1])
         self.changes = control(ipywidgets.Dropdown, "show", "What got better, what got worse", options=CHANGES)
         self.questions = control(ipywidgets.Select, "question", "Choose a question with the arrow keys", rows=10)
-        self.counted, self.view = ipywidgets.HTML(), ipywidgets.HTML()
-        for filters in (self.first, self.second, self.changes):
-            filters.observe(self._compare, "value")
-        self.questions.observe(self._show, "value")
-        self._compare()
-        super().__init__(
-            [
-                ipywidgets.HBox([self.first, self.second, self.changes]),
-                self.counted,
-                self.questions,
-                self.view,
-            ]
-        )
+        super().__init__([self.first, self.second, self.changes], self.questions)
 
-    def _compare(self, *_: Any) -> None:
+    def _search(self, *_: Any) -> None:
         self.frame = compared(self.answers[self.first.value], self.answers[self.second.value])
         difference = self.frame["difference"]
-        self.counted.value = text_html(
+        self.found.value = text_html(
             f"{(difference > 0).sum():,} questions better, {(difference < 0).sum():,} worse, "
             f"{(difference == 0).sum():,} with the same ANLS; {100 * difference.mean():+.1f} points in all"
         )
@@ -95,12 +83,10 @@ class PredictionComparer(ipywidgets.VBox):
             }
         )
         caption = f"{row['question']} Accepted: {' · '.join(row['answers'])}"
-        place = self.places.get(self.questions.value)
-        page = (
-            text_html("The data set has no such question any more.")
-            if place is None
-            else page_html(self.validation[place]["image"], f"Page of document {row['document_id']}")
-        )
+        page = text_html("The data set has no such question any more.")
+        if self.questions.value in self.indices:
+            image = self.validation[self.indices[self.questions.value]]["image"]
+            page = page_html(image, f"Page of document {row['document_id']}")
         self.view.value = beside_html(table_html(both, caption), page)
 
     def table(self, count: int = 5) -> pd.DataFrame:

@@ -96,10 +96,10 @@ class Playground(ipywidgets.VBox):
 
     def _make_controls(self) -> None:
         first = dict(zip(self.rows["page"][::-1], range(len(self.rows))[::-1], strict=True))
-        documents = [(self.rows[place]["document_id"], place) for place in sorted(first.values())[:LISTED]]
-        self.document = control(
-            ipywidgets.Dropdown, "document", "A validation document of the study", options=documents
-        )
+        names = self.rows["document_id"]
+        documents = [(names[index], index) for index in sorted(first.values())[:LISTED]]
+        tooltip = "A validation document of the study"
+        self.document = control(ipywidgets.Dropdown, "document", tooltip, options=documents)
         self.upload = ipywidgets.FileUpload(
             description="or upload a scan", accept=KINDS, multiple=False, icon="", tooltip=ALLOWED
         )
@@ -107,16 +107,14 @@ class Playground(ipywidgets.VBox):
         self.number = control(ipywidgets.BoundedIntText, "page of the PDF", "From 1 on", min=1, max=9999, value=1)
         self.number.layout.width = "12em"
         self.example = control(ipywidgets.Dropdown, "asked of it before", "Puts a question below", options=[])
-        self.question = control(
-            ipywidgets.Text, "question", "Any question about the page", placeholder="What is the total?"
-        )
+        tooltip = "Any question about the page"
+        self.question = control(ipywidgets.Text, "question", tooltip, placeholder="What is the total?")
         self.question.layout.flex = "1"
         self.button = ipywidgets.Button(description="Ask", tooltip="Let every model answer", button_style="primary")
         self.status, self.answered = ipywidgets.HTML(), ipywidgets.HTML()
         names = [asked.name for asked in self.models]
-        self.model = control(
-            ipywidgets.Dropdown, "where looked", "Whose attention is drawn", options=names, value=names[-1]
-        )
+        shown = {"options": names, "value": names[-1]}
+        self.model = control(ipywidgets.Dropdown, "where looked", "Whose attention is drawn", **shown)
         self.token = control(ipywidgets.Dropdown, "while it wrote", "A piece of that model's answer", options=[])
         self.page, self.view = ipywidgets.HTML(), ipywidgets.HTML()
         self.page.layout.width = self.view.layout.width = "50%"
@@ -125,8 +123,7 @@ class Playground(ipywidgets.VBox):
         if self.document.value is None:
             return
         row = self.rows[self.document.value]
-        places = [place for place, page in enumerate(self.rows["page"]) if page == row["page"]]
-        on_page = self.rows.select(places)
+        on_page = self.rows.select([index for index, page in enumerate(self.rows["page"]) if page == row["page"]])
         self.known = dict(zip(on_page["question"], on_page["answers"], strict=True))
         self._show_page(as_page(row["image"]), f"document {row['document_id']}")
 

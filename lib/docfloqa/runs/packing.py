@@ -28,7 +28,7 @@ from docfloqa.runs.tables import (
 
 NOTEBOOK = "finetune.ipynb"
 # Pixels that a figure of an executed notebook is wide; HTML and PDF have it finer.
-NOTEBOOK_WIDTH = 900
+NOTEBOOK_WIDTH = 700
 # What an answer is, beside its scores.
 ANSWER = ["prediction", "confidence"]
 LOSS = ["loss_sum", "tokens"]
