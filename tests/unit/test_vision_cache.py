@@ -55,7 +55,7 @@ def losses_and_answers(settings: Settings, dataset, monkeypatch) -> tuple[list[f
 def test_fifty_steps_with_and_without_the_cache_agree(ratio, unit, dataset, output, monkeypatch):
     few = DatasetDict(train=dataset["train"], validation=dataset["validation"].select(range(0, 15, 4)))
     # At the smoke profile's rate the losses fall to 0.03 and differences in rounding grow to 3e-5 of them.
-    settings = Settings.profile("smoke", vision_trainable=ratio, unit=unit, batch_size=4, epochs=6, learning_rate=1e-4)
+    settings = Settings.profile("smoke", vision_trainable=ratio, unit=unit, batch_size=2, epochs=3, learning_rate=1e-4)
     cached, answers, sub_blocks = losses_and_answers(settings, few, monkeypatch)
     plain, same, none = losses_and_answers(settings.replace(vision_cache=False), few, monkeypatch)
     assert len(cached) >= 50 and cached == pytest.approx(plain, rel=1e-5)
