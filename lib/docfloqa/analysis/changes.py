@@ -79,13 +79,21 @@ def as_text(metrics: pd.DataFrame) -> pd.DataFrame:
     ).rename_axis(None)
 
 
-def changed_questions(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
-    """The questions whose ANLS differs, the greatest gain of the second side first, the greatest loss last.
+def compared(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
+    """The questions that both frames of predictions answer, by how much ANLS the second has more, most first.
 
-    Columns: question_id, document_id, question, answers (accepted), first, second (what was answered), difference.
+    Columns: question_id, document_id, question, answers, then prediction and anls of each with the suffixes
+    `_first` and `_second`, and `difference` in [-1, 1]. Equal differences stand in the order of question ids.
     """
-    frame = first[[*QUESTION, "answers"]].assign(
-        first=first["prediction"], second=second["prediction"], difference=second["anls"] - first["anls"]
+    frame = first[[*QUESTION, "answers", "prediction", "anls"]].merge(
+        second[["question_id", "prediction", "anls"]], on="question_id", suffixes=("_first", "_second")
     )
-    changed = frame[frame["difference"] != 0]
-    return changed.sort_values("difference", ascending=False, kind="stable", ignore_index=True)
+    frame["difference"] = frame["anls_second"] - frame["anls_first"]
+    return frame.sort_values(["difference", "question_id"], ascending=[False, True], ignore_index=True)
+
+
+def changed_questions(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
+    """Those of `compared` whose ANLS differs; `first` and `second` are what was answered."""
+    frame = compared(first, second).rename(columns={"prediction_first": "first", "prediction_second": "second"})
+    columns = [*QUESTION, "answers", "first", "second", "difference"]
+    return frame.loc[frame["difference"] != 0, columns].reset_index(drop=True)

@@ -8,26 +8,13 @@ import ipywidgets
 import pandas as pd
 from datasets import Dataset
 
+from docfloqa.analysis.changes import compared
 from docfloqa.analysis.intervals import RATIO, percent
 from docfloqa.apps.browser import LISTED, Browser, beside_html, control, offer, page_html, table_html, text_html
 from docfloqa.runs.results import Study
 
 CHANGES = {"better and worse": None, "better": 1, "worse": -1}
 BEFORE = "before training"
-
-
-def compared(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
-    """The questions that both frames of predictions answer, by how much ANLS the second has more, most first.
-
-    Columns: question_id, document_id, question, answers, then prediction and anls of each with the suffixes
-    `_first` and `_second`, and `difference` in [-1, 1]. Equal differences stand in the order of question ids.
-    """
-    told = ["question_id", "document_id", "question", "answers"]
-    frame = first[[*told, "prediction", "anls"]].merge(
-        second[["question_id", "prediction", "anls"]], on="question_id", suffixes=("_first", "_second")
-    )
-    frame["difference"] = frame["anls_second"] - frame["anls_first"]
-    return frame.sort_values(["difference", "question_id"], ascending=[False, True], ignore_index=True)
 
 
 def answers_by_run(study: Study) -> dict[str, pd.DataFrame]:
