@@ -48,6 +48,7 @@ robustness: $(VENV)/installed
 # The study whose results are in the repository.
 ship: $(VENV)/installed
 	$(BIN)/python -m docfloqa study --name shipped --seeds 0 1 2 --arms all
+	$(BIN)/python -m docfloqa pack shipped
 
 # Two processes, a file of tests in each at a time: shared studies and models are made once.
 PYTEST = $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
