@@ -77,7 +77,7 @@ def in_this_process(monkeypatch):
     def one_after_another(tasks, name):
         for task in tasks:
             robustness._score(*task)
-            asked.append(task[3:5])
+            asked.append(task[2:4])
 
     robustness._model.cache_clear()
     monkeypatch.setattr(robustness, "_in_processes", one_after_another)
@@ -238,7 +238,7 @@ def test_what_was_interrupted_goes_on(study_of_one, in_this_process, monkeypatch
     work = robustness._score
 
     def interrupted(*task):
-        if task[3:5] == ("blur", 2):
+        if task[2:4] == ("blur", 2):
             raise KeyboardInterrupt
         work(*task)
 
