@@ -24,7 +24,7 @@ from docfloqa.files import TINY_MODEL, reports_folder, runs_folder
 from docfloqa.model import device
 from docfloqa.model.device import require_device
 from docfloqa.settings import Settings
-from docfloqa.study import availability, doctor
+from docfloqa.study import availability, doctor, examination
 from docfloqa.study.doctor import SUBJECTS, Finding, check_study, examine, verdict
 
 NEEDS_A_MODEL = {"vocabulary", "targets", "decoding", "question", "run"}
@@ -40,7 +40,7 @@ def no_download(monkeypatch):
         return client(*arguments, **options)
 
     monkeypatch.setattr(hub, "snapshot_download", only_looks)
-    monkeypatch.setattr(doctor, "kernel_device", lambda settings, _: require_device(settings))
+    monkeypatch.setattr(examination, "kernel_device", lambda settings, _: require_device(settings))
     monkeypatch.setattr(device, "training_flops", lambda _: 1e9)
     monkeypatch.setattr(device, "matrix_product_rate", lambda *_: 1e9)
 
@@ -139,8 +139,8 @@ def test_damaged_data(smoke, tmp_path, monkeypatch):
     folder = Path(shutil.copytree(synth_folder(smoke), tmp_path / "mine"))
     [file] = folder.glob("train*.parquet")
     file.write_bytes(file.read_bytes()[:-100])
-    for small in (doctor.SMALL, 0):
-        monkeypatch.setattr(doctor, "SMALL", small)
+    for small in (examination.SMALL, 0):
+        monkeypatch.setattr(examination, "SMALL", small)
         wrong = the_one_thing_to_do(examine(smoke.replace(data=str(folder))))
         assert wrong.subject == "data" and "cannot be read" in wrong.to_do
 
@@ -159,7 +159,7 @@ def test_a_first_row_that_cannot_be_used_is_passed_over(image, large, smoke, tmp
     schema = pq.read_schema(tmp_path / "validation.parquet")
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), tmp_path / "validation.parquet")
     if large:
-        monkeypatch.setattr(doctor, "SMALL", 0)
+        monkeypatch.setattr(examination, "SMALL", 0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         findings = by_subject(examine(smoke.replace(data=str(tmp_path))))
@@ -204,7 +204,7 @@ def test_a_gpu_too_small_and_a_fault_of_ours(smoke, monkeypatch):
     def faulty(*_):
         raise KeyError("ours")
 
-    monkeypatch.setattr(doctor, "evaluate", faulty)
+    monkeypatch.setattr(examination, "evaluate", faulty)
     findings = examine(smoke)
     wrong = the_one_thing_to_do(findings)
     assert wrong.subject == "question"
@@ -212,9 +212,9 @@ def test_a_gpu_too_small_and_a_fault_of_ours(smoke, monkeypatch):
     assert wrong.to_do.endswith("; please report this output") and not untried(findings)
 
     def too_large(*_):
-        raise doctor.torch.OutOfMemoryError("20 MiB")
+        raise examination.torch.OutOfMemoryError("20 MiB")
 
-    monkeypatch.setattr(doctor, "evaluate", too_large)
+    monkeypatch.setattr(examination, "evaluate", too_large)
     assert "memory of the GPU" in the_one_thing_to_do(examine(smoke)).to_do
 
 
@@ -311,8 +311,8 @@ def test_a_filled_cache_is_looked_through(name, layout, rows, paper, published, 
 def test_large_data_is_counted_without_its_images(paper, published, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(published))
     checked = by_subject(examine(paper))["data"].found
-    monkeypatch.setattr(doctor, "SMALL", 0)
-    monkeypatch.setattr(doctor, "load_checked", None)
+    monkeypatch.setattr(examination, "SMALL", 0)
+    monkeypatch.setattr(examination, "load_checked", None)
     counted = by_subject(examine(paper))["data"].found
     assert checked.replace(" used, on", " on").replace("documents", "documents, not checked yet") == counted
 
