@@ -212,3 +212,13 @@ def test_the_readme_is_read_to_its_end():
     assert len(README.split()) <= 1200
     beginning = "\n".join(README.splitlines()[:25])
     assert "make test " in beginning and "make study " in beginning
+
+
+def test_the_library_is_as_long_as_its_readme_says():
+    lines = sum(len(path.read_text().splitlines()) for path in LIBRARY.rglob("*.py"))
+    [said] = re.findall(r"\*\*([\d,]+) lines\*\*", LIBRARY_README)
+    assert lines == int(said.replace(",", ""))
+    for path in LIBRARY.rglob("*.py"):
+        assert len(path.read_text().splitlines()) <= 350, path
+    for folder in (LIBRARY, *LIBRARY.rglob("*/")):
+        assert len(list(folder.glob("*.py"))) <= 12, folder
