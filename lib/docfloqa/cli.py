@@ -242,7 +242,7 @@ for _row in (
     (verbs.sweep, "--profile smoke --ratios 0 1 --seeds 0", OF_STUDIES, [*PLAN, "kernel", "scheduler", "jobs"]),
     (verbs.run, "--profile smoke --ratio 0.66 --seed 1", FIELDS),
     (verbs.doctor, "--profile paper", FIELDS, ["kernel"]),
-    (verbs.estimate, "--profile smoke --ratios 0 1 --seeds 0", OF_STUDIES, PLAN),
+    (verbs.estimate, "--profile smoke --ratios 0 1 --seeds 0", OF_STUDIES, [*PLAN, "jobs"]),
     (verbs.report, "--name embedded"),
     (verbs.robustness, "--name embedded --cross layout my_scans"),
     (verbs.ask, 'page.png "What is the total?" --study embedded --ratio 1'),

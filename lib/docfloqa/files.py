@@ -337,5 +337,7 @@ def whole_folder(folder: Path, replaceable: Callable[[Path], bool] | None = None
             folder.rename(old)
         part.rename(folder)
     finally:
+        if old.is_dir() and not folder.is_dir():
+            old.rename(folder)
         for leftover in (part, old):
             shutil.rmtree(leftover, ignore_errors=True)
