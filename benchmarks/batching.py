@@ -37,7 +37,7 @@ def compare(by_image: Study, uniform: Study) -> pd.DataFrame:
                 "vision encoder trained": f"{100 * ratio:.0f} %",
                 "ANLS, uniform (%)": f"{100 * first['anls'].mean():.1f}",
                 "ANLS, by_image (%)": f"{100 * second['anls'].mean():.1f}",
-                "by_image less uniform [95 %]": difference.interval().format(100),
+                "by_image − uniform [95 %]": difference.interval().format(100),
                 "smallest shown (power 0.8)": f"{100 * difference.smallest_detectable():.1f}",
             }
         )

@@ -1,4 +1,4 @@
-"""What the code computes, as numbers raised by hand when results change; `tests/test_golden.py` says which.
+"""What the code computes, as numbers raised by hand when results change; `tests/unit/test_golden.py` says which.
 
 A run, its drawn documents, its cached pages and its scores are known by these numbers and not by the text of the code:
 to move, rename or reword something outdates nothing.

@@ -22,7 +22,7 @@ LIBRARY = PROJECT / "lib" / "docfloqa"
 PYPROJECT = tomllib.loads((PROJECT / "pyproject.toml").read_text())
 README = (PROJECT / "README.md").read_text()
 LIBRARY_README = (PROJECT / "lib" / "README.md").read_text()
-PAGES = [PROJECT / "README.md", PROJECT / "lib" / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
+PAGES = [PROJECT / "README.md", PROJECT / "lib" / "README.md", PROJECT / "data" / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
 MANUAL = "\n".join(path.read_text() for path in PAGES)
 
 
@@ -202,7 +202,7 @@ def test_the_python_in_the_readme_runs():
     assert eval(expression, names) == float(shown)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(PROJECT)))
 def test_the_files_that_a_page_links_exist(page):
     for target in re.findall(r"\]\((?!https?://|#)([^)]+)\)", page.read_text()):
         assert (page.parent / target.split("#")[0]).exists(), target
