@@ -22,7 +22,8 @@ LIBRARY = PROJECT / "lib" / "docfloqa"
 PYPROJECT = tomllib.loads((PROJECT / "pyproject.toml").read_text())
 README = (PROJECT / "README.md").read_text()
 LIBRARY_README = (PROJECT / "lib" / "README.md").read_text()
-PAGES = [PROJECT / "README.md", PROJECT / "lib" / "README.md", PROJECT / "data" / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
+READMES = [PROJECT / folder / "README.md" for folder in ("", "lib", "data")]
+PAGES = [*READMES, *sorted((PROJECT / "docs").glob("*.md"))]
 MANUAL = "\n".join(path.read_text() for path in PAGES)
 
 
