@@ -20,6 +20,7 @@ from docfloqa.figures import style
 from docfloqa.files import figures_folder
 from docfloqa.model.florence import Florence2ForDocVQA, base_config
 from docfloqa.model.freezing import freeze
+from docfloqa.settings import Freezing
 
 PLOTS = [
     figures.epoch_progress,
@@ -83,7 +84,7 @@ def check_pdf(content):
 def test_every_figure_of_every_study(plot, name, studies):
     figure = plot(studies[name])
     assert isinstance(figure, Figure)
-    assert figure.get_figwidth() in (figures.ONE_COLUMN, style.TWO_COLUMNS)
+    assert figure.get_figwidth() in (style.ONE_COLUMN, style.TWO_COLUMNS)
     assert overlapping(figure) == []
     check_pdf(style.render(figure, "pdf"))
 
@@ -156,7 +157,7 @@ def test_the_pipeline_is_florence_2_base():
     with torch.device("meta"):
         model = Florence2ForDocVQA(base_config())
     for ratio in RATIOS:
-        share = freeze(model, ratio).trainable_vision_share
+        share = freeze(model, Freezing(ratio)).trainable_vision_share
         assert f"= {percent(share)} of the vision encoder's parameters" in drawn, ratio
     vision = base_config().vision_config
     for stage, (depth, width) in enumerate(zip(vision.depths, vision.embed_dim, strict=True)):
@@ -238,7 +239,7 @@ def test_a_figure_is_published_whole_as_pdf_and_png_and_shown(displayed, studies
     assert sorted(figures_folder("published").iterdir()) == paths
     check_pdf(paths[0].read_bytes())
     width, _ = struct.unpack(">II", paths[1].read_bytes()[16:24])
-    assert width == round(figures.ONE_COLUMN * style.DPI)
+    assert width == round(style.ONE_COLUMN * style.DPI)
     ((data, _),) = displayed
     assert base64.b64decode(data["application/pdf"]) == paths[0].read_bytes()
 

@@ -120,7 +120,9 @@ def test_the_names_of_every_day_come_from_the_package_itself_without_waiting_for
 
 def test_make_gives_its_variables_to_the_verb():
     def made(*words: str) -> str:
-        shown = subprocess.run(["make", "-n", *words], cwd=PROJECT, capture_output=True, text=True, check=True)
+        shown = subprocess.run(
+            ["make", "-n", "--no-print-directory", *words], cwd=PROJECT, capture_output=True, text=True, check=True
+        )
         return " ".join(shown.stdout.splitlines()[-1].split()).removeprefix(".venv/bin/python -m docfloqa ")
 
     assert made("study") == "study" and made("report", "NAME=a") == "report --name 'a'"

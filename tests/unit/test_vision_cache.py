@@ -235,15 +235,15 @@ def test_runs_that_fill_the_cache_together_share_the_work(tiny, pages, smoke, ou
 
 def together(boundaries, pages, model, settings, monkeypatch) -> list[int]:
     """What runs that look for room at the same moment cache, in the order of what they want."""
-    counted = vision_cache.cached_bytes
+    counted = vision_cache.cached_files
 
-    def slowly() -> int:
+    def slowly() -> dict:
         found = counted()
         time.sleep(0.3)
         return found
 
     with monkeypatch.context() as patch, ThreadPoolExecutor(len(boundaries)) as runs:
-        patch.setattr(vision_cache, "cached_bytes", slowly)
+        patch.setattr(vision_cache, "cached_files", slowly)
         made = list(runs.map(lambda boundary: cache_states({"train": pages}, model, boundary, settings), boundaries))
     return [start for _, start in made]
 

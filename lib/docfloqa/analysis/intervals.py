@@ -63,7 +63,7 @@ def bootstrap_interval(
         raise ValueError("values, clusters and weights must be one-dimensional and equally long")
     if not len(values):
         raise ValueError("there are no values")
-    frame = pd.DataFrame({"loss_sum": values, "tokens": weights, "document_id": np.asarray(clusters), "group": 0})
+    frame = pd.DataFrame({"loss_sum": values, "tokens": weights, "document_id": pd.Series(list(clusters)), "group": 0})
     return interval(next(interval_table(frame, ["group"], [LOSS], confidence, resamples, seed).itertuples()))
 
 
@@ -96,6 +96,8 @@ def interval_table(
         values = np.stack([sums.to_numpy(float) for sums, _ in pairs], axis=1)
         weights = np.stack([np.ones(len(part)) if w is None else w.to_numpy(float) for _, w in pairs], axis=1)
         _check(values, weights, confidence, resamples)
+        if part["document_id"].isna().any():
+            raise ValueError(f"a document_id of the group {key} is missing")
         sums = _by_document(values, part["document_id"], runs)
         totals = _by_document(weights, part["document_id"], runs)
         # Weights are positive, so only a document that a seed has not seen can have a total of 0.

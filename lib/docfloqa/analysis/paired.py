@@ -136,7 +136,8 @@ class PairedDifference(StudentEstimate):
             freedom = variance**2 / (documents - 1) + self.over_seeds**4 / max(1, self.seeds - 1)
             freedom = np.divide(together**2, freedom, out=documents - 1, where=freedom > 0)
             quantiles = student.ppf([[(1 + confidence) / 2], [power]], freedom).sum(axis=0)
-            return quantiles * np.sqrt(together) <= difference
+            # Equal but for rounding is enough.
+            return quantiles * np.sqrt(together) <= difference * (1 + 1e-12)
 
         # More documents can leave fewer degrees of freedom, so what suffices need not be one stretch without
         # an end: the numbers are searched in steps of 2 % for the first that does, then what lies below it.

@@ -170,6 +170,19 @@ def share_of_batch(batch_size: int, processes: int) -> int:
     return batch_size // processes
 
 
+class Indices:
+    """Indices of questions, each as itself, `NOTHING` too, which would be the last one of a range."""
+
+    def __init__(self, count: int):
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> int:
+        return index
+
+
 class EpochSampler(Sampler[int]):
     """The order of the questions in an epoch, which depends on the seed and the epoch alone.
 

@@ -26,7 +26,7 @@ from docfloqa.runs.recovery import last_checkpoint, refresh
 from docfloqa.runs.run import BEST_MODEL, LAST_MODEL, Run
 from docfloqa.settings import Settings
 from docfloqa.training.arguments import CHECKPOINTS, RunProgress, training_arguments
-from docfloqa.training.batches import EpochSampler, Pages, QuestionCollator
+from docfloqa.training.batches import EpochSampler, Indices, Pages, QuestionCollator
 from docfloqa.training.evaluation import evaluate
 from docfloqa.training.steps import CapturedSteps, split_batch
 from docfloqa.training.vision_cache import ResidentPages, cache_states
@@ -85,8 +85,8 @@ class DocVQATrainer(Seq2SeqTrainer):
             model=model,
             args=arguments,
             # The collator turns indices into a batch.
-            train_dataset=range(len(dataset["train"])),
-            eval_dataset=range(len(dataset["validation"])),
+            train_dataset=Indices(len(dataset["train"])),
+            eval_dataset=Indices(len(dataset["validation"])),
             data_collator=self.training_collator,
             processing_class=processor,
             callbacks=[self.progress],

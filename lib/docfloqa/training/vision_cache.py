@@ -231,11 +231,12 @@ def room_in_cache(files: dict[str, int], settings: Settings) -> Iterator[str | N
     lock = FileLock(mine.with_suffix(".lock"))
     with held("vision-cache", "the vision cache"):
         kept = files | _kept_by_others(mine.parent)
-        wanted = sum(size for name, size in kept.items() if not (cache_folder() / name).is_file())
         limit = settings.cache_gib * 2**30
-        if cached_bytes() + wanted > limit or wanted > free_bytes():
+        used, wanted = _used_and_wanted(kept)
+        if used + wanted > limit or wanted > free_bytes():
             evict_others()
-        used, free = cached_bytes(), free_bytes()
+            used, wanted = _used_and_wanted(kept)
+        free = free_bytes()
         fits = used + wanted <= limit and wanted <= free
         if fits:
             write_whole(mine, json.dumps(files))
@@ -272,10 +273,21 @@ def _give_back(room: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def _used_and_wanted(kept: dict[str, int]) -> tuple[int, int]:
+    # Looked at once: a file that is finished meanwhile would count on both sides, or on none.
+    there = cached_files()
+    return sum(there.values()), sum(size for name, size in kept.items() if cache_folder() / name not in there)
+
+
 def cached_bytes() -> int:
     """What all cached states take on the disk, those of other code and packages too."""
+    return sum(cached_files().values())
+
+
+def cached_files() -> dict[Path, int]:
+    """All files of cached states and their bytes, those of other code and packages too."""
     # Not the parts of files, which other runs rename while they are counted.
-    return sum(file.stat().st_size for file in cache_folder().parent.rglob("[!.]*.npy"))
+    return {file: file.stat().st_size for file in cache_folder().parent.rglob("[!.]*.npy")}
 
 
 def free_bytes() -> int:
