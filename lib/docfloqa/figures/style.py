@@ -110,11 +110,15 @@ def _shows_pages(figure: Figure) -> bool:
     return any(ax.images for ax in figure.axes)
 
 
-def show(figure: Figure, caption: str, alt: str) -> dict[str, bytes]:
-    """Display a figure in a notebook as one output in PDF, SVG and PNG with its texts, close it, return its files.
+def show(figure: Figure, caption: str, alt: str) -> None:
+    """Display a figure in a notebook as one output in PDF, SVG and PNG with its texts, and close it.
 
     One that shows pages has no SVG, in which they would take several times the space.
     """
+    _show(figure, caption, alt)
+
+
+def _show(figure: Figure, caption: str, alt: str) -> dict[str, bytes]:
     files = {kind: render(figure, kind) for kind in FORMATS if not (kind == "svg" and _shows_pages(figure))}
     data = {
         FORMATS[kind][0]: content.decode() if kind == "svg" else base64.b64encode(content).decode()
@@ -127,7 +131,7 @@ def show(figure: Figure, caption: str, alt: str) -> dict[str, bytes]:
 
 def publish(figure: Figure, study_name: str, name: str, caption: str, alt: str) -> None:
     """`show` a figure and write it as PDF and PNG to `figures/<study>/`, each whole or not at all."""
-    files = show(figure, caption, alt)
+    files = _show(figure, caption, alt)
     for kind in ("pdf", "png"):
         write_whole(figures_folder(study_name) / f"{name}.{kind}", files[kind])
 
