@@ -40,13 +40,7 @@ SIMULATIONS = 1000
 RESAMPLES = 499  # of the permutation test, whose level any number keeps; reports use more, for finer p-values
 DOCUMENTS, RATIOS = 140, 4
 QUESTIONS_PER_DOCUMENT = {3: 0.2, 4: 0.4, 5: 0.25, 6: 0.15}
-SHARES = {
-    "document": 0.21,
-    "question": 0.60,
-    "document and ratio": 0.02,
-    "question and ratio": 0.06,
-    "answer": 0.11,
-}
+SHARES = {"document": 0.21, "question": 0.60, "document and ratio": 0.02, "question and ratio": 0.06, "answer": 0.11}
 EXACT, PARTIAL, PARTIAL_SCORES = 0.22, 0.25, (0.5, 0.8)
 # Mean quality above the thresholds for an exact and for a partial match.
 ABOVE = norm.ppf([EXACT, EXACT + PARTIAL])

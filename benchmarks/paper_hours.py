@@ -93,11 +93,7 @@ def table(throughput: Mapping, steps: Mapping | None) -> pd.DataFrame:
         ways = "; ".join(f"{100 * ratio:.0f} %: {name}" for ratio, (name, _) in best.items())
         seconds = {ratio: one / steps["batch_size"] for ratio, (_, one) in best.items()}
         rows.append(
-            {
-                "batching": "uniform",
-                "steps": f"by hand, {ways}",
-                "hours": paper_study_hours(parts, "uniform", seconds),
-            }
+            {"batching": "uniform", "steps": f"by hand, {ways}", "hours": paper_study_hours(parts, "uniform", seconds)}
         )
     return pd.DataFrame(rows)
 

@@ -47,13 +47,7 @@ TRAINERS = ("trainer, eager", "trainer, static shapes only", "trainer, no cuDNN 
 COMPILED = ("compiled", "compiled, CUDA graph", "compiled, reduce-overhead")
 BATCH_SIZE = 6
 PROFILED = 3  # steps
-LAUNCHES = (
-    "cudaLaunchKernel",
-    "cudaLaunchKernelExC",
-    "cuLaunchKernel",
-    "cuLaunchKernelEx",
-    "cudaGraphLaunch",
-)
+LAUNCHES = ("cudaLaunchKernel", "cudaLaunchKernelExC", "cuLaunchKernel", "cuLaunchKernelEx", "cudaGraphLaunch")
 WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
 # Of the loss and of the gradient's norm: eager and another way round the same bf16 sums differently.
 SAME = 0.02
@@ -538,11 +532,7 @@ def markdown(result: dict) -> str:
                 f"{1e3 * found['wait_seconds']:.1f} ms; {found['operators']:.0f} operators."
             )
             longest = [
-                {
-                    "kernel": row["name"][:80],
-                    "ms": f"{1e3 * row['seconds']:.2f}",
-                    "calls": f"{row['calls']:.0f}",
-                }
+                {"kernel": row["name"][:80], "ms": f"{1e3 * row['seconds']:.2f}", "calls": f"{row['calls']:.0f}"}
                 for row in found["longest_kernels"]
             ]
             if longest:

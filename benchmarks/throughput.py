@@ -260,9 +260,7 @@ def compare_training(
         train(trainer, 2 * pairs, lambda places: None)
     rates = [matrix_product_rate(precision)]
     seconds = train(
-        trainer,
-        pairs,
-        lambda places: theirs.append(timed(lambda: loop.training_step(dataset["train"], places))),
+        trainer, pairs, lambda places: theirs.append(timed(lambda: loop.training_step(dataset["train"], places)))
     )
     rates.append(matrix_product_rate(precision))
     theirs = theirs[-len(seconds) :]

@@ -87,12 +87,7 @@ def write_study(
         for arm in choose_arms(arms, chosen)
     }
     planned = names + [f"vision000-seed{99 + place}-fake" for place in range(missing)]
-    plan = {
-        "settings": chosen.to_dict(),
-        "planned": "2000-01-01T00:00:00+00:00",
-        "runs": planned,
-        "arms": made,
-    }
+    plan = {"settings": chosen.to_dict(), "planned": "2000-01-01T00:00:00+00:00", "runs": planned, "arms": made}
     (reports_folder(name) / "study.json").write_text(json.dumps(plan))
     return Study.load(name)
 

@@ -194,14 +194,8 @@ def write(folder: Path, model: Florence2ForDocVQA, state: dict[str, torch.Tensor
             "dim_embed": vision.embed_dim,
             "enable_checkpoint": False,
             "image_feature_source": ["spatial_avg_pool", "temporal_avg_pool"],
-            "image_pos_embed": {
-                "type": "learned_abs_2d",
-                "max_pos_embeddings": vision.max_position_embeddings,
-            },
-            "visual_temporal_embedding": {
-                "type": "COSINE",
-                "max_temporal_embeddings": vision.max_temporal_embeddings,
-            },
+            "image_pos_embed": {"type": "learned_abs_2d", "max_pos_embeddings": vision.max_position_embeddings},
+            "visual_temporal_embedding": {"type": "COSINE", "max_temporal_embeddings": vision.max_temporal_embeddings},
             **{
                 name: getattr(vision, name)
                 for name in "drop_path_rate patch_size patch_stride patch_padding patch_prenorm".split()

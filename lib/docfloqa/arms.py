@@ -1,7 +1,5 @@
 """Arms beside the four ratios: each a question, the runs that answer it, and which of them are compared."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations

@@ -1,7 +1,5 @@
 """The command line, `docfloqa VERB` or `python -m docfloqa VERB`: every setting is an option."""
 
-from __future__ import annotations
-
 import dataclasses
 import inspect
 import json
@@ -49,10 +47,7 @@ OPTIONS: dict[str, tuple[Any, str]] = {
     "name": (str, "name of the study"),
     "beside": (list[str], "studies whose scores are set beside it"),
     "margin": (float, "what differs by fewer points of ANLS counts as the same, where that can be shown"),
-    "cross": (
-        list[str],
-        "other data: shifts of the drawn documents, or folders of parquet files; else all shifts",
-    ),
+    "cross": (list[str], "other data: shifts of the drawn documents, or folders of parquet files; else all shifts"),
     "image": (str, "a PNG or JPEG file, or a PDF"),
     "question": (str, "any text; what a model cannot take is cut off"),
     "page": (int, "which page of a PDF, from 1 on"),

@@ -1,7 +1,5 @@
 """What a user can cause, and how a message shows what was given."""
 
-from __future__ import annotations
-
 from typing import Any
 
 LONGEST_SHOWN = 200

@@ -1,7 +1,5 @@
 """Where things lie, and how they are written: whole, checked, one writer at a time, told when the disk is full."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import json

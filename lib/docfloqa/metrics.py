@@ -1,7 +1,5 @@
 """How well an answer agrees with the accepted ones: the official metrics, and the published study's own."""
 
-from __future__ import annotations
-
 import re
 import string
 from collections import Counter

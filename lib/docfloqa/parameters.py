@@ -1,7 +1,5 @@
 """What is given as text: settings by name, lists of numbers, names of studies and of folders, notebooks' parameters."""
 
-from __future__ import annotations
-
 import ast
 import json
 import re

@@ -1,7 +1,5 @@
 """Everything that a run depends on, in one frozen dataclass made of groups, with named profiles."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import json
@@ -9,7 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import NoneType, UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, Self, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -39,10 +37,7 @@ MOST_LEGS = 16  # of trained_before: a run's folder names them all
 
 
 def _setting(
-    default: Any,
-    meaning: str,
-    allowed: tuple[Any, ...] | None = None,
-    check: Callable[[str, Any], None] | None = None,
+    default: Any, meaning: str, allowed: tuple[Any, ...] | None = None, check: Callable[[str, Any], None] | None = None
 ) -> Any:
     # What is allowed: a choice of texts, or the smallest and the largest number.
     return dataclasses.field(default=default, metadata={"meaning": meaning, "allowed": allowed, "check": check})
@@ -67,9 +62,7 @@ class Freezing(Group):
     unit: str = _setting("tensor", "what of the vision encoder is unfrozen as a whole", UNITS)
     side: str = _setting("output", "from which end of the vision encoder units are unfrozen", SIDES)
     counted: str = _setting(
-        "units",
-        "whether a share is one of the units or, as near as whole units come to it, of the parameters",
-        COUNTED,
+        "units", "whether a share is one of the units or, as near as whole units come to it, of the parameters", COUNTED
     )
     lora: float = _setting(
         0.0,
@@ -130,9 +123,7 @@ class Training(Group):
     """Training."""
 
     model: str = _setting(
-        "data/florence2-tiny",
-        "a folder or a hub id, owner/name or owner/name@revision",
-        check=check_source,
+        "data/florence2-tiny", "a folder or a hub id, owner/name or owner/name@revision", check=check_source
     )
     seed: int = _setting(0, "of the order of the questions and of everything random in training", SEED)
     epochs: int = _setting(8, "how often every question is trained on", (1, 10**4))
@@ -192,7 +183,7 @@ class Settings(Storage, Decoding, Training, Drawing, Questions, Freezing):
         return Freezing(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Freezing)})
 
     @classmethod
-    def profile(cls, name: str = "embedded", **overrides: Any) -> Settings:
+    def profile(cls, name: str = "embedded", **overrides: Any) -> Self:
         """The settings of a profile ("smoke", "embedded" or "paper"); an override of None keeps the profile's.
 
         Raises `SettingsError` for an unknown profile or field, or a value that is not allowed.
@@ -203,7 +194,7 @@ class Settings(Storage, Decoding, Training, Drawing, Questions, Freezing):
         return cls.from_dict({"study": name, **PROFILES[name], **given})
 
     @classmethod
-    def from_parameters(cls, profile: str, further: str | dict[str, Any], **chosen: Any) -> Settings:
+    def from_parameters(cls, profile: str, further: str | dict[str, Any], **chosen: Any) -> Self:
         """The settings of a notebook's parameters: a profile, then `further`, then what is `chosen` and not None.
 
         `further` is a JSON object or what `by_name` made of one.
@@ -212,7 +203,7 @@ class Settings(Storage, Decoding, Training, Drawing, Questions, Freezing):
         return cls.profile(profile, **{**by_name(further), **chosen})
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Settings:
+    def from_dict(cls, values: dict[str, Any]) -> Self:
         """Settings from field names and values; raises `SettingsError` for an unknown field."""
         names = [field.name for field in dataclasses.fields(cls)]
         for name in values:
@@ -221,7 +212,7 @@ class Settings(Storage, Decoding, Training, Drawing, Questions, Freezing):
         return cls(**values)
 
     @classmethod
-    def from_json(cls, text: str) -> Settings:
+    def from_json(cls, text: str) -> Self:
         """The inverse of `to_json`."""
         return cls.from_dict(by_name(text))
 
@@ -247,7 +238,7 @@ class Settings(Storage, Decoding, Training, Drawing, Questions, Freezing):
         }
         return yaml.safe_dump(about, sort_keys=False, allow_unicode=True)
 
-    def replace(self, **changes: Any) -> Settings:
+    def replace(self, **changes: Any) -> Self:
         """The same settings with some fields changed, validated again."""
         return Settings.from_dict({**self.to_dict(), **changes})
 
@@ -307,13 +298,7 @@ def _of_kind(name: str, value: Any, kind: type, allowed: Any) -> Any:
 EMBEDDED = Settings()
 PROFILES: dict[str, dict[str, Any]] = {
     # Everything runs for real in seconds; scores mean nothing.
-    "smoke": {
-        "synth_documents": 8,
-        "synth_validation_documents": 4,
-        "epochs": 2,
-        "batch_size": 8,
-        "warmup_steps": 2,
-    },
+    "smoke": {"synth_documents": 8, "synth_validation_documents": 4, "epochs": 2, "batch_size": 8, "warmup_steps": 2},
     "embedded": {},
     # The published setting (lr, batch, epochs, beams, tokens, questions), with the protocol mended.
     "paper": {

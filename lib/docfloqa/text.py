@@ -1,7 +1,5 @@
 """Frames of text as Markdown and LaTeX, in which whatever the data holds stays text."""
 
-from __future__ import annotations
-
 import re
 
 import pandas as pd

@@ -1,7 +1,5 @@
 """What the verbs of the command line do: each gives data for JSON, text for people and, where not 0, an exit code."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 from typing import Any

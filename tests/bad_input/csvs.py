@@ -95,12 +95,7 @@ def only_separators(case) -> None:
 
 
 def structure(text: str) -> None:
-    refused(
-        CsvImportError,
-        "cannot be read after row|rows cannot be used|lacks|questions on",
-        imported,
-        text.encode(),
-    )
+    refused(CsvImportError, "cannot be read after row|rows cannot be used|lacks|questions on", imported, text.encode())
 
 
 def any_bytes(content: bytes) -> None:
@@ -118,14 +113,7 @@ def place(name: str) -> None:
         path.write_text(text_of([HEADER, *GOOD]))
         (path.parent / "file").write_text("x")
         refused(FolderError, "cannot be made|is a file|not empty", import_csv, path, path.parent / name)
-        refused(
-            CsvImportError,
-            "no folder of images",
-            import_csv,
-            path,
-            Path(root) / "new",
-            Path(root) / "\0" / name,
-        )
+        refused(CsvImportError, "no folder of images", import_csv, path, Path(root) / "new", Path(root) / "\0" / name)
 
 
 IMAGE_PATHS = "../outside.png|/etc/passwd|/dev/zero|link.png|passwd.png|up/outside.png|loop.png|pipe.png|.|..|/|".split(

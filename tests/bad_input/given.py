@@ -14,15 +14,7 @@ from bad_input.texts import ANY_TEXT, TRICKY
 from docfloqa.apps.ask import models_of_study
 from docfloqa.apps.demo import demo_notebook
 from docfloqa.exceptions import IncompleteRunError, RunError, SettingsError, StudyError
-from docfloqa.files import (
-    NOTEBOOKS,
-    FolderError,
-    figures_folder,
-    output_folder,
-    reports_folder,
-    resolve,
-    whole_folder,
-)
+from docfloqa.files import NOTEBOOKS, FolderError, figures_folder, output_folder, reports_folder, resolve, whole_folder
 from docfloqa.parameters import RESERVED, check_parameters, literal, numbers
 from docfloqa.runs.results import Study
 from docfloqa.runs.saved_runs import find_run
@@ -32,24 +24,10 @@ from docfloqa.study.sweep import plan as planned
 
 DEFAULTS = Settings()
 FIELDS = st.sampled_from(sorted(DEFAULTS.to_dict()))
-odd_numbers = st.sampled_from(
-    [
-        float("nan"),
-        math.inf,
-        -math.inf,
-        1e308,
-        5e-324,
-        -0.0,
-        -1,
-        0,
-        2**63,
-        True,
-    ]
-)
+odd_numbers = st.sampled_from([float("nan"), math.inf, -math.inf, 1e308, 5e-324, -0.0, -1, 0, 2**63, True])
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | odd_numbers | st.text(max_size=30) | TRICKY
 values = st.recursive(
-    scalars,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
 )
 
 
@@ -117,12 +95,7 @@ def probe(case) -> None:
         for name, value in fields.items():
             object.__setattr__(settings, name, value)
     code = ast.parse(device_probe(settings))
-    assert [type(statement) for statement in code.body] == [
-        ast.Import,
-        ast.ImportFrom,
-        ast.ImportFrom,
-        ast.Expr,
-    ]
+    assert [type(statement) for statement in code.body] == [ast.Import, ast.ImportFrom, ast.ImportFrom, ast.Expr]
     literals = [node.value for node in ast.walk(code) if isinstance(node, ast.Constant)]
     assert literals == [settings.to_json()]
     assert not code.body[-1].value.keywords
@@ -190,18 +163,7 @@ STUDIES += [
     "{a}",
     "%00",
 ]
-UNFIT_JSON = [
-    "",
-    "{",
-    "[]",
-    "1",
-    "null",
-    '"a"',
-    "{'a': 1}",
-    "[" * 100_000,
-    '{"a":' * 100_000,
-    '{"seed": 1, "seed": 2}',
-]
+UNFIT_JSON = ["", "{", "[]", "1", "null", '"a"', "{'a': 1}", "[" * 100_000, '{"a":' * 100_000, '{"seed": 1, "seed": 2}']
 UNFIT_JSON += [
     '{"seed": ' + "9" * 5000 + "}",
     "{}{}",
@@ -254,11 +216,7 @@ UNWRITABLE = ["a\0b", "x" * 300, "/proc/nothing/here", "/dev/null", "/dev/null/x
 
 GIVEN = [
     BadInput(
-        "setting, any value",
-        "taken as it is, or an error that names it",
-        st.tuples(FIELDS, values),
-        any_value,
-        6,
+        "setting, any value", "taken as it is, or an error that names it", st.tuples(FIELDS, values), any_value, 6
     ),
     BadInput(
         "setting, unknown name",
@@ -285,13 +243,7 @@ GIVEN = [
         run_name,
         0.3,
     ),
-    BadInput(
-        "folder to write, impossible",
-        "an error; nothing is made",
-        st.sampled_from(UNWRITABLE),
-        output_name,
-        0.3,
-    ),
+    BadInput("folder to write, impossible", "an error; nothing is made", st.sampled_from(UNWRITABLE), output_name, 0.3),
     BadInput(
         "model or data, any name",
         "a folder, or the name as it is",
@@ -303,20 +255,14 @@ GIVEN = [
         "setting, code in its text",
         "one literal in the code that a kernel runs",
         st.fixed_dictionaries(
-            {
-                "data": ANY_TEXT | TRICKY | st.sampled_from(CODE),
-                "model": ANY_TEXT | TRICKY | st.just("''')\nx('''"),
-            }
+            {"data": ANY_TEXT | TRICKY | st.sampled_from(CODE), "model": ANY_TEXT | TRICKY | st.just("''')\nx('''")}
         ),
         probe,
     ),
     BadInput(
         "papermill, name that is no parameter",
         "an error that names the parameters; nothing runs",
-        st.tuples(
-            NOTEBOOK_NAMES,
-            st.sampled_from(CODE) | ANY_TEXT.filter(lambda name: not PARAMETER.fullmatch(name)),
-        ),
+        st.tuples(NOTEBOOK_NAMES, st.sampled_from(CODE) | ANY_TEXT.filter(lambda name: not PARAMETER.fullmatch(name))),
         parameter_name,
     ),
     BadInput(

@@ -375,13 +375,7 @@ IMAGES = [
         st.tuples(pictures, st.binary(max_size=60), st.sampled_from(["PNG", "JPEG", "WEBP"])),
         broken_exif,
     ),
-    BadInput(
-        "image, 1 x 1 to 20,000 x 1",
-        "the page, as large as it is",
-        st.tuples(lines, seeds),
-        extreme_size,
-        0.5,
-    ),
+    BadInput("image, 1 x 1 to 20,000 x 1", "the page, as large as it is", st.tuples(lines, seeds), extreme_size, 0.5),
     BadInput(
         "image, animated",
         "its first frame",
@@ -398,18 +392,12 @@ IMAGES = [
         "image, larger than it may be",
         "refused without being decoded",
         st.tuples(
-            st.integers(10_001, 2**31 - 1),
-            st.integers(10_001, 2**31 - 1),
-            st.sampled_from(["PNG", "GIF", "TIFF"]),
+            st.integers(10_001, 2**31 - 1), st.integers(10_001, 2**31 - 1), st.sampled_from(["PNG", "GIF", "TIFF"])
         ),
         bomb,
     ),
     BadInput(
-        "image, text that unpacks to megabytes",
-        "refused, or the page",
-        st.integers(2**20, 2**25),
-        text_bomb,
-        0.2,
+        "image, text that unpacks to megabytes", "refused, or the page", st.integers(2**20, 2**25), text_bomb, 0.2
     ),
     BadInput(
         "image, none at all",

@@ -157,14 +157,7 @@ def odd_folder(name: str) -> None:
 
 
 SPLITS = ("train", "validation")
-IMAGE_PATHS = [
-    "/etc/passwd",
-    "secret",
-    "../secret.png",
-    "file:///etc/passwd",
-    "http://localhost:9/x.png",
-    "/dev/zero",
-]
+IMAGE_PATHS = ["/etc/passwd", "secret", "../secret.png", "file:///etc/passwd", "http://localhost:9/x.png", "/dev/zero"]
 IMAGE_PATHS += ["zip://x.png::secret", "hf://datasets/a/b/x.png", "x" * 5000, "\0"]
 NO_PAGES = [b"x", PAGE[:60], PROGRAM, grey_tiff(16, True, [0, 1]), file_of(Image.new("F", (3, 3)), "TIFF")]
 WRONG_TYPES = {
@@ -172,11 +165,7 @@ WRONG_TYPES = {
     "question": [pa.array([{"a": 1}, {"a": 2}]), pa.array([["a"], ["b"]])],
     "question_types": [pa.array([{"a": 1}, {"a": 2}]), pa.array(["a", "b"]), pa.array([[["a"]], [["b"]]])],
     "image": [pa.array([1, 2]), pa.array(["secret.png", "/etc/passwd"]), pa.array([b"x", b"y"])],
-    "docId": [
-        pa.array([float("inf"), 1.0]),
-        pa.array(["a", "b"]),
-        pa.array([1.5, 2]),
-    ],
+    "docId": [pa.array([float("inf"), 1.0]), pa.array(["a", "b"]), pa.array([1.5, 2])],
     "answers": [pa.array([[["a"]], [["b"]]]), pa.array(["a", "b"]), pa.array([{"a": "b"}, {"a": "c"}])],
 }
 images = st.fixed_dictionaries(
@@ -193,11 +182,7 @@ READING = 0.25  # of as many as elsewhere: a case has several rows, or reads a w
 
 ROW_CLASSES = [
     BadInput(
-        "row, question empty",
-        "left out, recorded",
-        of(question=BLANK | st.none()),
-        left_out("empty question"),
-        READING,
+        "row, question empty", "left out, recorded", of(question=BLANK | st.none()), left_out("empty question"), READING
     ),
     BadInput(
         "row, no answer",
@@ -284,11 +269,7 @@ ROW_CLASSES = [
         "row, 10,000 answers or a million characters",
         "kept",
         st.sampled_from(
-            [
-                [{"answers": ["a"] * 10_000}],
-                [{"answers": ["ab " * 333_333]}],
-                [{"question": "what? " * 170_000}],
-            ]
+            [[{"answers": ["a"] * 10_000}], [{"answers": ["ab " * 333_333]}], [{"question": "what? " * 170_000}]]
         ),
         kept,
         READING,
@@ -320,17 +301,7 @@ ROW_CLASSES = [
         "data, name of nothing",
         "an error that names it",
         st.sampled_from(
-            [
-                "~nobody-here/x",
-                "x" * 300,
-                "a/" * 600,
-                "a\0b",
-                "\ud800",
-                "../..//x",
-                "a\nb",
-                "'; rm -rf /",
-                "C:\\",
-            ]
+            ["~nobody-here/x", "x" * 300, "a/" * 600, "a\0b", "\ud800", "../..//x", "a\nb", "'; rm -rf /", "C:\\"]
         )
         | st.text(min_size=1).filter(lambda text: text.count("/") != 1 and text not in ("synth", ".", "~", "..")),
         source,
@@ -339,22 +310,7 @@ ROW_CLASSES = [
         "data, folder with signs of patterns and addresses in its name",
         "read as any other folder",
         st.sampled_from(
-            [
-                "[a]",
-                "a*b",
-                "a?b",
-                "{a,b}",
-                "a b",
-                "a::b",
-                "a#b",
-                "ä",
-                "'a'",
-                '"a"',
-                "a%20b",
-                "zip:",
-                "**",
-                "@1",
-            ]
+            ["[a]", "a*b", "a?b", "{a,b}", "a b", "a::b", "a#b", "ä", "'a'", '"a"', "a%20b", "zip:", "**", "@1"]
         ),
         odd_folder,
         READING * 2,

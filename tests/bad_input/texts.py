@@ -131,10 +131,7 @@ def alike(text: str) -> str:
 
 def markdown(texts: list[str]) -> int:
     cells, kinds = leaves(to_markdown(pd.DataFrame({"said": texts})), "text/markdown")
-    assert [[alike(cell) for cell in line] for line in cells] == [
-        ["said"],
-        *([alike(flat(text))] for text in texts),
-    ]
+    assert [[alike(cell) for cell in line] for line in cells] == [["said"], *([alike(flat(text))] for text in texts)]
     assert kinds <= {
         "Table",
         "Plain",
@@ -219,8 +216,7 @@ QUESTIONS = [
         "question, tokens of the task in it",
         "they are text: no token of the task, and the same text back",
         st.tuples(
-            TRICKY | st.lists(TRICKY, min_size=2, max_size=4).map("".join),
-            st.sampled_from(["token", "text", "none"]),
+            TRICKY | st.lists(TRICKY, min_size=2, max_size=4).map("".join), st.sampled_from(["token", "text", "none"])
         ),
         prompt_of,
         2,

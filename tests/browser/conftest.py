@@ -52,11 +52,7 @@ def study(scratch) -> str:
     """The name of a smoke study of two ratios; complete runs are not made again."""
     name = "smoke"
     made = subprocess.run(
-        [sys.executable, "-c", SMOKE_STUDY.format(study=name)],
-        env=scratch,
-        capture_output=True,
-        text=True,
-        check=False,
+        [sys.executable, "-c", SMOKE_STUDY.format(study=name)], env=scratch, capture_output=True, text=True, check=False
     )
     assert made.returncode == 0, made.stderr
     return name
@@ -69,14 +65,7 @@ def lab(scratch, study, tmp_path_factory) -> Iterator[Site]:
     for path in NOTEBOOKS.glob("*.ipynb"):
         (folder / path.name).write_text(path.read_text().replace('study = \\"embedded\\"', f'study = \\"{study}\\"'))
     port, token = free_port(), secrets.token_hex(16)
-    command = [
-        sys.executable,
-        "-m",
-        "jupyterlab",
-        f"--ServerApp.root_dir={folder}",
-        f"--port={port}",
-        "--no-browser",
-    ]
+    command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={folder}", f"--port={port}", "--no-browser"]
     command += [f"--IdentityProvider.token={token}", "--allow-root", "--ServerApp.ip=127.0.0.1"]
     address = f"http://127.0.0.1:{port}/lab?token={token}"
     with served(command, address, scratch, folder / "lab.log") as site:

@@ -73,12 +73,7 @@ def damaged(run: Run, name: str, damage) -> None:
 
 
 def test_every_kind_of_damaged_file_is_named_and_made_again(
-    undisturbed_third,
-    third,
-    dataset,
-    tmp_path,
-    monkeypatch,
-    tell,
+    undisturbed_third, third, dataset, tmp_path, monkeypatch, tell
 ):
     injected, survived = 0, 0
     for stage, names in (("unfinished", UNFINISHED), ("complete", COMPLETE)):

@@ -323,10 +323,7 @@ def test_a_run_that_was_stopped_on_purpose_has_not_failed(on_purpose, status, ou
             ["study", "--profile", "smoke", "--max-new-tokens", "300"],
             "max_new_tokens is 300; this model has 256 positions",
         ),
-        (
-            ["sweep", "--profile", "smoke", "--model", "./nowhere"],
-            "'./nowhere' cannot be loaded: it is not a folder",
-        ),
+        (["sweep", "--profile", "smoke", "--model", "./nowhere"], "'./nowhere' cannot be loaded: it is not a folder"),
         (["report", "--name", "nobody-made-it"], "make study PROFILE=... NAME=nobody-made-it"),
     ],
 )

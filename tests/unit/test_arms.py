@@ -140,9 +140,7 @@ def test_confidence_is_the_probability_of_the_answer(tiny, dataset):
     with torch.no_grad():
         while len(given) < 7 and given[1:][-1:] != [model.config.text_config.eos_token_id]:
             logits = model(
-                encoder_outputs=encoded,
-                attention_mask=batch["attention_mask"],
-                decoder_input_ids=torch.tensor([given]),
+                encoder_outputs=encoded, attention_mask=batch["attention_mask"], decoder_input_ids=torch.tensor([given])
             ).logits[0, -1]
             given.append(int(logits.argmax()))
             surprise += cross_entropy(logits, torch.tensor(given[-1])).item()

@@ -310,27 +310,15 @@ def test_a_run_that_is_not_complete_is_exit_code_1(two, capsys):
     [
         (["ask", "page.png", " "], "question is ' '; allowed is any text"),
         (["ask", "nowhere.png", "what?"], "there is no file 'nowhere.png'"),
-        (
-            ["ask", "page.png", "what?", "--ratio", "0.5"],
-            "ratio is 0.5; allowed are those of study 'embedded': 0, 1",
-        ),
+        (["ask", "page.png", "what?", "--ratio", "0.5"], "ratio is 0.5; allowed are those of study 'embedded': 0, 1"),
         (["ask", "page.png", "what?", "--study", "none"], "make its runs with: docfloqa study --name none"),
-        (
-            ["ask", "page.png", "what?", "--model", "./none"],
-            "model './none' cannot be loaded: it is not a folder",
-        ),
-        (
-            ["ask", "page.png", "what?", "--run", "vision1", "--ratio", "1"],
-            "--ratio chooses among a study's runs",
-        ),
+        (["ask", "page.png", "what?", "--model", "./none"], "model './none' cannot be loaded: it is not a folder"),
+        (["ask", "page.png", "what?", "--run", "vision1", "--ratio", "1"], "--ratio chooses among a study's runs"),
         (["evaluate", "vision000", "--data", "./none"], "data './none' is not a folder"),
         (["evaluate", "vision000", "--epochs", "3"], "No such option: --epochs"),
         (["evaluate", "vision000", "--num-beams", "0"], "num_beams is 0; allowed is a number from 1 to 64"),
         (["ask", "page.png", "what?", "--run", "vision1", "--model", "x"], "allowed is one of them"),
-        (
-            ["compare", "vision000", "vision100", "--questions", "-1"],
-            "--questions is -1; allowed is 0 or more",
-        ),
+        (["compare", "vision000", "vision100", "--questions", "-1"], "--questions is -1; allowed is 0 or more"),
         (["export", "vision000", "."], "is not empty"),
         (["import-csv", "none.csv", "new"], "there is no file 'none.csv'"),
     ],

@@ -82,11 +82,7 @@ def test_without_any_spread_equivalence_is_a_matter_of_the_estimate():
 
 @pytest.mark.parametrize(
     "second",
-    [
-        SECOND.iloc[:-1],
-        SECOND.assign(seed=1),
-        pd.concat([SECOND, SECOND.iloc[:1]]),
-    ],
+    [SECOND.iloc[:-1], SECOND.assign(seed=1), pd.concat([SECOND, SECOND.iloc[:1]])],
     ids=["a question is missing", "another seed", "a question twice"],
 )
 def test_sides_that_do_not_match_are_refused(second):
@@ -108,10 +104,7 @@ def test_a_missing_document_is_refused():
         paired_difference(*nameless, "anls")
 
 
-@given(
-    st.lists(st.lists(st.floats(-1, 1), min_size=3, max_size=3), min_size=2, max_size=8),
-    st.floats(-0.5, 0.5),
-)
+@given(st.lists(st.lists(st.floats(-1, 1), min_size=3, max_size=3), min_size=2, max_size=8), st.floats(-0.5, 0.5))
 def test_seeds_only_add_and_a_shift_of_all_moves_the_estimate_alone(sums, shift):
     sums, counts = np.array(sums), np.ones((len(sums), 3))
     found, moved = difference_of_cells(sums, counts), difference_of_cells(sums + shift, counts)

@@ -85,10 +85,7 @@ def test_encodings_and_delimiters(encoding, delimiter, newline, images, output):
         ("image,question\n".encode("utf-16"), "not in UTF-8: byte 0xff in line 1"),
         ("image,question\n".encode("utf-16-le"), "not in UTF-8: it has zero bytes"),
         (b"", "lacks the columns image, question, answers; its first row has nothing"),
-        (
-            b"image;question;response\n",
-            "lacks the columns answers; its first row has image, question, response",
-        ),
+        (b"image;question;response\n", "lacks the columns answers; its first row has image, question, response"),
         (b"image,question,answers,image\n", "has image twice"),
         (b'image,question,answers\n0.png,a?,1\n1.png,"b?,2\n', "cannot be read after row 2: unexpected end"),
         (b"image,question,answers\n", "questions on 0 documents"),

@@ -147,8 +147,7 @@ def test_damaged_data(smoke, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("large", [False, True])
 @pytest.mark.parametrize(
-    "image",
-    [{"bytes": b"no image", "path": None}, {"bytes": None, "path": "page.png"}, {"bytes": b"", "path": None}],
+    "image", [{"bytes": b"no image", "path": None}, {"bytes": None, "path": "page.png"}, {"bytes": b"", "path": None}]
 )
 def test_a_first_row_that_cannot_be_used_is_passed_over(image, large, smoke, tmp_path, monkeypatch):
     for split in ("train", "validation"):

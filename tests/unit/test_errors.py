@@ -30,15 +30,7 @@ KINDS = {
     "number": ("33", "1,234", "14.5", "-3", ".5", "1984"),
     "time": ("4:30 pm", "12:05", "9 a.m."),
     "number with a unit": ("87 kg", "55.7 %", "12 months", "14 °C", "30 days net", "19%"),
-    "date": (
-        "28 Jul",
-        "24 Oct 2021",
-        "Oct 24, 2021",
-        "2024-03-05",
-        "3/5/99",
-        "June 1st, 1984",
-        "Monday, 3 May 2021",
-    ),
+    "date": ("28 Jul", "24 Oct 2021", "Oct 24, 2021", "2024-03-05", "3/5/99", "June 1st, 1984", "Monday, 3 May 2021"),
     "code": ("HT-167", "G9", "(555) 555-0123", "12-345", "123 456 7890"),
     "text with digits": ("12 Oak Avenue, Tampa", "Building 12", "Conference Room B2"),
     "capitalised words": ("Anna", "Clark & Co", "INVOICE", "Director of Research", "A"),
@@ -116,9 +108,7 @@ def test_lengths_are_those_of_the_text():
 
 
 @pytest.mark.parametrize(
-    "given",
-    [*({"synth_shift": shift} for shift in ("input", "layout", "content")), {"synth_scale": "full"}],
-    ids=str,
+    "given", [*({"synth_shift": shift} for shift in ("input", "layout", "content")), {"synth_scale": "full"}], ids=str
 )
 def test_every_drawn_question_is_located_and_its_answer_stands_there(given):
     documents = 2 if "synth_scale" in given else 24
@@ -170,13 +160,7 @@ def test_other_data_is_not_located(given):
 
 def test_questions_that_were_not_drawn_are_not_located(questions):
     settings = Settings.profile("smoke", **DRAWN)
-    names = [
-        "q000-0",
-        "train-00000-0",
-        "validation-99999-0",
-        "validation-00000-17",
-        questions["questionId"][0],
-    ]
+    names = ["q000-0", "train-00000-0", "validation-99999-0", "validation-00000-17", questions["questionId"][0]]
     assert errors.locate(settings, names).isna().all(axis=1).tolist() == [True] * 4 + [False]
 
 

@@ -79,10 +79,7 @@ def test_the_card_is_valid_and_says_what_was_measured(exported):
         assert result.metric_value == pytest.approx(answers[result.metric_type].mean(), abs=1e-4)
         assert result.metric_args["low"] == pytest.approx(interval.low, abs=1e-4)
         assert result.metric_args["high"] == pytest.approx(interval.high, abs=1e-4)
-        assert (result.dataset_name, result.dataset_split) == (
-            "SynthDocVQA (input shift, seed 1)",
-            "validation",
-        )
+        assert (result.dataset_name, result.dataset_split) == ("SynthDocVQA (input shift, seed 1)", "validation")
     assert f"| ANLS | {intervals['anls'].format(100)} |" in card.text
     assert "after epoch 1 of 2" in card.text and "51 %" in card.text
     assert "| vision_trainable | 0.33 |" in card.text and "fp16" in card.text

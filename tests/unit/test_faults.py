@@ -74,9 +74,7 @@ def test_a_run_that_is_killed_again_and_again_ends_as_an_undisturbed_one(undistu
     print(f"seed {SEED}: faults injected {killed}, survived {killed}, lost 0 (killed before changes {chosen})")
     assert killed == KILLS and of_interest(run) == undisturbed_third
     left = {path.name for path in run.folder.iterdir()}
-    assert left == {
-        *("run.json", "epochs.csv", "predictions.parquet", "wrong_pages.parquet", "model", "best_model"),
-    }
+    assert left == {*("run.json", "epochs.csv", "predictions.parquet", "wrong_pages.parquet", "model", "best_model")}
 
 
 def checkpoints(run: Run) -> list[Path]:

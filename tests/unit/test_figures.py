@@ -259,10 +259,7 @@ def test_a_run_is_shown_at_the_end_of_its_cell(name, displayed, studies):
 
 def test_studies_side_by_side_show_the_score_before_training_in_each(studies):
     figure = figures.across_studies([studies["full"], studies["one ratio"]])
-    assert [ax.get_title(loc="left") for ax in figure.axes] == [
-        studies["full"].name,
-        studies["one ratio"].name,
-    ]
+    assert [ax.get_title(loc="left") for ax in figure.axes] == [studies["full"].name, studies["one ratio"].name]
     for ax, name in zip(figure.axes, ("full", "one ratio"), strict=True):
         before = studies[name].epochs.query("epoch == 0")["anls"].mean()
         [line] = [line for line in ax.lines if line.get_linestyle() == "--" and len(line.get_xdata()) == 2]

@@ -128,10 +128,7 @@ def test_a_published_data_set_loads_by_name_without_its_test_files(name, hub, ca
     }
     [snapshot] = (cache / "hub" / f"datasets--{name.replace('/', '--')}" / "snapshots").iterdir()
     assert snapshot.name == commit
-    assert {path.name[: path.name.index("-0")] for path in snapshot.rglob("*.parquet")} == {
-        "train",
-        "validation",
-    }
+    assert {path.name[: path.name.index("-0")] for path in snapshot.rglob("*.parquet")} == {"train", "validation"}
 
 
 def test_a_study_keeps_the_commit_that_its_first_load_found(hub, cache, output):

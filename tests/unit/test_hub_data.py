@@ -44,8 +44,7 @@ def test_a_published_data_set_loads(source, output):
     rows = write_data_set(output / "there", source, **SMALL)
     dataset, checks = load(output / "there")
     assert checks == Checks(
-        read={split: len(rows[split]) for split in dataset},
-        kept={split: len(rows[split]) for split in dataset},
+        read={split: len(rows[split]) for split in dataset}, kept={split: len(rows[split]) for split in dataset}
     )
     for split, published in dataset.items():
         assert published.column_names == [*COLUMNS, "page", "document_id"]

@@ -155,10 +155,7 @@ def test_confidence_is_of_what_the_model_chose(checkpoint, dataset, answered):
         text="<DocVQA>" + rows[0]["question"], images=rows[0]["image"].convert("RGB"), return_tensors="pt"
     )
     tokens = network.generate(
-        **inputs,
-        generation_config=generation_config(network, 4),
-        return_dict_in_generate=True,
-        output_scores=True,
+        **inputs, generation_config=generation_config(network, 4), return_dict_in_generate=True, output_scores=True
     )
     sequence, probability = tokens.sequences[0].tolist(), 1.0
     assert sequence[:2] == [2, 0] and len(sequence) == 5 and 2 not in sequence[2:]

@@ -10,16 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from docfloqa.metrics import (
-    METRICS,
-    anls,
-    contains,
-    contains_first,
-    exact_match,
-    f1,
-    score,
-    similarity_first,
-)
+from docfloqa.metrics import METRICS, anls, contains, contains_first, exact_match, f1, score, similarity_first
 
 # Letters, digits, white space, punctuation, articles, and letters whose length depends on their case.
 texts = st.text(alphabet="aAbthe 17\t\n.$,-ßİ", max_size=12)
@@ -166,8 +157,7 @@ def test_answers_must_be_a_list_with_an_answer(name, answers):
 def test_score_adds_a_column_for_every_metric_and_leaves_its_input_alone():
     answers = [["Paris"], np.array(["x", "ab"], dtype=object), ("sat down",)]
     frame = pd.DataFrame(
-        {"prediction": ["in paris", "ax", "sat"], "answers": answers, "anls": [9.0, 9.0, 9.0]},
-        index=[7, 7, 1],
+        {"prediction": ["in paris", "ax", "sat"], "answers": answers, "anls": [9.0, 9.0, 9.0]}, index=[7, 7, 1]
     )
     before = frame.copy(deep=True)
     scored = score(frame)
@@ -197,10 +187,7 @@ def test_score_adds_a_column_for_every_metric_and_leaves_its_input_alone():
 
 def test_the_published_scores_miss_what_only_a_later_answer_allows():
     assert (exact_match("12", ["$12", "twelve", "12"]), f1("12", ["twelve", "12"])) == (1.0, 1.0)
-    assert (
-        METRICS["exact_match_first"]("12", ["twelve", "12"]),
-        METRICS["f1_first"]("12", ["twelve", "12"]),
-    ) == (0, 0)
+    assert (METRICS["exact_match_first"]("12", ["twelve", "12"]), METRICS["f1_first"]("12", ["twelve", "12"])) == (0, 0)
 
 
 def test_score_of_nothing_has_the_columns():

@@ -7,15 +7,7 @@ import sys
 
 import pytest
 import torch
-from original_checkpoint import (
-    TASK_TOKENS,
-    TIED,
-    native_model,
-    native_processor,
-    small_config,
-    tensors,
-    write,
-)
+from original_checkpoint import TASK_TOKENS, TIED, native_model, native_processor, small_config, tensors, write
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoProcessor, Florence2ForConditionalGeneration

@@ -6,15 +6,7 @@ import numpy as np
 import pytest
 
 from docfloqa.data.synth.dataset import KINDS, LOOKS, WORDS
-from docfloqa.data.synth.small import (
-    CLEAN,
-    LAYOUTS,
-    NEW_LAYOUTS,
-    SMALL_PAGE_SIZE,
-    WORN,
-    SmallSheet,
-    small_page,
-)
+from docfloqa.data.synth.small import CLEAN, LAYOUTS, NEW_LAYOUTS, SMALL_PAGE_SIZE, WORN, SmallSheet, small_page
 from docfloqa.data.synth.vocabulary import KNOWN, NEW
 from docfloqa.pretraining.pages import GRID_KINDS, GRID_PAGE_SIZE, grid_page, strip
 

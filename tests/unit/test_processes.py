@@ -52,19 +52,7 @@ def test_a_batch_that_processes_cannot_share_is_named():
 
 
 def test_two_processes_have_the_loss_curve_of_one(output):
-    command = [
-        *TORCHRUN,
-        "2",
-        "-m",
-        "docfloqa",
-        "run",
-        "--profile",
-        "smoke",
-        "--name",
-        "two",
-        "--ratio",
-        "0.33",
-    ]
+    command = [*TORCHRUN, "2", "-m", "docfloqa", "run", "--profile", "smoke", "--name", "two", "--ratio", "0.33"]
     command += ["--json", *options({name: FEW[name] for name in list(FEW)[:2]})]
     done = subprocess.run(command, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr[-2000:]

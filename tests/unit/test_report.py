@@ -405,11 +405,7 @@ def test_page_is_complete_without_a_network(study, caplog):
     assert [summary.text for summary in page.select("details.code:not([open]) summary")] == ["code"] * 3
     assert [len(fold.select("pre.sourceCode")) for fold in page.select("details.code")] == [2, 1, 1]
     assert [link["href"] for link in page.select("nav a")] == ["#method", "#settings"]
-    assert [choice["id"] for choice in page.select("header input")] == [
-        "theme-system",
-        "theme-light",
-        "theme-dark",
-    ]
+    assert [choice["id"] for choice in page.select("header input")] == ["theme-system", "theme-light", "theme-dark"]
     aligned = page.select("div.output td")[0]["style"]
     assert "right" in aligned
 
@@ -529,8 +525,7 @@ def test_a_figure_that_cannot_be_set_is_an_error_that_names_the_notebook(tmp_pat
 
 
 @pytest.mark.parametrize(
-    "content",
-    ["{", "[]", "{}", '{"nbformat": 4}', '{"cells": 3, "nbformat": 4, "nbformat_minor": 5}', "\xff"],
+    "content", ["{", "[]", "{}", '{"nbformat": 4}', '{"cells": 3, "nbformat": 4, "nbformat_minor": 5}', "\xff"]
 )
 def test_what_is_no_notebook_is_an_error_that_names_the_file(tmp_path, content):
     path = tmp_path / "01_broken.ipynb"

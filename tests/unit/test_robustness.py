@@ -220,10 +220,7 @@ def test_clean_scores_are_those_of_the_best_epoch(made):
 
 def test_finished_scores_are_kept(made, in_this_process):
     study, _, _ = made
-    files = [
-        *runs_folder(study.name).glob("*/robustness.parquet"),
-        *runs_folder(study.name).glob("*/cross-*"),
-    ]
+    files = [*runs_folder(study.name).glob("*/robustness.parquet"), *runs_folder(study.name).glob("*/cross-*")]
     times = [path.stat().st_mtime_ns for path in files]
     score_robustness(study)
     others = score_cross_sets(study, "input layout")

@@ -31,8 +31,7 @@ def bounds(interval):
 # Three documents with means 0, 0, 1: the resampled mean is k/3 with k ~ Binomial(3, 1/3), whose distribution
 # function is 8/27 = 0.296, 20/27 = 0.741, 26/27 = 0.963, 1.
 @pytest.mark.parametrize(
-    ("confidence", "low", "high"),
-    [(0.2, 1 / 3, 1 / 3), (0.6, 0, 2 / 3), (0.9, 0, 2 / 3), (0.95, 0, 1)],
+    ("confidence", "low", "high"), [(0.2, 1 / 3, 1 / 3), (0.6, 0, 2 / 3), (0.9, 0, 2 / 3), (0.95, 0, 1)]
 )
 def test_percentiles_of_three_documents(confidence, low, high):
     interval = bootstrap_interval([0, 0, 1], ["a", "b", "c"], confidence=confidence, resamples=20_000)
@@ -243,10 +242,4 @@ def test_interval_table_of_nothing_is_empty():
 
 
 def test_a_p_value_as_text_is_never_none_at_all():
-    assert [*map(p_text, (0.0, 0.0009, 0.001, 0.04349, 1.0))] == [
-        "< 0.001",
-        "< 0.001",
-        "0.001",
-        "0.043",
-        "1.000",
-    ]
+    assert [*map(p_text, (0.0, 0.0009, 0.001, 0.04349, 1.0))] == ["< 0.001", "< 0.001", "0.001", "0.043", "1.000"]

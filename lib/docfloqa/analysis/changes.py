@@ -1,7 +1,5 @@
 """Two runs on the same questions: what the second one does better and worse, and whether that is chance."""
 
-from __future__ import annotations
-
 import math
 
 import pandas as pd

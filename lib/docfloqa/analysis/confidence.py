@@ -1,7 +1,5 @@
 """Whether a model knows when it is right: the confidence of its answers against their being right."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Every comparison that a study plans, made from the names of its ratios, arms and data."""
 
-from __future__ import annotations
-
 import functools
 import math
 import re

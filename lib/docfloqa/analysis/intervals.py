@@ -1,7 +1,5 @@
 """How sure a figure is: intervals from resampled documents, and how they are written."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

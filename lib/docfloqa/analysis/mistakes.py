@@ -1,7 +1,5 @@
 """Which questions are answered wrong, how, and by which runs."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from functools import lru_cache

@@ -1,7 +1,5 @@
 """Paired differences between two groups of runs on the same questions, over documents and seeds."""
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Sequence
@@ -79,8 +77,8 @@ class StudentEstimate:
 class Interaction(StudentEstimate):
     """How much larger a difference is on some documents than another one is on other documents."""
 
-    there: PairedDifference
-    here: PairedDifference
+    there: "PairedDifference"
+    here: "PairedDifference"
 
     @property
     def estimate(self) -> float:

@@ -1,7 +1,5 @@
 """What the published ablation's own figures can say about its ratios: they come without their questions."""
 
-from __future__ import annotations
-
 import math
 from itertools import combinations, product
 

@@ -1,7 +1,5 @@
 """The saved models of a study on other pages: its own ones degraded, and those of other data."""
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """What degraded pages and other data cost each ratio: intervals, areas under curves, paired comparisons."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import pandas as pd

@@ -1,7 +1,5 @@
 """A study's tables: published figures beside its own, each of its own with an interval."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """One question about one page: what a model answers, how sure it is and how long it took."""
 
-from __future__ import annotations
-
 import time
 import warnings
 from dataclasses import dataclass
@@ -51,11 +49,7 @@ class Asked:
 
 
 def answer(
-    model: Florence2ForDocVQA,
-    processor: Florence2Processor,
-    image: Image.Image,
-    question: str,
-    settings: Settings,
+    model: Florence2ForDocVQA, processor: Florence2Processor, image: Image.Image, question: str, settings: Settings
 ) -> Answer:
     """What the model answers to a question about a page.
 

@@ -1,7 +1,5 @@
 """Where on a page a model looks while it writes an answer: the decoder's cross-attention over the image tokens."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass

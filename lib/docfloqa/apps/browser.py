@@ -1,7 +1,5 @@
 """A browser of a data set's pages, and what every widget is made of: controls with labels, escaped HTML."""
 
-from __future__ import annotations
-
 import base64
 from collections.abc import Sequence
 from html import escape

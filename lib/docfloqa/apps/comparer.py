@@ -1,7 +1,5 @@
 """Two runs of a study side by side: which questions one of them answers better, and what both said."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import ipywidgets

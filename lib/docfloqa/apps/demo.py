@@ -1,7 +1,5 @@
 """The playground as a web page that Voilà serves: on this machine only, behind a token, without code."""
 
-from __future__ import annotations
-
 import tempfile
 from pathlib import Path
 

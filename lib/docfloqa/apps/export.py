@@ -1,7 +1,5 @@
 """A run's best model as a folder that plain transformers loads, with a model card in the hub's format."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A sweep to watch while it runs, here or elsewhere: its curves and states, read from its files."""
 
-from __future__ import annotations
-
 import threading
 import time
 from html import escape
@@ -19,15 +17,7 @@ from docfloqa.apps.browser import control, image_html, table_html, text_html
 from docfloqa.figures.style import TWO_COLUMNS, mark, render, styled
 from docfloqa.files import DamagedError, runs_folder
 from docfloqa.runs.results import planned_runs
-from docfloqa.runs.run import (
-    COMPLETE,
-    FAILED,
-    INTERRUPTED,
-    RUNNING,
-    is_complete,
-    read_epoch_row,
-    read_record,
-)
+from docfloqa.runs.run import COMPLETE, FAILED, INTERRUPTED, RUNNING, is_complete, read_epoch_row, read_record
 from docfloqa.runs.tables import EPOCHS, read_table
 from docfloqa.study.monitor import read_progress
 

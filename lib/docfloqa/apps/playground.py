@@ -1,7 +1,5 @@
 """Questions of one's own to a study's models: answers side by side, and where on the page each model looked."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager

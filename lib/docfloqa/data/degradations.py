@@ -4,8 +4,6 @@ Lengths are shares of the page's width, so that a severity does the same to the 
 across or 1,700. Letters need not be the same share of pages: a dense scan loses more than a page of few words.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Models and data sets of the Hugging Face hub, each at one commit: from its cache, or downloaded."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Sequence
@@ -76,11 +74,7 @@ def cached_snapshot(name: str, files: Sequence[str], kind: str = "model") -> Pat
     try:
         return Path(
             snapshot_download(
-                repository,
-                repo_type=kind,
-                revision=revision,
-                allow_patterns=list(files),
-                local_files_only=True,
+                repository, repo_type=kind, revision=revision, allow_patterns=list(files), local_files_only=True
             )
         )
     except FileNotFoundError:

@@ -1,7 +1,5 @@
 """Pages as images: read from files of any kind, checked, brought to the size that a model takes."""
 
-from __future__ import annotations
-
 import errno
 import math
 import subprocess

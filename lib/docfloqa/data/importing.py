@@ -1,7 +1,5 @@
 """A data set from a folder of images and a CSV of questions and answers."""
 
-from __future__ import annotations
-
 import csv
 import hashlib
 import io

@@ -1,7 +1,5 @@
 """Questions about documents in one schema, from drawn pages, folders of parquet files or a hub."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import warnings
@@ -98,8 +96,7 @@ def load_checked(settings: Settings, splits: Sequence[str] = SPLITS) -> tuple[Da
         )
     if checks.left_out:
         warnings.warn(
-            f"{len(checks.left_out)} rows are left out:\n{checks.summary().to_string(index=False)}",
-            stacklevel=2,
+            f"{len(checks.left_out)} rows are left out:\n{checks.summary().to_string(index=False)}", stacklevel=2
         )
     return DatasetDict(found), checks
 

@@ -1,7 +1,5 @@
 """The one schema in which every data set arrives, lmms-lab/DocVQA's columns, and what else they may be called."""
 
-from __future__ import annotations
-
 from datasets import Features, Image, List, Value
 
 SPLITS = ("train", "validation")

@@ -1,7 +1,5 @@
 """Questions from the hub, a folder of parquet files or SynthDocVQA, read in the one schema."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re
@@ -19,17 +17,7 @@ from docfloqa.data.hub import HubError, snapshot, split_revision
 from docfloqa.data.schema import DEMANDED, FEATURES, NAMES, SPLITS
 from docfloqa.data.synth.dataset import synth_folder
 from docfloqa.exceptions import DataError
-from docfloqa.files import (
-    checksum,
-    data_folder,
-    held,
-    is_hub_id,
-    is_sound,
-    read_sealed,
-    resolve,
-    seal,
-    write_whole,
-)
+from docfloqa.files import checksum, data_folder, held, is_hub_id, is_sound, read_sealed, resolve, seal, write_whole
 from docfloqa.settings import Settings
 
 TRAINING_DATA = "HuggingFaceM4/DocumentVQA"

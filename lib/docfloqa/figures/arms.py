@@ -1,7 +1,5 @@
 """Figures of the arms: what is compared in each, and scores against what they cost."""
 
-from __future__ import annotations
-
 from textwrap import fill
 
 import pandas as pd
@@ -85,10 +83,7 @@ def pareto(study: Study) -> Figure:
     numbers = {name: place + 1 for place, name in enumerate(table[VARIANT])}
     for ax, (column, unit, label) in zip(
         axes,
-        (
-            ("trainable_parameters", 1e6, "trainable parameters (millions)"),
-            ("seconds", 1, "seconds of a run"),
-        ),
+        (("trainable_parameters", 1e6, "trainable parameters (millions)"), ("seconds", 1, "seconds of a run")),
         strict=True,
     ):
         for row in table.itertuples():

@@ -1,7 +1,5 @@
 """What a data set looks like: counts, distributions, samples, and what the model sees of them."""
 
-from __future__ import annotations
-
 from random import Random
 from textwrap import fill
 

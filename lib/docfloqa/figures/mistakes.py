@@ -1,7 +1,5 @@
 """Where the models err and whether they know it, as figures for print, with intervals wherever there are some."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

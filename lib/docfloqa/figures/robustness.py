@@ -1,7 +1,5 @@
 """Figures of what degraded pages and other data cost each ratio, for print."""
 
-from __future__ import annotations
-
 import pandas as pd
 from datasets import Dataset
 from matplotlib.figure import Figure

@@ -1,7 +1,5 @@
 """The study's figures, for print, with intervals wherever there are some."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

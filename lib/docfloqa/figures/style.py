@@ -1,7 +1,5 @@
 """How figures look, and what several of them draw."""
 
-from __future__ import annotations
-
 import base64
 import functools
 import re

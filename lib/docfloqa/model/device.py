@@ -1,7 +1,5 @@
 """What a run computes on: choosing it, describing it, and refusing a hopeless one before any work."""
 
-from __future__ import annotations
-
 import os
 import platform
 import re

@@ -1,7 +1,5 @@
 """Florence-2 for document questions: its folder, the native model with pages shared by questions, its prompts."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -67,7 +65,7 @@ class Florence2ForDocVQA(Florence2ForConditionalGeneration):
     # Whether training computes activations within a sub-block again in the backward pass.
     vision_checkpointing = False
 
-    def train(self, mode: bool = True) -> Florence2ForDocVQA:
+    def train(self, mode: bool = True) -> "Florence2ForDocVQA":
         """Set train or eval mode, except that frozen sub-blocks of the vision tower stay in eval mode."""
         super().train(mode)
         for _, sub_block in vision_sub_blocks(self):

@@ -1,7 +1,5 @@
 """What of the model is trained: a share of the vision encoder, its weights or LoRA adapters."""
 
-from __future__ import annotations
-
 import copy
 from dataclasses import dataclass
 from itertools import accumulate

@@ -1,7 +1,5 @@
 """Florence-2 as Microsoft published it (config, tensors, tokenizer), read as transformers' native classes want it."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """How an answer stands in a target, as the model was trained: what begins it and what ends it. Decided here alone."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass

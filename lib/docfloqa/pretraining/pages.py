@@ -1,7 +1,5 @@
 """Strips and pages on a grid of characters: what the tiny model learns to read first."""
 
-from __future__ import annotations
-
 from random import Random
 
 from docfloqa.data.synth.canvas import Box, Canvas, Page, add_noise, font

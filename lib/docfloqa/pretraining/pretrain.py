@@ -1,7 +1,5 @@
 """How the shipped tiny Florence-2 learns to read drawn pages, before it ever sees a question."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What the tiny model is pretrained to read: drawn images with prompts, texts, and every character's place."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from random import Random

@@ -1,7 +1,5 @@
 """The tiny Florence-2 before it has learnt anything: its tokenizer, processor and architecture."""
 
-from __future__ import annotations
-
 import math
 from random import Random
 

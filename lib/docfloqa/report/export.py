@@ -8,8 +8,6 @@ set as one, in place of that of a cell tagged `references` stands the list of wo
 the cell tagged `appendix`; at its end are the settings.
 """
 
-from __future__ import annotations
-
 import base64
 import datetime
 import json

@@ -1,7 +1,5 @@
 """Tables as a reader gets them: with a caption in the notebook, and as files for a paper."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from html import escape

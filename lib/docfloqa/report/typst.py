@@ -1,7 +1,5 @@
 """From pandoc's document tree to Typst and PDF."""
 
-from __future__ import annotations
-
 import base64
 import datetime
 import re

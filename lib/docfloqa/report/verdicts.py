@@ -1,7 +1,5 @@
 """What a study's comparisons come to: a row each with difference, interval, p-value and a verdict in plain words."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 

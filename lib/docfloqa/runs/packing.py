@@ -1,7 +1,5 @@
 """A study's runs packed: one Parquet file for each kind of result, in place of a folder for each run."""
 
-from __future__ import annotations
-
 import base64
 import json
 from io import BytesIO

@@ -1,7 +1,5 @@
 """Where a run goes on that was interrupted, and what of it was damaged meanwhile."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 from zipfile import BadZipFile

@@ -1,12 +1,10 @@
 """A study's runs as tidy frames."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property, wraps
-from typing import Any
+from typing import Any, Self
 
 import pandas as pd
 
@@ -55,7 +53,7 @@ class Study:
     variants: dict[str, list[str]] = field(default_factory=dict)
 
     @classmethod
-    def load(cls, name: str) -> Study:
+    def load(cls, name: str) -> Self:
         """Read `reports/<name>/study.json` and the records of its runs.
 
         Raises `RunError` when there is no plan or no complete run.
@@ -73,7 +71,7 @@ class Study:
             )
         return cls(name, Settings.from_dict(plan["settings"]), records, missing, plan.get("arms", {}))
 
-    def arm(self, arm: str) -> Study | None:
+    def arm(self, arm: str) -> Self | None:
         """The complete runs of an arm; None where the study has none of it."""
         variants = self.arms.get(arm, {})
         records, missing = _read(self.name, [run for runs in variants.values() for run in runs])

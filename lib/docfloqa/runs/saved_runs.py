@@ -1,7 +1,5 @@
 """Runs by what people call them, and their best models on the validation questions of any data."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What runs have left, wherever it lies: in the run's own folder, or packed with the other runs of its study."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable
 from functools import lru_cache

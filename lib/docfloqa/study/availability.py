@@ -1,7 +1,5 @@
 """Whether a model or data set is here, and if not, what is to be downloaded; nothing is."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The workers of a dask cluster: each makes one run at a time, on the GPU and CPU threads that it was given."""
 
-from __future__ import annotations
-
 import asyncio
 import socket
 from collections.abc import Callable, Collection

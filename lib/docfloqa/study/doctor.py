@@ -1,7 +1,5 @@
 """What a study would meet here, looked at before anything is downloaded or trained: what was found, what to do."""
 
-from __future__ import annotations
-
 import logging
 import os
 import traceback

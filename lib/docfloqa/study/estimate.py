@@ -1,7 +1,5 @@
 """What a study will take, before it starts: from a short calibration on the machine at hand."""
 
-from __future__ import annotations
-
 import heapq
 import math
 import os

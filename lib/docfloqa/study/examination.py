@@ -1,7 +1,5 @@
 """What is looked at before a study: each subject tells what it found, or raises what is wrong."""
 
-from __future__ import annotations
-
 import json
 import math
 import os

@@ -1,7 +1,5 @@
 """One papermill execution in a kernel that is watched: one that dies or stands still gets a second chance."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import os

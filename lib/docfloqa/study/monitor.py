@@ -1,14 +1,12 @@
 """How far the runs of a sweep are, read from their folders."""
 
-from __future__ import annotations
-
 import json
 import threading
 import time
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from tqdm.auto import tqdm
 
@@ -31,7 +29,7 @@ class Watcher:
         self.ended = threading.Event()
         self.thread = threading.Thread(target=self._watch, daemon=True)
 
-    def __enter__(self) -> Watcher:
+    def __enter__(self) -> Self:
         self.thread.start()
         return self
 

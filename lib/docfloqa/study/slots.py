@@ -1,7 +1,5 @@
 """How many runs at a time this machine carries: a GPU each, or a core each within its container's quota and memory."""
 
-from __future__ import annotations
-
 import math
 import os
 from pathlib import Path, PurePosixPath

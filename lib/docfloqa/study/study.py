@@ -1,7 +1,5 @@
 """A whole study: explore the data, make the runs, analyse them, export the report."""
 
-from __future__ import annotations
-
 import signal
 import time
 from collections.abc import Callable, Sequence

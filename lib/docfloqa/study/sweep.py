@@ -1,7 +1,5 @@
 """One papermill execution of the fine-tuning notebook per ratio and seed, side by side."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

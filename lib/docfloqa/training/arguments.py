@@ -1,7 +1,5 @@
 """What transformers' trainer is told of a run, and how far the run is: its arguments and its callback."""
 
-from __future__ import annotations
-
 import time
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Questions to batches: prompts, labels, each page once, and the order of an epoch."""
 
-from __future__ import annotations
-
 from array import array
 from collections.abc import Iterator, Sequence
 

@@ -1,7 +1,5 @@
 """Answers and scores of a model on validation questions, over one process or several."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any

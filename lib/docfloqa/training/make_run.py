@@ -1,7 +1,5 @@
 """One run without a notebook: in this process, or in all of those that torchrun has started for it."""
 
-from __future__ import annotations
-
 from accelerate import PartialState
 
 from docfloqa.data.hub import pinned

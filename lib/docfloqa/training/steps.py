@@ -1,7 +1,5 @@
 """How a training step goes through a device: in parts that fit its memory, and as CUDA graphs."""
 
-from __future__ import annotations
-
 import warnings
 from typing import Any
 

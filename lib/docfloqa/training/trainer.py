@@ -1,7 +1,5 @@
 """One run: evaluate, train with transformers' Seq2SeqTrainer, evaluate after every epoch, resume."""
 
-from __future__ import annotations
-
 import time
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """Resized pages, and outputs of the frozen beginning of the vision tower: once per page, on disk."""
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import json
@@ -42,7 +40,7 @@ class CachedPages:
     this code and the packages, so a stale one is never read. `fill` computes what is not on the disk yet.
     """
 
-    def __init__(self, images: Pages | CachedPages, model: Florence2ForDocVQA, boundary: int, settings: Settings):
+    def __init__(self, images: "Pages | CachedPages", model: Florence2ForDocVQA, boundary: int, settings: Settings):
         self.images, self.model, self.boundary, self.settings = images, model, boundary, settings
         self.processor, self.names = images.processor, images.names
         key = prefix_checksum(model, boundary, images, settings)

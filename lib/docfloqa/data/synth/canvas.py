@@ -1,7 +1,5 @@
 """What every drawn page is made of: a grey image, the facts that it states, fonts, stamps and noise."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path

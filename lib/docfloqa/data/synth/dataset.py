@@ -1,7 +1,5 @@
 """SynthDocVQA: documents drawn from a seed, with questions and answers, in DocVQA's schema."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil

@@ -1,7 +1,5 @@
 """Full-size pages: letters, tables and invoices in the fonts and at the density of scanned paper."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import replace
 from math import cos, radians, sin

@@ -1,7 +1,5 @@
 """What full-size pages say: towns, goods, tables, and the sentences and facts of letters."""
 
-from __future__ import annotations
-
 import re
 from random import Random
 

@@ -1,7 +1,5 @@
 """Small pages: forms, receipts, invoices, tables, letters and memos of 160 x 160 pixels."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
@@ -337,11 +335,7 @@ NEW_LAYOUTS: Layouts = {"cards": cards, "ledger": ledger, "flush right": flush_r
 
 
 def small_page(
-    rng: Random,
-    look: Print = CLEAN,
-    words: Vocabulary = KNOWN,
-    layouts: Layouts = LAYOUTS,
-    most_fields: int = 12,
+    rng: Random, look: Print = CLEAN, words: Vocabulary = KNOWN, layouts: Layouts = LAYOUTS, most_fields: int = 12
 ) -> Page:
     """A page of 160 x 160 pixels with about `most_fields` fields at most, at least two."""
     kind = rng.choice(list(layouts))

@@ -1,7 +1,5 @@
 """What drawn documents say: keys, values, questions about them and the answers that count."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
