@@ -1,260 +1,238 @@
 """Executed notebooks as documents to read: a page of HTML that needs no network, and a PDF set like a paper.
 
-A notebook's metadata may say what it belongs to:
+A notebook's metadata says what it belongs to:
 `docfloqa = {"study": str, "date": "YYYY-MM-DD", "commit": str, "settings": {name: value}}`. An image's output
 metadata may carry `{"image/png": {"alt": str, "caption": str}}`. The first heading of level 1 is the title. Cells
-tagged `remove_cell`, and outputs of cells tagged `remove_output`, stay out. The output of a cell tagged `abstract` is
-set as one, in place of that of a cell tagged `references` stands the list of works cited, and the appendix begins with
-the cell tagged `appendix`; at its end are the settings.
+tagged `remove_cell` stay out. The output of a cell tagged `abstract` is set as one, in place of that of a cell tagged
+`references` stands the list of works cited, and the appendix begins with the cell tagged `appendix`; at its end are
+the settings.
 """
 
 import base64
 import datetime
 import json
 import re
-from collections.abc import Sequence
-from html import escape
+from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import nbformat
+import pandas as pd
 from nbconvert.exporters import Exporter
-from nbconvert.filters import strip_ansi
 from nbformat import NotebookNode
 from pandocfilters import stringify, walk
 from tqdm.auto import tqdm
-from traitlets import Bool, default
 
+from docfloqa.exceptions import DocFloQAError
 from docfloqa.files import write_whole
-from docfloqa.report.document_tree import IMAGES, NO_ATTRIBUTES, Node, ReportError, read, references, write
-from docfloqa.report.typst import compile_pdf, typst_of
-
-__all__ = ["HtmlReport", "ReportError", "TypstExporter", "export", "export_study"]
+from docfloqa.report.document_tree import (
+    NO_ATTRIBUTES,
+    READERS,
+    Node,
+    code_block,
+    div,
+    legible,
+    raw,
+    read,
+    references,
+    words,
+    write,
+)
+from docfloqa.report.typst import SUFFIXES, compile_pdf, typst_of
+from docfloqa.text import to_markdown
 
 PAGE = Path(__file__).parent / "templates" / "paper.html"
-TEXTS = ["text/html", "text/markdown", "text/latex", "text/plain"]
 LIVE = {"application/vnd.jupyter.widget-view+json", "application/javascript"}
-PARAMETERS = {"parameters", "injected-parameters"}
-# What nbformat raises, its own error apart, for JSON that is no notebook.
-MALFORMED = (AttributeError, LookupError, TypeError, ValueError)
-CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|[\ud800-\udfff]")
-FOLD = "</details>"
+MARKDOWN = "text/markdown"
 
 
-def _raw(markup: str, writer: str = "html") -> Node:
-    return {"t": "RawBlock", "c": [writer, markup]}
+class ReportError(DocFloQAError, ValueError):
+    """A notebook, or a folder of them, that cannot become a report; the message names it."""
 
 
-def _code(text: str, *classes: str) -> Node:
-    return {"t": "CodeBlock", "c": [["", classes, []], text]}
+class Document(NamedTuple):
+    """An executed notebook in pandoc's tree, with what stands above it."""
+
+    blocks: list[Node]
+    title: str
+    study: str
+    date: datetime.date | None
+    commit: str
+
+    @property
+    def byline(self) -> str:
+        """Study, date and commit on one line."""
+        day = f"{self.date.day} {self.date:%B %Y}" if self.date else ""
+        parts = (self.study and f"Study “{self.study}”", day, self.commit and f"commit {self.commit[:12]}")
+        return " · ".join(filter(None, parts))
 
 
-def _div(name: str, blocks: list[Node]) -> Node:
-    return {"t": "Div", "c": [["", [name], []], blocks]}
+def document(nb: NotebookNode, name: str = "Notebook") -> Document:
+    """An executed notebook as a document, `name` being its title where it has none.
 
-
-def _figure(source: str, alt: str, caption: str) -> Node:
-    image = {"t": "Image", "c": [NO_ATTRIBUTES, [{"t": "Str", "c": alt}], [source, ""]]}
-    captions = [{"t": "Plain", "c": [{"t": "Str", "c": caption}]}] if caption else []
-    return {"t": "Figure", "c": [NO_ATTRIBUTES, [None, captions], [{"t": "Plain", "c": [image]}]]}
-
-
-def _tags(cell: NotebookNode) -> set[str]:
-    return set(cell.metadata.get("tags", []))
-
-
-def _legible(value: Any) -> Any:
-    """The same without what neither HTML nor PDF can hold: control characters and terminal colours."""
-    if isinstance(value, str):
-        return CONTROL.sub("\ufffd", strip_ansi(value))
-    if isinstance(value, list):
-        return [_legible(item) for item in value]
-    if isinstance(value, dict):
-        return NotebookNode({key: _legible(item) for key, item in value.items()})
-    return value
-
-
-class _Report(Exporter):
-    """An executed notebook as one document of pandoc's tree, which the subclasses write."""
-
-    accepted: Sequence[str]  # mimetypes that can be shown, best first
-
-    def from_notebook_node(
-        self, nb: NotebookNode, resources: dict[str, Any] | None = None, **kw: Any
-    ) -> tuple[Any, dict[str, Any]]:
-        """The document; raises ReportError when an output cannot be set, or the metadata's date is none."""
-        nb, resources = super().from_notebook_node(nb, resources, **kw)
-        nb, about = _legible(nb), resources["metadata"]
-        self._folder, self._title, self._blocks = Path(about.get("path") or "."), "", []
-        for cell in nb.cells:
-            self._add(cell)
-        said, run = nb.metadata.get("docfloqa", {}), nb.metadata.get("papermill", {})
-        # Never from the clock: the same notebook gives the same report.
-        day = said.get("date") or (run.get("end_time") or "")[:10]
-        try:
-            date = datetime.date.fromisoformat(day) if day else None
-        except ValueError as error:
-            raise ReportError(f"metadata.docfloqa.date must be YYYY-MM-DD, not {day!r}") from error
-        if date is None and about.get("modified_date"):
-            date = datetime.datetime.strptime(about["modified_date"], "%B %d, %Y").date()
-        self._add_settings(said.get("settings", run.get("parameters", {})))
-        title = self._title or about.get("name") or "Notebook"
-        return self._write(title, said.get("study", ""), date, said.get("commit", "")), resources
-
-    def _add(self, cell: NotebookNode) -> None:
-        tags, added = _tags(cell), []
+    A figure holds all its formats, the vectors first, and code is in divisions of the class "code": each writer takes
+    what it can show.
+    """
+    blocks: list[Node] = []
+    title, about = "", nb.metadata.get("docfloqa", {})
+    for cell in nb.cells:
+        tags, added = cell.metadata.get("tags", []), []
         if cell.cell_type == "markdown":
-            added = read(cell.source, "text/markdown", self._folder, self.file_extension)
-            titles = [block for block in added if block["t"] == "Header" and block["c"][0] == 1]
-            if titles and not self._title:
-                self._title = stringify(titles[0]["c"][2])
-                added.remove(titles[0])
+            added = read(cell.source, MARKDOWN)
+            heading = next((block for block in added if block["t"] == "Header" and block["c"][0] == 1), None)
+            if heading and not title:
+                title = stringify(heading["c"][2])
+                added.remove(heading)
         if "remove_cell" in tags:
-            return
+            continue
         if "appendix" in tags:
-            added.insert(0, _raw("#show: appendix", "typst"))
+            added.insert(0, raw("#show: appendix", "typst"))
         if cell.cell_type == "code":
-            self._add_code(cell)
-            outputs = [] if "remove_output" in tags else cell.outputs
-            added = references() if "references" in tags else [block for o in outputs for block in self._shown(o)]
-            added = [_div("abstract", added)] if "abstract" in tags else added
-        self._blocks += added
-
-    def _shown(self, output: NotebookNode) -> list[Node]:
-        if output.output_type == "stream":
-            return [_code(output.text, "output")] if output.name == "stdout" and output.text.strip() else []
-        if output.output_type == "error":
-            return [_code("\n".join(output.traceback), "output", "error")]
-        mimetype = next((kind for kind in self.accepted if output.data.get(kind)), None)
-        if mimetype is None or LIVE & set(output.data):
-            return []
-        data = output.data[mimetype]
-        if mimetype == "text/plain":
-            return [_code(data, "output")]
-        if mimetype not in IMAGES:
-            return [_div("output", read(data, mimetype, self._folder, self.file_extension))]
-        said = [output.metadata.get(kind, {}) for kind in (mimetype, *IMAGES)]
-        caption, alt = (next((each[key] for each in said if each.get(key)), "") for key in ("caption", "alt"))
-        headings = [stringify(block["c"][2]) for block in self._blocks if block["t"] == "Header"]
-        alt = alt or caption or f"Figure in “{(headings or [self._title or 'Notebook'])[-1]}”"
-        if mimetype == "image/svg+xml" and data.lstrip().startswith("<"):
-            data = base64.b64encode(data.encode()).decode()
-        return [_figure(f"data:{mimetype};base64,{data}", alt, caption)]
-
-    def _add_settings(self, settings: dict[str, Any]) -> None:
-        if settings:
-            texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in settings.items()}
-            rows = "".join(f"<tr><td>{escape(name)}</td><td>{escape(text)}</td></tr>" for name, text in texts.items())
-            table = f"<table><thead><tr><th>Setting</th><th>Value</th></tr></thead><tbody>{rows}</tbody></table>"
-            heading = read("## Settings", "text/markdown", self._folder, "")
-            self._blocks += [*heading, _div("output", read(table, "text/html", self._folder, ""))]
+            code = [code_block(cell.source, "python")] if cell.source.strip() else []
+            if blocks and blocks[-1]["t"] == "Div" and "code" in blocks[-1]["c"][0][1]:
+                # Cells that show nothing are folded together with the one before.
+                blocks[-1]["c"][1] += code
+            elif code:
+                blocks.append(div("code", code))
+            added = references() if "references" in tags else [b for output in cell.outputs for b in _shown(output)]
+            added = [div("abstract", added)] if "abstract" in tags else added
+        blocks += added
+    if settings := about.get("settings"):
+        texts = [(key, value if isinstance(value, str) else json.dumps(value)) for key, value in settings.items()]
+        table = to_markdown(pd.DataFrame(texts, columns=["Setting", "Value"]))
+        blocks += [*read("## Settings", MARKDOWN), div("output", read(table, MARKDOWN))]
+    # Never from the clock: the same notebook gives the same report.
+    date = datetime.date.fromisoformat(about["date"]) if about.get("date") else None
+    return Document(_linked(blocks), title or name, legible(about.get("study", "")), date, about.get("commit", ""))
 
 
-class TypstExporter(_Report):
+def _shown(output: NotebookNode) -> list[Node]:
+    if output.output_type == "stream":
+        return [code_block(output.text, "output")] if output.name == "stdout" and output.text.strip() else []
+    if output.output_type == "error":
+        return [code_block("\n".join(output.traceback), "output", "error")]
+    if LIVE & set(output.data):
+        return []
+    if figures := {kind: output.data[kind] for kind in SUFFIXES if kind in output.data}:
+        about = {key: text for kind in figures for key, text in output.metadata.get(kind, {}).items()}
+        return [_figure(figures, about.get("caption", ""), about.get("alt", ""))]
+    for mimetype in READERS:
+        if output.data.get(mimetype):
+            return [div("output", read(output.data[mimetype], mimetype))]
+    return [code_block(output.data["text/plain"], "output")] if "text/plain" in output.data else []
+
+
+def _figure(figures: dict[str, str], caption: str, alt: str) -> Node:
+    images = []
+    for kind, data in figures.items():
+        data = base64.b64encode(data.encode()).decode() if kind == "image/svg+xml" else data
+        source = f"data:{kind};base64,{data}"
+        images.append({"t": "Image", "c": [NO_ATTRIBUTES, [words(alt or caption or "Figure")], [source, ""]]})
+    captions = [{"t": "Plain", "c": [words(caption)]}] if caption else []
+    return {"t": "Figure", "c": [NO_ATTRIBUTES, [None, captions], [{"t": "Plain", "c": images}]]}
+
+
+def _linked(blocks: list[Node]) -> list[Node]:
+    """Blocks in which no two headings have the same anchor, and no link leads to none."""
+    anchors: Counter[str] = Counter()
+
+    def anchored(key: str, value: Any, *_: Any) -> None:
+        if key == "Header":
+            name = value[1][0]
+            anchors[name] += 1
+            value[1] = [f"{name}:{anchors[name]}" if anchors[name] > 1 else name, [], []]
+        elif key == "Div":
+            anchors[value[0][0]] += 1
+
+    def linked(key: str, value: Any, *_: Any) -> Node | None:
+        if key == "Link" and value[2][0].startswith("#"):
+            anchor = value[2][0][1:].lower()
+            link = {"t": "Link", "c": [*value[:2], [f"#{anchor}", ""]]}
+            return link if anchor in anchors else {"t": "Span", "c": value[:2]}
+        return None
+
+    walk(blocks, anchored, "", {})
+    return walk(blocks, linked, "", {})
+
+
+def html_of(paper: Document) -> str:
+    """One page of HTML that fetches nothing and runs nothing; style sheets alone change it."""
+
+    def shown(key: str, value: Any, *_: Any) -> Node | list[Node] | None:
+        match key:
+            case "Figure":
+                # An SVG of many points weighs more than its picture.
+                images = [image for image in value[2][0]["c"] if image["c"][2][0].startswith("data:image/")]
+                smallest = min(images, key=lambda image: len(image["c"][2][0]), default=value[2][0]["c"][0]["c"][1][0])
+                return {"t": key, "c": [*value[:2], [{"t": "Plain", "c": [smallest]}]]}
+            case "Div" if "code" in value[0][1]:
+                fold = '<details class="code"><summary>code</summary>'
+                return [raw(fold, "html"), *value[1], raw("</details>", "html")]
+            case "Link":
+                target = re.sub(r"\.ipynb(?=#|$)", ".html", value[2][0])
+                return {"t": key, "c": [*value[:2], [target, ""]]}
+        return None
+
+    head = {"title": paper.title, "pagetitle": paper.title, "byline": paper.byline, "study": paper.study}
+    head |= {"date": str(paper.date or ""), "commit": paper.commit}
+    options = ["--standalone", "--mathml", "--toc", f"--template={PAGE}"]
+    said = {name: text for name, text in head.items() if text}
+    return write(walk(paper.blocks, shown, "", {}), "html", *options, **said)
+
+
+def pdf_of(paper: Document) -> bytes:
+    """A short paper on A4, without code."""
+    source, files = typst_of(paper.blocks, paper.title, paper.byline, paper.date)
+    return compile_pdf(source, files, paper.date)
+
+
+class TypstExporter(Exporter):
     """An executed notebook as PDF: `jupyter nbconvert --to typst NOTEBOOK.ipynb`."""
 
     export_from_notebook = "PDF via Typst"
     output_mimetype = "application/pdf"
-    accepted = (*IMAGES, *TEXTS)
-    show_code = Bool(False, help="Show the sources of code cells.").tag(config=True)
+    file_extension = ".pdf"
 
-    @default("file_extension")
-    def _file_extension_default(self) -> str:
-        return ".pdf"
-
-    def _add_code(self, cell: NotebookNode) -> None:
-        if self.show_code and cell.source.strip() and not PARAMETERS & _tags(cell):
-            self._blocks.append(_code(cell.source, "python"))
-
-    def _write(self, title: str, study: str, date: datetime.date | None, commit: str) -> bytes:
-        source, files = typst_of(self._blocks, title, _byline(study, date, commit), date)
-        return compile_pdf(source, files, date)
+    def from_notebook_node(
+        self, nb: NotebookNode, resources: dict[str, Any] | None = None, **kw: Any
+    ) -> tuple[bytes, dict[str, Any]]:
+        """The PDF, and what nbconvert knows of it."""
+        nb, resources = super().from_notebook_node(nb, resources, **kw)
+        return pdf_of(document(nb, resources["metadata"].get("name", "Notebook"))), resources
 
 
-class HtmlReport(_Report):
-    """An executed notebook as one page of HTML that fetches nothing and runs nothing; style sheets alone change it."""
+def export(notebook: Path) -> list[Path]:
+    """Write an executed notebook's page and PDF beside it, each whole or not at all; returns both.
 
-    export_from_notebook = "HTML report"
-    output_mimetype = "text/html"
-    accepted = (*[kind for kind in IMAGES if kind != "application/pdf"], *TEXTS)
-
-    @default("file_extension")
-    def _file_extension_default(self) -> str:
-        return ".html"
-
-    def _add_code(self, cell: NotebookNode) -> None:
-        if not cell.source.strip():
-            return
-        # Cells that show nothing are folded together with the one before.
-        if self._blocks and self._blocks[-1] == _raw(FOLD):
-            self._blocks.pop()
-        else:
-            self._blocks.append(_raw('<details class="code"><summary>code</summary>'))
-        self._blocks += [_code(cell.source, "python"), _raw(FOLD)]
-
-    def _write(self, title: str, study: str, date: datetime.date | None, commit: str) -> str:
-        seen: set[str] = set()
-
-        def named(key: str, value: Any, *_: Any) -> None:
-            # Two cells may have a heading of the same name.
-            if key == "Header":
-                name = value[1][0] or "section"
-                free = next(n for n in (name, *(f"{name}-{i}" for i in range(2, len(seen) + 3))) if n not in seen)
-                seen.add(free)
-                value[1] = [free, [], []]
-
-        walk(self._blocks, named, "", {})
-        head = {"title": title, "study": study, "date": date and str(date), "commit": commit}
-        head |= {"pagetitle": title, "byline": _byline(study, date, commit)}
-        options = ["--standalone", "--mathml", "--toc", f"--template={PAGE}"]
-        return write(self._blocks, "html", *options, **{name: text for name, text in head.items() if text})
-
-
-def _byline(study: str, date: datetime.date | None, commit: str) -> str:
-    day = f"{date.day} {date:%B %Y}" if date else ""
-    return " · ".join(filter(None, (study and f"Study “{study}”", day, commit and f"commit {commit[:12]}")))
-
-
-EXPORTERS: dict[str, type[Exporter]] = {"html": HtmlReport, "pdf": TypstExporter}
-
-
-def export(notebook: Path, formats: Sequence[str] = ("html", "pdf")) -> list[Path]:
-    """Write an executed notebook's reports beside it; each file appears whole or not at all.
-
-    Returns their paths in the order of `formats`. Raises ReportError, naming the notebook, if it cannot be
-    read, was never executed or holds something that cannot be shown, and ValueError for a format that is
-    neither html nor pdf.
+    Raises ReportError, naming the notebook, if it cannot be read, was never executed or holds something that cannot
+    be shown.
     """
-    notebook = Path(notebook)
-    unknown = set(formats) - set(EXPORTERS)
-    if unknown:
-        raise ValueError(f"formats: {', '.join(sorted(unknown))} (allowed: {', '.join(EXPORTERS)})")
     try:
-        nbformat.validate(json.loads(notebook.read_text(encoding="utf-8")))
         nb = nbformat.read(notebook, as_version=4)
-    except (*MALFORMED, OSError, nbformat.ValidationError) as error:
+        nbformat.validate(nb)
+    except Exception as error:
+        # Of JSON that is no notebook nbformat raises anything.
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise ReportError(f"{notebook}: cannot be read as a notebook ({reason})") from error
-    if not any(cell.get("execution_count") for cell in nb.cells if cell.cell_type == "code"):
+    if not any(cell.get("execution_count") for cell in nb.cells):
         raise ReportError(f"{notebook}: was never executed (no code cell has an execution count)")
-    written = []
-    for name in formats:
-        try:
-            content, _ = EXPORTERS[name]().from_filename(str(notebook))
-        except ReportError as error:
-            raise ReportError(f"{notebook}: {error}") from error
-        written.append(notebook.with_suffix(f".{name}"))
-        write_whole(written[-1], content)
-    return written
+    try:
+        paper = document(nb, notebook.stem)
+        contents = {".html": html_of(paper), ".pdf": pdf_of(paper)}
+    except (RuntimeError, ValueError) as error:
+        # pandoc's and Typst's, and a date that is none.
+        raise ReportError(f"{notebook}: {error}") from error
+    for suffix, content in contents.items():
+        write_whole(notebook.with_suffix(suffix), content)
+    return [notebook.with_suffix(suffix) for suffix in contents]
 
 
-def export_study(folder: Path, formats: Sequence[str] = ("html", "pdf")) -> list[Path]:
-    """Export every executed `NN_*.ipynb` directly inside `folder`, in the order of their numbers.
+def export_study(folder: Path) -> list[Path]:
+    """Export every executed `NN_*.ipynb` directly inside `folder`, in the order of their numbers; returns the files.
 
-    Returns the paths written. Raises ReportError, naming the folder, if it holds none, and as `export` does.
+    Raises ReportError, naming the folder, if it holds none, and as `export` does.
     """
-    notebooks = sorted(Path(folder).glob("[0-9][0-9]_*.ipynb"))
+    notebooks = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
     if not notebooks:
         raise ReportError(f"{folder}: no notebook named NN_*.ipynb to report on")
-    shown = tqdm(notebooks, desc="reports", unit="notebook")
-    return [path for notebook in shown for path in export(notebook, formats)]
+    return [path for notebook in tqdm(notebooks, desc="reports", unit="notebook") for path in export(notebook)]

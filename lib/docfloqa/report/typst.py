@@ -2,27 +2,19 @@
 
 import base64
 import datetime
+import json
 import re
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import typst
 from pandocfilters import stringify, walk
 
-from docfloqa.report.document_tree import (
-    DATA_URI,
-    IMAGES,
-    NO_ATTRIBUTES,
-    Node,
-    ReportError,
-    Table,
-    cell_text,
-    images_in,
-    write,
-)
+from docfloqa.report.document_tree import Node, body_of, cell_text, cells, raw, write
 
+SUFFIXES = {"application/pdf": "pdf", "image/svg+xml": "svg", "image/png": "png", "image/jpeg": "jpg"}
 # Words that mean nothing to Typst wherever they stand; any other text goes in as a quoted string.
 PLAIN_WORD = re.compile(r"[^\W\d_][^\W_]*[,.;:!?]?")
 PREAMBLE = Path(__file__).parent / "templates" / "paper.typ"
@@ -30,29 +22,17 @@ LONGEST_WORD = 24  # characters; the preamble lets longer ones break
 
 
 def quoted(text: str) -> str:
-    """Any text as a Typst string, on one line."""
-    for character, escape in {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r"}.items():
-        text = text.replace(character, escape)
-    return f'"{text}"'
+    """Legible text as a Typst string, on one line: without control characters it is written as in JSON."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def typst_of(blocks: list[Node], title: str, byline: str, date: datetime.date | None) -> tuple[str, dict[str, bytes]]:
     """A document's source, and the pictures that it names, by file name."""
     files: dict[str, bytes] = {}
-    sections: dict[str, str] = {}
-
-    def number(key: str, value: Any, *_: Any) -> Node | None:
-        if key == "Div" and value[0][0]:
-            sections.setdefault(value[0][0], value[0][0])
-        if key != "Header":
-            return None
-        section = f"section-{len(sections) + 1}"
-        sections.setdefault(value[1][0] or section, section)
-        return {"t": key, "c": [max(1, value[0] - 1), [section, [], []], value[2]]}
 
     def picture(image: list[Any], caption: str) -> str:
-        kind, data = DATA_URI.fullmatch(image[2][0]).groups()
-        name = f"figure-{len(files) + 1}{IMAGES[kind]}"
+        kind, data = image[2][0].removeprefix("data:").split(";base64,")
+        name = f"figure-{len(files) + 1}.{SUFFIXES[kind]}"
         files[name] = base64.b64decode(data)
         shown = quoted(caption) if caption else "none"
         return f"picture({quoted(name)}, alt: {quoted(stringify(image[1]))}, caption: {shown})"
@@ -60,29 +40,32 @@ def typst_of(blocks: list[Node], title: str, byline: str, date: datetime.date | 
     def leaf(key: str, value: Any, *_: Any) -> Node | list[Node] | None:
         match key:
             case "Str" if not PLAIN_WORD.fullmatch(value):
-                return _raw(f"#{quoted(value)};", "RawInline")
+                return raw(f"#{quoted(value)};", "typst", "RawInline")
             case "Code":
-                return _raw(f"#raw({quoted(value[1])});", "RawInline")
+                return raw(f"#raw({quoted(value[1])});", "typst", "RawInline")
             case "CodeBlock":
                 # There is no fence that the text could close.
-                language = f"lang: {quoted(value[0][1][0])}, " if value[0][1] and value[0][1][0] != "output" else ""
-                return _raw(f"#raw(block: true, {language}{quoted(value[1].rstrip())})")
-            case "Link" if value[2][0].startswith("#"):
-                section = sections.get(value[2][0][1:])
-                link = {"t": "Link", "c": [NO_ATTRIBUTES, value[1], [f"#{section}", ""]]}
-                return link if section else {"t": "Span", "c": value[:2]}
+                return raw(f"#raw(block: true, {quoted(value[1].rstrip())})", "typst")
+            case "Header" if value[0] > 1:
+                # The title alone is above the sections.
+                return {"t": key, "c": [value[0] - 1, *value[1:]]}
+            case "Link":
+                target = re.sub(r"\.ipynb(?=#|$)", ".pdf", value[2][0])
+                return {"t": key, "c": [*value[:2], [target, ""]]}
             case "Figure":
-                images = images_in(value)
-                return _raw(f"#{picture(images[0], stringify(value[1][1]))}") if images else None
+                return raw(f"#{picture(value[2][0]['c'][0]['c'], stringify(value[1][1]))}", "typst")
             case "Image":
-                return _raw(f"#{picture(value, '')};", "RawInline")
+                return raw(f"#{picture(value, '')};", "typst", "RawInline")
+            case "Table":
+                return _table(value)
+            case "Div" if "code" in value[0][1]:
+                return []
             case "Div" if name := {"abstract", "references"} & set(value[0][1]):
-                return [_raw(f"#{name.pop()}["), *value[1], _raw("]")]
+                return [raw(f"#{name.pop()}[", "typst"), *walk(value[1], leaf, "", {}), raw("]", "typst")]
             case "Div" if not value[0][0]:
-                return value[1]
+                return walk(value[1], leaf, "", {})
         return None
 
-    blocks = walk(walk(blocks, number, "", {}), _set_table, "", {})
     day = f"datetime(year: {date.year}, month: {date.month}, day: {date.day})" if date else "none"
     call = f"  title: {quoted(title)},\n  byline: {quoted(byline)},\n  date: {day},"
     body = write(walk(blocks, leaf, "", {}), "typst-smart").strip()
@@ -90,51 +73,41 @@ def typst_of(blocks: list[Node], title: str, byline: str, date: datetime.date | 
 
 
 def compile_pdf(source: str, files: dict[str, bytes], date: datetime.date | None) -> bytes:
-    """What `typst_of` gave as PDF; raises ReportError with Typst's words and the line when that fails."""
+    """What `typst_of` gave as PDF; raises TypstError when that fails."""
     midnight = datetime.datetime.combine(date or datetime.date(1970, 1, 1), datetime.time(), datetime.UTC)
     with tempfile.TemporaryDirectory() as folder:
-        for name, content in {"main.typ": source.encode(), **files}.items():
-            (Path(folder) / name).write_bytes(content)
-        compiler = typst.Compiler(str(Path(folder) / "main.typ"), root=folder, ignore_system_fonts=True)
-        try:
-            return compiler.compile(format="pdf", timestamp=int(midnight.timestamp()))
-        except typst.TypstError as error:
-            raise ReportError(error.diagnostic.replace(folder, "")) from error
-
-
-def _raw(markup: str, kind: str = "RawBlock") -> Node:
-    return {"t": kind, "c": ["typst", markup]}
+        main = Path(folder) / "main.typ"
+        for name, content in {main.name: source.encode(), **files}.items():
+            main.with_name(name).write_bytes(content)
+        return typst.compile(main, format="pdf", ignore_system_fonts=True, timestamp=midnight)
 
 
 def _array(items: Iterable[str]) -> str:
     return "(" + "".join(f"{item}, " for item in items) + ")"
 
 
-def _set_table(key: str, value: Any, *_: Any) -> list[Node] | None:
-    """A Table node as a call of the preamble's `paper-table`, its cells still blocks between the brackets."""
-    if key != "Table":
-        return None
-    table = Table.of(value)
-    lines, words = ["" for _ in table.columns], ["" for _ in table.columns]
-    for column, cell in [*table.placed(table.head), *table.placed(table.body)]:
+def _table(table: list[Any]) -> list[Node]:
+    """A table as a call of the preamble's `paper-table`, its cells still blocks between the brackets."""
+    (_, caption), columns, (_, head), body = *table[1:4], body_of(table)
+    lines, words = [""] * len(columns), [""] * len(columns)
+    for column, cell in cells(head + body):
         if cell[3] == 1:
             lines[column] = max(lines[column], cell_text(cell), key=len)
             # An interval has no-break spaces: it is one word.
             pieces = [word[:LONGEST_WORD] for word in re.split(r"[^\S\xa0]+", stringify(cell[4]))]
-            words[column] = max(words[column], "", *pieces, key=len)
-    sides = [alignment["t"].removeprefix("Align").lower() for alignment, _ in table.columns]
+            words[column] = max(words[column], *pieces, key=len)
+    sides = _array(alignment["t"].removeprefix("Align").lower() for alignment, _ in columns)
     measures = f"words: {_array(map(quoted, words))}, lines: {_array(map(quoted, lines))}"
-    nodes = [_raw(f"#paper-table(align: {_array(sides)}, {measures},")]
-    if table.caption:
-        nodes += [_raw("caption: ["), *table.caption, _raw("],")]
-    for rows, opening, style, closing in (
-        (table.head, "header: (", '#set text(weight: "bold")', "),"),
-        (table.body, "", "", ")"),
-    ):
-        nodes.append(_raw(opening))
-        for cell in (cell for row in rows for cell in row[1]):
-            centred = ", align: center" if cell[3] > 1 else ""
-            start = f"table.cell(rowspan: {cell[2]}, colspan: {cell[3]}{centred})[{style}"
-            nodes += [_raw(start), *cell[4], _raw("],")]
-        nodes.append(_raw(closing))
-    return nodes
+    nodes = [raw(f"#paper-table(align: {sides}, {measures},", "typst")]
+    if caption:
+        nodes += [raw("caption: [", "typst"), *caption, raw("],", "typst")]
+    header = [raw("header: (", "typst"), *_set(head, '#set text(weight: "bold")'), raw("),", "typst")]
+    return [*nodes, *header, *_set(body), raw(")", "typst")]
+
+
+def _set(rows: list[list[Any]], style: str = "") -> Iterator[Node]:
+    for cell in (cell for _, row in rows for cell in row):
+        centred = ", align: center" if cell[3] > 1 else ""
+        yield raw(f"table.cell(rowspan: {cell[2]}, colspan: {cell[3]}{centred})[{style}", "typst")
+        yield from cell[4]
+        yield raw("],", "typst")
