@@ -3,7 +3,6 @@
 import re
 from functools import cache
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pandas as pd
 import yaml
@@ -99,7 +98,7 @@ def leaves(text: str, mimetype: str) -> tuple[list[list[str]], set[str]]:
                 for line in body:
                     cells.append([plain(cell[4]) for cell in line[1]])
 
-    walk(read(text, mimetype, Path("/nowhere"), ".html"), visit, "", {})
+    walk(read(text, mimetype), visit, "", {})
     return cells, kinds
 
 

@@ -79,7 +79,7 @@ def report(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("report") / "04_analyze.ipynb"
     about = {"study": "shipped", "date": "2026-01-31", "commit": "0123456789", "settings": {"model": HOSTILE}}
     nbformat.write(new_notebook(cells=cells, metadata={"docfloqa": about}), path)
-    [html] = export(path, ("html",))
+    html, _ = export(path)
     patch.undo()
     return html
 

@@ -83,14 +83,15 @@ def references_html() -> str:
     return write(references(), "html")
 
 
-def read(text: str, mimetype: str) -> list[Node]:
+def read(text: str, mimetype: str = "text/markdown") -> list[Node]:
     """Markdown or HTML as blocks that are safe to write: nothing in them runs, is fetched or has a style.
 
-    pandoc's reader knows no scripts; attributes and links to other schemes go, other markup becomes text.
+    pandoc leaves scripts out of HTML; attributes go, and so do links to what is neither web, mail nor file. Raw HTML
+    in Markdown becomes text.
     """
     tree = pandoc(legible(text), READERS[mimetype], "json")
     blocks = json.loads(SPACE_OF_PERCENT.sub('{"t":"Str","c":"\u00a0"}', tree))["blocks"]
-    return walk(_bare(blocks), _harmless, "", {})
+    return walk(_bare(blocks), _harmless, mimetype, {})
 
 
 def _bare(value: Any) -> Any:
@@ -102,8 +103,11 @@ def _bare(value: Any) -> Any:
     return NO_ATTRIBUTES if [*map(type, value)] == [str, list, list] else [*map(_bare, value)]
 
 
-def _harmless(key: str, value: Any, *_: Any) -> Node | list[Node] | None:
+def _harmless(key: str, value: Any, mimetype: str, _: Any) -> Node | list[Node] | None:
     match key:
+        case "RawInline" if mimetype == "text/html":
+            # Of a style sheet.
+            return []
         case "RawBlock":
             return {"t": "Para", "c": [words(value[1])]}
         case "RawInline":
@@ -116,7 +120,7 @@ def _harmless(key: str, value: Any, *_: Any) -> Node | list[Node] | None:
             return {"t": "Span", "c": value[:2]}
         case "Figure":
             # What stands for a node is not visited itself.
-            return walk(value[2], _harmless, "", {})
+            return walk(value[2], _harmless, mimetype, {})
         case "Table":
             _set_up(value)
     return None

@@ -9,15 +9,18 @@ the settings.
 """
 
 import base64
-import datetime
 import json
 import re
 from collections import Counter
+from collections.abc import Iterable, Iterator
+from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import nbformat
 import pandas as pd
+import typst
 from nbconvert.exporters import Exporter
 from nbformat import NotebookNode
 from pandocfilters import stringify, walk
@@ -25,50 +28,25 @@ from tqdm.auto import tqdm
 
 from docfloqa.exceptions import DocFloQAError
 from docfloqa.files import write_whole
-from docfloqa.report.document_tree import (
-    NO_ATTRIBUTES,
-    READERS,
-    Node,
-    code_block,
-    div,
-    legible,
-    raw,
-    read,
-    references,
-    words,
-    write,
-)
-from docfloqa.report.typst import SUFFIXES, compile_pdf, typst_of
+from docfloqa.report import document_tree as tree
+from docfloqa.report.document_tree import NO_ATTRIBUTES, Node, raw, read
 from docfloqa.text import to_markdown
 
-PAGE = Path(__file__).parent / "templates" / "paper.html"
+PAGE, PAPER = (Path(__file__).parent / "templates" / name for name in ("paper.html", "paper.typ"))
+SUFFIXES = {"application/pdf": "pdf", "image/svg+xml": "svg", "image/png": "png", "image/jpeg": "jpg"}
+# Words that mean nothing to Typst wherever they stand; any other text goes in as a quoted string.
+PLAIN_WORD = re.compile(r"[^\W\d_][^\W_]*[,.;:!?]?")
+UNDATED = "1970-01-01"  # never from the clock: the same notebook gives the same PDF
+LONGEST_WORD = 24  # characters; the preamble lets longer ones break
 LIVE = {"application/vnd.jupyter.widget-view+json", "application/javascript"}
-MARKDOWN = "text/markdown"
 
 
 class ReportError(DocFloQAError, ValueError):
     """A notebook, or a folder of them, that cannot become a report; the message names it."""
 
 
-class Document(NamedTuple):
-    """An executed notebook in pandoc's tree, with what stands above it."""
-
-    blocks: list[Node]
-    title: str
-    study: str
-    date: datetime.date | None
-    commit: str
-
-    @property
-    def byline(self) -> str:
-        """Study, date and commit on one line."""
-        day = f"{self.date.day} {self.date:%B %Y}" if self.date else ""
-        parts = (self.study and f"Study “{self.study}”", day, self.commit and f"commit {self.commit[:12]}")
-        return " · ".join(filter(None, parts))
-
-
-def document(nb: NotebookNode, name: str = "Notebook") -> Document:
-    """An executed notebook as a document, `name` being its title where it has none.
+def document(nb: NotebookNode, name: str = "Notebook") -> tuple[list[Node], dict[str, str]]:
+    """An executed notebook in pandoc's tree, and the texts above it: title (`name` where it has none), byline, date.
 
     A figure holds all its formats, the vectors first, and code is in divisions of the class "code": each writer takes
     what it can show.
@@ -78,7 +56,7 @@ def document(nb: NotebookNode, name: str = "Notebook") -> Document:
     for cell in nb.cells:
         tags, added = cell.metadata.get("tags", []), []
         if cell.cell_type == "markdown":
-            added = read(cell.source, MARKDOWN)
+            added = read(cell.source)
             heading = next((block for block in added if block["t"] == "Header" and block["c"][0] == 1), None)
             if heading and not title:
                 title = stringify(heading["c"][2])
@@ -88,38 +66,41 @@ def document(nb: NotebookNode, name: str = "Notebook") -> Document:
         if "appendix" in tags:
             added.insert(0, raw("#show: appendix", "typst"))
         if cell.cell_type == "code":
-            code = [code_block(cell.source, "python")] if cell.source.strip() else []
+            code = [tree.code_block(cell.source, "python")] if cell.source.strip() else []
             if blocks and blocks[-1]["t"] == "Div" and "code" in blocks[-1]["c"][0][1]:
                 # Cells that show nothing are folded together with the one before.
                 blocks[-1]["c"][1] += code
             elif code:
-                blocks.append(div("code", code))
-            added = references() if "references" in tags else [b for output in cell.outputs for b in _shown(output)]
-            added = [div("abstract", added)] if "abstract" in tags else added
+                blocks.append(tree.div("code", code))
+            added = [block for output in cell.outputs for block in _shown(output)]
+            added = tree.references() if "references" in tags else added
+            added = [tree.div("abstract", added)] if "abstract" in tags else added
         blocks += added
     if settings := about.get("settings"):
         texts = [(key, value if isinstance(value, str) else json.dumps(value)) for key, value in settings.items()]
         table = to_markdown(pd.DataFrame(texts, columns=["Setting", "Value"]))
-        blocks += [*read("## Settings", MARKDOWN), div("output", read(table, MARKDOWN))]
-    # Never from the clock: the same notebook gives the same report.
-    date = datetime.date.fromisoformat(about["date"]) if about.get("date") else None
-    return Document(_linked(blocks), title or name, legible(about.get("study", "")), date, about.get("commit", ""))
+        blocks += [*read("## Settings"), tree.div("output", read(table))]
+    study, date, commit = (about.get(key, "") for key in ("study", "date", "commit"))
+    day = datetime.fromisoformat(date).strftime("%d %B %Y").lstrip("0") if date else ""
+    byline = " · ".join(filter(None, (study and f"Study “{study}”", day, commit and f"commit {commit[:12]}")))
+    head = {"title": title or name, "byline": byline, "study": study, "date": date, "commit": commit}
+    return blocks, {key: tree.legible(text) for key, text in head.items() if text}
 
 
 def _shown(output: NotebookNode) -> list[Node]:
     if output.output_type == "stream":
-        return [code_block(output.text, "output")] if output.name == "stdout" and output.text.strip() else []
+        return [tree.code_block(output.text, "output")] if output.name == "stdout" and output.text.strip() else []
     if output.output_type == "error":
-        return [code_block("\n".join(output.traceback), "output", "error")]
+        return [tree.code_block("\n".join(output.traceback), "output", "error")]
     if LIVE & set(output.data):
         return []
     if figures := {kind: output.data[kind] for kind in SUFFIXES if kind in output.data}:
         about = {key: text for kind in figures for key, text in output.metadata.get(kind, {}).items()}
         return [_figure(figures, about.get("caption", ""), about.get("alt", ""))]
-    for mimetype in READERS:
+    for mimetype in tree.READERS:
         if output.data.get(mimetype):
-            return [div("output", read(output.data[mimetype], mimetype))]
-    return [code_block(output.data["text/plain"], "output")] if "text/plain" in output.data else []
+            return [tree.div("output", read(output.data[mimetype], mimetype))]
+    return [tree.code_block(output.data["text/plain"], "output")] if "text/plain" in output.data else []
 
 
 def _figure(figures: dict[str, str], caption: str, alt: str) -> Node:
@@ -127,39 +108,21 @@ def _figure(figures: dict[str, str], caption: str, alt: str) -> Node:
     for kind, data in figures.items():
         data = base64.b64encode(data.encode()).decode() if kind == "image/svg+xml" else data
         source = f"data:{kind};base64,{data}"
-        images.append({"t": "Image", "c": [NO_ATTRIBUTES, [words(alt or caption or "Figure")], [source, ""]]})
-    captions = [{"t": "Plain", "c": [words(caption)]}] if caption else []
+        images.append({"t": "Image", "c": [NO_ATTRIBUTES, [tree.words(alt or caption or "Figure")], [source, ""]]})
+    captions = [{"t": "Plain", "c": [tree.words(caption)]}] if caption else []
     return {"t": "Figure", "c": [NO_ATTRIBUTES, [None, captions], [{"t": "Plain", "c": images}]]}
 
 
-def _linked(blocks: list[Node]) -> list[Node]:
-    """Blocks in which no two headings have the same anchor, and no link leads to none."""
-    anchors: Counter[str] = Counter()
-
-    def anchored(key: str, value: Any, *_: Any) -> None:
-        if key == "Header":
-            name = value[1][0]
-            anchors[name] += 1
-            value[1] = [f"{name}:{anchors[name]}" if anchors[name] > 1 else name, [], []]
-        elif key == "Div":
-            anchors[value[0][0]] += 1
-
-    def linked(key: str, value: Any, *_: Any) -> Node | None:
-        if key == "Link" and value[2][0].startswith("#"):
-            anchor = value[2][0][1:].lower()
-            link = {"t": "Link", "c": [*value[:2], [f"#{anchor}", ""]]}
-            return link if anchor in anchors else {"t": "Span", "c": value[:2]}
-        return None
-
-    walk(blocks, anchored, "", {})
-    return walk(blocks, linked, "", {})
-
-
-def html_of(paper: Document) -> str:
+def html_of(blocks: list[Node], head: dict[str, str]) -> str:
     """One page of HTML that fetches nothing and runs nothing; style sheets alone change it."""
+    anchors: Counter[str] = Counter()
 
     def shown(key: str, value: Any, *_: Any) -> Node | list[Node] | None:
         match key:
+            case "Header":
+                anchors[name := value[1][0]] += 1
+                anchor = f"{name}:{anchors[name]}" if anchors[name] > 1 else name
+                return {"t": key, "c": [value[0], [anchor, [], []], value[2]]}
             case "Figure":
                 # An SVG of many points weighs more than its picture.
                 images = [image for image in value[2][0]["c"] if image["c"][2][0].startswith("data:image/")]
@@ -173,17 +136,103 @@ def html_of(paper: Document) -> str:
                 return {"t": key, "c": [*value[:2], [target, ""]]}
         return None
 
-    head = {"title": paper.title, "pagetitle": paper.title, "byline": paper.byline, "study": paper.study}
-    head |= {"date": str(paper.date or ""), "commit": paper.commit}
     options = ["--standalone", "--mathml", "--toc", f"--template={PAGE}"]
-    said = {name: text for name, text in head.items() if text}
-    return write(walk(paper.blocks, shown, "", {}), "html", *options, **said)
+    return tree.write(walk(blocks, shown, "", {}), "html", *options, pagetitle=head["title"], **head)
 
 
-def pdf_of(paper: Document) -> bytes:
-    """A short paper on A4, without code."""
-    source, files = typst_of(paper.blocks, paper.title, paper.byline, paper.date)
-    return compile_pdf(source, files, paper.date)
+def quoted(text: str) -> str:
+    """Legible text as a Typst string, on one line: without control characters it is written as in JSON."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def typst_of(blocks: list[Node], head: dict[str, str]) -> tuple[str, dict[str, bytes]]:
+    """A document's source, and the pictures that it names, by file name; both arguments as `document` gives them."""
+    files: dict[str, bytes] = {}
+
+    def picture(image: list[Any], caption: str) -> str:
+        kind, data = image[2][0].removeprefix("data:").split(";base64,")
+        name = f"figure-{len(files) + 1}.{SUFFIXES[kind]}"
+        files[name] = base64.b64decode(data)
+        shown = quoted(caption) if caption else "none"
+        return f"picture({quoted(name)}, alt: {quoted(stringify(image[1]))}, caption: {shown})"
+
+    def leaf(key: str, value: Any, *_: Any) -> Node | list[Node] | None:
+        match key:
+            case "Str" if not PLAIN_WORD.fullmatch(value):
+                return raw(f"#{quoted(value)};", "typst", "RawInline")
+            case "Code":
+                return raw(f"#raw({quoted(value[1])});", "typst", "RawInline")
+            case "CodeBlock":
+                # There is no fence that the text could close.
+                return raw(f"#raw(block: true, {quoted(value[1].rstrip())})", "typst")
+            case "Header" if value[0] > 1:
+                # The title alone is above the sections.
+                return {"t": key, "c": [value[0] - 1, *value[1:]]}
+            case "Link" if value[2][0].startswith("#"):
+                opening = raw(f"#go({quoted(value[2][0][1:])})[", "typst", "RawInline")
+                return [opening, *walk(value[1], leaf, "", {}), raw("];", "typst", "RawInline")]
+            case "Link":
+                target = re.sub(r"\.ipynb(?=#|$)", ".pdf", value[2][0])
+                return {"t": key, "c": [*value[:2], [target, ""]]}
+            case "Figure":
+                return raw(f"#{picture(value[2][0]['c'][0]['c'], stringify(value[1][1]))}", "typst")
+            case "Image":
+                return raw(f"#{picture(value, '')};", "typst", "RawInline")
+            case "Table":
+                return _table(value)
+            case "Div" if "code" in value[0][1]:
+                return []
+            case "Div" if name := {"abstract", "references"} & set(value[0][1]):
+                return [raw(f"#{name.pop()}[", "typst"), *walk(value[1], leaf, "", {}), raw("]", "typst")]
+            case "Div" if not value[0][0]:
+                return walk(value[1], leaf, "", {})
+        return None
+
+    call = f"  title: {quoted(head['title'])},\n  byline: {quoted(head.get('byline', ''))},"
+    body = tree.write(walk(blocks, leaf, "", {}), "typst-smart").strip()
+    return f"{PAPER.read_text(encoding='utf-8')}\n#show: paper.with(\n{call}\n)\n\n{body}", files
+
+
+def _array(items: Iterable[str]) -> str:
+    return "(" + "".join(f"{item}, " for item in items) + ")"
+
+
+def _table(table: list[Any]) -> list[Node]:
+    """A table as a call of the preamble's `paper-table`, its cells still blocks between the brackets."""
+    (_, caption), columns, (_, head), body = *table[1:4], tree.body_of(table)
+    lines, longest = [""] * len(columns), [""] * len(columns)
+    for column, cell in tree.cells(head + body):
+        if cell[3] == 1:
+            lines[column] = max(lines[column], tree.cell_text(cell), key=len)
+            # An interval has no-break spaces: it is one word.
+            pieces = [word[:LONGEST_WORD] for word in re.split(r"[^\S\xa0]+", stringify(cell[4]))]
+            longest[column] = max(longest[column], *pieces, key=len)
+    sides = _array(alignment["t"].removeprefix("Align").lower() for alignment, _ in columns)
+    measures = f"words: {_array(map(quoted, longest))}, lines: {_array(map(quoted, lines))}"
+    nodes = [raw(f"#paper-table(align: {sides}, {measures},", "typst")]
+    if caption:
+        nodes += [raw("caption: [", "typst"), *caption, raw("],", "typst")]
+    header = [raw("header: (", "typst"), *_set(head, '#set text(weight: "bold")'), raw("),", "typst")]
+    return [*nodes, *header, *_set(body), raw(")", "typst")]
+
+
+def _set(rows: list[list[Any]], style: str = "") -> Iterator[Node]:
+    for cell in (cell for _, row in rows for cell in row):
+        centred = ", align: center" if cell[3] > 1 else ""
+        yield raw(f"table.cell(rowspan: {cell[2]}, colspan: {cell[3]}{centred})[{style}", "typst")
+        yield from cell[4]
+        yield raw("],", "typst")
+
+
+def pdf_of(blocks: list[Node], head: dict[str, str]) -> bytes:
+    """A short paper on A4, without code, of its date or of `UNDATED`; raises TypstError when a picture is none."""
+    source, files = typst_of(blocks, head)
+    midnight = datetime.fromisoformat(f"{head.get('date', UNDATED)}T00:00:00Z")
+    with TemporaryDirectory() as folder:
+        main = Path(folder) / "main.typ"
+        for name, content in {main.name: source.encode(), **files}.items():
+            main.with_name(name).write_bytes(content)
+        return typst.compile(main, format="pdf", ignore_system_fonts=True, timestamp=midnight)
 
 
 class TypstExporter(Exporter):
@@ -198,7 +247,7 @@ class TypstExporter(Exporter):
     ) -> tuple[bytes, dict[str, Any]]:
         """The PDF, and what nbconvert knows of it."""
         nb, resources = super().from_notebook_node(nb, resources, **kw)
-        return pdf_of(document(nb, resources["metadata"].get("name", "Notebook"))), resources
+        return pdf_of(*document(nb)), resources
 
 
 def export(notebook: Path) -> list[Path]:
@@ -218,13 +267,13 @@ def export(notebook: Path) -> list[Path]:
         raise ReportError(f"{notebook}: was never executed (no code cell has an execution count)")
     try:
         paper = document(nb, notebook.stem)
-        contents = {".html": html_of(paper), ".pdf": pdf_of(paper)}
+        contents = {".html": html_of(*paper), ".pdf": pdf_of(*paper)}
     except (RuntimeError, ValueError) as error:
         # pandoc's and Typst's, and a date that is none.
         raise ReportError(f"{notebook}: {error}") from error
     for suffix, content in contents.items():
         write_whole(notebook.with_suffix(suffix), content)
-    return [notebook.with_suffix(suffix) for suffix in contents]
+    return [*map(notebook.with_suffix, contents)]
 
 
 def export_study(folder: Path) -> list[Path]:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from html import escape
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,6 @@ from docfloqa.figures.style import publish
 from docfloqa.files import reports_folder, write_whole
 from docfloqa.report.verdicts import MARGIN, readable, verdicts
 from docfloqa.runs.results import Study
-from docfloqa.settings import Settings
 from docfloqa.text import NO_BREAK, flat, to_latex, to_markdown
 
 INTERVAL = re.compile(r"\[[^][]{1,24}, [^][]{1,24}\]")
@@ -28,25 +28,22 @@ FEWEST_DOCUMENTS = 10
 
 
 def show_table(frame: pd.DataFrame, caption: str) -> None:
-    """Display a frame with its caption and, below it, the frame's note; whatever its cells hold stays text.
+    """Display a frame as `table_html` does; of one without rows the caption, and that there is none."""
+    none = Markdown(f"*{caption.rstrip('.')}: none.*")
+    display(none if frame.empty else HTML(table_html(frame, caption)))
 
-    An index of bare numbers is left out. Of a frame without rows only the caption is left, and that there is none.
+
+def table_html(frame: pd.DataFrame, caption: str) -> str:
+    """A frame with its caption and, below it, the frame's note; whatever its cells hold is shown as text, uncut.
+
+    An index of bare numbers is left out, an interval stays in one piece where the line wraps.
     """
-    if frame.empty:
-        display(Markdown(f"*{caption.rstrip('.')}: none.*"))
-        return
     bare = isinstance(frame.index, pd.RangeIndex) and frame.index.name is None
+    one_line = frame.map(lambda cell: INTERVAL.sub(lambda found: found[0].replace(" ", NO_BREAK), flat(str(cell))))
     with pd.option_context("display.html.use_mathjax", False, "display.max_colwidth", None):
-        html = frame.map(_cell).to_html(index=not bare, border=0)
-    head, body = html.split(">", 1)
-    note = frame.attrs.get("note")
-    below = f"\n<p>{escape(note)}</p>" if note else ""
-    display(HTML(f"{head}>\n<caption>{escape(caption)}</caption>{body}{below}"))
-
-
-def _cell(value: object) -> str:
-    """A cell on one line; an interval stays in one piece where the line wraps."""
-    return INTERVAL.sub(lambda found: found[0].replace(" ", NO_BREAK), flat(str(value)))
+        head, body = one_line.to_html(index=not bare, border=0).split(">", 1)
+    note = f"\n<p>{escape(frame.attrs['note'])}</p>" if frame.attrs.get("note") else ""
+    return f"{head}>\n<caption>{escape(caption)}</caption>{body}{note}"
 
 
 def show_arm(study: Study, name: str) -> None:
@@ -90,12 +87,9 @@ def write_tables(study: Study, beside: Sequence[Study] = (), margin: float = MAR
     frames |= {f"by_{name}": one for name, one in groups.items() if one.index.tolist() != [mistakes.NOT_KNOWN]}
     if confidence.has_confidence(study):
         frames["calibration"] = confidence.calibration(study)
-    frames["published_differences"] = published.published_differences()
-    frames["published_systems"] = published.published_systems()
-    for arm in study.arms:
-        frames[f"arm_{arm}"] = tables.arm_summary(study, arm)
-        frames[f"arm_{arm}_comparisons"] = tables.arm_comparisons(study, arm)
-        frames[f"arm_{arm}_interactions"] = tables.arm_interactions(study, arm)
+    frames |= {table.__name__: table() for table in (published.published_differences, published.published_systems)}
+    of_arms = {"": tables.arm_summary, "_comparisons": tables.arm_comparisons, "_interactions": tables.arm_interactions}
+    frames |= {f"arm_{arm}{name}": table(study, arm) for arm in study.arms for name, table in of_arms.items()}
     if beside:
         frames["across"] = tables.across([study, *beside])
     return write_frames(study.name, frames)
@@ -105,27 +99,22 @@ def setup_table(study: Study) -> pd.DataFrame:
     """With what the study was made, as text: model, questions, seeds, and how long and how fast it was trained."""
     settings, counts = study.settings, study.last_answers[["question_id", "document_id"]].nunique()
     trained = {record.get("data_checks", {}).get("kept", {}).get("train") for record in study.records.values()}
+    # Full pages have no shift.
+    drawn = "drawn full pages" if settings.synth_scale == "full" else f"drawn; their {settings.synth_shift} is new"
     rows = {
         "model": f"{Path(settings.model).name}, {study.runs['parameters'].iloc[0]:,} parameters",
         "training questions": NONE if None in trained else f"{max(trained):,}",
         "validation questions": f"{counts['question_id']:,} on {counts['document_id']:,} documents",
-        "validation documents": _documents(settings),
-        "seeds (orders of the training questions)": str(study.runs["seed"].nunique()),
-        "epochs": str(settings.epochs),
-        "batch size": str(settings.batch_size),
+        "validation documents": drawn if (settings.validation_data or settings.data) == "synth" else "given",
+        "seeds (orders of the training questions)": study.runs["seed"].nunique(),
+        "epochs": settings.epochs,
+        "batch size": settings.batch_size,
         "learning rate": f"{settings.learning_rate:g}, to zero after {settings.warmup_steps} steps of warm-up",
         "weight decay": f"{settings.weight_decay:g}",
         "beams, tokens of an answer": f"{settings.num_beams}, at most {settings.max_new_tokens}",
-        "planned runs that are missing": str(len(study.missing)),
+        "planned runs that are missing": len(study.missing),
     }
-    return pd.DataFrame({"of every run": rows}).rename_axis("the study")
-
-
-def _documents(settings: Settings) -> str:
-    if (settings.validation_data or settings.data) != "synth":
-        return "given"
-    # Full pages have no shift.
-    return "drawn full pages" if settings.synth_scale == "full" else f"drawn; their {settings.synth_shift} is new"
+    return pd.DataFrame({"of every run": map(str, rows.values())}, pd.Index(rows, name="the study"))
 
 
 def run_table(study: Study) -> pd.DataFrame:
@@ -146,15 +135,14 @@ def run_table(study: Study) -> pd.DataFrame:
 def environment_table(study: Study) -> pd.DataFrame:
     """Device, commit and package versions of all complete runs, those of the arms included, as text."""
     rows = []
-    for part in filter(None, (study, *map(study.arm, study.arms))):
-        for record in part.records.values():
-            device = record["device"]
-            about = {
-                "device": device["name"] + (f", cores: {device['cores']}" if device.get("cores") else ""),
-                "threads of a run": str(device.get("threads", NONE)),
-                "commit": (record.get("git_commit") or NONE)[:8],
-            }
-            rows.append(about | record.get("versions", {}))
+    for record in chain(*(part.records.values() for part in (study, *map(study.arm, study.arms)) if part)):
+        device = record["device"]
+        about = {
+            "device": device["name"] + (f", cores: {device['cores']}" if device.get("cores") else ""),
+            "threads of a run": str(device.get("threads", NONE)),
+            "commit": (record.get("git_commit") or NONE)[:8],
+        }
+        rows.append(about | record.get("versions", {}))
     made = pd.DataFrame(rows).agg(lambda column: ", ".join(sorted(column.dropna().unique())))
     return made.to_frame("of all runs").rename_axis("made with")
 

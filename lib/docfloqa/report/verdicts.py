@@ -8,7 +8,6 @@ from docfloqa.analysis.intervals import NONE, Interval, p_text
 from docfloqa.analysis.paired import SIGNIFICANT
 from docfloqa.analysis.tables import page_use_scores
 from docfloqa.runs.results import Study
-from docfloqa.text import NO_BREAK
 
 BETTER, WORSE, OPEN = "better", "worse", "not settled"
 MARGIN = 2.0  # points of ANLS
@@ -51,15 +50,16 @@ def verdicts(study: Study, margin: float = MARGIN) -> pd.DataFrame:
 def readable(found: pd.DataFrame, part: str | None = None) -> pd.DataFrame:
     """What `verdicts` gives, or one part of it, as text for a table."""
     rows = found if part is None else found[found["part"] == part]
+    ends = zip(rows["difference"], rows["low"], rows["high"], strict=True)
     columns = {
+        # Of each part the first row alone names it.
+        "among": rows["part"].where(~rows["part"].duplicated(), ""),
         "comparison": rows["comparison"],
-        "difference [95 %]": [_text(row).replace(", ", f",{NO_BREAK}") for row in rows.itertuples()],
-        "p (Holm)": [NONE if pd.isna(p) else p_text(p) for p in rows["p"]],
-        "verdict": [_said(row) for row in rows.itertuples()],
+        "difference [95 %]": [NONE if pd.isna(row[0]) else Interval(*row).format() for row in ends],
+        "p (Holm)": rows["p"].map(p_text),
+        "verdict": rows["verdict"].where(rows["reason"] == "", rows["verdict"] + ": " + rows["reason"]),
     }
-    # Of each part the first row alone names it.
-    names = {"among": rows["part"].where(~rows["part"].duplicated(), "")} if part is None else {}
-    frame = pd.DataFrame({**names, **columns}).reset_index(drop=True)
+    frame = pd.DataFrame(columns).reset_index(drop=True).drop(columns=[] if part is None else "among")
     frame.attrs = found.attrs
     return frame
 
@@ -68,9 +68,10 @@ def as_text(found: pd.DataFrame) -> str:
     """What `verdicts` gives for a terminal: a block for every part, with the note below."""
     lines = []
     for part, rows in found.groupby("part", sort=False):
-        lines.append(f"{part}, points of ANLS [95 %]:")
         width = rows["comparison"].str.len().max()
-        lines += [f"  {row.comparison:<{width}}  {_text(row):<19}  {_said(row)}" for row in rows.itertuples()]
+        lines.append(f"{part}, points of ANLS [95 %]:")
+        for comparison, difference, _, said in readable(rows, part).itertuples(index=False):
+            lines.append(f"  {comparison:<{width}}  {difference:<19}  {said}")
     return "\n".join([*lines, *found.attrs.values()])
 
 
@@ -82,11 +83,3 @@ def reads_pages(study: Study) -> bool:
     """
     gains = page_use_scores(study).query("metric == 'difference'")
     return bool(((gains["estimate"] >= FLOOR) & ((gains["low"] > 0) | gains["low"].isna())).any())
-
-
-def _said(row: tuple) -> str:
-    return f"{row.verdict}: {row.reason}" if row.reason else row.verdict
-
-
-def _text(row: tuple) -> str:
-    return NONE if pd.isna(row.difference) else Interval(row.difference, row.low, row.high).format()
