@@ -25,7 +25,7 @@ import throughput
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
     folder = tmp_path_factory.mktemp("benchmark")
-    command = "--ratios 0 --batchings by_image --batch-sizes 6 --documents 30 4 --evaluated 8 --counted 1".split()
+    command = "--ratios 0 --batchings by_image --batch-sizes 6 --documents 20 4 --evaluated 8 --counted 1".split()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DOCFLOQA_OUTPUT", str(folder / "scratch"))
         patch.setenv("CUDA_VISIBLE_DEVICES", "")

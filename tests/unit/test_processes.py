@@ -24,7 +24,7 @@ def options(settings: dict) -> list[str]:
     return [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
 
 
-FEW = {"train_questions": 17, "validation_questions": 8, "vision_trainable": 0.33}
+FEW = {"train_questions": 17, "validation_questions": 8, "epochs": 1, "vision_trainable": 0.33}
 
 
 def shares(sampler: EpochSampler, process: int) -> list[list[int]]:
@@ -53,7 +53,7 @@ def test_a_batch_that_processes_cannot_share_is_named():
 
 def test_two_processes_have_the_loss_curve_of_one(output):
     command = [*TORCHRUN, "2", "-m", "docfloqa", "run", "--profile", "smoke", "--name", "two", "--ratio", "0.33"]
-    command += ["--json", *options({name: FEW[name] for name in list(FEW)[:2]})]
+    command += ["--json", *options({name: FEW[name] for name in list(FEW)[:3]})]
     done = subprocess.run(command, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr[-2000:]
     told = json.loads(done.stdout)

@@ -119,8 +119,7 @@ def planned(study: Study, arms: dict) -> Study:
     return Study.load(study.name)
 
 
-@pytest.mark.parametrize("run", ["none", "vision000-seed0-0000"])
-@pytest.mark.parametrize("arm", ["rates", "lora"])
+@pytest.mark.parametrize(("arm", "run"), [("rates", "vision000-seed0-0000"), ("lora", "none")])
 def test_an_arm_that_is_planned_and_lacking_is_told_and_ends_nothing(arm, run):
     """One that this version does not know, and one without a complete run."""
     one = planned(write_study(f"{arm}-{run[:4]}", epochs=1, documents=6), {arm: {"a variant": [run]}})

@@ -227,8 +227,10 @@ def test_the_playground_answers_at_once_and_again(playground):
     assert "question is" in playground.status.value and MARKUP in playground.asked
 
 
-@pytest.mark.parametrize("where", ["load", "answer", "attention"])
-@pytest.mark.parametrize("error", [RunError("it is damaged"), OSError(28, "No space left"), MemoryError()])
+@pytest.mark.parametrize(
+    ("where", "error"),
+    [("load", OSError(28, "No space left")), ("answer", MemoryError()), ("attention", RunError("it is damaged"))],
+)
 def test_what_cannot_be_loaded_or_asked_is_said_in_a_sentence(playground, where, error):
     def fail(*_):
         raise error
