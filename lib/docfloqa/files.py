@@ -8,14 +8,13 @@ import re
 import shutil
 import socket
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from tqdm.auto import tqdm
@@ -26,6 +25,7 @@ from docfloqa.parameters import check_study_name
 PROJECT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = PROJECT / "notebooks"
 TINY_MODEL = PROJECT / "data" / "florence2-tiny"
+CHECKSUM, MANIFEST, DIGEST_BYTES = "checksum", "checksums.json", 32
 
 
 def output_folder() -> Path:
@@ -40,14 +40,12 @@ def data_folder() -> Path:
 
 def reports_folder(study: str) -> Path:
     """A study's executed notebooks, runs, tables, HTML and PDF; raises `SettingsError` for what is no study's name."""
-    check_study_name(study)
-    return output_folder() / "reports" / study
+    return output_folder() / "reports" / check_study_name(study)
 
 
 def figures_folder(study: str) -> Path:
     """A study's figures; raises `SettingsError` for what is no study's name."""
-    check_study_name(study)
-    return output_folder() / "figures" / study
+    return output_folder() / "figures" / check_study_name(study)
 
 
 def runs_folder(study: str) -> Path:
@@ -57,10 +55,8 @@ def runs_folder(study: str) -> Path:
 
 def resolve(name: str | Path) -> str:
     """A local folder, taken from the working directory or else the project; anything else is a hub id."""
-    for candidate in (expanded(name), PROJECT / name):
-        if is_folder(candidate):
-            return str(candidate.resolve())
-    return str(name)
+    folders = filter(is_folder, (expanded(name), PROJECT / name))
+    return str(next((folder.resolve() for folder in folders), name))
 
 
 def is_folder(path: str | Path) -> bool:
@@ -73,10 +69,7 @@ def is_folder(path: str | Path) -> bool:
 
 def expanded(path: str | Path) -> Path:
     """A path with the home folder for "~"; "~name" stays as it is where nobody has that name."""
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:
-        return Path(path)
+    return Path(os.path.expanduser(path))  # noqa: PTH111
 
 
 def is_hub_id(name: str) -> bool:
@@ -91,14 +84,9 @@ def write_whole(path: Path, content: str | bytes) -> None:
     try:
         part.write_bytes(content.encode() if isinstance(content, str) else content)
         part.replace(path)
-    except BaseException:
+    finally:
         # Half a file would take the room that a full disk lacks.
         part.unlink(missing_ok=True)
-        raise
-
-
-CHECKSUM, MANIFEST = "checksum", "checksums.json"
-DIGEST_BYTES = 32
 
 
 def checksum(path: Path) -> str:
@@ -107,15 +95,18 @@ def checksum(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def seal(content: dict[str, Any]) -> str:
-    """A JSON object with a checksum of its other entries, as text."""
-    return json.dumps({**content, CHECKSUM: _checksum_of(content)}, indent=2)
+def write_sealed(path: Path, content: dict[str, Any], files: Iterable[Path] = ()) -> None:
+    """Write a JSON object with the checksums of `files`, which lie beside or below it, and one of all its entries."""
+    if names := {file.relative_to(path.parent).as_posix(): checksum(file) for file in files}:
+        content = {**content, "files": names}
+    write_whole(path, json.dumps({**content, CHECKSUM: _checksum_of(content)}, indent=2))
 
 
-def read_sealed(path: Path) -> dict[str, Any]:
-    """The entries of a JSON object that `seal` has written; one without a checksum is taken as it is.
+def read_sealed(path: Path, with_files: bool = False) -> dict[str, Any]:
+    """The entries of a JSON object that `write_sealed` has written; one without a checksum is taken as it is.
 
-    Raises `DamagedError` where it does not fit its checksum or is no JSON object, and `FileNotFoundError`.
+    Raises `FileNotFoundError`, and `DamagedError` where it is no JSON object or does not fit its checksum or,
+    `with_files`, one of its files is missing or does not.
     """
     try:
         content = json.loads(path.read_bytes())
@@ -123,10 +114,20 @@ def read_sealed(path: Path) -> dict[str, Any]:
         raise DamagedError(f"{path} is damaged: {error}") from None
     if not isinstance(content, dict):
         raise DamagedError(f"{path} is damaged: it holds no JSON object")
-    given = content.pop(CHECKSUM, None)
-    if given is not None and given != _checksum_of(content):
+    if content.pop(CHECKSUM, None) not in (None, _checksum_of(content)):
         raise DamagedError(f"{path} is damaged: it does not fit its checksum")
+    if with_files:
+        check_files(path.parent, content.get("files", {}))
     return content
+
+
+def check_files(folder: Path, checksums: dict[str, str], hashed: Callable[[Path], str] = checksum) -> None:
+    """Raise `DamagedError` for the first of a folder's files that is missing or does not fit its checksum."""
+    for name, recorded in checksums.items():
+        if not (folder / name).is_file():
+            raise DamagedError(f"{folder / name} is missing")
+        if hashed(folder / name) != recorded:
+            raise DamagedError(f"{folder / name} is damaged: it does not fit its checksum")
 
 
 def _checksum_of(content: dict[str, Any]) -> str:
@@ -135,42 +136,30 @@ def _checksum_of(content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()
 
 
+def seal_folder(folder: Path, **about: Any) -> None:
+    """Write the checksums of a folder's files into it, last of all, with what else is to be known of it."""
+    manifest = folder / MANIFEST
+    write_sealed(manifest, about, sorted(path for path in folder.rglob("*") if path.is_file() and path != manifest))
+
+
+def check_folder(folder: Path) -> dict[str, Any]:
+    """What was to be known of a folder that `seal_folder` has sealed, as `read_sealed` reads it with its files.
+
+    What was added since does not matter.
+    """
+    return read_sealed(folder / MANIFEST, with_files=True)
+
+
 def with_digest(content: bytes) -> bytes:
-    """Content with its SHA-256 behind it."""
+    """Content with its SHA-256 behind it, for files that are no JSON and lie in no sealed folder."""
     return content + hashlib.sha256(content).digest()
 
 
 def check_digest(path: Path) -> None:
     """Raise `DamagedError` unless a file is as `with_digest` made it."""
-    size = path.stat().st_size
-    if size > DIGEST_BYTES:
-        content = np.memmap(path, dtype=np.uint8, mode="r")
-        if hashlib.sha256(content[:-DIGEST_BYTES]).digest() == content[-DIGEST_BYTES:].tobytes():
-            return
-    raise DamagedError(f"{path} is damaged: its {size:,} bytes do not fit their checksum")
-
-
-def seal_folder(folder: Path, **about: Any) -> None:
-    """Write the checksums of a folder's files into it, last of all, with what else is to be known of it."""
-    written = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
-    files = {path.relative_to(folder).as_posix(): checksum(path) for path in written}
-    write_whole(folder / MANIFEST, seal({**about, "files": files}))
-
-
-def check_folder(folder: Path) -> dict[str, Any]:
-    """What was to be known of a folder that `seal_folder` has sealed.
-
-    Raises `DamagedError` where a file is missing or differs, and `FileNotFoundError` for a folder that is not there
-    or was never sealed. What was added since does not matter.
-    """
-    about = read_sealed(folder / MANIFEST)
-    files = about.pop("files", {})
-    for name, recorded in files.items():
-        if not (folder / name).is_file():
-            raise DamagedError(f"{folder / name} is missing")
-        if checksum(folder / name) != recorded:
-            raise DamagedError(f"{folder / name} is damaged: it does not fit its checksum")
-    return about
+    content = memoryview(path.read_bytes())
+    if hashlib.sha256(content[:-DIGEST_BYTES]).digest() != content[-DIGEST_BYTES:]:
+        raise DamagedError(f"{path} is damaged: its {len(content):,} bytes do not fit their checksum")
 
 
 def is_sound(path: Path, check: Callable[[Path], object]) -> bool:
@@ -189,9 +178,8 @@ def is_sound(path: Path, check: Callable[[Path], object]) -> bool:
 
 def set_aside(path: Path, why: object, folder: Path | None = None) -> Path:
     """Rename a damaged file or folder to `<name>.damaged`, in `folder` if given; warns, naming it."""
-    beside = folder or path.parent
-    names = (f"{path.name}.damaged{number if number > 1 else ''}" for number in count(1))
-    kept = next(beside / name for name in names if not (beside / name).exists())
+    names = (f"{path.name}.damaged{number}" for number in chain([""], count(2)))
+    kept = next(place for name in names if not (place := (folder or path.parent) / name).exists())
     path.rename(kept)
     warnings.warn(f"{why}. It is kept as {kept} and made again", stacklevel=2)
     return kept
@@ -226,13 +214,8 @@ def held(name: str, what: str) -> Iterator[None]:
 
 # What libraries say that write files without Python, and so raise no OSError.
 FULL = re.compile(r"No space left on device|Disk quota exceeded|PytorchStreamWriter|unexpected pos \d+")
-
 OUT_OF_REACH = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
-
-WAY_OUT = (
-    "What is finished is kept: make room, and the same command goes on; or set DOCFLOQA_OUTPUT to a folder on another "
-    "disk"
-)
+WAY_OUT = "What is finished is kept: make room, or set DOCFLOQA_OUTPUT to another disk, and the same command goes on"
 
 
 def free_bytes(folder: Path) -> int:
@@ -258,20 +241,15 @@ def room_for(folder: Path, needed: int, what: str) -> Iterator[None]:
 
     Raises `DiskFullError` before it where they are not free, and in the middle of it where the disk fills up.
     """
-
-    def missing(free: int, said: object = "") -> DiskFullError:
-        need = f"{what} needs {size(needed)} more on the disk of {folder}, of which {size(free)} are free"
-        return DiskFullError(f"{need}. {WAY_OUT}{said}")
-
-    free = free_bytes(folder)
-    if free < needed:
-        raise missing(free)
+    need = f"{what} needs {size(needed)} more on the disk of {folder}, of which"
+    if (free := free_bytes(folder)) < needed:
+        raise DiskFullError(f"{need} {size(free)} are free. {WAY_OUT}")
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
-        if is_full(error):
-            raise missing(free_bytes(folder), f" ({error})") from error
-        raise
+        if not is_full(error):
+            raise
+        raise DiskFullError(f"{need} {size(free_bytes(folder))} are free. {WAY_OUT} ({error})") from error
 
 
 def caused_by_user(error: Exception) -> DocFloQAError | None:
@@ -293,27 +271,19 @@ def size(count: int) -> str:
     return f"{count / 2**30:,.1f} GiB" if count >= 2**30 else f"{count / 2**20:,.1f} MiB"
 
 
-def check_writable(folder: Path, replaceable: Callable[[Path], bool] | None = None) -> None:
-    """Raise `FolderError` unless `folder` is not there yet, is empty, or `replaceable` says that it may be replaced."""
-    folder = _resolved(folder)
-    if folder.exists() and not folder.is_dir():
-        raise FolderError(f"{str(folder)!r} is a file; give a folder that is empty or does not exist yet")
-    if folder.is_dir() and any(folder.iterdir()) and not (replaceable and replaceable(folder)):
-        raise FolderError(
-            f"folder {str(folder)!r} is not empty, and nothing in it is overwritten; give one that is empty or does "
-            "not exist yet"
-        )
-
-
-def _resolved(folder: Path) -> Path:
+def check_writable(folder: Path, replaceable: Callable[[Path], bool] | None = None) -> Path:
+    """A folder's whole path where it is not there yet, is empty, or `replaceable` says so; else `FolderError`."""
     try:
-        resolved = expanded(folder).resolve()
-        resolved.exists()
+        folder = expanded(folder).resolve()
+        there = [folder] if folder.is_file() else [*folder.iterdir()] if folder.exists() else []
     except (OSError, RuntimeError, ValueError) as error:
         # RuntimeError: links in a circle. ValueError: a name that no folder can have.
         reason = getattr(error, "strerror", error)
         raise FolderError(f"folder {str(folder)!r} cannot be made: {reason}") from error
-    return resolved
+    if there and not (replaceable and folder.is_dir() and replaceable(folder)):
+        wrong = "is not empty, and nothing in it is overwritten" if folder.is_dir() else "is a file"
+        raise FolderError(f"folder {str(folder)!r} {wrong}; give one that is empty or does not exist yet")
+    return folder
 
 
 @contextmanager
@@ -322,8 +292,7 @@ def whole_folder(folder: Path, replaceable: Callable[[Path], bool] | None = None
 
     Raises `FolderError` as `check_writable` does, and where no folder can be made.
     """
-    check_writable(folder, replaceable)
-    folder = _resolved(folder)
+    folder = check_writable(folder, replaceable)
     part, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{kind}") for kind in ("part", "old"))
     try:
         part.mkdir(parents=True)

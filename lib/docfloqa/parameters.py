@@ -107,8 +107,8 @@ def literal(path: Path) -> str:
     return str(path).replace("{", "{{").replace("}", "}}")
 
 
-def check_study_name(name: str) -> None:
-    """Raise `SettingsError` unless a study may be called so: its folders are to lie beside those of other studies."""
+def check_study_name(name: str) -> str:
+    """A study's name; raises `SettingsError` unless its folders may lie beside those of other studies."""
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9_-])?", name):
         raise SettingsError(
             f"study is {shown(name)}; allowed are up to 64 letters, digits, '.', '_' and '-', beginning with a letter "
@@ -116,6 +116,7 @@ def check_study_name(name: str) -> None:
         )
     if name.lower() in RESERVED or name.lower().split(".")[0] in DEVICES:
         raise SettingsError(f"study is {name!r}; allowed is any other name, since that one means something else")
+    return name
 
 
 def check_source(name: str, source: str | None) -> None:

@@ -90,7 +90,7 @@ def ask(image, question, page=1, study=None, run=None, model=None, ratio=None) -
     """Ask a question about a page: every ratio of a study, a run, or a model."""
     from docfloqa.apps import ask as asking
     from docfloqa.data.images import read_page
-    from docfloqa.runs.saved_runs import find_run
+    from docfloqa.runs.results import find_run
     from docfloqa.text import flat
 
     asking.check_question(question)
@@ -117,7 +117,7 @@ def ask(image, question, page=1, study=None, run=None, model=None, ratio=None) -
 def evaluate(run, changes, data=None) -> tuple:
     """Score a run's best model on validation questions, its own or others."""
     from docfloqa.analysis.intervals import LOSS, score_intervals
-    from docfloqa.runs.saved_runs import find_run
+    from docfloqa.runs.results import find_run
     from docfloqa.training.evaluation import evaluate_run, evaluation_settings
 
     found = find_run(run)
@@ -145,7 +145,7 @@ def evaluate(run, changes, data=None) -> tuple:
 def compare(first, second, questions=10) -> tuple:
     """Show what one run does better than another."""
     from docfloqa.analysis.changes import NOTE, as_text, changed_questions, compare_metrics, paired_answers
-    from docfloqa.runs.saved_runs import find_run
+    from docfloqa.runs.results import find_run
     from docfloqa.text import flat
 
     if questions < 0:
@@ -171,7 +171,7 @@ def compare(first, second, questions=10) -> tuple:
 def export(run, folder) -> tuple:
     """Write a run's best model in fp16 for plain transformers, with a model card."""
     from docfloqa.apps.export import export_run
-    from docfloqa.runs.saved_runs import find_run
+    from docfloqa.runs.results import find_run
 
     found = find_run(run)
     folder = export_run(found, folder)

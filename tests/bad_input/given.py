@@ -16,8 +16,7 @@ from docfloqa.apps.demo import demo_notebook
 from docfloqa.exceptions import IncompleteRunError, RunError, SettingsError, StudyError
 from docfloqa.files import NOTEBOOKS, FolderError, figures_folder, output_folder, reports_folder, resolve, whole_folder
 from docfloqa.parameters import RESERVED, check_parameters, literal, numbers
-from docfloqa.runs.results import Study
-from docfloqa.runs.saved_runs import find_run
+from docfloqa.runs.results import Study, find_run
 from docfloqa.settings import Settings
 from docfloqa.study.kernels import check_kernel, device_probe
 from docfloqa.study.sweep import plan as planned

@@ -21,7 +21,7 @@ from docfloqa.exceptions import IncompleteRunError, RunError, SettingsError
 from docfloqa.files import runs_folder
 from docfloqa.metrics import METRICS
 from docfloqa.report.verdicts import verdicts
-from docfloqa.runs.saved_runs import find_run
+from docfloqa.runs.results import find_run
 from docfloqa.settings import GROUPS, PROFILES, Settings
 
 VERBS = "study sweep run doctor estimate report robustness ask evaluate compare export import-csv pack demo lab".split()

@@ -19,7 +19,7 @@ from docfloqa.exceptions import RunError
 from docfloqa.files import FolderError
 from docfloqa.metrics import METRICS
 from docfloqa.model.florence import Florence2ForDocVQA
-from docfloqa.runs.saved_runs import find_run
+from docfloqa.runs.results import find_run
 
 
 @pytest.fixture(scope="module")

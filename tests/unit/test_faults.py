@@ -32,13 +32,13 @@ from docfloqa.files import (
     held,
     read_sealed,
     room_for,
-    seal,
     seal_folder,
+    write_sealed,
 )
+from docfloqa.runs import run as run_module
 from docfloqa.runs.recovery import check_holds_no_code, last_checkpoint, refresh
-from docfloqa.runs.results import Study
-from docfloqa.runs.run import PREDICTIONS, RESULT_FILES, Run, is_complete, known_checksum, read_record
-from docfloqa.runs.saved_runs import open_run
+from docfloqa.runs.results import Study, open_run
+from docfloqa.runs.run import PREDICTIONS, RESULT_FILES, Run, is_complete, read_record
 from docfloqa.study import kernels as execution
 from docfloqa.study.sweep import Plan, status, write_plan
 from docfloqa.training.evaluation import evaluate_run
@@ -224,7 +224,7 @@ def test_a_damaged_best_model_is_refused_by_all_that_use_it_with_the_same_senten
 def test_to_ask_whether_runs_are_complete_hashes_their_files_once(complete, monkeypatch):
     hashed = []
     monkeypatch.setattr("docfloqa.runs.run.checksum", lambda path: hashed.append(path.name) or checksum(path))
-    known_checksum.cache_clear()
+    run_module._checksum.cache_clear()
     write_plan(complete.settings, Plan([complete], {}))
     ask = [
         complete.is_complete,
@@ -269,7 +269,8 @@ def test_damaged_results_of_checks_are_made_again(damage, smoke, dataset, output
 def test_no_flipped_bit_of_a_record_is_believed(tmp_path):
     content = {"status": "complete", "seconds": 1.5, "names": ["a", "ü"], "files": {"x": None}}
     place = tmp_path / "run.json"
-    text = seal(content).encode()
+    write_sealed(place, content)
+    text = place.read_bytes()
     for position in range(len(text)):
         damaged = bytearray(text)
         damaged[position] ^= 1 << position % 8

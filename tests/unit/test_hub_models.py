@@ -13,7 +13,7 @@ from docfloqa.exceptions import ModelError, SettingsError
 from docfloqa.model.florence import encode_prompts, load_florence
 from docfloqa.model.freezing import freeze
 from docfloqa.model.targets import generation_config, stated_decoding, target_format
-from docfloqa.runs.identity import weights_checksum
+from docfloqa.runs.run import weights_checksum
 from docfloqa.settings import Freezing, Settings
 from docfloqa.training.batches import QuestionCollator
 from docfloqa.training.evaluation import evaluate

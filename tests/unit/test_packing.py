@@ -22,9 +22,8 @@ from docfloqa.exceptions import RunError
 from docfloqa.files import DamagedError, reports_folder, runs_folder
 from docfloqa.metrics import METRICS
 from docfloqa.runs.packing import NOTEBOOK_WIDTH, pack
-from docfloqa.runs.results import Study
+from docfloqa.runs.results import Study, find_run
 from docfloqa.runs.run import BEST_MODEL, Run, is_complete, read_record
-from docfloqa.runs.saved_runs import find_run
 from docfloqa.study.sweep import is_finished, status
 
 FRAMES = ("runs", "epochs", "epoch_scores", "first_answers", "last_answers")

@@ -14,8 +14,8 @@ from transformers import TrainerCallback
 import docfloqa.training.evaluation
 import docfloqa.training.trainer
 from docfloqa.model.freezing import freeze
-from docfloqa.runs import identity as identity_module
-from docfloqa.runs.identity import run_id
+from docfloqa.runs import run as identity_module
+from docfloqa.runs.run import run_id
 from docfloqa.settings import Freezing, Settings
 from docfloqa.training.batches import EpochSampler, QuestionCollator
 from docfloqa.training.evaluation import evaluate

@@ -8,7 +8,7 @@ from docfloqa.analysis.intervals import Interval, number, p_text
 from docfloqa.analysis.paired import mcnemar_p_value, paired_difference, permutation_p_value
 from docfloqa.exceptions import RunError
 from docfloqa.metrics import METRICS
-from docfloqa.runs.saved_runs import SavedRun
+from docfloqa.runs.run import Run
 
 QUESTION = ["question_id", "document_id", "question"]
 CONFIDENCE = 0.95
@@ -18,7 +18,7 @@ over documents; McNemar's takes questions as independent, so it may be too small
 metrics, and none says what another seed would give."""
 
 
-def paired_answers(first: SavedRun, second: SavedRun) -> tuple[pd.DataFrame, pd.DataFrame]:
+def paired_answers(first: Run, second: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The answers of two runs after their last epochs, question by question.
 
     Both frames have the columns that `docfloqa.analysis.paired` takes; a run is one training, so `seed` is 0. Raises

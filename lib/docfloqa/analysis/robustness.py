@@ -29,8 +29,7 @@ from docfloqa.files import checksum, is_folder, reports_folder, resolve, runs_fo
 from docfloqa.model.device import describe_device
 from docfloqa.model.florence import Florence2ForDocVQA
 from docfloqa.runs.results import RUN_KEYS, Study
-from docfloqa.runs.run import BEST_MODEL
-from docfloqa.runs.saved_runs import SavedRun
+from docfloqa.runs.run import BEST_MODEL, Run
 from docfloqa.runs.tables import PACKED, read_table, read_tables
 from docfloqa.settings import SHIFTS, Settings
 from docfloqa.training.batches import QuestionCollator
@@ -115,7 +114,7 @@ def score_runs(study: Study, name: str, rows: Dataset, page_sets: PageSets) -> p
             stale[folder] = identity
             for (kind, severity), part in _parts(folder, name, identity).items():
                 if not part.is_file():
-                    tasks.append((SavedRun(folder, record), rows, kind, severity, part))
+                    tasks.append((Run(run, settings, record), rows, kind, severity, part))
     _in_processes(tasks, f"scoring {name}")
     for folder, identity in stale.items():
         parts = _parts(folder, name, identity).values()
@@ -269,7 +268,7 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _score(run: SavedRun, rows: Dataset, kind: str, severity: int, part: Path) -> None:
+def _score(run: Run, rows: Dataset, kind: str, severity: int, part: Path) -> None:
     model, processor = _model(run)
     collator = QuestionCollator(degraded_pages(rows, kind, severity), model, processor, run.settings.prefix)
     answered = evaluate(model, collator, run.settings)
@@ -279,5 +278,5 @@ def _score(run: SavedRun, rows: Dataset, kind: str, severity: int, part: Path) -
 
 
 @functools.lru_cache(maxsize=1)
-def _model(run: SavedRun) -> tuple[Florence2ForDocVQA, Florence2Processor]:
+def _model(run: Run) -> tuple[Florence2ForDocVQA, Florence2Processor]:
     return run.load()

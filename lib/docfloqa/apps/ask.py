@@ -13,8 +13,8 @@ from docfloqa.exceptions import RunError
 from docfloqa.files import reports_folder, runs_folder
 from docfloqa.model.device import compute_device
 from docfloqa.model.florence import Florence2ForDocVQA, encode_prompts, load_florence
-from docfloqa.runs.results import PLAN, Study
-from docfloqa.runs.saved_runs import SavedRun, open_run
+from docfloqa.runs.results import PLAN, Study, open_run
+from docfloqa.runs.run import Run
 from docfloqa.settings import Settings
 from docfloqa.training.batches import QuestionCollator
 from docfloqa.training.evaluation import evaluate
@@ -37,7 +37,7 @@ class Asked:
     """A model that can be asked: its name, the run that made it if one did, and its settings."""
 
     name: str
-    run: SavedRun | None
+    run: Run | None
     settings: Settings
 
     def load(self) -> tuple[Florence2ForDocVQA, Florence2Processor]:
@@ -120,7 +120,7 @@ def models_of_study(name: str, ratio: float | None = None) -> list[Asked]:
     return [*([Asked(BEFORE, None, study.settings)] if ratio is None else []), *trained]
 
 
-def model_of_run(run: SavedRun) -> Asked:
+def model_of_run(run: Run) -> Asked:
     """The best model of a run."""
     return Asked(run.name, run, run.settings)
 

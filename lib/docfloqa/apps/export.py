@@ -13,8 +13,7 @@ from docfloqa.exceptions import RunError
 from docfloqa.files import TINY_MODEL, check_writable, is_hub_id, resolve, whole_folder
 from docfloqa.model.florence import PREFIX, Florence2ForDocVQA
 from docfloqa.model.targets import generation_config
-from docfloqa.runs.identity import SETTINGS_WITHOUT_EFFECT
-from docfloqa.runs.saved_runs import SavedRun
+from docfloqa.runs.run import SETTINGS_WITHOUT_EFFECT, Run
 from docfloqa.settings import Settings
 from docfloqa.text import escaped
 
@@ -37,7 +36,7 @@ EXPORTED = {
 }
 
 
-def export_run(run: SavedRun, folder: Path) -> Path:
+def export_run(run: Run, folder: Path) -> Path:
     """Write a run's best model in fp16, its processor and a model card; returns the folder.
 
     The folder appears whole or not at all; one that holds an earlier export, and nothing else, is replaced. The
@@ -69,7 +68,7 @@ def is_export(folder: Path) -> bool:
     return f"\n- {TAG}\n" in (folder / CARD).read_text(encoding="utf-8", errors="replace")
 
 
-def model_card(run: SavedRun, model: Florence2ForDocVQA, processor: Florence2Processor) -> ModelCard:
+def model_card(run: Run, model: Florence2ForDocVQA, processor: Florence2Processor) -> ModelCard:
     """The card of a run's best model, its scores being those of the run's own evaluation at that epoch."""
     settings, record = run.settings, run.record
     epoch = record["best_epoch"]
@@ -111,7 +110,7 @@ def model_card(run: SavedRun, model: Florence2ForDocVQA, processor: Florence2Pro
     )
 
 
-def card_metadata(run: SavedRun, intervals: dict[str, Interval], tiny: bool) -> ModelCardData:
+def card_metadata(run: Run, intervals: dict[str, Interval], tiny: bool) -> ModelCardData:
     """The metadata of a card: what the model was made from, and its scores with their 95 % intervals."""
     settings = run.settings
     source = settings.validation_data or settings.data

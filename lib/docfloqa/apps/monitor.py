@@ -14,10 +14,11 @@ from matplotlib.ticker import MaxNLocator
 
 from docfloqa.analysis.intervals import NONE, RATIO, number, percent
 from docfloqa.apps.browser import control, image_html, table_html, text_html
+from docfloqa.exceptions import DamagedError
 from docfloqa.figures.style import TWO_COLUMNS, mark, render, styled
-from docfloqa.files import DamagedError, runs_folder
+from docfloqa.files import read_sealed, runs_folder
 from docfloqa.runs.results import planned_runs
-from docfloqa.runs.run import COMPLETE, FAILED, INTERRUPTED, RUNNING, is_complete, read_epoch_row, read_record
+from docfloqa.runs.run import COMPLETE, FAILED, INTERRUPTED, RUNNING, is_complete, read_record
 from docfloqa.runs.tables import EPOCHS, read_table
 from docfloqa.study.monitor import read_progress
 
@@ -49,7 +50,7 @@ def _epochs(folder: Path) -> pd.DataFrame:
     rows = []
     for path in sorted((folder / "epochs").glob("*.json")):
         try:
-            rows.append(read_epoch_row(path))
+            rows.append(read_sealed(path)["row"])
         except FileNotFoundError:
             # The run has ended between the two looks; the next one finds its epochs.csv.
             return pd.DataFrame()

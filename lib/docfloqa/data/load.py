@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from docfloqa.data.images import LARGEST_IMAGE, ImageError, ImageTooLargeError, decode_page
 from docfloqa.data.sources import SPLITS, read_split
 from docfloqa.exceptions import DataError, shown
-from docfloqa.files import data_folder, is_sound, read_sealed, seal, write_whole
+from docfloqa.files import data_folder, is_sound, read_sealed, write_sealed
 from docfloqa.settings import Settings
 
 CHECKS = 3  # what these checks are called where results are remembered: those of other checks do not count
@@ -132,7 +132,7 @@ def _inspect(rows: Dataset, content: str, split: str) -> tuple[list[str], dict[i
         problems[~answers.map(any)] = "no answer"
         problems[missing["question"]] = "empty question"
         left_out = {str(index): problem for index, problem in problems.dropna().items()}
-        write_whole(memory, seal({"pages": [page for page, _ in checked], "left_out": left_out}))
+        write_sealed(memory, {"pages": [page for page, _ in checked], "left_out": left_out})
     found = read_sealed(memory)
     return found["pages"], {int(index): reason for index, reason in found["left_out"].items()}
 

@@ -17,7 +17,7 @@ from docfloqa.data.hub import HubError, snapshot, split_revision
 from docfloqa.data.schema import DEMANDED, FEATURES, NAMES, SPLITS
 from docfloqa.data.synth.dataset import synth_folder
 from docfloqa.exceptions import DataError
-from docfloqa.files import checksum, data_folder, held, is_hub_id, is_sound, read_sealed, resolve, seal, write_whole
+from docfloqa.files import checksum, data_folder, held, is_hub_id, is_sound, read_sealed, resolve, write_sealed
 from docfloqa.settings import Settings
 
 TRAINING_DATA = "HuggingFaceM4/DocumentVQA"
@@ -103,7 +103,7 @@ def _content(files: list[Path], of: str) -> str:
         content = hashlib.sha256("".join(map(checksum, files)).encode()).hexdigest()
     except OSError as error:
         raise DataError(f"a file of {of} cannot be read: {error}") from error
-    write_whole(memory, seal({"content": content}))
+    write_sealed(memory, {"content": content})
     return content
 
 

@@ -8,8 +8,9 @@ import torch
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_pt_utils import safe_globals
 
-from docfloqa.files import DamagedError, check_folder, read_sealed, seal_folder, set_aside
-from docfloqa.runs.run import BEST_MODEL, COMPLETE, LAST_MODEL, RECORD, Run, damaged_results, read_record
+from docfloqa.exceptions import DamagedError
+from docfloqa.files import check_files, check_folder, is_sound, read_sealed, seal_folder, set_aside
+from docfloqa.runs.run import BEST_MODEL, COMPLETE, LAST_MODEL, RECORD, Run, read_record
 from docfloqa.runs.tables import is_packed
 
 # What a checkpoint holds beside weights, state and processor, which are safetensors and JSON.
@@ -21,27 +22,24 @@ def refresh(run: Run) -> None:
 
     Called while nobody else makes the run. A run that was complete and has lost something is not complete then.
     """
-    found = {}
     if is_packed(run.folder):
         run.record = read_record(run.folder)
         return
-    try:
-        found = read_sealed(run.folder / RECORD)
-    except FileNotFoundError:
-        pass
-    except DamagedError as error:
-        set_aside(run.folder / RECORD, error)
+    found = read_sealed(run.folder / RECORD) if is_sound(run.folder / RECORD, read_sealed) else {}
     run.record = {"identity": run.record.get("identity"), **found}
-    lost = damaged_results(run.folder, found)
-    for name in (LAST_MODEL, BEST_MODEL):
+    lost = []
+    for name in (*found.get("files", {}), LAST_MODEL, BEST_MODEL):
+        path = run.folder / name
         try:
-            run.epoch_of_model(name)
+            if path.is_file():
+                check_files(run.folder, {name: found["files"][name]})
+            else:
+                run.epoch_of_model(name)
         except DamagedError as error:
-            lost.append((name, error))
-    for name, error in lost:
-        set_aside(run.folder / name, error)
+            set_aside(path, error)
+            lost.append(name)
     if lost and found.get("status") == COMPLETE:
-        run.fail(f"damaged, and set aside: {', '.join(name for name, _ in lost)}")
+        run.fail(f"damaged, and set aside: {', '.join(lost)}")
 
 
 def epochs_kept(run: Run) -> int:
@@ -73,7 +71,8 @@ def last_checkpoint(run: Run) -> Path | None:
     not finished, or is of an epoch that is lost, is deleted.
     """
     kept, found, last = epochs_kept(run), None, 0
-    for folder in sorted(run.checkpoints.glob("checkpoint-*[0-9]"), key=_step, reverse=True):
+    steps = {int(path.name.rpartition("-")[2]): path for path in run.checkpoints.glob("checkpoint-*[0-9]")}
+    for _, folder in sorted(steps.items(), reverse=True):
         try:
             epoch = check_folder(folder)["epoch"]
             check_holds_no_code(folder)
@@ -82,7 +81,9 @@ def last_checkpoint(run: Run) -> Path | None:
         except DamagedError as error:
             set_aside(folder, error, run.folder)
         else:
-            if found is None and epoch <= kept and _has_best_model(run, epoch):
+            best = run.best_epoch(epoch) if found is None and epoch <= kept else None
+            # The weights of the epoch itself are in its checkpoint.
+            if best and (best == epoch or run.epoch_of_model(BEST_MODEL) == best):
                 found, last = folder, epoch
             elif found is None:
                 shutil.rmtree(folder)
@@ -91,16 +92,6 @@ def last_checkpoint(run: Run) -> Path | None:
         for path in reversed(run.epoch_files(epoch)):
             path.unlink()
     return found
-
-
-def _step(checkpoint: Path) -> int:
-    return int(checkpoint.name.rpartition("-")[2])
-
-
-def _has_best_model(run: Run, epoch: int) -> bool:
-    best = run.best_epoch(epoch)
-    # The weights of the epoch itself are in its checkpoint.
-    return best == epoch or run.epoch_of_model(BEST_MODEL) == best
 
 
 def check_holds_no_code(folder: Path) -> None:

@@ -1,23 +1,26 @@
-"""A study's runs as tidy frames."""
+"""A study's runs as tidy frames, and runs by what people call them."""
 
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property, wraps
+from itertools import chain
+from pathlib import Path
 from typing import Any, Self
 
 import pandas as pd
 
-from docfloqa.exceptions import RunError
-from docfloqa.files import reports_folder, runs_folder
+from docfloqa.exceptions import IncompleteRunError, RunError
+from docfloqa.files import expanded, is_folder, output_folder, reports_folder, runs_folder
 from docfloqa.metrics import METRICS
-from docfloqa.runs.run import is_complete, read_record
-from docfloqa.runs.tables import CONTROL, EPOCHS, PREDICTIONS, read_tables
+from docfloqa.runs.run import Run, is_complete, read_record
+from docfloqa.runs.tables import CONTROL, EPOCHS, PACKED, PREDICTIONS, RECORD, is_packed, packed_records, read_tables
 from docfloqa.settings import Settings
 from docfloqa.versions import PAGES, TRAINING
 
 PLAN = "study.json"
 RUN_KEYS = ["vision_trainable", "seed"]
+NAMES_SHOWN = 10
 
 
 def once_for_study(compute: Callable[..., Any]) -> Callable[..., Any]:
@@ -58,26 +61,22 @@ class Study:
 
         Raises `RunError` when there is no plan or no complete run.
         """
-        plan = read_plan(name)
+        plan = read_plan(reports_folder(name))
         if not plan:
             path = reports_folder(name) / PLAN
             raise RunError(f"study {name!r} has no {path}; make it with: make study PROFILE=... NAME={name}")
         records, missing = _read(name, plan["runs"])
         if not records:
-            errors = {record.get("error") for record in missing.values()} - {None}
-            raise RunError(
-                f"none of the {len(missing)} runs of study {name!r} is complete"
-                + (f"; they stopped with: {'; '.join(sorted(errors))}" if errors else "; run 03_ablate")
-            )
+            errors = "; ".join(sorted({record["error"] for record in missing.values() if record.get("error")}))
+            why = f"they stopped with: {errors}" if errors else "run 03_ablate"
+            raise RunError(f"none of the {len(missing)} runs of study {name!r} is complete; {why}")
         return cls(name, Settings.from_dict(plan["settings"]), records, missing, plan.get("arms", {}))
 
     def arm(self, arm: str) -> Self | None:
         """The complete runs of an arm; None where the study has none of it."""
         variants = self.arms.get(arm, {})
-        records, missing = _read(self.name, [run for runs in variants.values() for run in runs])
-        if not records:
-            return None
-        return replace(self, records=records, missing=missing, arms={}, variants=variants)
+        records, missing = _read(self.name, chain(*variants.values()))
+        return replace(self, records=records, missing=missing, arms={}, variants=variants) if records else None
 
     @property
     def outdated(self) -> list[str]:
@@ -92,28 +91,20 @@ class Study:
     @cached_property
     def runs(self) -> pd.DataFrame:
         """One row per run: ratio, seed, what was trainable, time, speed, memory, device."""
-        rows = []
-        for run, record in self.records.items():
-            freezing, epochs = record["freezing"], self.epochs.query("run == @run")
-            rows.append(
-                {
-                    "run": run,
-                    **self._variant(run),
-                    "vision_trainable": record["settings"]["vision_trainable"],
-                    "seed": record["settings"]["seed"],
-                    "trainable_vision_tensors": freezing["trainable_vision_tensors"],
-                    "vision_tensors": freezing["vision_tensors"],
-                    "trainable_vision_parameters": freezing["trainable_vision_parameters"],
-                    "vision_parameters": freezing["vision_parameters"],
-                    "trainable_parameters": freezing["trainable_parameters"],
-                    "parameters": freezing["parameters"],
-                    "seconds": record["seconds"],
-                    "train_samples_per_second": epochs["train_samples_per_second"].median(),
-                    "evaluation_seconds": epochs["evaluation_seconds"].median(),
-                    "device": record["device"]["name"],
-                    **record["peak_memory"],
-                }
-            )
+        medians = self.epochs.groupby("run")[["train_samples_per_second", "evaluation_seconds"]].median()
+        rows = [
+            {
+                "run": run,
+                **self._variant(run),
+                **{key: record["settings"][key] for key in RUN_KEYS},
+                **record["freezing"],
+                "seconds": record["seconds"],
+                **medians.loc[run],
+                "device": record["device"]["name"],
+                **record["peak_memory"],
+            }
+            for run, record in self.records.items()
+        ]
         return pd.DataFrame(rows).sort_values(RUN_KEYS, ignore_index=True)
 
     @cached_property
@@ -161,34 +152,73 @@ class Study:
                 frame[column] = [same.setdefault(tuple(value), value) for value in frame[column]]
             if "epoch" not in frame:
                 frame["epoch"] = settings["epochs"]
-            keys = self._variant(run) | {key: settings[key] for key in RUN_KEYS}
-            for place, (key, value) in enumerate(keys.items()):
-                frame.insert(place, key, value)
-            frame.insert(0, "run", run)
+            keys = {"run": run, **self._variant(run), **{key: settings[key] for key in RUN_KEYS}}
+            for index, (key, value) in enumerate(keys.items()):
+                frame.insert(index, key, value)
             frames.append(frame)
         return pd.concat(frames).sort_values([*RUN_KEYS, "epoch"], kind="stable", ignore_index=True)
 
     def _variant(self, run: str) -> dict[str, str]:
-        names = [name for name, runs in self.variants.items() if run in runs]
-        return {"variant": names[0]} if names else {}
+        return next(({"variant": name} for name, runs in self.variants.items() if run in runs), {})
 
 
-def _read(study: str, runs: list[str]) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
+def _read(study: str, runs: Iterable[str]) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
     """The records of complete runs, and those of the others."""
     records = {run: read_record(runs_folder(study) / run) for run in runs}
     complete = {run: record for run, record in records.items() if is_complete(runs_folder(study) / run)}
     return complete, {run: record for run, record in records.items() if run not in complete}
 
 
-def read_plan(study: str) -> dict[str, Any]:
-    """What a study has planned; nothing where there is no plan."""
-    path = reports_folder(study) / PLAN
-    return json.loads(path.read_text()) if path.is_file() else {}
+def read_plan(study: Path) -> dict[str, Any]:
+    """What a study has planned, by its folder of reports; nothing where there is no plan."""
+    return json.loads((study / PLAN).read_text()) if (study / PLAN).is_file() else {}
 
 
 def planned_runs(study: str) -> tuple[list[str], list[str]]:
     """The ids of the runs that a study has planned: those of its ratios, and those of its arms alone."""
-    plan = read_plan(study)
+    plan = read_plan(reports_folder(study))
     ratios = plan.get("runs", [])
-    arms = [run for variants in plan.get("arms", {}).values() for runs in variants.values() for run in runs]
+    arms = chain(*(runs for variants in plan.get("arms", {}).values() for runs in variants.values()))
     return ratios, [run for run in dict.fromkeys(arms) if run not in ratios]
+
+
+def find_run(name: str) -> Run:
+    """The complete run that `name` means: a folder, an id, or the beginning of an id that no other run has.
+
+    Ids are looked for in every study under `reports/`; "study/beginning" looks in one study. Where several runs begin
+    so and one of them alone is of a study's ratios, not of its arms, that one is meant. Raises `RunError`
+    for a name that fits none or several, and `IncompleteRunError` for a run that has not finished.
+    """
+    folder = expanded(name)
+    if is_folder(folder) and ((folder / RECORD).is_file() or is_packed(folder.resolve())):
+        return open_run(folder.resolve())
+    study, _, beginning = name.rpartition("/")
+    there = {path.parent for path in output_folder().glob(f"reports/*/runs/*/{RECORD}")}
+    for packed in output_folder().glob(f"reports/*/{PACKED}"):
+        there |= {packed.parent / "runs" / run for run in packed_records(packed.parent)}
+    found = [path for path in sorted(there) if study in ("", path.parts[-3]) and path.name.startswith(beginning)]
+    exact = [path for path in found if path.name == beginning]
+    of_ratios = [path for path in found if path.name in read_plan(path.parents[1]).get("runs", [])]
+    for meant in (exact, found, of_ratios):
+        if len(meant) == 1:
+            return open_run(*meant)
+    if found:
+        names = ", ".join(f"{path.parts[-3]}/{path.name}" for path in found[:NAMES_SHOWN])
+        more = f" and {len(found) - NAMES_SHOWN} more" if len(found) > NAMES_SHOWN else ""
+        raise RunError(f"run {name!r} may be any of {names}{more}; give more of its name")
+    known = ", ".join(sorted({path.parts[-3] for path in there}))
+    raise RunError(
+        f"there is no run {name!r}; allowed are a run's folder, its id or the beginning of one, alone or after a "
+        f"study's name{f': {known}' if known else ', and no study is here: make study'}"
+    )
+
+
+def open_run(folder: Path) -> Run:
+    """The complete run in a folder; raises `IncompleteRunError` for one that has not finished."""
+    record = read_record(folder)
+    if not is_complete(folder):
+        why = record.get("error") or f"it is {record.get('status', 'not begun')}"
+        raise IncompleteRunError(
+            f"run {folder.name} is not complete ({why}); the command that began it goes on where it stopped"
+        )
+    return Run(folder.name, Settings.from_dict(record["settings"]), record, moved_to=folder)

@@ -1,7 +1,6 @@
-"""A run as a folder: what it was made from, what it left, how far it is."""
+"""A run as a folder: what makes it the run that it is, what it left, how far it is, its best model."""
 
-from __future__ import annotations
-
+import hashlib
 import json
 import platform
 import shutil
@@ -14,43 +13,76 @@ from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self
 
 import pandas as pd
+from torch import Tensor, nn
+from transformers import Florence2Processor, ProcessorMixin
 
+from docfloqa.exceptions import DamagedError, ModelError, RunError
 from docfloqa.files import (
     PROJECT,
-    DamagedError,
+    check_files,
     check_folder,
     checksum,
     held,
     read_sealed,
     runs_folder,
-    seal,
     seal_folder,
+    write_sealed,
     write_whole,
 )
 from docfloqa.metrics import METRICS
-from docfloqa.runs.identity import identity, run_id
-from docfloqa.runs.tables import CONTROL, EPOCHS, PREDICTIONS, RECORD, is_packed, packed_record, read_table
+from docfloqa.model.device import compute_device
+from docfloqa.model.florence import Florence2ForDocVQA, load_florence
+from docfloqa.model.freezing import without_adapters
+from docfloqa.model.targets import target_format
+from docfloqa.runs.tables import CONTROL, EPOCHS, PREDICTIONS, RECORD, is_packed, packed_records, read_table
 from docfloqa.settings import Settings
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-    from transformers import ProcessorMixin
+from docfloqa.versions import PAGES, TRAINING
 
 RESULT_FILES = (EPOCHS, PREDICTIONS, CONTROL)
 LAST_MODEL, BEST_MODEL = "model", "best_model"
 PROGRESS = "progress.json"
 COMPLETE, RUNNING, FAILED, INTERRUPTED = "complete", "running", "failed", "interrupted"
-VERSIONED = ("torch", "transformers", "tokenizers", "datasets", "accelerate", "peft", "numpy", "pillow")
+IDENTIFYING_VERSIONS = ("torch", "transformers")
+VERSIONED = (*IDENTIFYING_VERSIONS, "tokenizers", "datasets", "accelerate", "peft", "numpy", "pillow")
+# These say where and whether a run is made, not what it computes.
+SETTINGS_WITHOUT_EFFECT = ("study", "cache_gib", "allow_cpu")
 # Of what a study writes itself no commit can know.
 RESULTS = (":!/reports", ":!/figures")
 
 
-def read_epoch_row(path: Path) -> dict[str, float]:
-    """What a run that is not complete has kept of an epoch beside its answers: a row of the later `epochs.csv`."""
-    return read_sealed(path)["row"]
+def weights_checksum(model: nn.Module) -> str:
+    """A checksum of every tensor of the model, by name, and of what begins its targets where something does."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    # Without a model's own start, what it is called is what it was called before there were any.
+    if start := target_format(model).start:
+        digest.update(json.dumps(start).encode())
+    return digest.hexdigest()
+
+
+def identity(settings: Settings, weights: str, data: str) -> dict[str, Any]:
+    """Everything that makes a run the run that it is."""
+    return {
+        "settings": {name: one for name, one in settings.to_dict().items() if name not in SETTINGS_WITHOUT_EFFECT},
+        "training": TRAINING,
+        "pages": PAGES,
+        "weights": weights,
+        "data": data,
+        "versions": {package: version(package) for package in IDENTIFYING_VERSIONS},
+    }
+
+
+def run_id(settings: Settings, weights: str, data: str) -> str:
+    """The name of a run's folder: ratio and seed for people, then a checksum of its `identity`."""
+    content = json.dumps(identity(settings, weights, data), sort_keys=True)
+    digest = hashlib.sha256(content.encode()).hexdigest()[:10]
+    earlier = "".join(f"after{100 * ratio:03.0f}-" for ratio in settings.trained_before)
+    return f"{earlier}vision{100 * settings.vision_trainable:03.0f}-seed{settings.seed}-{digest}"
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -58,7 +90,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     try:
         return read_sealed(folder / RECORD)
     except FileNotFoundError:
-        return packed_record(folder)
+        return json.loads(packed_records(folder.parents[1]).get(folder.name, "{}"))
     except DamagedError as error:
         warnings.warn(f"{error}; the run does not count as complete", stacklevel=2)
         return {}
@@ -67,36 +99,29 @@ def read_record(folder: Path) -> dict[str, Any]:
 def is_complete(folder: Path) -> bool:
     """Whether a run's record says complete and its epochs, predictions and control are there and undamaged.
 
-    Cheap when asked again: a file is hashed anew only where its size or time has changed.
+    Cheap when asked again: a file is hashed anew only where its inode, size or time has changed.
     """
     if is_packed(folder):
         return True
     record = read_record(folder)
     if record.get("status") != COMPLETE or not all((folder / name).is_file() for name in RESULT_FILES):
         return False
-    damaged = damaged_results(folder, record, _checksum_if_changed)
-    for _, error in damaged:
+    try:
+        check_files(folder, record.get("files", {}), known_checksum)
+    except DamagedError as error:
         warnings.warn(f"{error}; the run does not count as complete", stacklevel=2)
-    return not damaged
+        return False
+    return True
 
 
-def damaged_results(folder: Path, record: dict[str, Any], hashed=checksum) -> list[tuple[str, DamagedError]]:
-    """Those of a run's files that do not fit the checksums in its record, and what is wrong with each."""
-    return [
-        (name, DamagedError(f"{folder / name} is damaged: it does not fit its checksum in {RECORD}"))
-        for name, recorded in record.get("files", {}).items()
-        if (folder / name).is_file() and hashed(folder / name) != recorded
-    ]
-
-
-def _checksum_if_changed(path: Path) -> str:
-    found = path.stat()
-    return known_checksum(path, found.st_ino, found.st_size, found.st_mtime_ns)
+def known_checksum(path: Path) -> str:
+    """`checksum`, remembered for as long as the file's inode, size and time are the same."""
+    state = path.stat()
+    return _checksum(path, state.st_ino, state.st_size, state.st_mtime_ns)
 
 
 @cache
-def known_checksum(path: Path, *state: int) -> str:
-    """`checksum`, remembered for as long as the file's inode, size and time, its `state`, are the same."""
+def _checksum(path: Path, *_state: int) -> str:
     return checksum(path)
 
 
@@ -107,17 +132,15 @@ def now() -> str:
 
 def git_commit() -> str | None:
     """The project's commit, with "+changes" if files differ from it; None outside a git checkout."""
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(PROJECT), *arguments], capture_output=True, text=True, check=True
-        ).stdout.strip()
-
+    git = ["git", "-C", str(PROJECT)]
     try:
-        changed = git("status", "--porcelain", "--", ":/", *RESULTS)
-        return git("rev-parse", "HEAD") + ("+changes" if changed else "")
+        commit, changed = (
+            subprocess.run([*git, *arguments], capture_output=True, text=True, check=True).stdout.strip()
+            for arguments in (["rev-parse", "HEAD"], ["status", "--porcelain", "--", ":/", *RESULTS])
+        )
     except (OSError, subprocess.CalledProcessError):
         return None
+    return commit + ("+changes" if changed else "")
 
 
 def in_fp16(model: nn.Module) -> dict[str, Tensor] | None:
@@ -130,7 +153,7 @@ def in_fp16(model: nn.Module) -> dict[str, Tensor] | None:
     return weights if all(bool(weight.isfinite().all()) for weight in halves.values()) else None
 
 
-@dataclass
+@dataclass(unsafe_hash=True)
 class Run:
     """One run's folder. Every file in it appears whole or not at all.
 
@@ -138,26 +161,32 @@ class Run:
     `wrong_pages.parquet` (the last epoch's answers when every question comes with another document's
     page, a control), `model/` (the weights after the last epoch), `best_model/` (those of the trained epoch with
     the highest ANLS, the first of them where several have it); while the run lasts also `epochs/`,
-    `checkpoints/` and `progress.json`. With `writes` False nothing is written: another process does so.
+    `checkpoints/` and `progress.json`. With `writes` False nothing is written: another process does so. `moved_to` is
+    the folder of a run that does not lie in its study's.
     """
 
     id: str
     settings: Settings
-    record: dict[str, Any] = field(default_factory=dict)
+    record: dict[str, Any] = field(default_factory=dict, hash=False)
     writes: bool = True
+    moved_to: Path | None = None
 
     @classmethod
-    def open(cls, settings: Settings, weights: str, data: str) -> Run:
+    def open(cls, settings: Settings, weights: str, data: str) -> Self:
         """The run that these settings, weights and data make, with its record if it has been begun."""
         run = cls(run_id(settings, weights, data), settings)
-        run.record = read_record(run.folder)
-        run.record.setdefault("identity", identity(settings, weights, data))
+        run.record = {"identity": identity(settings, weights, data), **read_record(run.folder)}
         return run
 
     @property
     def folder(self) -> Path:
         """Where the run is kept."""
-        return runs_folder(self.settings.study) / self.id
+        return self.moved_to or runs_folder(self.settings.study) / self.id
+
+    @property
+    def name(self) -> str:
+        """Study and run, as in "shipped/vision000-seed0-1ae9cb6695"."""
+        return f"{self.settings.study}/{self.id}"
 
     @property
     def checkpoints(self) -> Path:
@@ -165,11 +194,11 @@ class Run:
         return self.folder / "checkpoints"
 
     @property
-    def predecessor(self) -> Run | None:
+    def predecessor(self) -> Self | None:
         """The run whose last weights this one starts from; None where it starts from the pretrained weights."""
-        *earlier, ratio = self.settings.trained_before or (None,)
-        if ratio is None:
+        if not self.settings.trained_before:
             return None
+        *earlier, ratio = self.settings.trained_before
         settings = self.settings.replace(vision_trainable=ratio, trained_before=tuple(earlier))
         return Run.open(settings, self.record["identity"]["weights"], self.record["identity"]["data"])
 
@@ -185,7 +214,7 @@ class Run:
         """Add entries to the record and write it."""
         self.record.update(entries)
         if self.writes:
-            write_whole(self.folder / RECORD, seal(self.record))
+            write_sealed(self.folder / RECORD, self.record)
 
     def start(self, **entries: Any) -> None:
         """Write the record of a run that begins or goes on."""
@@ -199,6 +228,10 @@ class Run:
             started=self.record.get("started") or now(),
             **entries,
         )
+
+    def fail(self, error: str) -> None:
+        """Record that the run stopped on an error."""
+        self.update(status=FAILED, error=error)
 
     def report_progress(self, done: float, doing: str) -> None:
         """Say how many epochs are done (a fraction counts) and what is being done, for whoever watches."""
@@ -215,7 +248,7 @@ class Run:
         predictions.insert(0, "epoch", epoch)
         answers, place = self.epoch_files(epoch)
         write_whole(answers, predictions.to_parquet(index=False))
-        write_whole(place, seal({"row": row, PREDICTIONS: checksum(answers)}))
+        write_sealed(place, {"row": row}, [answers])
         return row
 
     def epoch_files(self, epoch: int) -> tuple[Path, Path]:
@@ -223,26 +256,26 @@ class Run:
         answers = self.folder / "epochs" / f"epoch-{epoch:04d}.parquet"
         return answers, answers.with_suffix(".json")
 
+    def epoch_row(self, epoch: int) -> dict[str, float]:
+        """The row of the later `epochs.csv` that a run which is not complete has kept of an epoch."""
+        return read_sealed(self.epoch_files(epoch)[1])["row"]
+
     def has_epoch(self, epoch: int) -> bool:
         """Whether an epoch has been evaluated, and is kept undamaged."""
-        answers, row = self.epoch_files(epoch)
         try:
-            return read_sealed(row)[PREDICTIONS] == checksum(answers)
+            return bool(read_sealed(self.epoch_files(epoch)[1], with_files=True))
         except (FileNotFoundError, DamagedError):
             return False
 
     def best_epoch(self, last: int) -> int:
         """The trained epoch up to `last` with the highest ANLS, the first of them where several have it."""
-        return max(range(1, last + 1), key=lambda epoch: read_epoch_row(self.epoch_files(epoch)[1])["anls"])
+        return max(range(1, last + 1), key=lambda epoch: self.epoch_row(epoch)["anls"])
 
     def save_model(self, model: nn.Module, processor: ProcessorMixin, name: str, epoch: int) -> None:
         """Keep weights and processor after an epoch as the folder `name`, which plain transformers loads.
 
         The best model, which nothing is trained from, is kept in fp16, half as large, where fp16 can hold it.
         """
-        # Not above: whoever only reads runs need not wait for torch and transformers.
-        from docfloqa.model.freezing import without_adapters
-
         part = self.folder / f".{name}.part"
         shutil.rmtree(part, ignore_errors=True)
         merged = without_adapters(model)
@@ -265,9 +298,10 @@ class Run:
     def finish(self, control: pd.DataFrame, **entries: Any) -> None:
         """Keep the answers on wrong pages, put the epochs together, and call the run complete last of all."""
         write_whole(self.folder / CONTROL, control.to_parquet(index=False))
-        answers, rows = zip(*map(self.epoch_files, range(self.settings.epochs + 1)), strict=True)
-        write_whole(self.folder / EPOCHS, pd.DataFrame(map(read_epoch_row, rows)).to_csv(index=False))
-        write_whole(self.folder / PREDICTIONS, pd.concat(map(pd.read_parquet, answers)).to_parquet(index=False))
+        epochs = range(self.settings.epochs + 1)
+        write_whole(self.folder / EPOCHS, pd.DataFrame(map(self.epoch_row, epochs)).to_csv(index=False))
+        answers = pd.concat(pd.read_parquet(self.epoch_files(epoch)[0]) for epoch in epochs)
+        write_whole(self.folder / PREDICTIONS, answers.to_parquet(index=False))
         files = {name: checksum(self.folder / name) for name in RESULT_FILES}
         best = self.best_epoch(self.settings.epochs)
         self.update(status=COMPLETE, finished=now(), best_epoch=best, files=files, **entries)
@@ -275,24 +309,12 @@ class Run:
 
     def tidy(self) -> None:
         """Drop what only a run that is not complete needs."""
-        for leftover in (
-            self.folder / PROGRESS,
-            self.checkpoints,
-            self.folder / "epochs",
-            *self.folder.glob(".*.part"),
-        ):
+        folders = (self.checkpoints, self.folder / "epochs")
+        for leftover in (*folders, self.folder / PROGRESS, *self.folder.glob(".*.part")):
             if leftover.is_dir():
                 shutil.rmtree(leftover, ignore_errors=True)
             else:
                 leftover.unlink(missing_ok=True)
-
-    def fail(self, error: str) -> None:
-        """Record that the run stopped on an error."""
-        self.update(status=FAILED, error=error)
-
-    def interrupt(self) -> None:
-        """Record that the run was stopped by whoever began it; the same command goes on from its last epoch."""
-        self.update(status=INTERRUPTED, error=None)
 
     def epochs(self) -> pd.DataFrame:
         """The rows of `epochs.csv`, epoch 0 being the evaluation before training."""
@@ -301,3 +323,30 @@ class Run:
     def predictions(self) -> pd.DataFrame:
         """Every answer of every epoch."""
         return read_table(self.folder, PREDICTIONS)
+
+    def answers(self, epoch: int | None = None) -> pd.DataFrame:
+        """The validation answers after an epoch, None for the last one; columns as `evaluate` gives them."""
+        return read_table(self.folder, PREDICTIONS, epochs=[self.settings.epochs if epoch is None else epoch])
+
+    @property
+    def model_folder(self) -> Path:
+        """Where the weights of the epoch with the highest validation ANLS are; raises `RunError` if they are not."""
+        folder = self.folder / BEST_MODEL
+        if not folder.is_dir():
+            raise RunError(
+                f"run {self.name} has no {BEST_MODEL}/ (weights are not in the repository): make study "
+                f"NAME={self.settings.study} with the study's profile, ratios and seeds, and with DOCFLOQA_OUTPUT set "
+                "to an empty folder, makes the run again"
+            )
+        return folder
+
+    def load(self) -> tuple[Florence2ForDocVQA, Florence2Processor]:
+        """The best model on the device where there is one, and its processor; whoever uses a run's model gets it here.
+
+        Raises `RunError` if it is gone, or not as it was written.
+        """
+        try:
+            model, processor = load_florence(self.model_folder, self.settings.prefix)
+        except ModelError as error:
+            raise RunError(f"{error}; the command that made the run makes it again") from None
+        return model.to(compute_device()), processor

@@ -1,6 +1,5 @@
 """What runs have left, wherever it lies: in the run's own folder, or packed with the other runs of its study."""
 
-import json
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
@@ -9,7 +8,8 @@ from typing import Any
 import pandas as pd
 import pyarrow.parquet as pq
 
-from docfloqa.files import DamagedError, check_folder
+from docfloqa.exceptions import DamagedError
+from docfloqa.files import check_folder
 
 RECORD, EPOCHS, PREDICTIONS, CONTROL = "run.json", "epochs.csv", "predictions.parquet", "wrong_pages.parquet"
 PACKED, PACKED_RECORDS = "packed", "runs.parquet"
@@ -17,7 +17,7 @@ PACKED, PACKED_RECORDS = "packed", "runs.parquet"
 
 def packed_file(study: Path, name: str) -> Path:
     """Where a study's folder keeps the tables `name` of its packed runs: one Parquet file, with a column `run`."""
-    return study / PACKED / Path(name).with_suffix(".parquet").name
+    return (study / PACKED / name).with_suffix(".parquet")
 
 
 def packed_records(study: Path) -> dict[str, str]:
@@ -40,12 +40,7 @@ def _records(folder: Path, _files: tuple) -> dict[str, str]:
 
 def is_packed(folder: Path) -> bool:
     """Whether the run of this folder is packed; one that lies in its folder again is not."""
-    return not (folder / RECORD).is_file() and folder.name in packed_records(folder.parent.parent)
-
-
-def packed_record(folder: Path) -> dict[str, Any]:
-    """The record of a packed run, by the folder that it had; empty where there is none."""
-    return json.loads(packed_records(folder.parent.parent).get(folder.name, "{}"))
+    return not (folder / RECORD).is_file() and folder.name in packed_records(folder.parents[1])
 
 
 def read_tables(
@@ -59,7 +54,7 @@ def read_tables(
     folders = list(folders)
     found = {one.name: _read(one / name, columns, epochs) for one in folders if (one / name).is_file()}
     rest = [one.name for one in folders if one.name not in found]
-    study = folders[0].parent.parent
+    study = folders[0].parents[1]
     if rest and packed_records(study) and packed_file(study, name).is_file():
         rows = _read(packed_file(study, name), columns and ["run", *columns], epochs, rest)
         for run, table in rows.groupby("run", sort=False):
@@ -70,18 +65,14 @@ def read_tables(
 
 def read_table(folder: Path, name: str, **chosen: Any) -> pd.DataFrame:
     """The table `name` of the run of a folder, chosen as `read_tables` does; raises FileNotFoundError without one."""
-    tables = read_tables([folder], name, **chosen)
-    if not tables:
-        raise FileNotFoundError(folder / name)
-    return tables[folder.name]
+    for table in read_tables([folder], name, **chosen).values():
+        return table
+    raise FileNotFoundError(folder / name)
 
 
 def _read(path: Path, columns: list[str] | None, epochs: Iterable[int], runs: Iterable[str] = ()) -> pd.DataFrame:
     if path.suffix == ".csv":
         return pd.read_csv(path)
-    wanted = {"run": list(runs), "epoch": list(epochs)}
-    filters = [(column, "in", values) for column, values in wanted.items() if values]
-    if columns:
-        there = pq.read_schema(path).names
-        columns = [column for column in columns if column in there]
-    return pd.read_parquet(path, columns=columns, filters=filters or None)
+    filters = [(column, "in", list(values)) for column, values in (("run", runs), ("epoch", epochs)) if values]
+    there = columns and pq.read_schema(path).names
+    return pd.read_parquet(path, columns=there and [one for one in columns if one in there], filters=filters or None)

@@ -14,9 +14,8 @@ from tqdm.auto import tqdm
 
 from docfloqa.exceptions import StudyError
 from docfloqa.files import reports_folder
-from docfloqa.runs.identity import IDENTIFYING_VERSIONS
 from docfloqa.runs.results import PLAN
-from docfloqa.runs.run import Run, git_commit
+from docfloqa.runs.run import IDENTIFYING_VERSIONS, Run, git_commit
 from docfloqa.settings import Settings
 from docfloqa.study.kernels import Slot, check_kernel, kernel_device, stop_kernels, stopped
 from docfloqa.study.workers import Execute

@@ -27,7 +27,7 @@ from tqdm.auto import tqdm
 from docfloqa.exceptions import DocFloQAError, StudyError, shown
 from docfloqa.files import NOTEBOOKS, DiskFullError, is_full
 from docfloqa.parameters import check_parameters, literal
-from docfloqa.runs.run import PROGRESS, Run, read_record
+from docfloqa.runs.run import INTERRUPTED, PROGRESS, Run, read_record
 from docfloqa.settings import Settings
 
 DEFAULT_KERNEL, RUN_NOTEBOOK = "python3", "02_finetune.ipynb"
@@ -78,7 +78,7 @@ def execute_run(run: Run, slot: Slot, kernel: str | None) -> None:
         if not after.is_complete():
             after.record = {**run.record, **read_record(after.folder)}
             if run.id in stopped:
-                after.interrupt()
+                after.update(status=INTERRUPTED, error=None)
             else:
                 after.fail(error)
     except OSError as failure:

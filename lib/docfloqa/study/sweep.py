@@ -17,10 +17,9 @@ from docfloqa.exceptions import SettingsError, shown
 from docfloqa.files import held, reports_folder, runs_folder, write_whole
 from docfloqa.model.florence import load_florence
 from docfloqa.model.targets import generation_config
-from docfloqa.runs.identity import weights_checksum
 from docfloqa.runs.recovery import refresh
 from docfloqa.runs.results import PLAN, planned_runs
-from docfloqa.runs.run import COMPLETE, Run, is_complete, now, read_record
+from docfloqa.runs.run import COMPLETE, Run, is_complete, now, read_record, weights_checksum
 from docfloqa.runs.tables import EPOCHS, is_packed, read_table
 from docfloqa.settings import Settings
 from docfloqa.study.kernels import execute_run, notebook_of

@@ -20,7 +20,7 @@ from docfloqa.metrics import score
 from docfloqa.model.device import autocast
 from docfloqa.model.florence import Florence2ForDocVQA
 from docfloqa.model.targets import generation_config, target_format
-from docfloqa.runs.saved_runs import SavedRun
+from docfloqa.runs.run import Run
 from docfloqa.settings import EVALUATION_SETTINGS, Settings
 from docfloqa.training.batches import QuestionCollator, split
 
@@ -134,7 +134,7 @@ def _answer(
 # What else a run's settings say is about training, and changes nothing about a model that is there.
 
 
-def evaluation_settings(run: SavedRun, data: str | None, further: dict[str, Any]) -> Settings:
+def evaluation_settings(run: Run, data: str | None, further: dict[str, Any]) -> Settings:
     """The settings to evaluate a run with: its own, on other validation data if `data` is given.
 
     `further` may change what an evaluation depends on, `EVALUATION_SETTINGS`; `SettingsError` for anything else.
@@ -148,7 +148,7 @@ def evaluation_settings(run: SavedRun, data: str | None, further: dict[str, Any]
     return run.settings.replace(**further, **({"validation_data": data} if data else {}))
 
 
-def evaluate_run(run: SavedRun, settings: Settings) -> pd.DataFrame:
+def evaluate_run(run: Run, settings: Settings) -> pd.DataFrame:
     """Every validation question of `settings`, answered by the run's best model; columns as `evaluate` gives them.
 
     Raises `RunError` where the model is gone, and what `load_docvqa` raises.

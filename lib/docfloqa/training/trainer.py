@@ -19,9 +19,8 @@ from docfloqa.model.device import compute_device, describe_device, peak_memory, 
 from docfloqa.model.florence import load_florence
 from docfloqa.model.freezing import freeze
 from docfloqa.model.targets import generation_config
-from docfloqa.runs.identity import weights_checksum
 from docfloqa.runs.recovery import last_checkpoint, refresh
-from docfloqa.runs.run import BEST_MODEL, LAST_MODEL, Run
+from docfloqa.runs.run import BEST_MODEL, LAST_MODEL, Run, weights_checksum
 from docfloqa.settings import Settings
 from docfloqa.training.arguments import CHECKPOINTS, RunProgress, training_arguments
 from docfloqa.training.batches import EpochSampler, Indices, Pages, QuestionCollator
