@@ -3,13 +3,12 @@
 import dataclasses
 import inspect
 import json
-import math
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import Annotated, Any, get_args, get_origin
 
 import typer
 from typer.core import TyperCommand
@@ -18,22 +17,21 @@ from docfloqa import verbs
 from docfloqa.exceptions import IncompleteRunError
 from docfloqa.parameters import read_config
 from docfloqa.settings import EVALUATION_SETTINGS, GROUPS, PROFILES, Settings
-from docfloqa.verbs import BAD_INPUT, INCOMPLETE
 
 INTERRUPTED = 130
 EXIT_CODES = (
-    f"exit codes: 0 fine, {INCOMPLETE} a run is not complete, {BAD_INPUT} bad input (standard error says what) or, of "
-    f"doctor, something to do, {INTERRUPTED} interrupted"
+    f"exit codes: 0 fine, {verbs.INCOMPLETE} a run is not complete, {verbs.BAD_INPUT} bad input (standard error says "
+    f"what) or, of doctor, something to do, {INTERRUPTED} interrupted"
 )
 # What is not among the dependencies of a study, and the extra that has it.
 EXTRAS = {"voila": "demo", "distributed": "cluster", "jupyterlab": "lab"}
 FIELDS = {field.name: (field, group.__doc__.rstrip(".")) for group in GROUPS for field in dataclasses.fields(group)}
-HINTS = get_type_hints(Settings)
 OF_STUDIES = [name for name in FIELDS if name not in ("vision_trainable", "seed")]
-OPTION_NAMES = {"study": ["--name"], "vision_trainable": ["--ratio", "--vision-trainable"]}
+NAMES = {"study": ["--name"], "vision_trainable": ["--ratio", "--vision-trainable"]}
 PLAN = {"ratios": [0, 0.33, 0.66, 1], "seeds": [0], "arms": []}
+MAKING = [*PLAN, "kernel", "scheduler", "jobs"]
 RUN = "a run's folder, its id or the beginning of one; study/beginning looks in one study"
-# What a verb takes beside settings: the kind of value and what it means.
+# What verbs take beside settings: the kind of value and what it means.
 OPTIONS: dict[str, tuple[Any, str]] = {
     "json": (bool, "the result as JSON on standard output"),
     "profile": (str, f"one of {', '.join(PROFILES)}"),
@@ -51,11 +49,10 @@ OPTIONS: dict[str, tuple[Any, str]] = {
     "image": (str, "a PNG or JPEG file, or a PDF"),
     "question": (str, "any text; what a model cannot take is cut off"),
     "page": (int, "which page of a PDF, from 1 on"),
-    "ask study": (str, "the model before training and the best one of every ratio, first seed (default: embedded)"),
-    "ask run": (str, f"only the best model of a run: {RUN}"),
+    "study": (str, "the model before training and the best one of every ratio, first seed (default: embedded)"),
+    "run": (str, RUN),
     "model": (str, "only a model folder, or a hub id"),
     "ratio": (float, "only this ratio of the study"),
-    "run": (str, RUN),
     "data": (str, "other questions: synth, a folder with validation-*.parquet, or a hub id (default: the run's own)"),
     "first": (str, RUN),
     "second": (str, "another run, made with the same validation questions"),
@@ -72,7 +69,7 @@ OPTIONS: dict[str, tuple[Any, str]] = {
     "skip_bad_rows": (bool, "leave rows out that cannot be used, and list them"),
     "port": (int, "of this machine"),
 }
-LISTS = ["--trained-before", *(f"--{name}" for name, (kind, _) in OPTIONS.items() if get_args(kind))]
+LISTS = ["--trained-before", *(f"--{name}" for name, (kind, _) in OPTIONS.items() if get_origin(kind) is list)]
 
 app = typer.Typer(
     help="How much of Florence-2's vision encoder must be trainable to answer questions about documents?",
@@ -115,20 +112,21 @@ class _Command(TyperCommand):
             groups.setdefault(title, []).append(one.get_help_record(ctx))
         for title, records in groups.items():
             with formatter.section(title):
-                formatter.write_dl([record for record in records if record])
+                formatter.write_dl(list(filter(None, records)))
 
 
-def _add(function: Callable, example: str, fields: Sequence[str] = (), options: Sequence[str] = ()) -> None:
+def _add(function: Callable, example: str, fields: Iterable[str] = (), options: Iterable[str] = ()) -> None:
     """Make a function a verb, whose help is its docstring.
 
     It gets its own arguments and `options` by name, and `fields` as `settings` or, if it takes those, `changes`.
     """
-    verb = function.__name__.replace("_", "-")
     own = inspect.signature(function).parameters
-    names = {name: one.default for name, one in own.items() if name in OPTIONS or f"{verb} {name}" in OPTIONS}
+    names = {name: one.default for name, one in own.items() if name in OPTIONS}
     names |= dict.fromkeys([*options, *(("profile", "config") if "settings" in own else ()), "json"])
-    parameters = [_parameter(name, default, *_described(verb, name)) for name, default in names.items()]
-    parameters += [_setting(name) for name in fields]
+    parameters = [
+        _parameter(name, default, *OPTIONS[name], f"--{name.replace('_', '-')}") for name, default in names.items()
+    ]
+    parameters += map(_setting, fields)
 
     def command(**given: Any) -> None:
         as_json = given.pop("json")
@@ -136,12 +134,9 @@ def _add(function: Callable, example: str, fields: Sequence[str] = (), options: 
 
     command.__signature__ = inspect.Signature(parameters)
     command.__annotations__ = {one.name: one.annotation for one in parameters}
+    verb = function.__name__.replace("_", "-")
     epilog = f"example: docfloqa {verb} {example}\n\n{EXIT_CODES}"
     app.command(verb, cls=_Command, help=function.__doc__, epilog=epilog)(command)
-
-
-def _described(verb: str, name: str) -> tuple[Any, str]:
-    return OPTIONS.get(f"{verb} {name}") or OPTIONS[name]
 
 
 def _parameter(name: str, default: Any, kind: Any, text: str, *names: str, **more: Any) -> inspect.Parameter:
@@ -149,24 +144,22 @@ def _parameter(name: str, default: Any, kind: Any, text: str, *names: str, **mor
     if default is inspect.Parameter.empty:
         what = Annotated[kind, typer.Argument(metavar=name.upper(), help=text)]
     else:
-        names = names or (f"--{name.replace('_', '-')}",)
         what = Annotated[kind | None, typer.Option(*names, help=text, **more)]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=what)
 
 
 def _setting(name: str) -> inspect.Parameter:
     field, group = FIELDS[name]
-    hint, allowed = HINTS[name], field.metadata["allowed"]
-    kind = list[float] if field.default == () else next(iter(get_args(hint)), hint)
-    choices = {"metavar": "|".join(allowed), "autocompletion": lambda: list(allowed)} if kind is str and allowed else {}
-    option = f"--{name.replace('_', '-')}"
-    names = OPTION_NAMES.get(name, [f"{option}/--no-{option[2:]}" if kind is bool else option])
+    allowed, kind = field.metadata["allowed"], (get_args(field.type) or [field.type])[0]
     default = "none" if field.default in ((), None) else str(field.default).lower()
     text = f"{field.metadata['meaning']} (embedded: {default})"
-    return _parameter(name, None, kind, text, *names, rich_help_panel=group, **choices)
+    choices = isinstance(allowed, tuple) and isinstance(allowed[0], str)
+    more = {"metavar": "|".join(allowed), "autocompletion": lambda: list(allowed)} if choices else {}
+    kind = list[float] if field.default == () else kind
+    return _parameter(name, None, kind, text, *NAMES.get(name, ()), rich_help_panel=group, **more)
 
 
-def _arguments(given: dict[str, Any], own: Sequence[str], fields: Sequence[str]) -> dict[str, Any]:
+def _arguments(given: dict[str, Any], own: Iterable[str], fields: Iterable[str]) -> dict[str, Any]:
     """The arguments of a verb from its options; settings are those of profile, file and options, the last first."""
     chosen = {name: value for name in fields if (value := given.pop(name)) not in (None, [])}
     for values in (given, chosen):
@@ -179,8 +172,7 @@ def _arguments(given: dict[str, Any], own: Sequence[str], fields: Sequence[str])
         wanted = read_config(config) if config else {}
         profile = profile or wanted.get("profile", "embedded")
         given["settings"] = Settings.from_parameters(profile, wanted.get("settings", {}), **chosen)
-        for name in PLAN.keys() & given.keys():
-            given[name] = given[name] or wanted.get(name, PLAN[name])
+        given |= {name: given[name] or wanted.get(name, PLAN[name]) for name in PLAN.keys() & given.keys()}
     return given
 
 
@@ -209,44 +201,38 @@ def _carry_out(work: Callable[[], tuple | None], as_json: bool) -> int:
         if told is None:
             raise
         print(f"error: {told}", file=sys.stderr)
-        return INCOMPLETE if isinstance(told, IncompleteRunError) else BAD_INPUT
+        return verbs.INCOMPLETE if isinstance(told, IncompleteRunError) else verbs.BAD_INPUT
     if result is None:
         return 0
     data, text, code = (*result, 0)[:3]
-    print(json.dumps(_plain(data), indent=2, ensure_ascii=False, allow_nan=False) if as_json else text)
+    if as_json:
+        # JSON has no NaN.
+        data = json.loads(json.dumps(data, default=_plain), parse_constant=lambda _: None)
+        text = json.dumps(data, indent=2, ensure_ascii=False)
+    print(text)
     return code
 
 
 def _plain(value: Any) -> Any:
-    """For JSON, which has no NaN, paths, frames and dataclasses."""
+    """A dataclass, path or frame as JSON has it."""
     if dataclasses.is_dataclass(value):
-        value = vars(value)
-    if hasattr(value, "to_json"):
-        return json.loads(value.to_json(orient="records"))
-    if isinstance(value, dict):
-        return {name: _plain(one) for name, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
-    if isinstance(value, Path):
-        return str(value)
-    return None if isinstance(value, float) and math.isnan(value) else value
+        return vars(value)
+    return str(value) if isinstance(value, Path) else json.loads(value.to_json(orient="records"))
 
 
-for _row in (
-    (verbs.study, "--profile smoke --ratios 0 1 --seeds 0", OF_STUDIES, [*PLAN, "kernel", "scheduler", "jobs"]),
-    (verbs.sweep, "--profile smoke --ratios 0 1 --seeds 0", OF_STUDIES, [*PLAN, "kernel", "scheduler", "jobs"]),
-    (verbs.run, "--profile smoke --ratio 0.66 --seed 1", FIELDS),
-    (verbs.doctor, "--profile paper", FIELDS, ["kernel"]),
-    (verbs.estimate, "--profile smoke --ratios 0 1 --seeds 0", OF_STUDIES, [*PLAN, "jobs"]),
-    (verbs.report, "--name embedded"),
-    (verbs.robustness, "--name embedded --cross layout my_scans"),
-    (verbs.ask, 'page.png "What is the total?" --study embedded --ratio 1'),
-    (verbs.evaluate, "embedded/vision100 --data my_folder", EVALUATION_SETTINGS),
-    (verbs.compare, "shipped/vision000-seed0 shipped/vision100-seed0"),
-    (verbs.export, "embedded/vision100 my_model"),
-    (verbs.import_csv, "questions.csv my_data --images scans"),
-    (verbs.pack, "shipped"),
-    (verbs.demo, "--name embedded"),
-    (verbs.lab, ""),
-):
-    _add(*_row)
+RATIOS = "--profile smoke --ratios 0 1 --seeds 0"
+_add(verbs.study, RATIOS, OF_STUDIES, MAKING)
+_add(verbs.sweep, RATIOS, OF_STUDIES, MAKING)
+_add(verbs.run, "--profile smoke --ratio 0.66 --seed 1", FIELDS)
+_add(verbs.doctor, "--profile paper", FIELDS, ["kernel"])
+_add(verbs.estimate, RATIOS, OF_STUDIES, [*PLAN, "jobs"])
+_add(verbs.report, "--name embedded")
+_add(verbs.robustness, "--name embedded --cross layout my_scans")
+_add(verbs.ask, 'page.png "What is the total?" --study embedded --ratio 1')
+_add(verbs.evaluate, "embedded/vision100 --data my_folder", EVALUATION_SETTINGS)
+_add(verbs.compare, "shipped/vision000-seed0 shipped/vision100-seed0")
+_add(verbs.export, "embedded/vision100 my_model")
+_add(verbs.import_csv, "questions.csv my_data --images scans")
+_add(verbs.pack, "shipped")
+_add(verbs.demo, "--name embedded")
+_add(verbs.lab, "")

@@ -1,6 +1,5 @@
 """What is given as text: settings by name, lists of numbers, names of studies and of folders, notebooks' parameters."""
 
-import ast
 import json
 import re
 from pathlib import Path
@@ -15,7 +14,8 @@ Number = TypeVar("Number", int, float)
 DEVICES = "con prn aux nul".split() + [f"{port}{number}" for port in ("com", "lpt") for number in range(1, 10)]
 RESERVED = ("benchmarks", "screenshots", "log.md", *DEVICES)
 LONGEST_NAME, LONGEST_PART = 1000, 255  # bytes of a path, and of each part of it
-CONFIG = {"profile": str, "settings": dict, "ratios": list, "seeds": list, "arms": list}
+CONFIG = {"profile": (str, "a name"), "settings": (dict, "settings by name")}
+CONFIG |= dict.fromkeys(("ratios", "seeds", "arms"), (list, "a list"))
 NO_NAME = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
@@ -36,9 +36,9 @@ def by_name(further: str | dict[str, Any]) -> dict[str, Any]:
     """Settings by name from a JSON object; raises `SettingsError` for anything else, and for a name given twice."""
     try:
         settings = json.loads(further, object_pairs_hook=_once) if isinstance(further, str) else further
+    except SettingsError:
+        raise
     except (RecursionError, ValueError) as error:
-        if isinstance(error, SettingsError):
-            raise
         raise SettingsError(f"further settings are {shown(further)}, which is not JSON: {error}") from None
     if not isinstance(settings, dict):
         raise SettingsError(f"further settings are {shown(settings)}; allowed is a JSON object of settings by name")
@@ -47,9 +47,9 @@ def by_name(further: str | dict[str, Any]) -> dict[str, Any]:
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     names = [name for name, _ in pairs]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise SettingsError(f"further settings name {shown(twice)} twice; allowed is once")
+    for name in names:
+        if names.count(name) > 1:
+            raise SettingsError(f"further settings name {shown(name)} twice; allowed is once")
     return dict(pairs)
 
 
@@ -63,11 +63,10 @@ def read_config(path: str | Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise SettingsError(f"{str(path)!r} holds {shown(config)}; allowed are {', '.join(CONFIG)}, by name")
     for name, value in config.items():
-        kind = CONFIG.get(name)
-        if kind is None:
+        if name not in CONFIG:
             raise SettingsError(f"{str(path)!r} has {shown(name)}; allowed are {', '.join(CONFIG)}")
+        kind, wanted = CONFIG[name]
         if not isinstance(value, kind):
-            wanted = {list: "a list", dict: "settings by name", str: "a name"}[kind]
             raise SettingsError(f"{name} of {str(path)!r} is {shown(value)}; allowed is {wanted}")
     return config
 
@@ -87,14 +86,10 @@ def check_parameters(notebook: Path, parameters: dict[str, Any]) -> None:
     It writes names as they are, so that any other text than the name of a parameter would run as code; of values
     it knows how to write text, numbers, True, False and None.
     """
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    tagged = ["".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
-    known = [
-        target.id
-        for statement in ast.parse("\n".join(tagged)).body
-        if isinstance(statement, ast.Assign)
-        for target in statement.targets
-    ]
+    # Not above: help need not wait for it.
+    from papermill import inspect_notebook
+
+    known = inspect_notebook(literal(notebook))
     for name, value in parameters.items():
         if name not in known:
             raise SettingsError(f"{notebook.name} has no parameter {shown(name)}; it has {', '.join(known)}")
@@ -119,10 +114,8 @@ def check_study_name(name: str) -> str:
     return name
 
 
-def check_source(name: str, source: str | None) -> None:
-    """Raise `SettingsError` for what can be neither a folder nor a hub id; None is neither and may be."""
-    if source is None:
-        return
+def check_source(name: str, source: str) -> None:
+    """Raise `SettingsError` for what can be neither a folder nor a hub id."""
     if not source.strip():
         raise SettingsError(f"{name} is empty; give a folder or a hub id")
     encoded = source.encode(errors="replace")

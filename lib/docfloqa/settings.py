@@ -1,13 +1,10 @@
 """Everything that a run depends on, in one frozen dataclass made of groups, with named profiles."""
 
 import dataclasses
-import functools
 import json
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from types import NoneType, UnionType
-from typing import Any, Self, get_args, get_origin, get_type_hints
+from types import NoneType
+from typing import Any, Self, get_args, get_origin
 
 import yaml
 
@@ -16,12 +13,8 @@ from docfloqa.parameters import by_name, check_source, check_study_name
 
 UNITS = ("tensor", "block", "stage")
 SIDES = ("output", "input")
-COUNTED = ("units", "parameters")
 PREFIXES = ("token", "text", "none")
-PRECISIONS = ("auto", "fp32", "bf16")
-STATIC_SHAPES = ("auto", "on", "off")
 BATCHINGS = ("uniform", "by_image")
-SYNTH_SCALES = ("small", "full")
 SHIFTS = ("input", "layout", "content")
 SHARE = (0, 1)
 SEED = (0, 2**31 - 1)
@@ -36,11 +29,9 @@ EVALUATION_SETTINGS = (
 MOST_LEGS = 16  # of trained_before: a run's folder names them all
 
 
-def _setting(
-    default: Any, meaning: str, allowed: tuple[Any, ...] | None = None, check: Callable[[str, Any], None] | None = None
-) -> Any:
-    # What is allowed: a choice of texts, or the smallest and the largest number.
-    return dataclasses.field(default=default, metadata={"meaning": meaning, "allowed": allowed, "check": check})
+def _setting(default: Any, meaning: str, allowed: Any = None) -> Any:
+    # What is allowed: a choice of texts, the smallest and the largest number, or a function that checks.
+    return dataclasses.field(default=default, metadata={"meaning": meaning, "allowed": allowed})
 
 
 @dataclass(frozen=True)
@@ -49,9 +40,7 @@ class Group:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            value = _cast(field.name, getattr(self, field.name), _hints(type(self))[field.name])
-            object.__setattr__(self, field.name, value)
-            _check(field, value)
+            object.__setattr__(self, field.name, _checked(field, getattr(self, field.name)))
 
 
 @dataclass(frozen=True)
@@ -62,19 +51,13 @@ class Freezing(Group):
     unit: str = _setting("tensor", "what of the vision encoder is unfrozen as a whole", UNITS)
     side: str = _setting("output", "from which end of the vision encoder units are unfrozen", SIDES)
     counted: str = _setting(
-        "units", "whether a share is one of the units or, as near as whole units come to it, of the parameters", COUNTED
+        "units",
+        "whether a share is of the units or, as nearly as they allow, of the parameters",
+        ("units", "parameters"),
     )
-    lora: float = _setting(
-        0.0,
-        "parameters of LoRA adapters, as a share of the model's; they are trained in place of the weights. 0: the "
-        "weights themselves",
-        SHARE,
-    )
+    lora: float = _setting(0.0, "LoRA adapters, trained in place of weights, as a share of parameters; 0: none", SHARE)
     trained_before: tuple[float, ...] = _setting(
-        (),
-        "shares that were trained one after another before, each for as many epochs, on the same weights (the "
-        "published protocol)",
-        SHARE,
+        (), "shares trained one after another before, on the same weights, each as long (the published protocol)", SHARE
     )
 
     def __post_init__(self) -> None:
@@ -90,15 +73,13 @@ class Freezing(Group):
 class Questions(Group):
     """Data."""
 
-    data: str = _setting("synth", "synth, a folder of parquet files, or a hub id of such", check=check_source)
-    validation_data: str | None = _setting(
-        None, "the same of the data to validate on; none validates on `data`", check=check_source
-    )
+    data: str = _setting("synth", "synth, a folder of parquet files, or a hub id of such", check_source)
+    validation_data: str | None = _setting(None, "the same to validate on; none validates on `data`", check_source)
     train_questions: int | None = _setting(None, "how many at most, drawn by document; none takes all", COUNT)
     validation_questions: int | None = _setting(None, "how many at most, drawn by document; none takes all", COUNT)
     prefix: str = _setting("token", "how <DocVQA> stands before a question", PREFIXES)
     shuffled_questions: bool = _setting(
-        False, "a control: every question's text is replaced by that of another one, its answers are not"
+        False, "a control: every question has the text of another one, and its own answers"
     )
 
 
@@ -106,7 +87,7 @@ class Questions(Group):
 class Drawing(Group):
     """Drawn documents (data synth)."""
 
-    synth_scale: str = _setting("small", "small pages, or full ones as scanned documents have", SYNTH_SCALES)
+    synth_scale: str = _setting("small", "small pages, or full ones as scanned documents have", ("small", "full"))
     synth_shift: str = _setting(
         "input",
         "how small pages differ from those of the tiny model's pretraining: input (fonts, contrast, noise, shading, "
@@ -123,28 +104,24 @@ class Training(Group):
     """Training."""
 
     model: str = _setting(
-        "data/florence2-tiny", "a folder or a hub id, owner/name or owner/name@revision", check=check_source
+        "data/florence2-tiny", "a folder or a hub id, owner/name or owner/name@revision", check_source
     )
     seed: int = _setting(0, "of the order of the questions and of everything random in training", SEED)
     epochs: int = _setting(8, "how often every question is trained on", (1, 10**4))
     batch_size: int = _setting(24, "questions in a step", (1, 10**5))
-    batching: str = _setting(
-        "by_image", "uniform shuffles questions, by_image keeps the questions of a page together", BATCHINGS
-    )
+    batching: str = _setting("by_image", "uniform shuffles questions, by_image keeps a page's together", BATCHINGS)
     learning_rate: float = _setting(1e-3, "after the warm-up", POSITIVE)
     weight_decay: float = _setting(0.01, "AdamW's", (0, 1))
     warmup_steps: int = _setting(20, "steps in which the learning rate rises", (0, 10**7))
     max_grad_norm: float = _setting(1.0, "longer gradients are clipped to it", POSITIVE)
-    precision: str = _setting("auto", "of computation; auto is bf16 on a GPU that has it", PRECISIONS)
+    precision: str = _setting("auto", "of computation; auto is bf16 on a GPU that has it", ("auto", "fp32", "bf16"))
     static_shapes: str = _setting(
         "auto",
         "whether batches come in few shapes, so that a GPU gets a step as one CUDA graph; auto is on where a GPU "
         "trains alone",
-        STATIC_SHAPES,
+        ("auto", "on", "off"),
     )
-    gradient_checkpointing: bool = _setting(
-        False, "whether activations are computed again in the backward pass, to save memory"
-    )
+    gradient_checkpointing: bool = _setting(False, "compute activations again in the backward pass, to save memory")
 
 
 @dataclass(frozen=True)
@@ -160,12 +137,8 @@ class Decoding(Group):
 class Storage(Group):
     """Names and storage."""
 
-    study: str = _setting(
-        "embedded", "the name under which reports and figures are written", check=lambda _, name: check_study_name(name)
-    )
-    vision_cache: bool = _setting(
-        True, "whether outputs of the frozen beginning of the vision encoder are computed once and kept on disk"
-    )
+    study: str = _setting("embedded", "the name of reports and figures", lambda _, name: check_study_name(name))
+    vision_cache: bool = _setting(True, "compute outputs of the encoder's frozen beginning once, and keep them on disk")
     cache_gib: float = _setting(20.0, "how much all of them may take there, in GiB", POSITIVE)
     allow_cpu: bool = _setting(True, "whether a run may go on where there is no GPU")
 
@@ -176,11 +149,6 @@ GROUPS = (Freezing, Questions, Drawing, Training, Decoding, Storage)
 @dataclass(frozen=True)
 class Settings(Storage, Decoding, Training, Drawing, Questions, Freezing):
     """What one run depends on, every group's settings by name. The defaults are the embedded profile's."""
-
-    @property
-    def freezing(self) -> Freezing:
-        """What is trained."""
-        return Freezing(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Freezing)})
 
     @classmethod
     def profile(cls, name: str = "embedded", **overrides: Any) -> Self:
@@ -226,73 +194,47 @@ class Settings(Storage, Decoding, Training, Drawing, Questions, Freezing):
 
     def to_config(self, **planned: Any) -> str:
         """The YAML by which `docfloqa study --config` makes the study of these settings and runs again."""
-        values = json.loads(self.to_json())
-        changed = {name: value for name, value in values.items() if getattr(EMBEDDED, name) != getattr(self, name)}
-        # A study's runs have them from ratios and seeds.
-        of_runs = {"vision_trainable", "seed"}
-        settings = {"study": self.study} | {name: changed[name] for name in changed if name not in of_runs}
-        about = {
-            "profile": "embedded",
-            **{name: list(values) for name, values in planned.items()},
-            "settings": settings,
-        }
-        return yaml.safe_dump(about, sort_keys=False, allow_unicode=True)
+        usual = EMBEDDED.to_dict()
+        # A study's runs have these from ratios and seeds.
+        usual |= {name: getattr(self, name) for name in ("vision_trainable", "seed")}
+        changed = {name: value for name, value in self.to_dict().items() if value != usual[name]}
+        about = {"profile": "embedded", **planned, "settings": {"study": self.study, **changed}}
+        # YAML as JSON has it, without tuples.
+        return yaml.safe_dump(json.loads(json.dumps(about)), sort_keys=False, allow_unicode=True)
 
     def replace(self, **changes: Any) -> Self:
         """The same settings with some fields changed, validated again."""
         return Settings.from_dict({**self.to_dict(), **changes})
 
 
-@functools.cache
-def _hints(group: type) -> dict[str, Any]:
-    return get_type_hints(group)
-
-
-def _check(field: dataclasses.Field, value: Any) -> None:
-    name, allowed, check = field.name, field.metadata["allowed"], field.metadata["check"]
-    if check:
-        check(name, value)
-    if allowed is None or value is None:
-        return
-    if isinstance(value, str):
-        if value not in allowed:
-            raise SettingsError(f"{name} is {shown(value)}; allowed are {', '.join(allowed)}")
-        return
-    low, high = allowed
-    if isinstance(value, tuple):
-        if len(value) > MOST_LEGS or not all(low <= item <= high for item in value):
-            wanted = f"at most {MOST_LEGS} numbers from {low} to {high}"
-            raise SettingsError(f"{name} is {shown(value)}; allowed are {wanted}")
-    elif not low <= value <= high:
-        wanted = "positive finite number" if allowed is POSITIVE else f"number from {low} to {high}"
-        raise SettingsError(f"{name} is {shown(value)}; allowed is a {wanted}")
-
-
-def _cast(name: str, value: Any, hint: Any) -> Any:
-    kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
-    if value is None and NoneType in kinds:
+def _checked(field: dataclasses.Field, value: Any) -> Any:
+    """A setting's value, cast to its type; raises `SettingsError` for one that is not allowed."""
+    name, allowed = field.name, field.metadata["allowed"]
+    kind, *further = get_args(field.type) or [field.type]
+    if value is None and NoneType in further:
         return None
-    kind = kinds[0]
-    if get_origin(kind) is not tuple:
-        return _of_kind(name, value, kind, hint)
+    several = get_origin(field.type) is tuple
     # JSON knows no tuples.
-    if not isinstance(value, list | tuple):
+    if several and not isinstance(value, list | tuple):
         raise SettingsError(f"{name} is {shown(value)}; allowed is a list of numbers")
-    return tuple(_of_kind(name, item, float, hint) for item in value)
-
-
-def _of_kind(name: str, value: Any, kind: type, allowed: Any) -> Any:
-    # A notebook parameter may arrive as 1 where 1.0 is meant; True is never meant as 1.
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        try:
-            return float(value)
-        except OverflowError:
-            raise SettingsError(f"{name} is {shown(value)}; allowed is a number below 1e308") from None
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise SettingsError(f"{name} is {shown(value)} of type {type(value).__name__}; allowed is {allowed}")
-    if kind is float and not math.isfinite(value):
-        raise SettingsError(f"{name} is {value!r}; allowed is a finite number")
-    return value
+    items = value if several else [value]
+    for one in items:
+        # A notebook parameter may arrive as 1 where 1.0 is meant; True is never meant as 1.
+        if not isinstance(one, int | float if kind is float else kind) or isinstance(one, bool) != (kind is bool):
+            raise SettingsError(f"{name} is {shown(one)} of type {type(one).__name__}; allowed is {field.type}")
+    if callable(allowed):
+        allowed(name, value)
+    elif kind is str and value not in allowed:
+        raise SettingsError(f"{name} is {shown(value)}; allowed are {', '.join(allowed)}")
+    elif kind in (int, float) and not (
+        len(items) <= MOST_LEGS and all(allowed[0] <= one <= allowed[1] for one in items)
+    ):
+        number = "a positive finite number" if allowed is POSITIVE else "a number from {} to {}".format(*allowed)
+        most = f", at most {MOST_LEGS} of them" if several else ""
+        raise SettingsError(f"{name} is {shown(value)}; allowed is {number}{most}")
+    if kind is float:
+        items = list(map(float, items))
+    return tuple(items) if several else items[0]
 
 
 EMBEDDED = Settings()

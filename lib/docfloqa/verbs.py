@@ -20,10 +20,10 @@ def study(settings: Settings, **planned: Any) -> tuple:
 
     made = make_study(settings, **planned)
     found = verdicts(Study.load(settings.study))
-    report = [f"the report is in {reports_folder(settings.study)}:", *(f"  {path.name}" for path in made.files)]
-    lines = [made.runs.to_string(index=False), "", as_text(found), "", *report]
+    files = "\n  ".join([f"the report is in {reports_folder(settings.study)}:", *(path.name for path in made.files)])
     data = {"study": settings.study, "runs": made.runs, "verdicts": found, "files": made.files}
-    return data, "\n".join(lines), 0 if made.complete else INCOMPLETE
+    text = f"{made.runs.to_string(index=False)}\n\n{as_text(found)}\n\n{files}"
+    return data, text, 0 if made.complete else INCOMPLETE
 
 
 def sweep(settings: Settings, **planned: Any) -> tuple:
@@ -99,10 +99,8 @@ def ask(image, question, page=1, study=None, run=None, model=None, ratio=None) -
     if ratio is not None and (run or model):
         raise SettingsError("--ratio chooses among a study's runs; it goes with --study, or alone")
     shown = read_page(image, page)
-    if run:
-        models = [asking.model_of_run(find_run(run))]
-    elif model:
-        models = [asking.model_of_folder(model)]
+    if run or model:
+        models = [asking.model_of_run(find_run(run)) if run else asking.model_of_folder(model)]
     else:
         models = asking.models_of_study(study or "embedded", ratio)
     answers, lines = [], []
@@ -194,7 +192,7 @@ def import_csv(csv, folder, images=None, validation_share=0.2, seed=0, skip_bad_
     return done, "\n".join(lines)
 
 
-def pack(name: str) -> tuple:
+def pack(name) -> tuple:
     """Put a study's complete runs into a few files in place of a folder each; weights stay in theirs."""
     from docfloqa.runs.packing import pack as pack_study
 

@@ -213,7 +213,7 @@ def test_every_run_is_planned_once_after_the_one_that_it_goes_on_from(output):
         ({"trained_before": 0.5}, "trained_before is 0.5; allowed is a list of numbers"),
         ({"trained_before": ["a"]}, "trained_before is 'a' of type str"),
         ({"trained_before": [0.0], "lora": 0.1}, "allowed is one of the two"),
-        ({"lora": 2}, "lora is 2.0; allowed is a number from 0 to 1"),
+        ({"lora": 2}, "lora is 2; allowed is a number from 0 to 1"),
         ({"counted": "layers"}, "counted is 'layers'; allowed are units, parameters"),
     ],
 )

@@ -282,7 +282,7 @@ class Examination:
                 raise Untried("there is no model to count")
             with torch.device("meta"):
                 network = Florence2ForDocVQA(base_config())
-        return freeze(network, self.settings.freezing)
+        return freeze(network, self.settings)
 
     def _token(self, index: int) -> str:
         return f"{self.processor.tokenizer.convert_ids_to_tokens(index)} ({index})"

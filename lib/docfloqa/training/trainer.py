@@ -51,7 +51,7 @@ class DocVQATrainer(Seq2SeqTrainer):
         self.settings, self.checks = settings, checks
         model, processor = loaded or load_florence(settings.model, settings.prefix)
         self.run = Run.open(settings, weights_checksum(model), data_checksum(dataset))
-        self.trainable = freeze(model, settings.freezing)
+        self.trainable = freeze(model, settings)
         # As every model that the run saves will decode; refused before any work where it cannot.
         model.generation_config = generation_config(model, settings.max_new_tokens, settings.num_beams)
         model.vision_checkpointing = settings.gradient_checkpointing
