@@ -5,16 +5,8 @@ from typing import Any
 
 __version__ = "0.1.0"
 # Imported when they are asked for: torch and transformers take seconds.
-HOMES = {
-    "Settings": "settings",
-    "Freezing": "settings",
-    "anls": "metrics",
-    "exact_match": "metrics",
-    "f1": "metrics",
-    "load_florence": "model.florence",
-    "freeze": "model.freezing",
-    "load_docvqa": "data.load",
-}
+HOMES = dict.fromkeys(("Settings", "Freezing"), "settings") | dict.fromkeys(("anls", "exact_match", "f1"), "metrics")
+HOMES |= {"load_florence": "model.florence", "freeze": "model.freezing", "load_docvqa": "data.load"}
 __all__ = list(HOMES)
 
 

@@ -16,15 +16,15 @@ LORA_SHARE = 0.1  # of the model's parameters
 # Adapters begin at zero: what moves weights gently from where they are does not move them at all.
 LORA_LEARNING_RATE = 1e-4
 # What the contrasts of the arm `side` say that are compared across shifts.
-ENDS = "the input side against the output side"
-WHOLE = "all against nothing"
+ENDS, WHOLE = "the input side against the output side", "all against nothing"
+NONE, ALL = {"vision_trainable": 0.0}, {"vision_trainable": 1.0}
 
 
 @dataclass(frozen=True)
 class Variant:
     """A way of fine-tuning: its name in tables, and how its settings differ from the study's.
 
-    One that no sentence compares is made with the study's first seed only.
+    One that no sentence compares may be made with the study's first seed only.
     """
 
     name: str
@@ -49,8 +49,7 @@ class Contrast:
     @property
     def shift(self) -> str:
         """The designed shift that the variants' names begin with; empty where they name none."""
-        shift, colon, _ = self.first.partition(": ")
-        return shift if colon else ""
+        return self.first.rpartition(": ")[0]
 
 
 @dataclass(frozen=True)
@@ -69,64 +68,63 @@ class Arm:
 
 def cumulative(settings: Settings) -> Arm:
     """The published protocol, ratios trained one after another on the same weights, and its control."""
-    alone = _variants((f"{_percent(ratio)}, fresh weights", {"vision_trainable": ratio}) for ratio in RATIOS)
-    stacked = _variants(
-        (
-            f"{_percent(RATIOS[legs])}, after {' and '.join(map(_percent, RATIOS[:legs]))}",
-            {"vision_trainable": RATIOS[legs], "trained_before": RATIOS[:legs]},
-        )
+    percent = [f"{100 * ratio:.0f} %" for ratio in RATIOS]
+    fresh = {f"{name}, fresh weights": {"vision_trainable": ratio} for name, ratio in zip(percent, RATIOS, strict=True)}
+    stacked = {
+        f"{percent[legs]}, after {' and '.join(percent[:legs])}": {
+            "vision_trainable": RATIOS[legs],
+            "trained_before": RATIOS[:legs],
+        }
         for legs in (1, 2, 3)
-    )
-    control = _variants(
-        (f"0 %, {times} times the epochs", {"vision_trainable": 0.0, "trained_before": (0.0,) * (times - 1)})
-        for times in (2, 3)
-    )
-    compared = (
-        (alone[0], alone[2], "66 % against 0 %, fresh weights for each"),
-        (alone[0], stacked[1], "66 % against 0 % in the published protocol"),
-        (alone[0], control[1], "as many epochs as that with the encoder frozen throughout, against fewer"),
-        (control[1], stacked[1], "66 % in the published protocol against as many epochs with the encoder frozen"),
-        (stacked[1], stacked[2], "100 % against 66 % in the published protocol"),
-        (alone[2], alone[3], "100 % against 66 %, fresh weights for each"),
-        (stacked[2], alone[3], "100 % with fresh weights against the published protocol's"),
-    )
+    }
+    control = {f"0 %, {times} times the epochs": {**NONE, "trained_before": (0.0,) * (times - 1)} for times in (2, 3)}
+    (none, _, most, every), (_, after, last), (_, longest) = fresh, stacked, control
     return Arm(
         "cumulative",
         "What does the published protocol, ratios trained one after another on the same weights, do to the "
         "differences between them, and how much of that is only more training?",
-        (*alone, *stacked, *control),
-        _contrasts(compared),
+        _variants(fresh | stacked | control),
+        (
+            Contrast(none, most, "66 % against 0 %, fresh weights for each"),
+            Contrast(none, after, "66 % against 0 % in the published protocol"),
+            Contrast(none, longest, "as many epochs as that with the encoder frozen throughout, against fewer"),
+            Contrast(longest, after, "66 % in the published protocol against as many epochs with the encoder frozen"),
+            Contrast(after, last, "100 % against 66 % in the published protocol"),
+            Contrast(most, every, "100 % against 66 %, fresh weights for each"),
+            Contrast(last, every, "100 % with fresh weights against the published protocol's"),
+        ),
     )
 
 
 def side(settings: Settings) -> Arm:
     """The same share of parameters from the input side and from the output side, under every designed shift."""
     drawn = settings.data == "synth" and settings.synth_scale == "small" and not settings.validation_data
-    own = settings.synth_shift
-    variants, contrasts = [], []
-    for shift in [own, *(shift for shift in SHIFTS if shift != own)] if drawn else [None]:
-        prefix, data = (f"{shift}: ", {"synth_shift": shift}) if shift else ("", {})
-        none, everything = _variants(
-            (f"{prefix}{name}", {"vision_trainable": ratio, **data}) for name, ratio in (("none", 0.0), ("all", 1.0))
-        )
+    shifts = sorted(SHIFTS, key=lambda shift: shift != settings.synth_shift) if drawn else [None]
+    variants: list[Variant] = []
+    contrasts: list[Contrast] = []
+    for shift in shifts:
+        start, data = (f"{shift}: ", {"synth_shift": shift}) if shift else ("", {})
+        none, every = f"{start}none", f"{start}all"
+        variants += _variants({none: {**NONE, **data}, every: {**ALL, **data}})
+        shared = {"vision_trainable": SIDE_SHARE, "counted": "parameters", **data}
         # Blocks and stages with the first seed only, so that all arms take less than two hours.
         ends = [
             Variant(
-                f"{prefix}{_percent(SIDE_SHARE)} from the {end} side, {unit}s",
-                {"vision_trainable": SIDE_SHARE, "unit": unit, "side": end, "counted": "parameters", **data},
+                f"{start}{100 * SIDE_SHARE:.0f} % from the {end} side, {unit}s",
+                {**shared, "unit": unit, "side": end},
                 first_seed_only=unit != "tensor",
             )
             for unit in UNITS
             for end in SIDES
         ]
-        variants += [none, everything, *ends]
-        compared = (
-            (none, everything, WHOLE),
-            (ends[0], ends[1], ENDS),
-            (none, ends[1], "the input side against nothing"),
-            (ends[1], everything, "all against the input side"),
-        )
-        contrasts += _contrasts(compared)
+        variants += ends
+        output, input_ = ends[0].name, ends[1].name
+        contrasts += [
+            Contrast(none, every, WHOLE),
+            Contrast(output, input_, ENDS),
+            Contrast(none, input_, "the input side against nothing"),
+            Contrast(input_, every, "all against the input side"),
+        ]
     across_shifts = [
         (there, here)
         for here, there in combinations(contrasts, 2)
@@ -144,71 +142,53 @@ def side(settings: Settings) -> Arm:
 
 def prefix(settings: Settings) -> Arm:
     """How the task prefix is written, and whether the model uses the question; the vision encoder is frozen."""
-    plain, *others = _variants(
-        (name, {"vision_trainable": 0.0, **changes})
-        for name, changes in (
-            ("0 %, fresh weights", {}),
-            ("prefix as text", {"prefix": "text"}),
-            ("no prefix", {"prefix": "none"}),
-            ("questions shuffled", {"shuffled_questions": True}),
-        )
-    )
-    says = (
-        "one token against text that the tokenizer takes apart",
-        "one token against no prefix",
-        "the right question against that of somebody else",
-    )
+    plain, text, no_prefix, shuffled = "0 %, fresh weights", "prefix as text", "no prefix", "questions shuffled"
+    changes = {
+        plain: {},
+        text: {"prefix": "text"},
+        no_prefix: {"prefix": "none"},
+        shuffled: {"shuffled_questions": True},
+    }
     return Arm(
         "prefix",
         "Does it matter how the task prefix is written, and does the model use the question at all?",
-        (plain, *others),
-        _contrasts((other, plain, text) for other, text in zip(others, says, strict=True)),
+        _variants({name: {**NONE, **change} for name, change in changes.items()}),
+        (
+            Contrast(text, plain, "one token against text that the tokenizer takes apart"),
+            Contrast(no_prefix, plain, "one token against no prefix"),
+            Contrast(shuffled, plain, "the right question against that of somebody else"),
+        ),
     )
 
 
 def lora(settings: Settings) -> Arm:
     """LoRA adapters with about equally many parameters, on the language model only and on both."""
     adapters = {"lora": LORA_SHARE, "learning_rate": max(settings.learning_rate, LORA_LEARNING_RATE)}
-    language, both, language_lora, both_lora = variants = _variants(
-        (
-            ("0 %, fresh weights", {"vision_trainable": 0.0}),
-            ("100 %, fresh weights", {"vision_trainable": 1.0}),
-            ("LoRA, language model", {"vision_trainable": 0.0, **adapters}),
-            ("LoRA, language model and vision encoder", {"vision_trainable": 1.0, **adapters}),
-        )
-    )
-    compared = (
-        (language_lora, both_lora, "adapters in both against the language model only"),
-        (language_lora, language, "all weights of the language model against adapters there"),
-        (both_lora, both, "all weights of both against adapters in both"),
-    )
+    language, both = "0 %, fresh weights", "100 %, fresh weights"
+    language_lora, both_lora = "LoRA, language model", "LoRA, language model and vision encoder"
     return Arm(
         "lora",
         "Can LoRA adapters, a tenth of the model's parameters, do what unfreezing weights does, and do they have to "
         "stand in the vision encoder?",
-        variants,
-        _contrasts(compared),
+        _variants({language: NONE, both: ALL, language_lora: {**NONE, **adapters}, both_lora: {**ALL, **adapters}}),
+        (
+            Contrast(language_lora, both_lora, "adapters in both against the language model only"),
+            Contrast(language_lora, language, "all weights of the language model against adapters there"),
+            Contrast(both_lora, both, "all weights of both against adapters in both"),
+        ),
     )
 
 
-def _variants(rows: Iterable[tuple[str, dict[str, Any]]]) -> tuple[Variant, ...]:
-    return tuple(Variant(*row) for row in rows)
-
-
-def _contrasts(rows: Iterable[tuple[Variant, Variant, str]]) -> tuple[Contrast, ...]:
-    return tuple(Contrast(first.name, second.name, says) for first, second, says in rows)
+def _variants(changes: dict[str, dict[str, Any]]) -> tuple[Variant, ...]:
+    return tuple(Variant(*item) for item in changes.items())
 
 
 ARMS: dict[str, Callable[[Settings], Arm]] = {arm.__name__: arm for arm in (cumulative, prefix, lora, side)}
 
 
-def choose_arms(names: Sequence[str], settings: Settings) -> list[Arm]:
+def choose_arms(names: Iterable[str], settings: Settings) -> list[Arm]:
     """The arms of these names, "all" for every one; raises `SettingsError` for another name."""
     for name in names:
         if name not in (*ARMS, "all"):
             raise SettingsError(f"arm is {name!r}; allowed are {', '.join(ARMS)}, or all")
     return [arm(settings) for name, arm in ARMS.items() if name in names or "all" in names]
-
-
-def _percent(ratio: float) -> str:
-    return f"{100 * ratio:.0f} %"

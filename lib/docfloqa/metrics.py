@@ -1,4 +1,7 @@
-"""How well an answer agrees with the accepted ones: the official metrics, and the published study's own."""
+"""How well an answer agrees with the accepted ones: the official metrics, and the published study's own.
+
+Like every function of a prediction here, they raise ValueError without an accepted answer.
+"""
 
 import re
 import string
@@ -23,8 +26,6 @@ def anls(prediction: str, answers: Sequence[str]) -> float:
     are between lower-cased texts with white space folded, lengths are of the raw texts in upper case. A
     raw length of 0 on both sides gives 1. All of this is what the DocVQA challenge's evaluation script does
     (rrc.cvc.uab.es, as published with its task InfographicVQA); the metric is Biten et al.'s of 2019.
-
-    Like every metric here, raises ValueError without an accepted answer.
     """
     distances = []
     for answer in _checked(answers):
@@ -49,7 +50,13 @@ def f1(prediction: str, answers: Sequence[str]) -> float:
 
     0 without a shared word, so also where nothing is left of either text (there exact match is 1).
     """
-    return max(_words_f1(_normalised(prediction), _normalised(answer)) for answer in _checked(answers))
+    predicted, best = _normalised(prediction).split(), 0.0
+    for answer in _checked(answers):
+        accepted = _normalised(answer).split()
+        if shared := (Counter(predicted) & Counter(accepted)).total():
+            precision, recall = shared / len(predicted), shared / len(accepted)
+            best = max(best, 2 * precision * recall / (precision + recall))
+    return best
 
 
 def contains(prediction: str, answers: Sequence[str]) -> float:
@@ -71,7 +78,7 @@ def similarity_first(prediction: str, answers: Sequence[str]) -> float:
     1 - distance / length of the longer text, both lower-cased and stripped; two empty texts give 1. Source:
     `compute_levenshtein_similarity`, without its rounding to four digits.
     """
-    return Levenshtein.normalized_similarity(_lower(prediction), _lower(_checked(answers)[0]))
+    return Levenshtein.normalized_similarity(prediction.strip().lower(), _checked(answers)[0].strip().lower())
 
 
 def contains_first(prediction: str, answers: Sequence[str]) -> float:
@@ -79,11 +86,7 @@ def contains_first(prediction: str, answers: Sequence[str]) -> float:
 
     Both are lower-cased and stripped. Unlike in `contains`, an empty answer counts. Source: `visualize_and_log`.
     """
-    return float(_lower(_checked(answers)[0]) in _lower(prediction))
-
-
-def _first_alone(metric: Metric) -> Metric:
-    return lambda prediction, answers: metric(prediction, _checked(answers)[:1])
+    return float(_checked(answers)[0].strip().lower() in prediction.strip().lower())
 
 
 METRICS: dict[str, Metric] = {
@@ -93,16 +96,15 @@ METRICS: dict[str, Metric] = {
     "accuracy": contains,
     "similarity_first": similarity_first,
     "contains_first": contains_first,
-    "exact_match_first": _first_alone(exact_match),
-    "f1_first": _first_alone(f1),
+    "exact_match_first": lambda prediction, answers: exact_match(prediction, _checked(answers)[:1]),
+    "f1_first": lambda prediction, answers: f1(prediction, _checked(answers)[:1]),
 }
 
 
 def score(frame: pd.DataFrame) -> pd.DataFrame:
     """A copy of `frame` with a float column for every metric, from its `prediction` and `answers`.
 
-    A metric's column that is already there is computed anew. Raises KeyError without one of the two
-    columns and ValueError for a row without an accepted answer.
+    A metric's column that is already there is computed anew. Raises KeyError without one of the two columns.
     """
     rows = list(zip(frame["prediction"], frame["answers"], strict=True))
     values = {name: np.array([metric(*row) for row in rows], float) for name, metric in METRICS.items()}
@@ -118,10 +120,6 @@ def _checked(answers: Sequence[str]) -> Sequence[str]:
     return answers
 
 
-def _lower(text: str) -> str:
-    return text.strip().lower()
-
-
 def _folded(text: str) -> str:
     return " ".join(text.lower().split())
 
@@ -129,12 +127,3 @@ def _folded(text: str) -> str:
 def _normalised(text: str) -> str:
     # The order matters: "a.m." is a word when its full stops go first, an article and "m" otherwise.
     return " ".join(ARTICLES.sub(" ", text.lower().translate(PUNCTUATION)).split())
-
-
-def _words_f1(prediction: str, answer: str) -> float:
-    predicted, accepted = prediction.split(), answer.split()
-    shared = sum((Counter(predicted) & Counter(accepted)).values())
-    if shared == 0:
-        return 0.0
-    precision, recall = shared / len(predicted), shared / len(accepted)
-    return 2 * precision * recall / (precision + recall)
