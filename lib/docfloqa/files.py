@@ -143,10 +143,7 @@ def seal_folder(folder: Path, **about: Any) -> None:
 
 
 def check_folder(folder: Path) -> dict[str, Any]:
-    """What was to be known of a folder that `seal_folder` has sealed, as `read_sealed` reads it with its files.
-
-    What was added since does not matter.
-    """
+    """What a sealed folder's manifest says, read with its files; what was added since does not matter."""
     return read_sealed(folder / MANIFEST, with_files=True)
 
 
@@ -164,25 +161,23 @@ def check_digest(path: Path) -> None:
 
 def is_sound(path: Path, check: Callable[[Path], object]) -> bool:
     """Whether a file or folder is there and `check` finds no damage; what is damaged is set aside."""
-    try:
-        check(path)
-    except FileNotFoundError:
-        return False
-    except DamagedError as error:
-        # Another process may have done so already.
-        with suppress(FileNotFoundError):
+    # Another process may have set it aside already.
+    with suppress(FileNotFoundError):
+        try:
+            check(path)
+        except DamagedError as error:
             set_aside(path, error)
-        return False
-    return True
+        else:
+            return True
+    return False
 
 
-def set_aside(path: Path, why: object, folder: Path | None = None) -> Path:
+def set_aside(path: Path, why: object, folder: Path | None = None) -> None:
     """Rename a damaged file or folder to `<name>.damaged`, in `folder` if given; warns, naming it."""
     names = (f"{path.name}.damaged{number}" for number in chain([""], count(2)))
     kept = next(place for name in names if not (place := (folder or path.parent) / name).exists())
     path.rename(kept)
     warnings.warn(f"{why}. It is kept as {kept} and made again", stacklevel=2)
-    return kept
 
 
 @contextmanager
@@ -226,8 +221,8 @@ def free_bytes(folder: Path) -> int:
 
 def folder_bytes(folder: Path) -> int:
     """Bytes in a folder, without what was set aside in it as damaged."""
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    return sum(path.stat().st_size for path in files if ".damaged" not in str(path.relative_to(folder)))
+    sound = (path for path in folder.rglob("*") if ".damaged" not in str(path.relative_to(folder)))
+    return sum(path.stat().st_size for path in sound if path.is_file())
 
 
 def is_full(error: Exception) -> bool:
@@ -259,8 +254,8 @@ def caused_by_user(error: Exception) -> DocFloQAError | None:
     name = getattr(error, "filename", None)
     if is_full(error):
         folder = Path(name or output_folder())
-        free = size(free_bytes(folder))
-        return DiskFullError(f"the disk of {folder} is full ({error}), of which {free} are free. {WAY_OUT}")
+        free = f"of which {size(free_bytes(folder))} are free"
+        return DiskFullError(f"the disk of {folder} is full ({error}), {free}. {WAY_OUT}")
     if name and error.errno in OUT_OF_REACH:
         return FolderError(f"{str(name)!r} is out of reach: {error.strerror}")
     return None

@@ -34,8 +34,15 @@ _Loader.add_implicit_resolver(
 
 def by_name(further: str | dict[str, Any]) -> dict[str, Any]:
     """Settings by name from a JSON object; raises `SettingsError` for anything else, and for a name given twice."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        for name, _ in pairs:
+            if [other for other, _ in pairs].count(name) > 1:
+                raise SettingsError(f"further settings name {shown(name)} twice; allowed is once")
+        return dict(pairs)
+
     try:
-        settings = json.loads(further, object_pairs_hook=_once) if isinstance(further, str) else further
+        settings = json.loads(further, object_pairs_hook=once) if isinstance(further, str) else further
     except SettingsError:
         raise
     except (RecursionError, ValueError) as error:
@@ -43,14 +50,6 @@ def by_name(further: str | dict[str, Any]) -> dict[str, Any]:
     if not isinstance(settings, dict):
         raise SettingsError(f"further settings are {shown(settings)}; allowed is a JSON object of settings by name")
     return settings
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    names = [name for name, _ in pairs]
-    for name in names:
-        if names.count(name) > 1:
-            raise SettingsError(f"further settings name {shown(name)} twice; allowed is once")
-    return dict(pairs)
 
 
 def read_config(path: str | Path) -> dict[str, Any]:

@@ -229,9 +229,10 @@ def _checked(field: dataclasses.Field, value: Any) -> Any:
     elif kind in (int, float) and not (
         len(items) <= MOST_LEGS and all(allowed[0] <= one <= allowed[1] for one in items)
     ):
-        number = "a positive finite number" if allowed is POSITIVE else "a number from {} to {}".format(*allowed)
-        most = f", at most {MOST_LEGS} of them" if several else ""
-        raise SettingsError(f"{name} is {shown(value)}; allowed is {number}{most}")
+        span = "from {} to {}".format(*allowed)
+        wanted = f"are at most {MOST_LEGS} numbers {span}" if several else f"is a number {span}"
+        wanted = "is a positive finite number" if allowed is POSITIVE else wanted
+        raise SettingsError(f"{name} is {shown(value)}; allowed {wanted}")
     if kind is float:
         items = list(map(float, items))
     return tuple(items) if several else items[0]

@@ -223,7 +223,7 @@ def test_a_damaged_best_model_is_refused_by_all_that_use_it_with_the_same_senten
 
 def test_to_ask_whether_runs_are_complete_hashes_their_files_once(complete, monkeypatch):
     hashed = []
-    monkeypatch.setattr("docfloqa.runs.run.checksum", lambda path: hashed.append(path.name) or checksum(path))
+    monkeypatch.setattr("docfloqa.files.checksum", lambda path: hashed.append(path.name) or checksum(path))
     run_module._checksum.cache_clear()
     write_plan(complete.settings, Plan([complete], {}))
     ask = [

@@ -11,18 +11,10 @@ from PIL import Image
 
 from docfloqa.exceptions import RunError
 from docfloqa.files import held, reports_folder, seal_folder, whole_folder
+from docfloqa.runs import tables
 from docfloqa.runs.results import planned_runs
 from docfloqa.runs.run import is_complete, read_record
-from docfloqa.runs.tables import (
-    EPOCHS,
-    PACKED,
-    PACKED_RECORDS,
-    PREDICTIONS,
-    RECORD,
-    packed_file,
-    packed_records,
-    read_tables,
-)
+from docfloqa.runs.tables import EPOCHS, PACKED, PACKED_RECORDS, PREDICTIONS, RECORD, packed_records
 
 NOTEBOOK = "finetune.ipynb"
 # Pixels that a figure of an executed notebook is wide; HTML and PDF have it finer.
@@ -54,30 +46,34 @@ def pack(name: str) -> Path:
                 "goes on with it, and a study that is whole can be packed"
             )
         begun = {path.parent.name for path in study.glob(f"runs/*/{RECORD}")}
-        runs = [run for run in sorted({*packed_records(study), *begun}) if is_complete(study / "runs" / run)]
+        folders = [study / "runs" / run for run in sorted({*packed_records(study), *begun})]
+        folders = list(filter(is_complete, folders))
         with whole_folder(study / PACKED, lambda folder: bool(packed_records(folder.parent))) as part:
-            tables = _write(study, runs, part)
+            names = _write(study, folders, part)
             seal_folder(part)
-        for run in runs:
-            _remove(study / "runs" / run, tables)
+        for folder in folders:
+            # The record first: without it the folder is no run any more.
+            for result in (RECORD, *names, NOTEBOOK):
+                (folder / result).unlink(missing_ok=True)
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
         for notebook in study.glob("*.ipynb"):
             keep_png(notebook)
     return study / PACKED
 
 
-def _write(study: Path, runs: list[str], part: Path) -> list[str]:
+def _write(study: Path, folders: list[Path], part: Path) -> list[str]:
     """Write the packed files, each read back; returns the names of the tables in them."""
-    folders = [study / "runs" / run for run in runs]
-    records = [json.dumps(read_record(folder)) for folder in folders]
-    pd.DataFrame({"run": runs, "record": records}).to_parquet(part / PACKED_RECORDS, compression="zstd")
-    earlier = {path.name for path in (study / PACKED).glob("*.parquet")} - {PACKED_RECORDS}
+    records = {"run": [one.name for one in folders], "record": [json.dumps(read_record(one)) for one in folders]}
+    pd.DataFrame(records).to_parquet(part / PACKED_RECORDS, compression="zstd")
+    earlier = {path.name for path in (study / PACKED).glob("*.parquet")}
     names = {EPOCHS, *earlier, *(path.name for folder in folders for path in folder.glob("*.parquet"))}
-    names.discard(packed_file(study, EPOCHS).name)
+    names -= {PACKED_RECORDS, tables.packed_file(study, EPOCHS).name}
     for name in names:
-        tables = {run: _kept(name, table) for run, table in read_tables(folders, name).items()}
-        together = pd.concat([table.assign(run=run) for run, table in tables.items()], ignore_index=True)
-        together.attrs = {run: table.attrs for run, table in tables.items()}
-        path = part / packed_file(study, name).name
+        packed = {run: _kept(name, table) for run, table in tables.read_tables(folders, name).items()}
+        together = pd.concat([table.assign(run=run) for run, table in packed.items()], ignore_index=True)
+        together.attrs = {run: table.attrs for run, table in packed.items()}
+        path = part / tables.packed_file(study, name).name
         # Floats that were computed in 32 bits end in zeros, which this encoding puts together.
         floats = [column for column in ("confidence", "loss_sum") if column in together]
         together.to_parquet(
@@ -97,38 +93,25 @@ def _write(study: Path, runs: list[str], part: Path) -> list[str]:
 
 def _kept(name: str, table: pd.DataFrame) -> pd.DataFrame:
     """What is packed of a run's table."""
-    if name == PREDICTIONS:
-        between = ~table["epoch"].isin([0, table["epoch"].max()])
-        return table.assign(**{column: table[column].mask(between) for column in ANSWER if column in table})
-    return table.drop(columns=[*ANSWER, *LOSS], errors="ignore")
-
-
-def _remove(folder: Path, tables: list[str]) -> None:
-    # The record first: without it the folder is no run any more.
-    for name in (RECORD, *tables, NOTEBOOK):
-        (folder / name).unlink(missing_ok=True)
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
+    if name != PREDICTIONS:
+        return table.drop(columns=[*ANSWER, *LOSS], errors="ignore")
+    between = ~table["epoch"].isin([0, table["epoch"].max()])
+    return table.assign(**{column: table[column].mask(between) for column in ANSWER if column in table})
 
 
 def keep_png(path: Path) -> None:
     """Drop PDF and SVG from the figures of an executed notebook that have a PNG, make that small, and write it."""
     notebook = nbformat.read(path, as_version=4)
     for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
-        if "image/png" in output.get("data", {}):
-            output.data["image/png"] = _small(output.data["image/png"])
+        if png := output.get("data", {}).get("image/png"):
+            with Image.open(BytesIO(base64.b64decode(png))) as image:
+                small = image.convert("RGB")
+            if small.width > NOTEBOOK_WIDTH:
+                small.thumbnail((NOTEBOOK_WIDTH, small.height))
+                buffer = BytesIO()
+                small.quantize(64, dither=Image.Dither.NONE).save(buffer, "png", optimize=True)
+                output.data["image/png"] = base64.b64encode(buffer.getvalue()).decode()
             for kind in ("application/pdf", "image/svg+xml"):
                 output.data.pop(kind, None)
                 output.metadata.pop(kind, None)
     nbformat.write(notebook, path)
-
-
-def _small(png: str) -> str:
-    with Image.open(BytesIO(base64.b64decode(png))) as image:
-        shown = image.convert("RGB")
-    if shown.width <= NOTEBOOK_WIDTH:
-        return png
-    shown.thumbnail((NOTEBOOK_WIDTH, shown.height))
-    buffer = BytesIO()
-    shown.quantize(64, dither=Image.Dither.NONE).save(buffer, "png", optimize=True)
-    return base64.b64encode(buffer.getvalue()).decode()

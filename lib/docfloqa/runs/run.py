@@ -19,19 +19,8 @@ import pandas as pd
 from torch import Tensor, nn
 from transformers import Florence2Processor, ProcessorMixin
 
+from docfloqa import files
 from docfloqa.exceptions import DamagedError, ModelError, RunError
-from docfloqa.files import (
-    PROJECT,
-    check_files,
-    check_folder,
-    checksum,
-    held,
-    read_sealed,
-    runs_folder,
-    seal_folder,
-    write_sealed,
-    write_whole,
-)
 from docfloqa.metrics import METRICS
 from docfloqa.model.device import compute_device
 from docfloqa.model.florence import Florence2ForDocVQA, load_florence
@@ -88,7 +77,7 @@ def run_id(settings: Settings, weights: str, data: str) -> str:
 def read_record(folder: Path) -> dict[str, Any]:
     """A run's `run.json`, or nothing when there is none or, which is warned of, it is damaged."""
     try:
-        return read_sealed(folder / RECORD)
+        return files.read_sealed(folder / RECORD)
     except FileNotFoundError:
         return json.loads(packed_records(folder.parents[1]).get(folder.name, "{}"))
     except DamagedError as error:
@@ -107,7 +96,7 @@ def is_complete(folder: Path) -> bool:
     if record.get("status") != COMPLETE or not all((folder / name).is_file() for name in RESULT_FILES):
         return False
     try:
-        check_files(folder, record.get("files", {}), known_checksum)
+        files.check_files(folder, record.get("files", {}), known_checksum)
     except DamagedError as error:
         warnings.warn(f"{error}; the run does not count as complete", stacklevel=2)
         return False
@@ -122,7 +111,7 @@ def known_checksum(path: Path) -> str:
 
 @cache
 def _checksum(path: Path, *_state: int) -> str:
-    return checksum(path)
+    return files.checksum(path)
 
 
 def now() -> str:
@@ -132,7 +121,7 @@ def now() -> str:
 
 def git_commit() -> str | None:
     """The project's commit, with "+changes" if files differ from it; None outside a git checkout."""
-    git = ["git", "-C", str(PROJECT)]
+    git = ["git", "-C", str(files.PROJECT)]
     try:
         commit, changed = (
             subprocess.run([*git, *arguments], capture_output=True, text=True, check=True).stdout.strip()
@@ -181,7 +170,7 @@ class Run:
     @property
     def folder(self) -> Path:
         """Where the run is kept."""
-        return self.moved_to or runs_folder(self.settings.study) / self.id
+        return self.moved_to or files.runs_folder(self.settings.study) / self.id
 
     @property
     def name(self) -> str:
@@ -208,13 +197,13 @@ class Run:
 
     def hold(self) -> AbstractContextManager[None]:
         """A lock on the run, which whoever makes it holds; waits while another process has it."""
-        return held(f"run-{self.settings.study}-{self.id}", f"run {self.id}") if self.writes else nullcontext()
+        return files.held(f"run-{self.settings.study}-{self.id}", f"run {self.id}") if self.writes else nullcontext()
 
     def update(self, **entries: Any) -> None:
         """Add entries to the record and write it."""
         self.record.update(entries)
         if self.writes:
-            write_sealed(self.folder / RECORD, self.record)
+            files.write_sealed(self.folder / RECORD, self.record)
 
     def start(self, **entries: Any) -> None:
         """Write the record of a run that begins or goes on."""
@@ -237,7 +226,7 @@ class Run:
         """Say how many epochs are done (a fraction counts) and what is being done, for whoever watches."""
         progress = {"epochs_done": done, "epochs": self.settings.epochs, "doing": doing, "time": time.time()}
         if self.writes:
-            write_whole(self.folder / PROGRESS, json.dumps(progress))
+            files.write_whole(self.folder / PROGRESS, json.dumps(progress))
 
     def save_epoch(self, epoch: int, predictions: pd.DataFrame, **figures: float) -> dict[str, float]:
         """Keep an epoch's predictions and its row of `epochs.csv`; returns the row."""
@@ -247,8 +236,8 @@ class Run:
         predictions = predictions.drop(columns="epoch", errors="ignore")
         predictions.insert(0, "epoch", epoch)
         answers, place = self.epoch_files(epoch)
-        write_whole(answers, predictions.to_parquet(index=False))
-        write_sealed(place, {"row": row}, [answers])
+        files.write_whole(answers, predictions.to_parquet(index=False))
+        files.write_sealed(place, {"row": row}, [answers])
         return row
 
     def epoch_files(self, epoch: int) -> tuple[Path, Path]:
@@ -258,12 +247,12 @@ class Run:
 
     def epoch_row(self, epoch: int) -> dict[str, float]:
         """The row of the later `epochs.csv` that a run which is not complete has kept of an epoch."""
-        return read_sealed(self.epoch_files(epoch)[1])["row"]
+        return files.read_sealed(self.epoch_files(epoch)[1])["row"]
 
     def has_epoch(self, epoch: int) -> bool:
         """Whether an epoch has been evaluated, and is kept undamaged."""
         try:
-            return bool(read_sealed(self.epoch_files(epoch)[1], with_files=True))
+            return "files" in files.read_sealed(self.epoch_files(epoch)[1], with_files=True)
         except (FileNotFoundError, DamagedError):
             return False
 
@@ -281,7 +270,7 @@ class Run:
         merged = without_adapters(model)
         merged.save_pretrained(part, state_dict=in_fp16(merged) if name == BEST_MODEL else None)
         processor.save_pretrained(part)
-        seal_folder(part, epoch=epoch)
+        files.seal_folder(part, epoch=epoch)
         shutil.rmtree(self.folder / name, ignore_errors=True)
         part.rename(self.folder / name)
 
@@ -291,20 +280,20 @@ class Run:
         Raises `DamagedError` where it is not as it was written.
         """
         try:
-            return check_folder(self.folder / name)["epoch"]
+            return files.check_folder(self.folder / name)["epoch"]
         except FileNotFoundError:
             return None
 
     def finish(self, control: pd.DataFrame, **entries: Any) -> None:
         """Keep the answers on wrong pages, put the epochs together, and call the run complete last of all."""
-        write_whole(self.folder / CONTROL, control.to_parquet(index=False))
+        files.write_whole(self.folder / CONTROL, control.to_parquet(index=False))
         epochs = range(self.settings.epochs + 1)
-        write_whole(self.folder / EPOCHS, pd.DataFrame(map(self.epoch_row, epochs)).to_csv(index=False))
+        files.write_whole(self.folder / EPOCHS, pd.DataFrame(map(self.epoch_row, epochs)).to_csv(index=False))
         answers = pd.concat(pd.read_parquet(self.epoch_files(epoch)[0]) for epoch in epochs)
-        write_whole(self.folder / PREDICTIONS, answers.to_parquet(index=False))
-        files = {name: checksum(self.folder / name) for name in RESULT_FILES}
+        files.write_whole(self.folder / PREDICTIONS, answers.to_parquet(index=False))
+        checksums = {name: files.checksum(self.folder / name) for name in RESULT_FILES}
         best = self.best_epoch(self.settings.epochs)
-        self.update(status=COMPLETE, finished=now(), best_epoch=best, files=files, **entries)
+        self.update(status=COMPLETE, finished=now(), best_epoch=best, files=checksums, **entries)
         self.tidy()
 
     def tidy(self) -> None:
