@@ -89,12 +89,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     option = ""
     # `--seeds 0 1` as typer takes it: `--seeds 0 --seeds 1`.
     for word in sys.argv[1:] if argv is None else argv:
-        if word in LISTS:
-            option = word
-            continue
-        if word.startswith("-") and not word[1:2].isdigit():
-            option = ""
-        words += [option, word] if option else [word]
+        if named := word.startswith("-") and not word[1:2].isdigit():
+            option = word if word in LISTS else ""
+        if not option:
+            words.append(word)
+        elif not named:
+            words += [option, word]
     try:
         app(words, prog_name="docfloqa")
     except SystemExit as left:
@@ -161,10 +161,14 @@ def _setting(name: str) -> inspect.Parameter:
 
 def _arguments(given: dict[str, Any], own: Iterable[str], fields: Iterable[str]) -> dict[str, Any]:
     """The arguments of a verb from its options; settings are those of profile, file and options, the last first."""
+    from docfloqa.files import PROJECT, is_folder
+
     chosen = {name: value for name in fields if (value := given.pop(name)) not in (None, [])}
     for values in (given, chosen):
-        for name in {"data", "model", "validation_data"} & values.keys():
-            values[name] = _found_from_here(values[name])
+        for name in ("data", "model", "validation_data"):
+            # Kernels work in another folder; what they would not find gets its whole path.
+            if (path := values.get(name)) and is_folder(path) and not is_folder(PROJECT / path):
+                values[name] = str(Path(path).resolve())
     if "changes" in own:
         return given | {"changes": chosen}
     if "settings" in own:
@@ -174,13 +178,6 @@ def _arguments(given: dict[str, Any], own: Iterable[str], fields: Iterable[str])
         given["settings"] = Settings.from_parameters(profile, wanted.get("settings", {}), **chosen)
         given |= {name: given[name] or wanted.get(name, PLAN[name]) for name in PLAN.keys() & given.keys()}
     return given
-
-
-def _found_from_here(name: str | None) -> str | None:
-    from docfloqa.files import PROJECT, is_folder
-
-    # Kernels work in another folder; what they would not find gets its whole path.
-    return str(Path(name).resolve()) if name and is_folder(name) and not is_folder(PROJECT / name) else name
 
 
 def _carry_out(work: Callable[[], tuple | None], as_json: bool) -> int:
