@@ -62,7 +62,7 @@ from docfloqa.text import to_markdown
 from docfloqa.training.batches import EpochSampler
 from docfloqa.training.evaluation import evaluate
 from docfloqa.training.trainer import DocVQATrainer
-from docfloqa.training.vision_cache import PAGES_PER_FILE, cache_folder, states_of
+from docfloqa.training.vision_cache import PAGES_PER_FILE, CachedPages, cache_folder
 
 RATIOS = (0.0, 0.33, 0.66, 1.0)
 WARM_UP = 3
@@ -225,10 +225,10 @@ def median_interval(values: Sequence[float]) -> Interval:
 def page_seconds(trainer: DocVQATrainer) -> dict[str, float]:
     """Seconds for a page to be decoded and resized, and for its states to be computed, many pages at once."""
     images, model = trainer.images["train"], trainer.model
-    chunk = images.names[:PAGES_PER_FILE]
+    chunk, pages = images.names[:PAGES_PER_FILE], CachedPages(images, model, 0, trainer.settings)
     contents: list[bytes] = []
     # Not from memory, where a page that was decoded is kept.
-    decoding = timed(lambda: contents.append(states_of(chunk, images, model, 0, trainer.settings)))
+    decoding = timed(lambda: contents.append(pages.content(chunk)))
     found = {"decoding_seconds_per_page": decoding / len(chunk), "states_seconds_per_page": 0.0}
     boundary = trainer.trainable.frozen_prefix
     if boundary:

@@ -38,7 +38,7 @@ def sweep(settings: Settings, **planned: Any) -> tuple:
 def run(settings: Settings) -> tuple | None:
     """Make one run; under torchrun, one run on several GPUs."""
     from docfloqa.study.sweep import status
-    from docfloqa.training.make_run import make_run
+    from docfloqa.training.trainer import make_run
 
     made = make_run(settings)
     if not made.writes:

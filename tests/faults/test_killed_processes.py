@@ -14,7 +14,7 @@ from test_processes import FEW, TORCHRUN, options
 from docfloqa.files import runs_folder
 from docfloqa.runs.run import read_record
 from docfloqa.settings import Settings
-from docfloqa.training.make_run import make_run
+from docfloqa.training.trainer import make_run
 
 EPOCHS = 4
 FURTHER = {**FEW, "epochs": EPOCHS}

@@ -121,7 +121,7 @@ def test_a_damaged_model(smoke, tmp_path):
     content[-2] ^= 1
     (folder / "model.safetensors").write_bytes(content)
     wrong = the_one_thing_to_do(examine(smoke.replace(model=str(folder))))
-    assert wrong.subject == "model" and "model.safetensors was changed or damaged" in wrong.to_do
+    assert wrong.subject == "model" and "model.safetensors is missing, changed or damaged" in wrong.to_do
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])

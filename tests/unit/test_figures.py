@@ -157,7 +157,7 @@ def test_the_pipeline_is_florence_2_base():
     with torch.device("meta"):
         model = Florence2ForDocVQA(base_config())
     for ratio in RATIOS:
-        share = freeze(model, Freezing(ratio)).trainable_vision_share
+        share = freeze(model, Freezing(ratio)).table().loc["vision encoder, parameters", "share"]
         assert f"= {percent(share)} of the vision encoder's parameters" in drawn, ratio
     vision = base_config().vision_config
     for stage, (depth, width) in enumerate(zip(vision.depths, vision.embed_dim, strict=True)):

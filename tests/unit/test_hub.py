@@ -204,13 +204,13 @@ def test_one_changed_byte_of_a_model_with_checksums_is_noticed(shipped, name):
     content = bytearray((shipped / name).read_bytes())
     content[-2] ^= 1
     (shipped / name).write_bytes(content)
-    with pytest.raises(ModelError, match=rf"{name} was changed or damaged: .*{expected}, found was \w{{64}}"):
+    with pytest.raises(ModelError, match=rf"{name} is missing, changed or damaged: .*{expected}"):
         load_florence(shipped)
 
 
 def test_a_missing_or_cut_file_is_named(shipped):
     (shipped / "generation_config.json").unlink()
-    with pytest.raises(ModelError, match=r"generation_config\.json .*found was no file"):
+    with pytest.raises(ModelError, match=r"generation_config\.json is missing"):
         load_florence(shipped)
     (shipped / CHECKSUMS).unlink()
     weights = shipped / "model.safetensors"

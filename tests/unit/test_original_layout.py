@@ -158,37 +158,37 @@ def test_weights_in_several_files_are_put_together(native, original):
     model, _ = load_florence(original, "none")
     assert torch.equal(model.lm_head.weight, native.lm_head.weight)
     (original / "model-00001-of-00002.safetensors").unlink()
-    with pytest.raises(ModelError, match=r"image_pos_embed.* are missing"):
+    with pytest.raises(ModelError, match=r"missing_keys.*image_position_embed"):
         load_florence(original)
 
 
 QKV = "vision_tower.blocks.2.1.channel_block.channel_attn.fn.qkv.weight"
+SAME = QKV.replace(".fn.", ".")
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({QKV: None}, f"{QKV} are missing"),
-        (dict.fromkeys(TIED), f"{TIED[3]}, {TIED[2]}, {TIED[1]}, {TIED[0]} are missing"),
-        ({"vision_tower.head.weight": torch.zeros(2)}, "vision_tower.head.weight are not Florence-2's"),
-        ({QKV: torch.zeros(72, 25)}, rf"{QKV} \(72, 25\) instead of \(72, 24\) have another shape"),
-        ({"image_projection": torch.zeros(16, 32)}, r"image_projection \(16, 32\) instead of \(32, 16\)"),
-        ({TIED[2]: torch.zeros(ROWS, 16)}, f"{TIED[0]} and {TIED[2]} differ though they are one tensor"),
-        ({"language_model.final_logits_bias": torch.ones(1, ROWS)}, "final_logits_bias are not zero"),
+        ({QKV: None}, f"missing_keys.*model.{SAME}"),
+        (dict.fromkeys(TIED), "missing_keys.*model.language_model.shared.weight"),
+        ({"vision_tower.head.weight": torch.zeros(2)}, "unexpected_keys.*model.vision_tower.head.weight"),
+        ({QKV: torch.zeros(72, 25)}, rf"mismatched_keys.*{SAME}.*\[72, 25\].*\[72, 24\]"),
+        ({"image_projection": torch.zeros(16, 32)}, r"mismatched_keys.*image_projection.*\[32, 16\].*\[16, 32\]"),
+        ({TIED[2]: torch.zeros(ROWS, 16)}, "shared.weight, .*decoder.embed_tokens.weight differ though they are one"),
+        ({"language_model.final_logits_bias": torch.ones(1, ROWS)}, "final_logits_bias is not zero"),
     ],
     ids=["missing", "no embeddings", "extra", "shape", "transposed", "untied", "bias"],
 )
 def test_a_tensor_that_does_not_fit_is_an_error_that_names_it(original, changes, said):
     rewrite(original, **changes)
-    with pytest.raises(ModelError, match=said) as error:
+    with pytest.raises(ModelError, match=said):
         load_florence(original)
-    assert isinstance(error.value.__cause__, ModelError)
 
 
 @pytest.mark.parametrize(
     ("path", "value", "said"),
     [
-        ("vision_config.depths", None, r"has no vision_config\.depths"),
+        ("vision_config.dim_embed", None, r"config\.json has no dim_embed"),
         ("vision_config.image_feature_source", ["last_frame"], r"image_feature_source .*\['last_frame'\]"),
         ("vision_config.image_pos_embed", {"type": "sine"}, r"image_pos_embed\.type .*'sine'"),
         ("text_config.normalize_before", True, r"normalize_before .*True"),
@@ -209,7 +209,7 @@ def test_image_settings_must_be_there(original):
     with pytest.raises(ModelError, match="no image_seq_length"):
         load_florence(original)
     file.unlink()
-    with pytest.raises(ModelError, match=r"no preprocessor_config\.json"):
+    with pytest.raises(ModelError, match=r"No such file.*preprocessor_config\.json"):
         load_florence(original)
 
 

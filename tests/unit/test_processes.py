@@ -6,13 +6,15 @@ import sys
 
 import pandas as pd
 import pytest
+from transformers import Seq2SeqTrainingArguments
 
 from docfloqa.exceptions import SettingsError
 from docfloqa.files import runs_folder
-from docfloqa.runs.run import read_record
+from docfloqa.runs.run import Run, read_record
 from docfloqa.settings import Settings
-from docfloqa.training.batches import NOTHING, EpochSampler, share_of_batch
-from docfloqa.training.make_run import make_run
+from docfloqa.training.arguments import training_arguments
+from docfloqa.training.batches import NOTHING, EpochSampler
+from docfloqa.training.trainer import make_run
 
 PAGES = [f"page{place // 3}" for place in range(17)]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
@@ -46,9 +48,10 @@ def test_processes_share_the_batches_of_one(batching):
     assert [len(part) for part in parts] == [3, 3, 3, 3], "no process waits for a step that another one lacks"
 
 
-def test_a_batch_that_processes_cannot_share_is_named():
+def test_a_batch_that_processes_cannot_share_is_named(smoke, output, monkeypatch):
+    monkeypatch.setattr(Seq2SeqTrainingArguments, "world_size", 4)
     with pytest.raises(SettingsError, match="batch_size is 6 and 4 processes share it; allowed is a multiple of 4"):
-        share_of_batch(6, 4)
+        training_arguments(smoke.replace(batch_size=6), Run("run", smoke))
 
 
 def test_two_processes_have_the_loss_curve_of_one(output):

@@ -4,13 +4,13 @@ import os
 import platform
 import re
 import resource
-import sys
-import time
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.benchmark import Timer
+from torch.utils.flop_counter import FlopCounterMode
 
 from docfloqa.exceptions import DocFloQAError
 from docfloqa.files import resolve
@@ -46,7 +46,7 @@ def describe_device() -> dict[str, Any]:
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     processor = _proc("cpuinfo", r"model name\s*:(.*)") or platform.processor() or platform.machine()
     return {
-        "kind": "cuda" if gpus else "cpu",
+        "kind": compute_device().type,
         "name": torch.cuda.get_device_name(0) if gpus else processor,
         "gpus": gpus,
         "visible": visible_gpus(gpus),
@@ -62,12 +62,11 @@ def visible_gpus(count: int) -> list[str]:
     """
     named = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
     if not count or not named:
-        return [str(place) for place in range(count)]
+        return [str(index) for index in range(count)]
     return named if all(name.startswith("MIG-") for name in named) else named[:count]
 
 
 def _proc(file: str, pattern: str) -> str | None:
-    """What a file of Linux says; None where there is none of it."""
     path = Path("/proc", file)
     found = re.search(pattern, path.read_text()) if path.is_file() else None
     return found and found[1].strip()
@@ -75,10 +74,9 @@ def _proc(file: str, pattern: str) -> str | None:
 
 def peak_memory() -> dict[str, float]:
     """Largest memory of this process so far in MiB: resident, and allocated on the GPU where there is one."""
-    # What getrusage tells on Linux is at least what the process that started this one had.
+    # What getrusage tells on Linux is at least what the process that started this one had; elsewhere it tells bytes.
     kib = _proc("self/status", r"VmHWM:\s+(\d+) kB")
-    unit = 1 if sys.platform == "darwin" else 2**10
-    resident = int(kib) * 2**10 if kib else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    resident = int(kib) * 2**10 if kib else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     peak = {"resident_mib": round(resident / 2**20, 1)}
     if torch.cuda.is_available():
         peak["gpu_mib"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)
@@ -107,8 +105,7 @@ def autocast(settings: Settings) -> AbstractContextManager:
 def require_device(settings: Settings) -> dict[str, Any]:
     """`describe_device()`, unless the settings want a GPU and there is none.
 
-    Raises `NoGPUError` with the run's time on this CPU as the published loop would need it: its floating
-    point operations over the rate of a matrix product measured here.
+    Raises `NoGPUError` with the time that the run as published, every question with its page, needs on this CPU.
     """
     device = describe_device()
     if device["kind"] == "cpu" and not settings.allow_cpu:
@@ -116,28 +113,33 @@ def require_device(settings: Settings) -> dict[str, Any]:
         from docfloqa.data.schema import DOCVQA
 
         questions = settings.train_questions or DOCVQA["train"][0]
-        flops = training_flops(settings) * questions * settings.epochs
-        rate = matrix_product_rate()
-        hours = flops / rate / 3600
-        time_needed = f"{hours / 24:,.1f} days" if hours > 48 else f"{hours:,.1f} hours"
         raise NoGPUError(
             f"this run wants a GPU and the kernel has none ({device['name']}, {device['cores']} cores). "
-            f"{settings.epochs} epochs over {questions:,} questions, each with its page through the whole encoder, "
-            f"are {flops:.1e} floating point operations; at the {rate / 1e9:,.0f} GFLOP/s of a matrix product here "
-            f"that is {time_needed} for one ratio and seed; pages that are shared or kept make it less, "
+            f"{settings.epochs} epochs over {questions:,} questions, each with its page through the whole encoder: "
+            f"{least_time(settings, questions)}, for one ratio and seed; pages that are shared or kept make it less, "
             "and make estimate tells how much. Choose a kernel with a GPU (KERNEL=...), or go on all the same "
             "with allow_cpu=True (ALLOW_CPU=1)"
         )
     return device
 
 
-def training_flops(settings: Settings) -> float:
-    """Floating point operations to train on one question, its page passed through the whole vision tower.
+def least_time(settings: Settings, questions: int) -> str:
+    """What a run on so many questions computes, and how long that takes at the rate of a matrix product here."""
+    flops = training_flops(settings) * questions * settings.epochs
+    rate = matrix_product_rate(torch.bfloat16 if uses_bf16(settings) else torch.float32)
+    units = {"days": 86400, "hours": 3600, "minutes": 60, "seconds": 1}
+    name = next((name for name, unit in units.items() if flops / rate > 2 * unit), "seconds")
+    return (
+        f"{flops:.1e} floating point operations, {flops / rate / units[name]:,.1f} {name} at the full "
+        f"{rate / 1e9:,.0f} GFLOP/s of a matrix product here ({compute_device().type})"
+    )
 
-    Counted on tensors without data by `torch.utils.flop_counter`; the backward pass costs two forward
-    passes, of which frozen parts of the vision tower need none. A hub id counts as Florence-2-base.
+
+def training_flops(settings: Settings) -> float:
+    """Floating point operations to train on one question with its page; of a hub id, as of Florence-2-base.
+
+    The backward pass costs two forward passes, of which frozen parts of the vision tower need none.
     """
-    from torch.utils.flop_counter import FlopCounterMode
     from transformers import Florence2Config
 
     from docfloqa.model.florence import Florence2ForDocVQA, base_config, load_processor
@@ -157,23 +159,16 @@ def training_flops(settings: Settings) -> float:
         text = torch.zeros(1, pages.shape[1] + PROMPT_TOKENS, config.text_config.d_model)
         with FlopCounterMode(display=False) as language:
             model(inputs_embeds=text, decoder_input_ids=torch.zeros(1, ANSWER_TOKENS, dtype=torch.long))
-    backward = 2 * settings.vision_trainable * vision.get_total_flops()
-    return vision.get_total_flops() + backward + 3 * language.get_total_flops()
+    passes = 1 + 2 * settings.vision_trainable
+    return passes * vision.get_total_flops() + 3 * language.get_total_flops()
 
 
-def matrix_product_rate(precision: torch.dtype = torch.float32, seconds: float = 0.3) -> float:
+def matrix_product_rate(precision: torch.dtype = torch.float32) -> float:
     """Floating point operations a second of a matrix product on this process's device: its limit."""
-    device = compute_device()
-    side = 8192 if device.type == "cuda" else 1024
-    matrix = torch.rand(side, side, device=device).to(precision)
-    matrix @ matrix
-    finish_device()
-    products, start = 0, time.perf_counter()
-    while time.perf_counter() - start < seconds:
-        matrix @ matrix
-        products += 1
-        finish_device()
-    return 2 * side**3 * products / (time.perf_counter() - start)
+    side = 8192 if torch.cuda.is_available() else 1024
+    matrix = torch.rand(side, side, device=compute_device()).to(precision)
+    timer = Timer("matrix @ matrix", globals={"matrix": matrix}, num_threads=torch.get_num_threads())
+    return 2 * side**3 / timer.blocked_autorange(min_run_time=0.3).mean
 
 
 def finish_device() -> None:

@@ -8,14 +8,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import (
-    AddedToken,
-    BartConfig,
-    Florence2Config,
-    Florence2ForConditionalGeneration,
-    Florence2Processor,
-    Florence2VisionConfig,
-)
+from transformers import AddedToken, Florence2Config, Florence2ForConditionalGeneration, Florence2Processor
 from transformers.modeling_outputs import BaseModelOutput
 
 from docfloqa.data.hub import MODEL_FILES, snapshot
@@ -27,37 +20,34 @@ from docfloqa.settings import PREFIXES
 
 PREFIX = "<DocVQA>"
 CHECKSUMS = "SHA256SUMS"
-TO_SAFETENSORS = (
+PICKLES = (
+    "folder {} has its weights in {} only: a pickle can run code when it is read, so only safetensors are. Take a "
+    'revision of the model that has them, or convert the file in its folder with: python -c "'
     "import torch; from safetensors.torch import save_file; "
-    "tensors = torch.load('{pickle}', map_location='cpu', weights_only=True); "
-    "save_file({{name: one.clone() for name, one in tensors.items()}}, 'model.safetensors')"
+    "tensors = torch.load('{}', map_location='cpu', weights_only=True); "
+    "save_file({{name: one.clone() for name, one in tensors.items()}}, 'model.safetensors')\""
 )
 
 
 def vision_sub_blocks(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Name and module of every sub-block of the vision tower, in execution order.
+    """Name in the vision tower and module of each of its sub-blocks, in execution order.
 
-    A sub-block is a patch embedding, a spatial block or a channel block; names are relative to the
-    vision tower (`convs.0`, `blocks.0.0.spatial_block`, ...).
+    A sub-block is a patch embedding (`convs.0`), a spatial block (`blocks.0.0.spatial_block`) or a channel block.
     """
     tower = model.model.vision_tower
     sub_blocks = []
-    for stage, (patch_embedding, blocks) in enumerate(zip(tower.convs, tower.blocks, strict=True)):
+    for stage, patch_embedding in enumerate(tower.convs):
         sub_blocks.append((f"convs.{stage}", patch_embedding))
-        sub_blocks += [
-            (f"blocks.{stage}.{index}.{part}", getattr(block, part))
-            for index, block in enumerate(blocks)
-            for part in ("spatial_block", "channel_block")
-        ]
+        for index, block in enumerate(tower.blocks[stage]):
+            sub_blocks += [(f"blocks.{stage}.{index}.{part}", module) for part, module in block.named_children()]
     return sub_blocks
 
 
 class Florence2ForDocVQA(Florence2ForConditionalGeneration):
-    """The native Florence-2 with additions; it is saved as, and loads as, the native class.
+    """The native Florence-2, saved and loaded as such, with additions.
 
-    Questions can share pages: with `page_index`, `pixel_values` holds each page of the batch once. Pixels given as
-    bytes are normalised here. Sub-blocks of the vision tower without a trainable tensor stay in eval mode, so that
-    stochastic depth never perturbs frozen weights.
+    Questions can share pages. Pixels given as bytes are normalised here. Sub-blocks of the vision tower without a
+    trainable tensor stay in eval mode, so that stochastic depth never perturbs frozen weights.
     """
 
     # Above 0, `pixel_values` are states after so many sub-blocks, computed before.
@@ -81,8 +71,6 @@ class Florence2ForDocVQA(Florence2ForConditionalGeneration):
         if states.dtype == torch.uint8:
             states = states * self.pixel_scale - self.pixel_offset
         recompute = self.training and self.vision_checkpointing
-        if start == 0 and stop is None and not recompute:
-            return self.model.vision_tower(states).last_hidden_state
         for _, sub_block in vision_sub_blocks(self)[start:stop]:
             # The native class checkpoints the language model only; most activations are the vision tower's.
             states = checkpoint(sub_block, states, use_reentrant=False) if recompute else sub_block(states)
@@ -99,55 +87,36 @@ class Florence2ForDocVQA(Florence2ForConditionalGeneration):
         """Encoder output of a batch of questions.
 
         `input_ids` and `attention_mask` are (questions, length), `features` those of each question's page,
-        (questions, image tokens, width). Every prompt must begin with exactly as many image placeholders as its page
-        has tokens, as those of `encode_prompts` do; on a CPU `ValueError` is raised where one does not.
+        (questions, image tokens, width). A prompt begins with as many image placeholders as its page has tokens, as
+        those of `encode_prompts` do; on a CPU `ValueError` is raised where one does not.
         """
         length = features.shape[1]
         # A GPU would have to be waited for.
         if input_ids.device.type == "cpu":
             placeholders = input_ids == self.config.image_token_id
-            if not placeholders[:, :length].all() or placeholders[:, length:].any():
-                raise ValueError(
-                    f"a page has {length} tokens and the first prompt {int(placeholders[0].sum())} image placeholders; "
-                    "a prompt must begin with as many placeholders as its page has tokens"
-                )
+            if (placeholders != (torch.arange(input_ids.shape[1]) < length)).any():
+                found = int(placeholders[0].sum())
+                raise ValueError(f"a page has {length} tokens and the first prompt {found} image placeholders")
         # To scatter the features over the placeholders, as the native class does, costs 6 % of a step.
         text = self.get_input_embeddings()(input_ids[:, length:])
         inputs = torch.cat([features.to(text.dtype), text], dim=1)
         return self.get_encoder()(inputs_embeds=inputs, attention_mask=attention_mask)
 
     def forward(
-        self,
-        input_ids: Tensor | None = None,
-        pixel_values: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        page_index: Tensor | None = None,
-        encoder_outputs: BaseModelOutput | None = None,
-        **kwargs,
+        self, input_ids=None, pixel_values=None, attention_mask=None, page_index=None, encoder_outputs=None, **kwargs
     ):
-        """The native forward pass; with `page_index`, `pixel_values` holds each page once
-        and `page_index` (questions,) says which of them a question's page is."""
-        if page_index is not None and encoder_outputs is None:
+        """The native forward pass; with `page_index` (questions,), the index of each question's page in `pixel_values`,
+        every page is there once."""
+        if page_index is not None:
             features = self.page_features(pixel_values)[page_index]
             encoder_outputs = self.encode(input_ids, attention_mask, features)
-        if encoder_outputs is not None:
             input_ids = pixel_values = None
-        return super().forward(
-            input_ids=input_ids,
-            pixel_values=pixel_values,
-            attention_mask=attention_mask,
-            encoder_outputs=encoder_outputs,
-            **kwargs,
-        )
+        given = {"input_ids": input_ids, "pixel_values": pixel_values, "attention_mask": attention_mask}
+        return super().forward(**given, encoder_outputs=encoder_outputs, **kwargs)
 
-    def save_pretrained(self, *args, **kwargs) -> None:
-        """Save as the native class, so that plain transformers loads the folder without this library."""
-        # transformers writes the class's own name into config.json.
-        self.__class__ = Florence2ForConditionalGeneration
-        try:
-            self.save_pretrained(*args, **kwargs)
-        finally:
-            self.__class__ = Florence2ForDocVQA
+
+# As transformers writes it into config.json, so that what is saved loads without this library.
+Florence2ForDocVQA.__name__ = Florence2ForConditionalGeneration.__name__
 
 
 def base_config() -> Florence2Config:
@@ -157,22 +126,11 @@ def base_config() -> Florence2Config:
     """
     width = 768
     ids = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
-    text = BartConfig(
-        vocab_size=51290,
-        d_model=width,
-        encoder_layers=6,
-        decoder_layers=6,
-        encoder_attention_heads=12,
-        decoder_attention_heads=12,
-        encoder_ffn_dim=4 * width,
-        decoder_ffn_dim=4 * width,
-        max_position_embeddings=1024,
-        decoder_start_token_id=2,
-        forced_eos_token_id=2,
-        **ids,
+    sizes = {"layers": 6, "attention_heads": 12, "ffn_dim": 4 * width}
+    sides = {f"{side}_{name}": size for side in ("encoder", "decoder") for name, size in sizes.items()}
+    return Florence2Config(
+        text_config={"vocab_size": 51290, "d_model": width, **sides}, vision_config={"projection_dim": width}, **ids
     )
-    vision = Florence2VisionConfig(projection_dim=width)
-    return Florence2Config(text_config=text.to_dict(), vision_config=vision.to_dict(), **ids)
 
 
 def load_florence(model: str | Path, prefix: str = "token") -> tuple[Florence2ForDocVQA, Florence2Processor]:
@@ -208,8 +166,7 @@ def load_florence(model: str | Path, prefix: str = "token") -> tuple[Florence2Fo
     # A damaged safetensors file has an exception of its own.
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise ModelError(f"model {str(model)!r} cannot be loaded: {str(error).rstrip('.')}") from error
-    wrong = {kind: sorted(map(str, names)) for kind, names in report.items() if names}
-    if wrong:
+    if wrong := {kind: sorted(map(str, names)) for kind, names in report.items() if names}:
         raise ModelError(f"the weights of model {str(model)!r} do not fit Florence-2: {wrong}")
     if prefix == "token":
         _add_prefix_token(network, processor)
@@ -230,8 +187,8 @@ def load_processor(folder: Path) -> Florence2Processor:
 def model_folder(model: str | Path) -> Path:
     """The folder of a model: a local one, or that of the hub's id `owner/name` or `owner/name@revision`.
 
-    Raises `ModelError` for what is neither, for a folder without config.json or safetensors, and for files that
-    are not those of its checksums; `HubError` for a repository that cannot be had.
+    Raises `ModelError` for what is neither, or has no config.json or safetensors, and what `verify_checksums` raises;
+    `HubError` for a repository that cannot be had.
     """
     source = resolve(model)
     folder = snapshot(source, MODEL_FILES) if is_hub_id(source) else Path(source)
@@ -240,17 +197,12 @@ def model_folder(model: str | Path) -> Path:
             "it is not a folder; give one written by save_pretrained or in Florence-2's original layout, or a hub "
             "id such as 'florence-community/Florence-2-base-ft'"
         )
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"folder {folder} has no config.json")
-    if not any(folder.glob("*.safetensors")):
-        pickles = sorted(file.name for file in folder.glob("*.bin"))
-        if not pickles:
-            raise ModelError(f"folder {folder} has no *.safetensors")
-        raise ModelError(
-            f"folder {folder} has its weights in {', '.join(pickles)} only: a pickle can run code when it is read, so "
-            "only safetensors are. Take a revision of the model that has them, or convert the file in its folder "
-            f'with: python -c "{TO_SAFETENSORS.format(pickle=pickles[0])}"'
-        )
+    pickles = sorted(file.name for file in folder.glob("*.bin"))
+    if pickles and not any(folder.glob("*.safetensors")):
+        raise ModelError(PICKLES.format(folder, ", ".join(pickles), pickles[0]))
+    for file in ("config.json", "*.safetensors"):
+        if not any(folder.glob(file)):
+            raise ModelError(f"folder {folder} has no {file}")
     verify_checksums(folder)
     return folder
 
@@ -262,18 +214,13 @@ def write_checksums(folder: Path) -> None:
 
 
 def verify_checksums(folder: Path) -> None:
-    """Compare a folder with its checksums where it has any: SHA256SUMS, or those that a run has sealed it with.
-
-    Raises `ModelError` or `DamagedError` for the first file that differs.
-    """
+    """Raise `ModelError` or `DamagedError` for the first file that differs from a folder's checksums, if it has any."""
     sums = folder / CHECKSUMS
     for line in sums.read_text().splitlines() if sums.is_file() else ():
         expected, name = line.split(maxsplit=1)
-        found = checksum(folder / name) if (folder / name).is_file() else "no file"
-        if found != expected:
-            raise ModelError(
-                f"{folder / name} was changed or damaged: {CHECKSUMS} expects SHA-256 {expected}, found was {found}"
-            )
+        if not (folder / name).is_file() or checksum(folder / name) != expected:
+            raise ModelError(f"{folder / name} is missing, changed or damaged: {CHECKSUMS} expects SHA-256 {expected}")
+    # Those of a run.
     with suppress(FileNotFoundError):
         check_folder(folder)
 
@@ -298,8 +245,7 @@ def encode_prompts(
 ) -> list[list[int]]:
     """Token ids of each prompt: image placeholders, `<s>`, the prefix, the question, `</s>`.
 
-    The text of a question is only ever text: a special token written in it is not parsed as one.
-    Questions are cut so that a prompt has at most `max_length` tokens.
+    A special token written in a question is text. Questions are cut so that a prompt has at most `max_length` tokens.
     """
     tokenizer = processor.tokenizer
     lead = [processor.image_token_id] * processor.num_image_tokens + [tokenizer.bos_token_id]

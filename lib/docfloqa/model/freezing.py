@@ -14,15 +14,13 @@ from docfloqa.exceptions import SettingsError
 from docfloqa.model.florence import vision_sub_blocks
 from docfloqa.settings import Freezing
 
-SCALING = 2  # lora_alpha over rank
-
 
 def add_adapters(model: nn.Module, share: float) -> int:
     """Put a LoRA adapter beside every linear layer that is trainable, and train adapters and projector only.
 
-    The layers are those of the vision tower, the text encoder and the decoder; embeddings and the output layer
-    get none. All adapters have one rank, chosen so that together they have about `share` of the model's
-    parameters; it is returned. An adapter starts at zero, so that the model's outputs are what they were.
+    The layers are those of the vision tower and the language model, without embeddings and output layer. All
+    adapters have one rank, which is returned: together they have about `share` of the model's parameters. They start
+    at zero, so that the model's outputs are what they were, and are scaled by 2 (lora_alpha over rank).
 
     Raises `SettingsError` when no linear layer is trainable, or for a share that less than half of rank 1 has.
     Source: Hu et al., LoRA, ICLR 2022.
@@ -43,7 +41,7 @@ def add_adapters(model: nn.Module, share: float) -> int:
         raise SettingsError(
             f"lora is {share!r}, which is {wanted:,.0f} parameters; adapters of rank 1 have {of_rank_1:,} already"
         )
-    config = LoraConfig(r=rank, lora_alpha=SCALING * rank, lora_dropout=0.0, bias="none", target_modules=list(layers))
+    config = LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, bias="none", target_modules=list(layers))
     with torch.random.fork_rng():
         # A run's seed is the order of its questions; every run starts from the same weights.
         torch.manual_seed(0)
@@ -53,23 +51,18 @@ def add_adapters(model: nn.Module, share: float) -> int:
     return rank
 
 
-def adapter_layers(model: nn.Module) -> dict[str, LoraLayer]:
-    """The layers that have an adapter, by name."""
-    return {name: layer for name, layer in model.named_modules() if isinstance(layer, LoraLayer)}
-
-
 def without_adapters(model: nn.Module) -> nn.Module:
     """The model with its adapters merged into the weights, which plain transformers loads; itself if it has none.
 
     With adapters it is a copy: to merge and to take out again is not exact.
     """
-    if not adapter_layers(model):
+    if not any(isinstance(layer, LoraLayer) for layer in model.modules()):
         return model
     merged = copy.deepcopy(model)
-    for name, layer in adapter_layers(merged).items():
-        layer.merge()
-        parent, _, child = name.rpartition(".")
-        setattr(merged.get_submodule(parent), child, layer.get_base_layer())
+    for name, layer in list(merged.named_modules()):
+        if isinstance(layer, LoraLayer):
+            layer.merge()
+            merged.set_submodule(name, layer.get_base_layer())
     return merged
 
 
@@ -93,27 +86,17 @@ class Trainable:
     trainable_parameters: int
     sub_blocks: int
     frozen_prefix: int
-    lora_rank: int = 0
-
-    @property
-    def trainable_vision_share(self) -> float:
-        """Share of the vision encoder's parameters that is trained, in [0, 1]."""
-        return self.trainable_vision_parameters / self.vision_parameters
-
-    @property
-    def trainable_share(self) -> float:
-        """Share of the whole model's parameters that is trained, in [0, 1]."""
-        return self.trainable_parameters / self.parameters
+    lora_rank: int
 
     def table(self) -> pd.DataFrame:
-        """Trainable and total tensors and parameters, with their share."""
+        """Trainable and total tensors and parameters, with their share in [0, 1]."""
         rows = {
             "vision encoder, tensors": (self.trainable_vision_tensors, self.vision_tensors),
             "vision encoder, parameters": (self.trainable_vision_parameters, self.vision_parameters),
             "whole model, parameters": (self.trainable_parameters, self.parameters),
         }
-        shown = {name: (f"{part:,}", f"{all_:,}", f"{100 * part / all_:.1f} %") for name, (part, all_) in rows.items()}
-        return pd.DataFrame.from_dict(shown, orient="index", columns=["trainable", "all", "share"])
+        table = pd.DataFrame.from_dict(rows, orient="index", columns=["trainable", "all"])
+        return table.assign(share=table["trainable"] / table["all"])
 
 
 def vision_units(model: nn.Module, unit: str) -> list[list[str]]:
@@ -123,9 +106,8 @@ def vision_units(model: nn.Module, unit: str) -> list[list[str]]:
     patch embeddings before the blocks. "block" and "stage": execution order, each patch embedding
     with the block or stage that it opens.
     """
-    tower = model.model.vision_tower
     if unit == "tensor":
-        return [[name] for name, _ in tower.named_parameters()]
+        return [[name] for name, _ in model.model.vision_tower.named_parameters()]
     units: list[list[str]] = []
     for name, sub_block in vision_sub_blocks(model):
         opens_block = name.endswith("spatial_block") and name.split(".")[-2] != "0"
@@ -146,9 +128,7 @@ def freeze(model: nn.Module, freezing: Freezing) -> Trainable:
     share, tower = freezing.vision_trainable, model.model.vision_tower
     sizes = {name: parameter.numel() for name, parameter in tower.named_parameters()}
     vision_parameters, parameters = sum(sizes.values()), sum(one.numel() for one in model.parameters())
-    units = vision_units(model, freezing.unit)
-    if freezing.side == "output":
-        units = units[::-1]
+    units = vision_units(model, freezing.unit)[:: -1 if freezing.side == "output" else 1]
     count = round(len(units) * share)
     if freezing.counted == "parameters":
         unfrozen = [0, *accumulate(sum(sizes[name] for name in unit) for unit in units)]

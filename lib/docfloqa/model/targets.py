@@ -40,14 +40,9 @@ class TargetFormat:
 
 def target_format(model: nn.Module) -> TargetFormat:
     """The target format of a model; what begins a target is kept, and saved, in its generation settings."""
-    text = model.config.text_config
-    start = model.generation_config.forced_bos_token_id
-    return TargetFormat(
-        decoder_start=text.decoder_start_token_id,
-        start=() if start is None else (start,),
-        end=text.eos_token_id,
-        pad=text.pad_token_id,
-    )
+    text, start = model.config.text_config, model.generation_config.forced_bos_token_id
+    begins = () if start is None else (start,)
+    return TargetFormat(text.decoder_start_token_id, begins, text.eos_token_id, text.pad_token_id)
 
 
 def generation_config(model: nn.Module, max_new_tokens: int | None, num_beams: int = 1) -> GenerationConfig:
@@ -59,11 +54,8 @@ def generation_config(model: nn.Module, max_new_tokens: int | None, num_beams: i
     target = target_format(model)
     positions, least = model.config.text_config.max_position_embeddings, len(target.start) + 1
     if max_new_tokens is not None and not least <= max_new_tokens <= positions:
-        raise SettingsError(
-            f"max_new_tokens is {max_new_tokens}; this model has {positions} positions"
-            + (" and begins every answer with a token of its own" if target.start else "")
-            + f", so allowed is {least} to {positions}"
-        )
+        allowed = f"this model has {positions} positions, so allowed is {least} to {positions}"
+        raise SettingsError(f"max_new_tokens is {max_new_tokens}; {allowed}")
     return GenerationConfig(
         max_new_tokens=max_new_tokens,
         num_beams=num_beams,
@@ -84,8 +76,8 @@ def generation_config(model: nn.Module, max_new_tokens: int | None, num_beams: i
 
 def stated_decoding(folder: Path) -> dict[str, Any]:
     """What a checkpoint's own files state of decoding, by name: generation_config.json before config.json."""
-    config = _content(folder / "config.json")
-    stated = {**(config.get("text_config") or {}), **config, **_content(folder / "generation_config.json")}
+    config, own = json.loads((folder / "config.json").read_text()), folder / "generation_config.json"
+    stated = (config.get("text_config") or {}) | config | (json.loads(own.read_text()) if own.is_file() else {})
     return {name: value for name, value in stated.items() if name in DECODING and value is not None}
 
 
@@ -105,10 +97,3 @@ def take_target_format(model: nn.Module, folder: Path) -> None:
     text.forced_eos_token_id = None
     model.generation_config = GenerationConfig(forced_bos_token_id=start)
     model.generation_config = generation_config(model, max_new_tokens=None)
-
-
-def _content(file: Path) -> dict[str, Any]:
-    content = json.loads(file.read_text()) if file.is_file() else {}
-    if not isinstance(content, dict):
-        raise ValueError(f"{file} holds no JSON object")
-    return content

@@ -213,7 +213,7 @@ def calibrate(settings: Settings, slot: Slot, scratch: str, asked: float) -> dic
         "save": clock.saving,
         "memory_mib": memory["resident_mib"],
         "gpu_mib": memory.get("gpu_mib", 0.0),
-        "state_bytes": collator.states.load(collator.pages[0]).nbytes,
+        "state_bytes": collator.states.stack(collator.pages[:1]).nbytes,
         "cached_sub_blocks": run.record["cached_sub_blocks"],
         "model_bytes": folder_bytes(run.folder / "model"),
         "checkpoint_bytes": folder_bytes(run.checkpoints),

@@ -236,16 +236,11 @@ class Examination:
             raise Untried("there is no data here")
         held = 4 * frozen.parameters + (BYTES_A_PARAMETER - 4) * frozen.trainable_parameters
         steps = math.ceil(self.questions["train"] / settings.batch_size)
-        flops = on.training_flops(settings) * self.questions["train"] * settings.epochs
-        rate = on.matrix_product_rate(torch.bfloat16 if on.uses_bf16(settings) else torch.float32)
-        units = (("days", 86400), ("hours", 3600), ("minutes", 60), ("seconds", 1))
-        name, unit = next((one for one in units if flops / rate > 2 * one[1]), units[-1])
         return (
             f"one of ratio {settings.vision_trainable:g}: {frozen.trainable_parameters:,} of {frozen.parameters:,} "
             f"parameters trained; weights, gradients and AdamW's numbers take {size(held)}, activations not counted\n"
-            f"{settings.epochs} epochs of {steps:,} steps, {flops:.1e} floating point operations: "
-            f"{flops / rate / unit:,.1f} {name} at the full {rate / 1e9:,.0f} GFLOP/s of a matrix product here "
-            f"({on.compute_device().type}), which training does not reach; make estimate measures"
+            f"{settings.epochs} epochs of {steps:,} steps: {on.least_time(settings, self.questions['train'])}, which "
+            "training does not reach; make estimate measures"
         )
 
     def disk(self) -> str:

@@ -6,11 +6,11 @@ from typing import Any
 from tqdm.auto import tqdm
 from transformers import Seq2SeqTrainingArguments, TrainerCallback
 
+from docfloqa.exceptions import SettingsError
 from docfloqa.model.device import compute_device, uses_bf16
 from docfloqa.runs.recovery import seal_checkpoint
 from docfloqa.runs.run import Run
 from docfloqa.settings import Settings
-from docfloqa.training.batches import share_of_batch
 
 # The last one, and the one before in case it is damaged.
 CHECKPOINTS = 2
@@ -23,15 +23,12 @@ def training_arguments(settings: Settings, run: Run) -> Seq2SeqTrainingArguments
     Raises `SettingsError` for a batch that the processes of the run cannot share.
     """
     on_gpu = compute_device().type == "cuda"
+    same = ("learning_rate", "warmup_steps", "weight_decay", "max_grad_norm", "seed")
     arguments = Seq2SeqTrainingArguments(
         output_dir=str(run.checkpoints),
         num_train_epochs=settings.epochs,
-        learning_rate=settings.learning_rate,
-        warmup_steps=settings.warmup_steps,
+        **{name: getattr(settings, name) for name in same},
         optim="adamw_torch_fused",
-        weight_decay=settings.weight_decay,
-        max_grad_norm=settings.max_grad_norm,
-        seed=settings.seed,
         bf16=uses_bf16(settings),
         # Named only where it is wanted: newer versions of transformers give it another name.
         **({"gradient_checkpointing": True} if settings.gradient_checkpointing else {}),
@@ -44,14 +41,17 @@ def training_arguments(settings: Settings, run: Run) -> Seq2SeqTrainingArguments
         eval_strategy="epoch",
         save_strategy="epoch",
         save_total_limit=CHECKPOINTS,
-        logging_strategy="epoch",
-        # A loss that is not finite stops the run; the trainer would hide it in the average.
+        logging_strategy="no",
+        # To look at every loss a GPU would have to be waited for; the run itself does, a step later.
         logging_nan_inf_filter=False,
-        report_to=[],
         disable_tqdm=True,
     )
     # An effective batch is the same however many processes share it.
-    arguments.per_device_train_batch_size = share_of_batch(settings.batch_size, arguments.world_size)
+    processes = arguments.world_size
+    arguments.per_device_train_batch_size, left = divmod(settings.batch_size, processes)
+    if left:
+        shared = f"batch_size is {settings.batch_size} and {processes} processes share it"
+        raise SettingsError(f"{shared}; allowed is a multiple of {processes}")
     # On several GPUs the trainer would split a batch's pages and questions apart.
     arguments._n_gpu = min(1, arguments.n_gpu)
     return arguments
@@ -75,7 +75,6 @@ class RunProgress(TrainerCallback):
             self.report(self.done, self.doing)
 
     def on_train_begin(self, args, state, control, **kwargs):
-        """Open the bar, where a resumed run left off."""
         if state.global_step and state.is_world_process_zero:
             # The interruption may have come between a checkpoint and the best model.
             self.trainer.keep_best(round(state.epoch))
@@ -83,25 +82,22 @@ class RunProgress(TrainerCallback):
         self.bar = tqdm(total=state.max_steps, initial=state.global_step, **shown)
 
     def on_epoch_begin(self, args, state, control, **kwargs):
-        """Begin an epoch's loss and clock."""
         self.trainer.loss_sum, self.trainer.loss_tokens = 0.0, 0
         self.trainer.epoch_started = time.perf_counter()
 
     def on_step_end(self, args, state, control, **kwargs):
-        """Move the bar and the file."""
         self.bar.update(state.global_step - self.bar.n)
         self.done, self.doing = args.num_train_epochs * state.global_step / state.max_steps, "training"
         self.still_going()
 
     def on_save(self, args, state, control, **kwargs):
-        """Seal the checkpoint; only then keep the best model, which can be made again from it."""
         # Every process keeps the state of its random numbers there.
         self.trainer.accelerator.wait_for_everyone()
         if state.is_world_process_zero:
             epoch = round(state.epoch)
             seal_checkpoint(self.trainer.run.checkpoints / f"checkpoint-{state.global_step}", epoch)
+            # Only then, since the best model can be made again from it.
             self.trainer.keep_best(epoch)
 
     def on_train_end(self, args, state, control, **kwargs):
-        """Close the bar."""
         self.bar.close()

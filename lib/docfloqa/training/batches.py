@@ -87,7 +87,11 @@ class QuestionCollator:
         self.states = pages or Pages(rows, processor)
         self.pages: list[str] = list(rows["page"])
         if wrong_pages:
-            self.pages = _pages_of_the_next_document(self.pages, rows["document_id"])
+            page_of = dict(zip(rows["document_id"], self.pages, strict=True))
+            if len(page_of) < 2:
+                raise SettingsError("wrong pages are those of other documents, and there is one document only")
+            following = dict(zip(page_of, [*page_of.values()][1:] + [*page_of.values()][:1], strict=True))
+            self.pages = [following[document] for document in rows["document_id"]]
         target = target_format(model)
         self.pad_token_id = target.pad
         self.longest = longest = model.config.text_config.max_position_embeddings
@@ -150,46 +154,12 @@ def few(count: int, least: int, most: int) -> int:
     return min(max(least, chosen), most)
 
 
-def _pages_of_the_next_document(pages: Sequence[str], documents: Sequence[str]) -> list[str]:
-    page_of = dict(zip(documents, pages, strict=True))
-    names = list(page_of)
-    if len(names) < 2:
-        raise SettingsError("wrong pages are those of other documents, and there is one document only")
-    following = dict(zip(names, [*names[1:], names[0]], strict=True))
-    return [page_of[following[document]] for document in documents]
-
-
-def share_of_batch(batch_size: int, processes: int) -> int:
-    """Questions of a batch for each of some processes; raises `SettingsError` where they cannot share it."""
-    if batch_size % processes:
-        raise SettingsError(
-            f"batch_size is {batch_size} and {processes} processes share it; allowed is a multiple of {processes}"
-        )
-    return batch_size // processes
-
-
-class Indices:
-    """Indices of questions, each as itself, `NOTHING` too, which would be the last one of a range."""
-
-    def __init__(self, count: int):
-        self.count = count
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int) -> int:
-        return index
-
-
 class EpochSampler(Sampler[int]):
     """The order of the questions in an epoch, which depends on the seed and the epoch alone.
 
-    "uniform" shuffles the questions, as published. "by_image" shuffles the pages and keeps the
-    questions of a page together, so that they share a pass through the vision tower; a step has the
-    same number of questions in both.
-
-    Several processes share every batch: each takes the next `batch_size / processes` questions, and of the last
-    batch as many as there are, with `NOTHING` for the rest.
+    "uniform" shuffles the questions, as published. "by_image" shuffles the pages and keeps the questions of a page
+    together, so that they share a pass through the vision tower. Several processes share every batch: each takes the
+    next `batch_size / processes` questions, and of the last batch as many as there are, `NOTHING` for the rest.
     """
 
     def __init__(self, pages: Sequence[str], batching: str, seed: int, batch_size: int = 1, processes: int = 1):
@@ -201,8 +171,7 @@ class EpochSampler(Sampler[int]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        lacking = -len(self.pages) % self.batch_size if self.processes > 1 else 0
-        return len(self.pages) + lacking
+        return len(self.pages) + (-len(self.pages) % self.batch_size if self.processes > 1 else 0)
 
     def __iter__(self) -> Iterator[int]:
         order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.pages))
@@ -212,7 +181,5 @@ class EpochSampler(Sampler[int]):
         whole = len(order) - len(order) % self.batch_size if self.processes > 1 else len(order)
         yield from order[:whole].tolist()
         if whole < len(order):
-            share = share_of_batch(self.batch_size, self.processes)
             for part in np.array_split(order[whole:], self.processes):
-                yield from part.tolist()
-                yield from [NOTHING] * (share - len(part))
+                yield from [*part.tolist(), *[NOTHING] * (self.batch_size // self.processes - len(part))]

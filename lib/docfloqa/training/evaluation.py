@@ -65,20 +65,16 @@ def evaluate(
                 progress.update(len(questions))
                 on_batch()
     model.train(was_training)
-    made = pd.DataFrame(gather_object(answered), columns=["index", "prediction", "confidence", "loss_sum", "tokens"])
-    made = made.set_index("index").loc[range(len(rows))]
+    columns = ["index", "prediction", "confidence", "loss_sum", "tokens"]
+    made = pd.DataFrame(sorted(gather_object(answered)), columns=columns)
     return score(
         pd.DataFrame(
             {
                 "question_id": rows["questionId"],
-                "document_id": rows["document_id"],
-                "question": rows["question"],
-                "question_types": rows["question_types"],
-                "prediction": made["prediction"].to_list(),
-                "confidence": made["confidence"].to_list(),
+                **{name: rows[name] for name in ("document_id", "question", "question_types")},
+                **made[["prediction", "confidence"]],
                 "answers": rows["answers"],
-                "loss_sum": made["loss_sum"].to_list(),
-                "tokens": made["tokens"].to_list(),
+                **made[["loss_sum", "tokens"]],
             }
         )
     )
@@ -129,9 +125,6 @@ def _answer(
     texts = collator.processor.tokenizer.batch_decode(answers, skip_special_tokens=True)
     figures = ((-surprise).exp().tolist(), loss.tolist(), (labels != -100).sum(1).tolist())
     return list(zip(questions, (text.strip() for text in texts), *figures, strict=True))
-
-
-# What else a run's settings say is about training, and changes nothing about a model that is there.
 
 
 def evaluation_settings(run: Run, data: str | None, further: dict[str, Any]) -> Settings:

@@ -7,6 +7,9 @@ import torch
 from accelerate.utils.memory import clear_device_cache
 from torch import Tensor, nn
 
+WARM_UP = 2  # steps before a capture, in which libraries choose their kernels
+MOST_GRAPHS = 32  # each takes up to a second to capture
+
 
 def split_batch(batch: dict[str, Tensor], questions: int) -> list[dict[str, Tensor]]:
     """A batch of `docfloqa.training.batches.QuestionCollator` in parts of so many questions, each with its pages."""
@@ -17,15 +20,8 @@ def split_batch(batch: dict[str, Tensor], questions: int) -> list[dict[str, Tens
     for start in range(0, len(batch["index"]), questions):
         part = {name: tensor[start : start + questions] for name, tensor in batch.items() if name != "pixel_values"}
         pages, part["page_index"] = torch.unique(part["page_index"], return_inverse=True)
-        part["pixel_values"] = batch["pixel_values"][pages]
-        parts.append(part)
+        parts.append(part | {"pixel_values": batch["pixel_values"][pages]})
     return parts
-
-
-WARM_UP = 2  # steps before a capture, in which libraries choose their kernels
-MOST_GRAPHS = 32  # each takes up to a second to capture
-
-Shape = tuple[Any, ...]
 
 
 class CapturedSteps:
@@ -36,7 +32,7 @@ class CapturedSteps:
     """
 
     def __init__(self) -> None:
-        self.graphs: dict[Shape, _Graph] = {}
+        self.graphs: dict[tuple[Any, ...], _Graph] = {}
         self.gradients: list[Tensor] = []
         self.pool = None
         self.failed = False
@@ -44,32 +40,30 @@ class CapturedSteps:
     def __call__(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor | None:
         """The loss of a batch, its gradients in the parameters; None where this shape has no graph."""
         # States after another number of sub-blocks may have the same shape.
-        start = getattr(model, "vision_start", 0)
-        shape = (start, *((name, tensor.shape, tensor.dtype) for name, tensor in batch.items()))
+        shape = (model.vision_start, *((name, tensor.shape, tensor.dtype) for name, tensor in batch.items()))
         if shape not in self.graphs:
-            full = self.failed or len(self.graphs) == MOST_GRAPHS
-            if full or not self._capture(model, shape, batch):
+            if self.failed or len(self.graphs) == MOST_GRAPHS:
+                return None
+            try:
+                self._capture(model, shape, batch)
+            except RuntimeError as error:
+                self.failed, why = True, str(error).splitlines()[0]
+            if self.failed:
+                # Here the error no longer holds on to what was computed.
+                model.zero_grad()
+                self.release()
+                warnings.warn(f"training goes on without CUDA graphs, more slowly: {why}", stacklevel=2)
                 return None
         for parameter, gradient in zip(_trained(model), self.gradients, strict=True):
             parameter.grad = gradient
         return self.graphs[shape].replay(batch)
 
-    def _capture(self, model: nn.Module, shape: Shape, batch: dict[str, Tensor]) -> bool:
-        try:
-            if not self.gradients:
-                # One set for all graphs, which never run at the same time.
-                self.gradients = [torch.zeros_like(parameter) for parameter in _trained(model)]
-                self.pool = torch.cuda.graph_pool_handle()
-            self.graphs[shape] = _Graph(model, batch, self.gradients, self.pool)
-        except RuntimeError as error:
-            self.failed = True
-            why = str(error).splitlines()[0]
-        if self.failed:
-            # Here the error no longer holds on to what was computed.
-            model.zero_grad()
-            self.release()
-            warnings.warn(f"training goes on without CUDA graphs, more slowly: {why}", stacklevel=3)
-        return not self.failed
+    def _capture(self, model: nn.Module, shape: tuple[Any, ...], batch: dict[str, Tensor]) -> None:
+        if not self.gradients:
+            # One set for all graphs, which never run at the same time.
+            self.gradients = [torch.zeros_like(parameter) for parameter in _trained(model)]
+            self.pool = torch.cuda.graph_pool_handle()
+        self.graphs[shape] = _Graph(model, batch, self.gradients, self.pool)
 
     def release(self) -> None:
         """Give the memory of all graphs and their gradients back."""

@@ -6,16 +6,18 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import torch
+from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from datasets import DatasetDict
 from torch import Tensor
 from transformers import PrinterCallback, Seq2SeqTrainer
 
-from docfloqa.data.load import data_checksum
+from docfloqa.data.hub import pinned
+from docfloqa.data.load import data_checksum, load_checked
 from docfloqa.exceptions import DocFloQAError, ModelError, RunError
 from docfloqa.files import folder_bytes, room_for
-from docfloqa.model.device import compute_device, describe_device, peak_memory, uses_static_shapes
+from docfloqa.model.device import compute_device, describe_device, peak_memory, require_device, uses_static_shapes
 from docfloqa.model.florence import load_florence
 from docfloqa.model.freezing import freeze
 from docfloqa.model.targets import generation_config
@@ -23,7 +25,7 @@ from docfloqa.runs.recovery import last_checkpoint, refresh
 from docfloqa.runs.run import BEST_MODEL, LAST_MODEL, Run, weights_checksum
 from docfloqa.settings import Settings
 from docfloqa.training.arguments import CHECKPOINTS, RunProgress, training_arguments
-from docfloqa.training.batches import EpochSampler, Indices, Pages, QuestionCollator
+from docfloqa.training.batches import NOTHING, EpochSampler, Pages, QuestionCollator
 from docfloqa.training.evaluation import evaluate
 from docfloqa.training.steps import CapturedSteps, split_batch
 from docfloqa.training.vision_cache import ResidentPages, cache_states
@@ -81,9 +83,9 @@ class DocVQATrainer(Seq2SeqTrainer):
         super().__init__(
             model=model,
             args=arguments,
-            # The collator turns indices into a batch.
-            train_dataset=Indices(len(dataset["train"])),
-            eval_dataset=Indices(len(dataset["validation"])),
+            # The collator turns indices into a batch. The last one is at index `NOTHING`.
+            train_dataset=[*range(len(dataset["train"])), NOTHING],
+            eval_dataset=range(len(dataset["validation"])),
             data_collator=self.training_collator,
             processing_class=processor,
             callbacks=[self.progress],
@@ -101,33 +103,29 @@ class DocVQATrainer(Seq2SeqTrainer):
         with self.run.hold():
             # What is on the disk is judged by one process, before any of them writes.
             first = self.is_world_process_zero()
-            [(complete, last, evaluated)] = broadcast_object_list([self._found() if first else None])
-            if not complete:
+            [found] = broadcast_object_list([self._found() if first else None])
+            if found:
                 with room_for(self.run.folder, self.bytes_needed() if first else 0, f"run {self.run.id}"):
-                    self._fit(last, evaluated)
+                    self._fit(*found)
         return self.run
 
-    def _found(self) -> tuple[bool, str | None, bool]:
-        """Whether the run is complete; else its last checkpoint, and whether it was evaluated before training."""
+    def _found(self) -> tuple[str | None, bool] | None:
+        """The last checkpoint, and whether the run was evaluated before training; None where it is complete."""
         refresh(self.run)
         if self.run.is_complete():
             self.run.tidy()
-            return True, None, True
+            return None
         # First, since it deletes what is of no use.
         last = last_checkpoint(self.run)
-        return False, str(last) if last else None, self.run.has_epoch(0)
+        return last and str(last), self.run.has_epoch(0)
 
     def _fit(self, last: str | None, evaluated: bool) -> None:
         run = self.run
         # As if begun earlier by what the legs before an interruption took.
         self.started = time.perf_counter() - run.record.get("seconds", 0.0)
         self.micro_batch = run.record.get("micro_batch")
-        run.start(
-            device=describe_device(),
-            processes=self.args.world_size,
-            freezing=vars(self.trainable),
-            data_checks=self.checks,
-        )
+        about = {"device": describe_device(), "processes": self.args.world_size, "data_checks": self.checks}
+        run.start(freezing=vars(self.trainable), **about)
         self.start_from_predecessor()
         try:
             self.use_states()
@@ -161,15 +159,15 @@ class DocVQATrainer(Seq2SeqTrainer):
         before = self.run.predecessor
         if before is None:
             return
-        if not before.is_complete() or not (before.folder / LAST_MODEL).is_dir():
-            raise RunError(
-                f"this run goes on from the weights of {before.id}, which is not complete or has lost its "
-                f"{LAST_MODEL}/ in {before.folder.parent}; make that run first (a sweep does so)"
-            )
         try:
+            if not before.is_complete():
+                raise ModelError("it is not complete")
             weights, _ = load_florence(before.folder / LAST_MODEL, self.settings.prefix)
         except ModelError as error:
-            raise RunError(f"{error}, and this run goes on from it; a sweep makes it again") from None
+            raise RunError(
+                f"this run goes on from the last weights of {before.id} in {before.folder.parent}: {error}; make that "
+                "run first (a sweep does so)"
+            ) from None
         self.model.load_state_dict(weights.state_dict())
 
     def use_states(self) -> None:
@@ -194,16 +192,16 @@ class DocVQATrainer(Seq2SeqTrainer):
         try:
             return evaluate(self.model, collator, self.settings, self.progress.still_going)
         except torch.OutOfMemoryError:
-            if not self._release_graphs():
+            if not self.captured:
                 raise
+        self._release_graphs()
         return self.answers(collator)
 
-    def _release_graphs(self) -> bool:
-        """Give the memory of CUDA graphs back, for good; whether there were any."""
-        captured, self.captured = self.captured, None
-        if captured:
-            captured.release()
-        return captured is not None
+    def _release_graphs(self) -> None:
+        """Give the memory of CUDA graphs back, for good."""
+        if self.captured:
+            self.captured.release()
+        self.captured = None
 
     def evaluate(self, *args, **kwargs) -> dict[str, float]:
         """Answer every validation question, keep the epoch in the run, and return its figures.
@@ -219,7 +217,7 @@ class DocVQATrainer(Seq2SeqTrainer):
             losses, tokens = np.sum(gather_object([(float(self.loss_sum), int(self.loss_tokens))]), axis=0)
             figures["train_loss"] = losses / tokens
             figures["train_seconds"] = round(seconds, 3)
-            figures["train_samples_per_second"] = round(len(self.train_dataset) / seconds, 3)
+            figures["train_samples_per_second"] = round(len(self.training_collator.rows) / seconds, 3)
         predictions = self.answers(self.validation_collator)
         if not np.isfinite(predictions["loss_sum"]).all():
             # The gradients of the last step may have been too large, though its loss was not.
@@ -230,11 +228,9 @@ class DocVQATrainer(Seq2SeqTrainer):
         figures["evaluation_seconds"] = round(time.perf_counter() - started, 3)
         row = self.run.save_epoch(epoch, predictions, **figures)
         self.run.update(seconds=self.seconds())
-        metrics = {f"eval_{name}": value for name, value in row.items() if name != "epoch"}
-        self.log(metrics)
         if self.progress.bar is not None:
             self.progress.bar.set_postfix(anls=f"{row['anls']:.3f}", val_loss=f"{row['val_loss']:.3f}")
-        return metrics
+        return row
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """A part's share of the batch's mean cross-entropy; `num_items_in_batch` are the whole batch's label tokens."""
@@ -266,10 +262,8 @@ class DocVQATrainer(Seq2SeqTrainer):
                 if not should_reduce_batch_size(error) or self.args.world_size > 1:
                     raise
                 if questions == 1:
-                    raise TooLargeError(
-                        f"one question at a time does not fit in memory: {error}. Try gradient_checkpointing, or bf16 "
-                        "precision"
-                    ) from error
+                    advice = "Try gradient_checkpointing, or bf16 precision"
+                    raise TooLargeError(f"one question at a time does not fit in memory: {error}. {advice}") from error
             if loss is None:
                 # Here the error no longer holds on to what was computed.
                 self._halve(questions)
@@ -293,16 +287,14 @@ class DocVQATrainer(Seq2SeqTrainer):
         clear_device_cache(garbage_collection=True)
         self._release_graphs()
         self.micro_batch = (questions + 1) // 2
-        parts = self.run.record.get("out_of_memory", [])
-        parts = [*parts, {"step": self.state.global_step + 1, "micro_batch": self.micro_batch}]
-        self.run.update(micro_batch=self.micro_batch, out_of_memory=parts)
+        now = {"step": self.state.global_step + 1, "micro_batch": self.micro_batch}
+        self.run.update(micro_batch=self.micro_batch, out_of_memory=[*self.run.record.get("out_of_memory", []), now])
 
     def check_loss(self) -> None:
         """Raise `DivergedError` where the loss of the step before is not finite; before anything is kept of it."""
-        unchecked, self.unchecked = self.unchecked, None
-        if unchecked is None:
+        if self.unchecked is None:
             return
-        loss, index, step, learning_rate = unchecked
+        (loss, index, step, learning_rate), self.unchecked = self.unchecked, None
         losses = self.accelerator.gather(loss)
         if not torch.isfinite(losses).all():
             question_ids = self.training_collator.rows["questionId"]
@@ -326,3 +318,24 @@ class DocVQATrainer(Seq2SeqTrainer):
     def _get_train_sampler(self, train_dataset=None) -> EpochSampler:
         chosen = self.settings.batching, self.settings.seed, self.settings.batch_size, self.args.world_size
         return EpochSampler(self.training_collator.pages, *chosen)
+
+
+def make_run(settings: Settings) -> Run:
+    """Make the run of these settings in this process, or in all of those that torchrun has started for it.
+
+    One that is complete is left as it is, one whose loss is not finite recorded as failed. Raises what loading data
+    and model raise, `NoGPUError`, and what `DocVQATrainer.fit` raises otherwise.
+    """
+    # Joins the processes of torchrun, where it has started this one.
+    state = PartialState(cpu=compute_device().type == "cpu")
+    require_device(settings)
+    # Data is drawn, downloaded and checked once; the others read what is on the disk then.
+    with state.main_process_first():
+        settings = pinned(settings)
+        dataset, checks = load_checked(settings)
+    trainer = DocVQATrainer(settings, dataset, checks.to_dict())
+    try:
+        return trainer.fit()
+    except DivergedError as error:
+        trainer.run.fail(f"{type(error).__name__}: {error}")
+        return trainer.run

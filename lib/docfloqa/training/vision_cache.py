@@ -7,7 +7,8 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from fcntl import LOCK_EX, LOCK_NB, flock
 from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
@@ -19,7 +20,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from docfloqa.files import check_digest, data_folder, held, is_sound, with_digest, write_whole
+from docfloqa.files import check_digest, data_folder, free_bytes, held, is_sound, with_digest, write_whole
 from docfloqa.model.device import autocast, describe_device, uses_bf16
 from docfloqa.model.florence import Florence2ForDocVQA, vision_sub_blocks
 from docfloqa.settings import Settings
@@ -43,11 +44,30 @@ class CachedPages:
     def __init__(self, images: "Pages | CachedPages", model: Florence2ForDocVQA, boundary: int, settings: Settings):
         self.images, self.model, self.boundary, self.settings = images, model, boundary, settings
         self.processor, self.names = images.processor, images.names
-        key = prefix_checksum(model, boundary, images, settings)
+        key = self._checksum()
         chunks = list(split(self.names, PAGES_PER_FILE))
         files = [hashlib.sha256("".join((key, *chunk)).encode()).hexdigest()[:32] for chunk in chunks]
         self.chunks = {cache_folder() / f"{name}.npy": chunk for name, chunk in zip(files, chunks, strict=True)}
         self.files = {page: (path, index) for path, chunk in self.chunks.items() for index, page in enumerate(chunk)}
+
+    def _checksum(self) -> str:
+        """Of everything that the states depend on, but for the images and what `cache_folder` is named after."""
+        digest = hashlib.sha256()
+        for name, sub_block in vision_sub_blocks(self.model)[: self.boundary]:
+            for tensor_name, tensor in sub_block.state_dict().items():
+                digest.update(f"{name}.{tensor_name}".encode())
+                digest.update(tensor.cpu().contiguous().numpy().tobytes())
+        about = {"boundary": self.boundary, "processor": self.processor.image_processor.to_dict()}
+        if self.boundary:
+            about |= {
+                "vision": self.model.config.vision_config.to_dict(),
+                "bf16": uses_bf16(self.settings),
+                "device": describe_device()["name"],
+                # Processors of one name differ in what they compute with.
+                "instructions": torch.backends.cpu.get_cpu_capability(),
+            }
+        digest.update(json.dumps(about, sort_keys=True, default=str).encode())
+        return digest.hexdigest()
 
     def missing(self) -> dict[Path, list[str]]:
         """The files that are not there, or are damaged and set aside, and the pages that they are of."""
@@ -73,9 +93,23 @@ class CachedPages:
                         on_file()
                         del missing[path]
 
+    @torch.no_grad()
     def content(self, chunk: Sequence[str]) -> bytes:
-        """The states of some pages, computed anew, as the bytes of a .npy file."""
-        return states_of(chunk, self.images, self.model, self.boundary, self.settings)
+        """The states of some pages, computed anew, as the bytes of a .npy file.
+
+        They keep the type in which the vision tower would pass them on; bf16, which numpy lacks, as int16.
+        """
+        with ThreadPoolExecutor(torch.get_num_threads()) as decoders:
+            states = torch.stack(list(decoders.map(self.images.load, chunk)))
+        if self.boundary:
+            was_training = self.model.training
+            self.model.eval()
+            with autocast(self.settings):
+                states = self.model.vision_states(states.to(self.model.device), 0, self.boundary).cpu()
+            self.model.train(was_training)
+        content = BytesIO()
+        np.save(content, (states.view(torch.int16) if states.dtype == torch.bfloat16 else states).numpy())
+        return content.getvalue()
 
     def load(self, page: str) -> Tensor:
         """The states of a page, (channels, rows, columns)."""
@@ -99,10 +133,6 @@ class ResidentPages:
         for page, index in tqdm(self.index.items(), desc="to the device", unit="page", leave=False):
             self.states[index] = pages.load(page)
 
-    def load(self, page: str) -> Tensor:
-        """The states of a page, (channels, rows, columns)."""
-        return self.states[self.index[page]]
-
     def stack(self, pages: Sequence[str]) -> Tensor:
         """Some pages, (pages, channels, rows, columns)."""
         return self.states[[self.index[page] for page in pages]]
@@ -119,47 +149,6 @@ def _packages() -> str:
     return "-".join(f"{package}-{version(package)}" for package in ("torch", "transformers", "pillow"))
 
 
-def prefix_checksum(model: Florence2ForDocVQA, boundary: int, pages: Pages | CachedPages, settings: Settings) -> str:
-    """A checksum of everything that the states depend on, but for the images and what `cache_folder` is named after."""
-    digest = hashlib.sha256()
-    for name, sub_block in vision_sub_blocks(model)[:boundary]:
-        for tensor_name, tensor in sub_block.state_dict().items():
-            digest.update(f"{name}.{tensor_name}".encode())
-            digest.update(tensor.cpu().contiguous().numpy().tobytes())
-    about = {"boundary": boundary, "processor": pages.processor.image_processor.to_dict()}
-    if boundary:
-        about |= {
-            "vision": model.config.vision_config.to_dict(),
-            "bf16": uses_bf16(settings),
-            "device": describe_device()["name"],
-            # Processors of one name differ in what they compute with.
-            "instructions": torch.backends.cpu.get_cpu_capability(),
-        }
-    digest.update(json.dumps(about, sort_keys=True, default=str).encode())
-    return digest.hexdigest()
-
-
-@torch.no_grad()
-def states_of(
-    chunk: Sequence[str], pages: Pages | CachedPages, model: Florence2ForDocVQA, boundary: int, settings: Settings
-) -> bytes:
-    """The states of some pages after `boundary` sub-blocks, as the bytes of a .npy file.
-
-    They keep the type in which the vision tower would pass them on; bf16, which numpy lacks, as int16.
-    """
-    with ThreadPoolExecutor(torch.get_num_threads()) as decoders:
-        states = torch.stack(list(decoders.map(pages.load, chunk)))
-    if boundary:
-        was_training = model.training
-        model.eval()
-        with autocast(settings):
-            states = model.vision_states(states.to(model.device), 0, boundary).cpu()
-        model.train(was_training)
-    content = BytesIO()
-    np.save(content, (states.view(torch.int16) if states.dtype == torch.bfloat16 else states).numpy())
-    return content.getvalue()
-
-
 def cache_states(
     splits: dict[str, Pages],
     model: Florence2ForDocVQA,
@@ -169,138 +158,95 @@ def cache_states(
 ) -> tuple[dict[str, Pages | CachedPages | ResidentPages], int]:
     """The splits' pages as states after `boundary` sub-blocks, and that boundary, for `model.vision_start`.
 
-    The resized images are kept first, so that each is decoded once, whatever boundaries the runs of a
-    study have. States are in the memory of a GPU where they fit. Gives the images back, with 0, where
-    the settings want no cache, nothing is frozen, or the states fit neither within the limit for the
-    whole cache nor on the disk, which is warned of. Calls `on_file` after every file that is computed.
+    The resized images are kept first, so that each is decoded once, whatever boundaries the runs of a study have.
+    States are in the memory of a GPU where they fit. Gives the images back, with 0, where the settings want no cache,
+    nothing is frozen, or there is no room, which is warned of. Calls `on_file` after every file that is computed.
     """
     if not settings.vision_cache:
         return splits, 0
+    cache_folder().mkdir(parents=True, exist_ok=True)
     pages, start = splits, 0
     for wanted in dict.fromkeys((0, boundary)):
-        found = _on_disk(pages, model, wanted, settings, on_file)
-        pages, start = (found, wanted) if found else (pages, start)
+        states = {name: CachedPages(images, model, wanted, settings) for name, images in pages.items()}
+        try:
+            _fill(list(states.values()), settings, on_file)
+            pages, start = states, wanted
+        except OSError as error:
+            what = f"{'vision states' if wanted else 'resized pages'} cannot be written to {cache_folder()}"
+            warnings.warn(
+                f"{what}, which may be emptied between runs: {error}; going on without them, more slowly", stacklevel=2
+            )
     sizes = [states.load(states.names[0]).nbytes * len(states.names) for states in pages.values()]
     if sum(sizes) <= SHARE_OF_DEVICE_MEMORY * free_device_memory(model.device):
         pages = {name: ResidentPages(states, model.device) for name, states in pages.items()}
     return pages, start
 
 
-def _on_disk(
-    splits: dict[str, Pages | CachedPages],
-    model: Florence2ForDocVQA,
-    boundary: int,
-    settings: Settings,
-    on_file: Callable[[], None],
-) -> dict[str, CachedPages] | None:
-    cache_folder().mkdir(parents=True, exist_ok=True)
-    states = {name: CachedPages(pages, model, boundary, settings) for name, pages in splits.items()}
-    lacking = [(pages, missing) for pages in states.values() if (missing := pages.missing())]
-    if not lacking:
-        return states
-    pages, missing = lacking[0]
-    one = len(pages.content(next(iter(missing.values()))[:1]))
-    wanted = {path.name: one * len(chunk) for _, missing in lacking for path, chunk in missing.items()}
-    try:
-        with room_in_cache(wanted, settings) as refusal:
-            if not refusal:
-                for pages, missing in lacking:
-                    pages.fill(missing, on_file)
-                return states
-        reason = f"would take {refusal}"
-    except OSError as error:
-        reason = f"cannot be written: {error}"
-    what, where = (
-        "vision states" if boundary else "resized pages",
-        f"{cache_folder()}, which may be emptied between runs",
-    )
-    warnings.warn(f"{what} {reason} in {where}: going on without them, more slowly", stacklevel=3)
-    return None
+def _fill(splits: Sequence[CachedPages], settings: Settings, on_file: Callable[[], None]) -> None:
+    """Raises `OSError` where states cannot be written, or there is no room for them."""
+    lacking = [(states, missing) for states in splits if (missing := states.missing())]
+    if lacking:
+        states, missing = lacking[0]
+        one = len(states.content(next(iter(missing.values()))[:1]))
+        wanted = {path.name: one * len(chunk) for _, missing in lacking for path, chunk in missing.items()}
+        with room_in_cache(wanted, settings):
+            for states, missing in lacking:
+                states.fill(missing, on_file)
 
 
 @contextmanager
-def room_in_cache(files: dict[str, int], settings: Settings) -> Iterator[str | None]:
-    """Keep room for files, bytes by name, while they are written; gives the reason where there is too little.
+def room_in_cache(files: dict[str, int], settings: Settings) -> Iterator[None]:
+    """Keep room for files, bytes by name, while they are written; raises `OSError` where there is too little.
 
-    What other runs have room for and not written yet counts, a file that several want once. A lock says that who
+    What other runs keep room for and have not written yet counts, a file that several want once. A lock says that who
     keeps room is still at work: the system gives it back however that ends.
     """
-    mine = cache_folder() / "room" / f"{uuid4().hex}.json"
-    lock = FileLock(mine.with_suffix(".lock"))
-    with held("vision-cache", "the vision cache"):
-        kept = files | _kept_by_others(mine.parent)
-        limit = settings.cache_gib * 2**30
-        used, wanted = _used_and_wanted(kept)
-        if used + wanted > limit or wanted > free_bytes():
-            evict_others()
-            used, wanted = _used_and_wanted(kept)
-        free = free_bytes()
-        fits = used + wanted <= limit and wanted <= free
-        if fits:
-            write_whole(mine, json.dumps(files))
-            lock.acquire()
-    try:
-        yield (
-            None
-            if fits
-            else (
-                f"{wanted / 2**30:.2f} GiB more; {used / 2**30:.2f} GiB of at most {settings.cache_gib:g} (cache_gib) "
-                f"are in use, and {max(0, free) / 2**30:.2f} GiB are free"
-            )
-        )
-    finally:
-        lock.release()
-        _give_back(mine)
+    folder = cache_folder() / "room"
+    folder.mkdir(exist_ok=True)
+    with ExitStack() as stack:
+        with held("vision-cache", "the vision cache"):
+            kept = dict(files)
+            for path in folder.iterdir():
+                with suppress(FileNotFoundError), path.open() as other:
+                    try:
+                        flock(other, LOCK_EX | LOCK_NB)
+                        # Of a run that has ended, however it did.
+                        path.unlink()
+                    except BlockingIOError:
+                        kept |= json.loads(other.read())
+            if _refusal(kept, settings):
+                # What this code and these packages would never read.
+                for folder_of_others in {*cache_folder().parent.iterdir()} - {cache_folder()}:
+                    shutil.rmtree(folder_of_others, ignore_errors=True)
+            if refusal := _refusal(kept, settings):
+                raise OSError(refusal)
+            mine = folder / uuid4().hex
+            room = stack.enter_context(mine.open("w"))
+            stack.callback(mine.unlink, missing_ok=True)
+            flock(room, LOCK_EX)
+            room.write(json.dumps(files))
+            room.flush()
+        yield
 
 
-def _kept_by_others(folder: Path) -> dict[str, int]:
-    kept: dict[str, int] = {}
-    for path in folder.glob("*.json"):
-        try:
-            with FileLock(path.with_suffix(".lock"), blocking=False):
-                # Of a run that has ended, however it did.
-                _give_back(path)
-        except Timeout:
-            with suppress(FileNotFoundError):
-                kept |= json.loads(path.read_text())
-    return kept
-
-
-def _give_back(room: Path) -> None:
-    for path in (room, room.with_suffix(".lock")):
-        path.unlink(missing_ok=True)
-
-
-def _used_and_wanted(kept: dict[str, int]) -> tuple[int, int]:
+def _refusal(files: dict[str, int], settings: Settings) -> str | None:
     # Looked at once: a file that is finished meanwhile would count on both sides, or on none.
     there = cached_files()
-    return sum(there.values()), sum(size for name, size in kept.items() if cache_folder() / name not in there)
-
-
-def cached_bytes() -> int:
-    """What all cached states take on the disk, those of other code and packages too."""
-    return sum(cached_files().values())
+    used, limit = sum(there.values()), settings.cache_gib * 2**30
+    wanted = sum(size for name, size in files.items() if cache_folder() / name not in there)
+    free = free_bytes(cache_folder()) - SPARE_BYTES
+    if used + wanted <= limit and wanted <= free:
+        return None
+    return (
+        f"{wanted / 2**30:.2f} GiB are wanted, {used / 2**30:.2f} GiB of at most {settings.cache_gib:g} (cache_gib) in "
+        f"use, and {max(0, free) / 2**30:.2f} GiB are free"
+    )
 
 
 def cached_files() -> dict[Path, int]:
     """All files of cached states and their bytes, those of other code and packages too."""
     # Not the parts of files, which other runs rename while they are counted.
     return {file: file.stat().st_size for file in cache_folder().parent.rglob("[!.]*.npy")}
-
-
-def free_bytes() -> int:
-    """What the disk has left for states."""
-    return shutil.disk_usage(cache_folder()).free - SPARE_BYTES
-
-
-def evict_others() -> None:
-    """Delete the cached states that this code and these packages would never read."""
-    for other in cache_folder().parent.iterdir():
-        if other.is_dir() and other != cache_folder():
-            shutil.rmtree(other, ignore_errors=True)
-        # As they lay there before they had folders.
-        elif other.suffix == ".npy":
-            other.unlink(missing_ok=True)
 
 
 def free_device_memory(device: torch.device) -> int:
