@@ -25,8 +25,7 @@ from datasets import Dataset
 from torch import nn
 from transformers import Florence2ForConditionalGeneration, Florence2Processor, GenerationConfig
 
-from docfloqa.model.florence import PREFIX
-from docfloqa.model.targets import generation_config, take_target_format, target_format
+from docfloqa.model.florence import PREFIX, generation_config, take_target_format, target_format
 
 # Defaults of transformers' own AdamW, which torch's are not.
 WEIGHT_DECAY, EPSILON = 0.0, 1e-6

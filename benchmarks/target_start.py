@@ -21,8 +21,7 @@ from datasets import DatasetDict
 from docfloqa.data.load import load_docvqa
 from docfloqa.files import PROJECT, write_whole
 from docfloqa.model.device import use_device
-from docfloqa.model.florence import load_florence
-from docfloqa.model.targets import generation_config
+from docfloqa.model.florence import generation_config, load_florence
 from docfloqa.runs.run import git_commit, now
 from docfloqa.settings import Settings
 from docfloqa.text import to_markdown

@@ -116,10 +116,10 @@ def evaluate(run, changes, data=None) -> tuple:
     """Score a run's best model on validation questions, its own or others."""
     from docfloqa.analysis.intervals import LOSS, score_intervals
     from docfloqa.runs.results import find_run
-    from docfloqa.training.evaluation import evaluate_run, evaluation_settings
+    from docfloqa.training.evaluation import evaluate_run
 
     found = find_run(run)
-    settings = evaluation_settings(found, data, changes)
+    settings = found.settings.replace(**changes, **({"validation_data": data} if data else {}))
     started = time.perf_counter()
     answers = evaluate_run(found, settings)
     about = {

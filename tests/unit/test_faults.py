@@ -22,7 +22,7 @@ from docfloqa.apps.monitor import states as monitored
 from docfloqa.apps.playground import models_and_note
 from docfloqa.data.load import data_checksum, load_docvqa
 from docfloqa.data.synth.dataset import synth_folder
-from docfloqa.exceptions import RunError
+from docfloqa.exceptions import RunError, StudyError
 from docfloqa.files import (
     DamagedError,
     DiskFullError,
@@ -42,7 +42,6 @@ from docfloqa.runs.run import PREDICTIONS, RESULT_FILES, Run, is_complete, read_
 from docfloqa.study import kernels as execution
 from docfloqa.study.sweep import Plan, status, write_plan
 from docfloqa.training.evaluation import evaluate_run
-from docfloqa.training.trainer import TooLargeError
 
 SEED = 1
 KILLS = 5
@@ -428,5 +427,5 @@ def test_out_of_memory_halves_the_micro_batch_and_is_recorded(third, dataset, ou
 def test_memory_for_no_question_at_all_is_an_error_that_says_what_to_try(third, dataset, output):
     trainer = trainer_of(third, dataset)
     Crowded(trainer, 0)
-    with pytest.raises(TooLargeError, match=r"one question at a time .* gradient_checkpointing"):
+    with pytest.raises(StudyError, match=r"one question at a time .* gradient_checkpointing"):
         trainer.fit()

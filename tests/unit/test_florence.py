@@ -8,8 +8,15 @@ from transformers import AutoProcessor, Florence2ForConditionalGeneration
 
 from docfloqa.exceptions import ModelError
 from docfloqa.files import TINY_MODEL
-from docfloqa.model.florence import CHECKSUMS, PREFIX, Florence2ForDocVQA, encode_prompts, encode_text, load_florence
-from docfloqa.model.targets import generation_config
+from docfloqa.model.florence import (
+    CHECKSUMS,
+    PREFIX,
+    Florence2ForDocVQA,
+    encode_prompts,
+    encode_text,
+    generation_config,
+    load_florence,
+)
 from docfloqa.training.batches import QuestionCollator
 
 PLACES = [0, 1, 2, 5, 9, 12]

@@ -10,9 +10,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoProcessor, Florence2ForConditionalGeneration, GenerationConfig
 
 from docfloqa.exceptions import ModelError, SettingsError
-from docfloqa.model.florence import encode_prompts, load_florence
+from docfloqa.model.florence import encode_prompts, generation_config, load_florence, stated_decoding, target_format
 from docfloqa.model.freezing import freeze
-from docfloqa.model.targets import generation_config, stated_decoding, target_format
 from docfloqa.runs.run import weights_checksum
 from docfloqa.settings import Freezing, Settings
 from docfloqa.training.batches import QuestionCollator

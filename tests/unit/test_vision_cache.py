@@ -17,16 +17,13 @@ from docfloqa.model.florence import vision_sub_blocks
 from docfloqa.settings import UNITS, Settings
 from docfloqa.training import vision_cache
 from docfloqa.training.batches import Pages, QuestionCollator
-from docfloqa.training.vision_cache import CachedPages, cache_folder, cache_states
+from docfloqa.training.vision_cache import CachedPages, cache_folder, cache_states, fill
 
 
 def filled(*args) -> CachedPages:
     """Cached pages whose states are all on the disk."""
-    return fill(CachedPages(*args))
-
-
-def fill(states: CachedPages) -> CachedPages:
-    states.fill(states.missing())
+    states = CachedPages(*args)
+    fill([states], states.settings)
     return states
 
 
@@ -147,7 +144,7 @@ def test_states_that_do_not_fit_are_not_cached(tiny, pages, smoke, output, monke
     monkeypatch.setattr(vision_cache.shutil, "disk_usage", lambda path: usage)
     with pytest.warns(UserWarning, match="0.00 GiB are free"):
         assert cache_states(splits, tiny[0], 3, smoke) == (splits, 0)
-    assert not list(cache_folder().iterdir())
+    assert not vision_cache.cached_files()
 
 
 def test_states_of_other_code_make_room_and_no_others_do(tiny, pages, smoke, output):
@@ -230,11 +227,12 @@ def test_runs_that_fill_the_cache_together_share_the_work(tiny, pages, smoke, ou
 
     class Counted(CachedPages):
         def content(self, chunk):
-            computed.append(chunk[0])
+            # One page alone tells how large a file will be.
+            computed.extend(chunk[:1] if len(chunk) > 1 else [])
             return super().content(chunk)
 
     with ThreadPoolExecutor(3) as runs:
-        list(runs.map(lambda _: fill(Counted(pages, tiny[0], 3, smoke)), range(3)))
+        list(runs.map(lambda _: fill([Counted(pages, tiny[0], 3, smoke)], smoke), range(3)))
     assert len(computed) == len(set(computed)) == 4
 
 

@@ -15,8 +15,7 @@ from transformers import Florence2Processor
 
 from docfloqa.data.images import as_page
 from docfloqa.figures.style import GREY, styled
-from docfloqa.model.florence import Florence2ForDocVQA, encode_prompts, encode_text
-from docfloqa.model.targets import target_format
+from docfloqa.model.florence import Florence2ForDocVQA, encode_prompts, encode_text, target_format
 from docfloqa.settings import Settings
 
 # The projector puts the mean of all image tokens before those of the grid, which stand row by row

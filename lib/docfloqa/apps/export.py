@@ -11,8 +11,7 @@ from docfloqa.analysis.intervals import Interval, score_intervals
 from docfloqa.data.hub import split_revision
 from docfloqa.exceptions import RunError
 from docfloqa.files import TINY_MODEL, check_writable, is_hub_id, resolve, whole_folder
-from docfloqa.model.florence import PREFIX, Florence2ForDocVQA
-from docfloqa.model.targets import generation_config
+from docfloqa.model.florence import PREFIX, Florence2ForDocVQA, generation_config
 from docfloqa.runs.run import SETTINGS_WITHOUT_EFFECT, Run
 from docfloqa.settings import Settings
 from docfloqa.text import escaped

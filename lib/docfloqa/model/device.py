@@ -26,7 +26,7 @@ class NoGPUError(DocFloQAError, RuntimeError):
 def use_device(gpu: str | None = None, threads: int | None = None) -> None:
     """Confine this process to one GPU (as `CUDA_VISIBLE_DEVICES` names it) and to so many CPU threads.
 
-    Raises `RuntimeError` when CUDA has been used already: the choice would have no effect.
+    Raises `RuntimeError` when CUDA has been used already.
     """
     if gpu is not None:
         if torch.cuda.is_initialized():
@@ -56,13 +56,11 @@ def describe_device() -> dict[str, Any]:
 
 
 def visible_gpus(count: int) -> list[str]:
-    """What `CUDA_VISIBLE_DEVICES` names each of so many GPUs: a number, a UUID, or a part of one (MIG).
-
-    A process sees one MIG part only, so all that are named count.
-    """
+    """What `CUDA_VISIBLE_DEVICES` names each of so many GPUs: a number, a UUID, or a part of one (MIG)."""
     named = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
     if not count or not named:
         return [str(index) for index in range(count)]
+    # A process sees one MIG part only, so all that are named count.
     return named if all(name.startswith("MIG-") for name in named) else named[:count]
 
 
@@ -85,16 +83,14 @@ def peak_memory() -> dict[str, float]:
 
 def uses_bf16(settings: Settings) -> bool:
     """Whether the run computes in bf16 under autocast: asked for, or "auto" on a GPU that has it."""
-    if settings.precision == "auto":
-        return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-    return settings.precision == "bf16"
+    able = settings.precision == "auto" and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    return able or settings.precision == "bf16"
 
 
 def uses_static_shapes(settings: Settings, processes: int) -> bool:
     """Whether batches of training come in few shapes: asked for, or "auto" where a GPU trains alone."""
-    if settings.static_shapes == "auto":
-        return torch.cuda.is_available() and processes == 1
-    return settings.static_shapes == "on"
+    alone = settings.static_shapes == "auto" and torch.cuda.is_available() and processes == 1
+    return alone or settings.static_shapes == "on"
 
 
 def autocast(settings: Settings) -> AbstractContextManager:
@@ -159,8 +155,7 @@ def training_flops(settings: Settings) -> float:
         text = torch.zeros(1, pages.shape[1] + PROMPT_TOKENS, config.text_config.d_model)
         with FlopCounterMode(display=False) as language:
             model(inputs_embeds=text, decoder_input_ids=torch.zeros(1, ANSWER_TOKENS, dtype=torch.long))
-    passes = 1 + 2 * settings.vision_trainable
-    return passes * vision.get_total_flops() + 3 * language.get_total_flops()
+    return (1 + 2 * settings.vision_trainable) * vision.get_total_flops() + 3 * language.get_total_flops()
 
 
 def matrix_product_rate(precision: torch.dtype = torch.float32) -> float:

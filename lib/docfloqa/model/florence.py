@@ -1,24 +1,35 @@
-"""Florence-2 for document questions: its folder, the native model with pages shared by questions, its prompts."""
+"""Florence-2 for document questions: its folder, the model with pages shared by questions, prompts and targets."""
 
+import json
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AddedToken, Florence2Config, Florence2ForConditionalGeneration, Florence2Processor
+from transformers import (
+    AddedToken,
+    Florence2Config,
+    Florence2ForConditionalGeneration,
+    Florence2Processor,
+    GenerationConfig,
+)
 from transformers.modeling_outputs import BaseModelOutput
 
 from docfloqa.data.hub import MODEL_FILES, snapshot
 from docfloqa.exceptions import ModelError, SettingsError
 from docfloqa.files import check_folder, checksum, is_hub_id, resolve
 from docfloqa.model.microsoft_layout import convert, is_original_layout
-from docfloqa.model.targets import take_target_format
 from docfloqa.settings import PREFIXES
 
 PREFIX = "<DocVQA>"
+START = "forced_bos_token_id"
+# How the model computes, not what it answers.
+NOT_DECODING = ("output_", "return_", "transformers_", "_")
 CHECKSUMS = "SHA256SUMS"
 PICKLES = (
     "folder {} has its weights in {} only: a pickle can run code when it is read, so only safetensors are. Take a "
@@ -30,10 +41,7 @@ PICKLES = (
 
 
 def vision_sub_blocks(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Name in the vision tower and module of each of its sub-blocks, in execution order.
-
-    A sub-block is a patch embedding (`convs.0`), a spatial block (`blocks.0.0.spatial_block`) or a channel block.
-    """
+    """Patch embeddings (`convs.0`), spatial (`blocks.0.0.spatial_block`) and channel blocks of the tower, as run."""
     tower = model.model.vision_tower
     sub_blocks = []
     for stage, patch_embedding in enumerate(tower.convs):
@@ -64,9 +72,9 @@ class Florence2ForDocVQA(Florence2ForConditionalGeneration):
         return self
 
     def vision_states(self, states: Tensor, start: int, stop: int | None = None) -> Tensor:
-        """The vision tower's states (pages, channels, rows, columns) after sub-block `stop` (None: the last).
+        """States (pages, channels, rows, columns) after `stop` sub-blocks (None: all), from those after `start`.
 
-        `states` are those after `start` sub-blocks; with `start` 0 they are the pixels, of bytes or normalised.
+        With `start` 0 they are the pixels, of bytes or normalised.
         """
         if states.dtype == torch.uint8:
             states = states * self.pixel_scale - self.pixel_offset
@@ -77,10 +85,7 @@ class Florence2ForDocVQA(Florence2ForConditionalGeneration):
         return states
 
     def page_features(self, pixel_values: Tensor) -> Tensor:
-        """What the encoder sees of each page, (pages, image tokens, width); each page passes once.
-
-        `pixel_values` is (pages, 3, height, width), or states if `vision_start` is above 0.
-        """
+        """What the encoder sees of each page, (pages, image tokens, width), from its pixels or states."""
         return self.model.multi_modal_projector(self.vision_states(pixel_values, self.vision_start))
 
     def encode(self, input_ids: Tensor, attention_mask: Tensor, features: Tensor) -> BaseModelOutput:
@@ -136,12 +141,11 @@ def base_config() -> Florence2Config:
 def load_florence(model: str | Path, prefix: str = "token") -> tuple[Florence2ForDocVQA, Florence2Processor]:
     """Model (fp32, eval mode) and processor from a local folder or a hub id, native or in Florence-2's original layout.
 
-    `prefix` says how `<DocVQA>` stands before a question: "token" adds one token to the vocabulary,
-    whose embedding starts as the mean of the text pieces it replaces; "text" leaves it as text, as
-    the published script does; "none" leaves it out.
+    `prefix` says how `<DocVQA>` stands before a question: "token" adds a token, whose embedding starts as the mean of
+    the text pieces that it replaces; "text" leaves it as text, as the published script does; "none" leaves it out.
 
-    Only safetensors are read and no code of a repository is run. Raises `ModelError` when the folder or id cannot be
-    loaded, is damaged, or a tensor is missing, unknown or of another shape, and `SettingsError` for another prefix.
+    Only safetensors are read and no code of a repository is run. Raises `ModelError` for what cannot be loaded, is
+    damaged, or has a tensor that is missing, unknown or of another shape, and `SettingsError` for another prefix.
     """
     if prefix not in PREFIXES:
         raise SettingsError(f"prefix is {prefix!r}; allowed are {', '.join(map(repr, PREFIXES))}")
@@ -187,8 +191,7 @@ def load_processor(folder: Path) -> Florence2Processor:
 def model_folder(model: str | Path) -> Path:
     """The folder of a model: a local one, or that of the hub's id `owner/name` or `owner/name@revision`.
 
-    Raises `ModelError` for what is neither, or has no config.json or safetensors, and what `verify_checksums` raises;
-    `HubError` for a repository that cannot be had.
+    Raises `ModelError` or `DamagedError` for one that is incomplete or damaged, `HubError` for one that cannot be had.
     """
     source = resolve(model)
     folder = snapshot(source, MODEL_FILES) if is_hub_id(source) else Path(source)
@@ -203,7 +206,14 @@ def model_folder(model: str | Path) -> Path:
     for file in ("config.json", "*.safetensors"):
         if not any(folder.glob(file)):
             raise ModelError(f"folder {folder} has no {file}")
-    verify_checksums(folder)
+    sums = folder / CHECKSUMS
+    for line in sums.read_text().splitlines() if sums.is_file() else ():
+        expected, name = line.split(maxsplit=1)
+        if not (folder / name).is_file() or checksum(folder / name) != expected:
+            raise ModelError(f"{folder / name} is missing, changed or damaged: {CHECKSUMS} expects SHA-256 {expected}")
+    # The checksums of a run's model.
+    with suppress(FileNotFoundError):
+        check_folder(folder)
     return folder
 
 
@@ -211,18 +221,6 @@ def write_checksums(folder: Path) -> None:
     """Write the SHA-256 of every file that a model is loaded from, in the format of `sha256sum`."""
     files = sorted((*folder.glob("*.json"), *folder.glob("*.safetensors")))
     (folder / CHECKSUMS).write_text("".join(f"{checksum(file)}  {file.name}\n" for file in files))
-
-
-def verify_checksums(folder: Path) -> None:
-    """Raise `ModelError` or `DamagedError` for the first file that differs from a folder's checksums, if it has any."""
-    sums = folder / CHECKSUMS
-    for line in sums.read_text().splitlines() if sums.is_file() else ():
-        expected, name = line.split(maxsplit=1)
-        if not (folder / name).is_file() or checksum(folder / name) != expected:
-            raise ModelError(f"{folder / name} is missing, changed or damaged: {CHECKSUMS} expects SHA-256 {expected}")
-    # Those of a run.
-    with suppress(FileNotFoundError):
-        check_folder(folder)
 
 
 def _add_prefix_token(model: Florence2ForDocVQA, processor: Florence2Processor) -> None:
@@ -259,3 +257,82 @@ def encode_prompts(
 def encode_text(processor: Florence2Processor, texts: Sequence[str]) -> list[list[int]]:
     """Token ids of plain texts, without `<s>` and `</s>`; special tokens in them are taken as text."""
     return processor.tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True).input_ids
+
+
+@dataclass(frozen=True)
+class TargetFormat:
+    """The ids of the tokens around an answer: `decoder_start` is only fed, `start` and `end` are learnt.
+
+    `start` is empty or one token: Florence-2 was trained on `<s> answer </s>`, the tiny model on `answer </s>`.
+    """
+
+    decoder_start: int
+    start: tuple[int, ...]
+    end: int
+    pad: int
+
+    def label(self, answer: Sequence[int], longest: int) -> list[int]:
+        """The label of an answer's token ids, of at most `longest` tokens; the answer is cut to fit."""
+        return [*self.start, *answer[: longest - len(self.start) - 1], self.end]
+
+
+def target_format(model: nn.Module) -> TargetFormat:
+    """The target format of a model; what begins a target is kept, and saved, in its generation settings."""
+    text, start = model.config.text_config, model.generation_config.forced_bos_token_id
+    begins = () if start is None else (start,)
+    return TargetFormat(text.decoder_start_token_id, begins, text.eos_token_id, text.pad_token_id)
+
+
+def generation_config(model: nn.Module, max_new_tokens: int | None, num_beams: int = 1) -> GenerationConfig:
+    """Every setting of decoding, stated: Florence-2-base-ft's own forbids repeated 3-grams, so digits too.
+
+    The start of a target is forced, its end never: an answer that is cut has none. Raises `SettingsError` for
+    `max_new_tokens` beyond the model's positions, or with room for the start alone.
+    """
+    target = target_format(model)
+    positions, least = model.config.text_config.max_position_embeddings, len(target.start) + 1
+    if max_new_tokens is not None and not least <= max_new_tokens <= positions:
+        allowed = f"this model has {positions} positions, so allowed is {least} to {positions}"
+        raise SettingsError(f"max_new_tokens is {max_new_tokens}; {allowed}")
+    return GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        num_beams=num_beams,
+        do_sample=False,
+        early_stopping=num_beams > 1,
+        length_penalty=1.0,
+        no_repeat_ngram_size=0,
+        repetition_penalty=1.0,
+        use_cache=True,
+        bos_token_id=model.config.text_config.bos_token_id,
+        pad_token_id=target.pad,
+        eos_token_id=target.end,
+        decoder_start_token_id=target.decoder_start,
+        forced_bos_token_id=target.start[0] if target.start else None,
+        forced_eos_token_id=None,
+    )
+
+
+def stated_decoding(folder: Path) -> dict[str, Any]:
+    """What a checkpoint's own files state of decoding, by name: generation_config.json before config.json."""
+    config, own = json.loads((folder / "config.json").read_text()), folder / "generation_config.json"
+    stated = (config.get("text_config") or {}) | config | (json.loads(own.read_text()) if own.is_file() else {})
+    known = {START, "forced_eos_token_id", *GenerationConfig().to_dict()}
+    decoding = [name for name in stated if name in known and not name.startswith(NOT_DECODING)]
+    return {name: stated[name] for name in decoding if stated[name] is not None}
+
+
+def take_target_format(model: nn.Module, folder: Path) -> None:
+    """Keep of a checkpoint's own decoding, which `generate` falls back to, what begins its targets, and nothing else.
+
+    Raises `ValueError` for what is no token of the model.
+    """
+    start = stated_decoding(folder).get(START)
+    rows, text = model.get_input_embeddings().num_embeddings, model.config.text_config
+    tokens = {name: getattr(text, name) for name in ("decoder_start_token_id", "eos_token_id", "pad_token_id")}
+    for name, token in (tokens | ({START: start} if start is not None else {})).items():
+        if type(token) is not int or not 0 <= token < rows:
+            raise ValueError(f"{name} of {folder} is {token!r}; allowed is the id of a token, 0 to {rows - 1}")
+    # A default of transformers' that the native class would fall back to.
+    text.forced_eos_token_id = None
+    model.generation_config = GenerationConfig(forced_bos_token_id=start)
+    model.generation_config = generation_config(model, max_new_tokens=None)

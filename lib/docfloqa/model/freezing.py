@@ -14,23 +14,21 @@ from docfloqa.exceptions import SettingsError
 from docfloqa.model.florence import vision_sub_blocks
 from docfloqa.settings import Freezing
 
+# Not the output layer.
+ADAPTED = ("model.vision_tower", "model.language_model")
+
 
 def add_adapters(model: nn.Module, share: float) -> int:
-    """Put a LoRA adapter beside every linear layer that is trainable, and train adapters and projector only.
+    """Train LoRA adapters beside every trainable linear layer of vision tower and language model, and the projector.
 
-    The layers are those of the vision tower and the language model, without embeddings and output layer. All
-    adapters have one rank, which is returned: together they have about `share` of the model's parameters. They start
-    at zero, so that the model's outputs are what they were, and are scaled by 2 (lora_alpha over rank).
-
-    Raises `SettingsError` when no linear layer is trainable, or for a share that less than half of rank 1 has.
-    Source: Hu et al., LoRA, ICLR 2022.
+    All adapters have one rank, which is returned: together they have about `share` of the model's parameters. They
+    start at zero, so that the model's outputs are what they were. Raises `SettingsError` when no linear layer is
+    trainable, or for a share that less than half of rank 1 has. Source: Hu et al., LoRA, ICLR 2022.
     """
     layers = {
         name: layer
         for name, layer in model.named_modules()
-        if isinstance(layer, nn.Linear)
-        and layer.weight.requires_grad
-        and name.startswith(("model.vision_tower", "model.language_model"))
+        if isinstance(layer, nn.Linear) and layer.weight.requires_grad and name.startswith(ADAPTED)
     }
     if not layers:
         raise SettingsError("no linear layer is trainable, so there is nothing that adapters could stand beside")
@@ -68,11 +66,9 @@ def without_adapters(model: nn.Module) -> nn.Module:
 
 @dataclass(frozen=True)
 class Trainable:
-    """What is trainable, counted in tensors and in parameters (a tied weight counts once).
+    """What is trainable, counted in tensors and in parameters (a tied weight counts once), adapters not in all.
 
-    With LoRA, what is trainable are the adapters, of rank `lora_rank`, and the projector; what there is in all
-    counts without adapters. `frozen_prefix` is the number of sub-blocks (see `vision_sub_blocks`) before the
-    first one, in execution order, that has a trainable tensor.
+    `frozen_prefix` is the number of sub-blocks (`vision_sub_blocks`) before the first that has a trainable tensor.
     """
 
     ratio: float
@@ -90,21 +86,19 @@ class Trainable:
 
     def table(self) -> pd.DataFrame:
         """Trainable and total tensors and parameters, with their share in [0, 1]."""
-        rows = {
-            "vision encoder, tensors": (self.trainable_vision_tensors, self.vision_tensors),
-            "vision encoder, parameters": (self.trainable_vision_parameters, self.vision_parameters),
-            "whole model, parameters": (self.trainable_parameters, self.parameters),
-        }
-        table = pd.DataFrame.from_dict(rows, orient="index", columns=["trainable", "all"])
+        tensors = self.trainable_vision_tensors, self.vision_tensors
+        vision = self.trainable_vision_parameters, self.vision_parameters
+        whole = self.trainable_parameters, self.parameters
+        index = ["vision encoder, tensors", "vision encoder, parameters", "whole model, parameters"]
+        table = pd.DataFrame([tensors, vision, whole], index, ["trainable", "all"])
         return table.assign(share=table["trainable"] / table["all"])
 
 
 def vision_units(model: nn.Module, unit: str) -> list[list[str]]:
     """The names of the vision encoder's tensors, grouped into units, from the input side to the output side.
 
-    "tensor": one tensor each in the order of `named_parameters`, as published; that order lists all
-    patch embeddings before the blocks. "block" and "stage": execution order, each patch embedding
-    with the block or stage that it opens.
+    "tensor": one each in the order of `named_parameters`, as published, all patch embeddings before the blocks. "block"
+    and "stage": execution order, each patch embedding with the block or stage that it opens.
     """
     if unit == "tensor":
         return [[name] for name, _ in model.model.vision_tower.named_parameters()]
@@ -120,10 +114,9 @@ def vision_units(model: nn.Module, unit: str) -> list[list[str]]:
 def freeze(model: nn.Module, freezing: Freezing) -> Trainable:
     """Make a share of the vision encoder trainable, freeze the rest of it, and say what is trained.
 
-    The share is rounded to a whole number of units or, where parameters are counted, taken as near as whole units
-    come to it. From the "output" side the last units are trained, from the "input" side the first. Everything
-    outside the vision encoder (projector and language model) is trainable at every share. With `lora` above 0
-    adapters (`add_adapters`) are trained in place of what would be. Sets `requires_grad`.
+    The share is rounded to whole units or, where parameters are counted, taken as near as whole units come to it, from
+    the "output" side the last of them, from the "input" side the first. Projector and language model are trainable at
+    every share. With `lora` above 0 adapters (`add_adapters`) are trained in place of what would be.
     """
     share, tower = freezing.vision_trainable, model.model.vision_tower
     sizes = {name: parameter.numel() for name, parameter in tower.named_parameters()}
@@ -159,5 +152,4 @@ def freeze(model: nn.Module, freezing: Freezing) -> Trainable:
 
 
 def _trainable(module: nn.Module) -> list[int]:
-    """Sizes of the tensors that are trainable."""
     return [parameter.numel() for parameter in module.parameters() if parameter.requires_grad]

@@ -36,11 +36,9 @@ RENAMES = (
     (r"^language_model\.model\.", "model.language_model."),
     (r"^language_model\.lm_head\.", "lm_head."),
 )
-# Safetensors may hold any of them, pickles hold all: they are one tensor. So is the output embedding in Florence-2;
-# whoever fine-tuned it with Microsoft's code may have untied it.
+# Safetensors may hold any of them, pickles hold all: they are one tensor.
 PARTS = ("shared", "encoder.embed_tokens", "decoder.embed_tokens")
 EMBEDDINGS = [f"model.language_model.{part}.weight" for part in PARTS]
-OUTPUT_EMBEDDINGS = "lm_head.weight"
 # Native names begin with "model." or "lm_head.".
 ORIGINAL_NAMES = ("image_projection", "vision_tower.", "language_model.")
 # What the native classes can compute in one way only.
@@ -80,20 +78,16 @@ def is_original_layout(folder: Path) -> bool:
 
 
 def convert(folder: Path) -> tuple[Florence2Config, dict[str, Tensor], Florence2Processor]:
-    """Native configuration, tensors (fp32, tied ones once) and processor of a folder in the original layout.
+    """Native configuration, tensors (fp32, tied ones once, names and shapes unchecked) and processor of a folder.
 
     The native vocabulary has one token more, `<image>`, which only stands where a page's features go; its embedding
-    is the mean of the others. Raises `ModelError` for settings and tensors that the native classes cannot follow;
-    names and shapes of tensors are not looked at.
+    is the mean of the others. Raises `ModelError` for settings and tensors that the native classes cannot follow.
     """
     config = _native_config(json.loads((folder / "config.json").read_text()))
     processor = _native_processor(folder)
     words, rows = len(processor.tokenizer) - 1, config.text_config.vocab_size
     if words != rows:
-        raise ModelError(
-            f"the tokenizer of {folder} has {words:,} tokens, Florence-2's own included, config.json has vocab_size "
-            f"{rows:,}"
-        )
+        raise ModelError(f"the tokenizer has {words:,} tokens, Florence-2's own included, and vocab_size {rows:,}")
     weights: dict[str, Tensor] = {}
     for file in sorted(folder.glob("model*.safetensors")):
         for name, tensor in load_file(file).items():
@@ -101,14 +95,15 @@ def convert(folder: Path) -> tuple[Florence2Config, dict[str, Tensor], Florence2
     if weights.pop("language_model.final_logits_bias", torch.zeros(1)).any():
         raise ModelError("final_logits_bias is not zero, and has no place in the native model")
     inputs = [weights.pop(name) for name in EMBEDDINGS if name in weights]
-    output = weights.pop(OUTPUT_EMBEDDINGS, None)
+    output = weights.pop("lm_head.weight", None)
     # Where all are one, what a file keeps of them may be the output embedding alone.
     shared = next(iter(inputs), output)
     if not all(torch.equal(one, shared) for one in inputs):
         raise ModelError(f"{', '.join(EMBEDDINGS)} differ though they are one tensor")
+    # Whoever fine-tuned Florence-2 with Microsoft's code may have untied it.
     config.tie_word_embeddings = output is None or torch.equal(output, shared)
-    embeddings = {EMBEDDINGS[0]: shared} | ({} if config.tie_word_embeddings else {OUTPUT_EMBEDDINGS: output})
-    for name, tensor in embeddings.items():
+    kept = {EMBEDDINGS[0]: shared, "lm_head.weight": None if config.tie_word_embeddings else output}
+    for name, tensor in kept.items():
         if tensor is not None:
             weights[name] = torch.cat([tensor, tensor.mean(dim=0, keepdim=True)])
     config.text_config.vocab_size = rows + 1

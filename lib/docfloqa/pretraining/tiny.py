@@ -17,8 +17,7 @@ from transformers import (
 
 from docfloqa.data.synth.small import SMALL_PAGE_SIZE
 from docfloqa.data.synth.vocabulary import ITEMS, KEYS, TITLES, accepted_answers, item_key, question
-from docfloqa.model.florence import Florence2ForDocVQA
-from docfloqa.model.targets import generation_config
+from docfloqa.model.florence import Florence2ForDocVQA, generation_config
 
 FIELD_TASK = "<FIELD>"
 OCR_PROMPT = "What is the text in the image?"

@@ -23,9 +23,8 @@ from docfloqa import files
 from docfloqa.exceptions import DamagedError, ModelError, RunError
 from docfloqa.metrics import METRICS
 from docfloqa.model.device import compute_device
-from docfloqa.model.florence import Florence2ForDocVQA, load_florence
+from docfloqa.model.florence import Florence2ForDocVQA, load_florence, target_format
 from docfloqa.model.freezing import without_adapters
-from docfloqa.model.targets import target_format
 from docfloqa.runs.tables import CONTROL, EPOCHS, PREDICTIONS, RECORD, is_packed, packed_records, read_table
 from docfloqa.settings import Settings
 from docfloqa.versions import PAGES, TRAINING

@@ -30,8 +30,7 @@ from docfloqa.data.schema import DOCVQA
 from docfloqa.exceptions import StudyError
 from docfloqa.files import TINY_MODEL, data_folder, folder_bytes, is_hub_id, resolve
 from docfloqa.model.device import describe_device, finish_device, peak_memory, use_device
-from docfloqa.model.florence import Florence2ForDocVQA, base_config, load_florence
-from docfloqa.model.targets import generation_config
+from docfloqa.model.florence import Florence2ForDocVQA, base_config, generation_config, load_florence
 from docfloqa.settings import Settings
 from docfloqa.study.kernels import Slot, in_own_process
 from docfloqa.study.slots import available_slots

@@ -28,10 +28,19 @@ from docfloqa.data.sources import SPLITS
 from docfloqa.exceptions import DataError, DocFloQAError, ModelError
 from docfloqa.files import DiskFullError, free_bytes, output_folder, room_for, runs_folder, size
 from docfloqa.model import device as on
-from docfloqa.model.florence import CHECKSUMS, PREFIX, Florence2ForDocVQA, base_config, load_florence
+from docfloqa.model.florence import (
+    CHECKSUMS,
+    PREFIX,
+    START,
+    Florence2ForDocVQA,
+    base_config,
+    generation_config,
+    load_florence,
+    stated_decoding,
+    target_format,
+)
 from docfloqa.model.freezing import freeze
 from docfloqa.model.microsoft_layout import is_original_layout
-from docfloqa.model.targets import START, generation_config, stated_decoding, target_format
 from docfloqa.runs.run import git_commit
 from docfloqa.settings import Settings
 from docfloqa.study.availability import find_data, find_model

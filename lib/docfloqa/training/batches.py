@@ -13,10 +13,8 @@ from transformers import Florence2Processor
 
 from docfloqa.data.images import as_page
 from docfloqa.exceptions import SettingsError
-from docfloqa.model.florence import Florence2ForDocVQA, encode_prompts, encode_text
-from docfloqa.model.targets import target_format
+from docfloqa.model.florence import Florence2ForDocVQA, encode_prompts, encode_text, target_format
 
-PAGES_IN_MEMORY = 2**28  # bytes of a split's pages kept by one process
 QUESTIONS_AT_ONCE = 1000  # tokenised
 SHORTEST_TEXT, SHORTEST_LABEL = 32, 16  # tokens, where batches come in few shapes
 NOTHING = -1  # in place of a question where a process has fewer of them than the others
@@ -29,47 +27,37 @@ def split(items: Sequence, size: int) -> Iterator[Sequence]:
 
 
 class Pages:
-    """Every distinct page of a split: its image, resized, (3, height, width) of bytes, which the model normalises.
-
-    An image is decoded and resized when it is first asked for, and kept while there is room.
-    """
+    """Every distinct page of a split: its image, resized, (3, height, width) of bytes, which the model normalises."""
 
     def __init__(self, rows: Dataset, processor: Florence2Processor):
         self.rows, self.processor = rows, processor
         # Of each page the first question.
         self.first = {page: index for index, page in pd.Series(rows["page"]).drop_duplicates().items()}
         self.names = list(self.first)
-        self._kept: dict[str, Tensor] = {}
 
     def load(self, page: str) -> Tensor:
-        """The resized image of a page, made anew."""
+        """The resized image of a page."""
         image = as_page(self.rows[self.first[page]]["image"])
         resized = self.processor.image_processor(image, do_rescale=False, do_normalize=False, return_tensors="pt")
         return resized.pixel_values[0]
 
     def stack(self, pages: Sequence[str]) -> Tensor:
         """Some pages, (pages, channels, rows, columns)."""
-        tensors = [self._kept[page] if page in self._kept else self.load(page) for page in pages]
-        for page, tensor in zip(pages, tensors, strict=True):
-            if (len(self._kept) + 1) * tensor.nbytes <= PAGES_IN_MEMORY:
-                self._kept.setdefault(page, tensor)
-        return torch.stack(tensors)
+        return torch.stack([self.load(page) for page in pages])
 
 
 class QuestionCollator:
     """Indices of questions in a split to a batch of the model, each page of the batch once.
 
-    The label is the first accepted answer, as in the published study. A batch has `pixel_values`
-    (one entry of `pages` for each distinct page), `page_index`, `input_ids`, `attention_mask`, `labels`
+    The label is the first accepted answer, as in the published study. A batch has `pixel_values` (an entry of `pages`,
+    images or what stands for them, for each distinct page), `page_index`, `input_ids`, `attention_mask`, `labels`
     padded with -100, and `index`. Texts are tokenised once; `prompts` are kept without their image placeholders.
-    `pages` are images, or what else stands for them (see `docfloqa.training.vision_cache`).
 
-    With `wrong_pages`, a control, every question comes with a page of the next document instead of its
-    own: what is right then was not read. Raises `SettingsError` if there is no other document. With
-    `shuffled_questions`, another control, the texts of the questions change places, always in the same way.
+    Two controls: with `wrong_pages` every question comes with a page of the next document (`SettingsError` if there is
+    none), with `shuffled_questions` the texts of the questions change places, always in the same way.
 
-    With `static_shapes`, texts, labels and the pages of a batch are padded to few lengths (`few`; pages with the last
-    one again, and to no more than there are questions): the same losses and answers in few shapes.
+    With `static_shapes`, texts, labels and the pages of a batch (with the last one again, to no more than there are
+    questions) are padded to `few` lengths: the same losses and answers in few shapes.
     """
 
     def __init__(

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from typing import Any
 
 import pandas as pd
 import torch
@@ -15,13 +14,11 @@ from transformers import GenerationConfig
 from transformers.modeling_outputs import BaseModelOutput
 
 from docfloqa.data.load import load_docvqa
-from docfloqa.exceptions import SettingsError
 from docfloqa.metrics import score
 from docfloqa.model.device import autocast
-from docfloqa.model.florence import Florence2ForDocVQA
-from docfloqa.model.targets import generation_config, target_format
+from docfloqa.model.florence import Florence2ForDocVQA, generation_config, target_format
 from docfloqa.runs.run import Run
-from docfloqa.settings import EVALUATION_SETTINGS, Settings
+from docfloqa.settings import Settings
 from docfloqa.training.batches import QuestionCollator, split
 
 # Batches whose pages are encoded together: their questions are sorted by length without encoding a page twice,
@@ -37,13 +34,12 @@ def evaluate(
     settings: Settings,
     on_batch: Callable[[], None] = lambda: None,
 ) -> pd.DataFrame:
-    """One row per question of the collator's split: what was asked, the answer, its loss and every metric.
+    """One row per question of the collator's split, for each process that shares the work: answer, loss, metrics.
 
-    Columns: question_id, document_id, question, question_types, prediction, confidence (the probability that the
-    model gives this answer, in [0, 1]: its end included where the model ended it, the forced start not), answers,
-    loss_sum (the summed cross-entropy of the first accepted answer's tokens, in nats), tokens, and the metrics of
-    `docfloqa.metrics`. Leaves the model in the mode in which it was. Calls `on_batch` after every batch. Processes
-    that make a run together share the questions, and each has all answers.
+    Columns: question_id, document_id, question, question_types, prediction, confidence (the probability in [0, 1]
+    that the model gives this answer: its end included where the model ended it, the forced start not), answers,
+    loss_sum (the cross-entropy of the first accepted answer's tokens, in nats), tokens, and the metrics of
+    `docfloqa.metrics`. Leaves the model in its mode. Calls `on_batch` after every batch.
     """
     rows, process = collator.rows, PartialState()
     decoding = generation_config(model, settings.max_new_tokens, settings.num_beams)
@@ -82,8 +78,7 @@ def evaluate(
 
 def _windows(collator: QuestionCollator, questions: int) -> Iterator[tuple[list[str], list[int]]]:
     """Pages and the indices of all of their questions, about so many at a time."""
-    pages: list[str] = []
-    window: list[int] = []
+    pages, window = [], []
     for page, indices in sorted(pd.Series(collator.pages).groupby(collator.pages).indices.items()):
         pages.append(page)
         window += indices.tolist()
@@ -127,27 +122,11 @@ def _answer(
     return list(zip(questions, (text.strip() for text in texts), *figures, strict=True))
 
 
-def evaluation_settings(run: Run, data: str | None, further: dict[str, Any]) -> Settings:
-    """The settings to evaluate a run with: its own, on other validation data if `data` is given.
-
-    `further` may change what an evaluation depends on, `EVALUATION_SETTINGS`; `SettingsError` for anything else.
-    """
-    for name in further:
-        if name not in EVALUATION_SETTINGS:
-            raise SettingsError(
-                f"setting {name!r} changes nothing about a model that is trained; allowed are "
-                f"{', '.join(EVALUATION_SETTINGS)}"
-            )
-    return run.settings.replace(**further, **({"validation_data": data} if data else {}))
-
-
 def evaluate_run(run: Run, settings: Settings) -> pd.DataFrame:
-    """Every validation question of `settings`, answered by the run's best model; columns as `evaluate` gives them.
+    """`evaluate` of a run's best model on the validation questions of `settings`.
 
     Raises `RunError` where the model is gone, and what `load_docvqa` raises.
     """
-    model, processor = run.load()
-    rows = load_docvqa(settings, "validation")
-    shuffled = settings.shuffled_questions
-    collator = QuestionCollator(rows, model, processor, settings.prefix, shuffled_questions=shuffled)
-    return evaluate(model, collator, settings)
+    (model, processor), rows = run.load(), load_docvqa(settings, "validation")
+    shuffled = {"shuffled_questions": settings.shuffled_questions}
+    return evaluate(model, QuestionCollator(rows, model, processor, settings.prefix, **shuffled), settings)

@@ -66,7 +66,8 @@ class CapturedSteps:
         self.graphs[shape] = _Graph(model, batch, self.gradients, self.pool)
 
     def release(self) -> None:
-        """Give the memory of all graphs and their gradients back."""
+        """Give the memory of all graphs and their gradients back, for good."""
+        self.failed = True
         self.graphs.clear()
         self.gradients.clear()
         self.pool = None

@@ -15,12 +15,11 @@ from transformers import PrinterCallback, Seq2SeqTrainer
 
 from docfloqa.data.hub import pinned
 from docfloqa.data.load import data_checksum, load_checked
-from docfloqa.exceptions import DocFloQAError, ModelError, RunError
+from docfloqa.exceptions import DocFloQAError, ModelError, RunError, StudyError
 from docfloqa.files import folder_bytes, room_for
 from docfloqa.model.device import compute_device, describe_device, peak_memory, require_device, uses_static_shapes
-from docfloqa.model.florence import load_florence
+from docfloqa.model.florence import generation_config, load_florence
 from docfloqa.model.freezing import freeze
-from docfloqa.model.targets import generation_config
 from docfloqa.runs.recovery import last_checkpoint, refresh
 from docfloqa.runs.run import BEST_MODEL, LAST_MODEL, Run, weights_checksum
 from docfloqa.settings import Settings
@@ -38,15 +37,10 @@ class DivergedError(DocFloQAError, RuntimeError):
     """The training loss is not finite: names the step, the learning rate and the questions of the batch."""
 
 
-class TooLargeError(DocFloQAError, RuntimeError):
-    """Memory that does not even take one question at a time: says what would need less."""
-
-
 class DocVQATrainer(Seq2SeqTrainer):
-    """transformers' trainer on questions that share pages, with the study's evaluation and record.
+    """transformers' trainer on questions that share pages, with the study's evaluation and record (`run`).
 
-    The model is loaded and frozen as the settings say; `run` is the run of it and `trainable` what is trained.
-    `loaded` is a model, with its processor, to be trained in place of the settings' own.
+    What is trained is in `trainable`. `loaded` are a model and its processor in place of the settings' own.
     """
 
     def __init__(self, settings: Settings, dataset: DatasetDict, checks: dict | None = None, loaded=None):
@@ -64,9 +58,7 @@ class DocVQATrainer(Seq2SeqTrainer):
         static = uses_static_shapes(settings, arguments.world_size)
         common = {"shuffled_questions": settings.shuffled_questions, "static_shapes": static}
         self.training_collator, self.validation_collator, self.control_collator = (
-            QuestionCollator(
-                dataset[split], model, processor, settings.prefix, self.images[split], wrong_pages=wrong, **common
-            )
+            QuestionCollator(dataset[split], model, processor, settings.prefix, self.images[split], wrong, **common)
             for split, wrong in (("train", False), ("validation", False), ("validation", True))
         )
         text = model.config.text_config
@@ -78,7 +70,7 @@ class DocVQATrainer(Seq2SeqTrainer):
         self.captured = CapturedSteps() if captures else None
         self.micro_batch: int | None = None  # questions that go through at once; None is the whole batch
         self.loss_sum, self.loss_tokens, self.epoch_started = 0.0, 0, 0.0
-        self.unchecked: tuple[Tensor, Tensor, int, float] | None = None
+        self.unchecked: tuple[Tensor, Tensor, str] | None = None
         self.progress = RunProgress(self)
         super().__init__(
             model=model,
@@ -94,11 +86,10 @@ class DocVQATrainer(Seq2SeqTrainer):
         self.remove_callback(PrinterCallback)
 
     def fit(self) -> Run:
-        """Make the run: the evaluation before training, the epochs, the record; from the last epoch kept.
+        """Make the run from the last epoch kept; a complete one is left as it is, one in the making waited for.
 
-        A complete run is left as it is; one that another process makes is waited for. Raises `DivergedError` on a
-        training loss that is not finite, `RunError` where the run that it goes on from is not complete,
-        `DiskFullError` where there is not enough room, and `TooLargeError` for a model beyond the memory.
+        Raises `DivergedError` on a loss that is not finite, `RunError` where the run that it goes on from is not
+        complete, `DiskFullError` where there is not enough room, and `StudyError` for a model beyond the memory.
         """
         with self.run.hold():
             # What is on the disk is judged by one process, before any of them writes.
@@ -156,8 +147,7 @@ class DocVQATrainer(Seq2SeqTrainer):
 
     def start_from_predecessor(self) -> None:
         """Take over the last weights of the run that this one goes on from, if there is one."""
-        before = self.run.predecessor
-        if before is None:
+        if not (before := self.run.predecessor):
             return
         try:
             if not before.is_complete():
@@ -192,16 +182,10 @@ class DocVQATrainer(Seq2SeqTrainer):
         try:
             return evaluate(self.model, collator, self.settings, self.progress.still_going)
         except torch.OutOfMemoryError:
-            if not self.captured:
+            if not self.captured or self.captured.failed:
                 raise
-        self._release_graphs()
+        self.captured.release()
         return self.answers(collator)
-
-    def _release_graphs(self) -> None:
-        """Give the memory of CUDA graphs back, for good."""
-        if self.captured:
-            self.captured.release()
-        self.captured = None
 
     def evaluate(self, *args, **kwargs) -> dict[str, float]:
         """Answer every validation question, keep the epoch in the run, and return its figures.
@@ -247,12 +231,16 @@ class DocVQATrainer(Seq2SeqTrainer):
     def training_step(self, model, inputs, num_items_in_batch=None):
         """The loss of a step, its gradients added up over as many parts as memory asks for: the whole, halves, ...
 
-        The parts' gradients add up to those of the batch, but for rounding and the draws of dropout. (The trainer's own
-        `auto_find_batch_size` takes smaller batches instead, and so makes another run.)
+        The trainer's own `auto_find_batch_size` takes smaller batches instead, and so makes another run.
         """
         self.check_loss()
         step = super().training_step
-        loss = self._captured_step(model, inputs) if self.captured else None
+        loss = None
+        if self.captured:
+            if not model.training:
+                model.train()
+            batch = self._prepare_inputs({name: tensor for name, tensor in inputs.items() if name != "index"})
+            loss = self.captured(model, batch)
         while loss is None:
             questions = self.micro_batch or len(inputs["index"])
             try:
@@ -263,29 +251,23 @@ class DocVQATrainer(Seq2SeqTrainer):
                     raise
                 if questions == 1:
                     advice = "Try gradient_checkpointing, or bf16 precision"
-                    raise TooLargeError(f"one question at a time does not fit in memory: {error}. {advice}") from error
+                    raise StudyError(f"one question at a time does not fit in memory: {error}. {advice}") from error
             if loss is None:
                 # Here the error no longer holds on to what was computed.
                 self._halve(questions)
         # Looked at a step later, since a GPU would have to be waited for.
-        self.unchecked = loss, inputs["index"], self.state.global_step + 1, self._get_learning_rate()
+        when = f"at step {self.state.global_step + 1} with learning rate {self._get_learning_rate():.3g}"
+        self.unchecked = loss, inputs["index"], when
         self.loss_sum += loss * (num_items_in_batch / self.args.world_size)
         self.loss_tokens += (inputs["labels"] != -100).sum()
         return loss
-
-    def _captured_step(self, model, inputs) -> Tensor | None:
-        """The loss of a step that a CUDA graph has made; None where there is none for it."""
-        if not model.training:
-            model.train()
-        batch = self._prepare_inputs(dict(inputs))
-        batch.pop("index")
-        return self.captured(model, batch)
 
     def _halve(self, questions: int) -> None:
         """Let half as many questions go through at once from here on, and record at which step memory ran out."""
         self.model.zero_grad()
         clear_device_cache(garbage_collection=True)
-        self._release_graphs()
+        if self.captured:
+            self.captured.release()
         self.micro_batch = (questions + 1) // 2
         now = {"step": self.state.global_step + 1, "micro_batch": self.micro_batch}
         self.run.update(micro_batch=self.micro_batch, out_of_memory=[*self.run.record.get("out_of_memory", []), now])
@@ -294,15 +276,12 @@ class DocVQATrainer(Seq2SeqTrainer):
         """Raise `DivergedError` where the loss of the step before is not finite; before anything is kept of it."""
         if self.unchecked is None:
             return
-        (loss, index, step, learning_rate), self.unchecked = self.unchecked, None
+        (loss, index, when), self.unchecked = self.unchecked, None
         losses = self.accelerator.gather(loss)
         if not torch.isfinite(losses).all():
-            question_ids = self.training_collator.rows["questionId"]
-            questions = [str(question_ids[one]) for one in gather_object(index.tolist()) if one >= 0]
-            raise DivergedError(
-                f"the training loss is {losses.mean().item()} at step {step} with learning rate {learning_rate:.3g}; "
-                f"questions of the batch: {', '.join(questions)}"
-            )
+            ids = self.training_collator.rows["questionId"]
+            asked = ", ".join(str(ids[one]) for one in gather_object(index.tolist()) if one != NOTHING)
+            raise DivergedError(f"the training loss is {losses.mean().item()} {when}; questions of the batch: {asked}")
 
     def keep_best(self, epoch: int) -> None:
         """Keep the weights as the best model if this epoch is the best so far and they are not kept yet."""

@@ -5,7 +5,7 @@ import hashlib
 import json
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from fcntl import LOCK_EX, LOCK_NB, flock
@@ -34,11 +34,10 @@ SHARE_OF_DEVICE_MEMORY = 1 / 3  # of what is free before training, for states; t
 
 
 class CachedPages:
-    """States of pages after the frozen beginning of the vision tower, memory-mapped from the disk.
+    """States of pages after `boundary` frozen sub-blocks, memory-mapped from the disk; with 0 the resized images.
 
-    With `boundary` 0 they are the resized images themselves. A file holds a few pages; its name covers the
-    frozen weights, the processor, the boundary, the precision, the device and the images, its folder's the number of
-    this code and the packages, so a stale one is never read. `fill` computes what is not on the disk yet.
+    A file holds a few pages; its name covers the frozen weights, the processor, the boundary, the precision, the device
+    and the images, its folder's the number of this code and the packages, so a stale one is never read.
     """
 
     def __init__(self, images: "Pages | CachedPages", model: Florence2ForDocVQA, boundary: int, settings: Settings):
@@ -51,7 +50,7 @@ class CachedPages:
         self.files = {page: (path, index) for path, chunk in self.chunks.items() for index, page in enumerate(chunk)}
 
     def _checksum(self) -> str:
-        """Of everything that the states depend on, but for the images and what `cache_folder` is named after."""
+        # Of everything that the states depend on, but for the images and what `cache_folder` is named after.
         digest = hashlib.sha256()
         for name, sub_block in vision_sub_blocks(self.model)[: self.boundary]:
             for tensor_name, tensor in sub_block.state_dict().items():
@@ -69,36 +68,9 @@ class CachedPages:
         digest.update(json.dumps(about, sort_keys=True, default=str).encode())
         return digest.hexdigest()
 
-    def missing(self) -> dict[Path, list[str]]:
-        """The files that are not there, or are damaged and set aside, and the pages that they are of."""
-        return {path: chunk for path, chunk in self.chunks.items() if not is_sound(path, check_digest)}
-
-    def fill(self, missing: dict[Path, list[str]], on_file: Callable[[], None] = lambda: None) -> None:
-        """Compute missing states in batches and write them, each file whole or not at all.
-
-        Runs that begin together share the work: what another one is computing is waited for last. Calls
-        `on_file` after every file.
-        """
-        missing = dict(missing)
-        with tqdm(total=len(missing), desc="caching", unit="batch", leave=False) as progress:
-            for wait in (False, True):
-                for path, chunk in list(missing.items()):
-                    with suppress(Timeout), FileLock(cache_folder() / "locks" / path.stem, blocking=wait):
-                        if not is_sound(path, check_digest):
-                            for left in path.parent.glob(f".{path.name}.*.part"):
-                                # Of a run that was killed: nobody else writes it now.
-                                left.unlink(missing_ok=True)
-                            write_whole(path, with_digest(self.content(chunk)))
-                        progress.update()
-                        on_file()
-                        del missing[path]
-
     @torch.no_grad()
     def content(self, chunk: Sequence[str]) -> bytes:
-        """The states of some pages, computed anew, as the bytes of a .npy file.
-
-        They keep the type in which the vision tower would pass them on; bf16, which numpy lacks, as int16.
-        """
+        """The states of some pages, computed anew, as the bytes of a .npy file; bf16, which numpy lacks, as int16."""
         with ThreadPoolExecutor(torch.get_num_threads()) as decoders:
             states = torch.stack(list(decoders.map(self.images.load, chunk)))
         if self.boundary:
@@ -164,12 +136,11 @@ def cache_states(
     """
     if not settings.vision_cache:
         return splits, 0
-    cache_folder().mkdir(parents=True, exist_ok=True)
     pages, start = splits, 0
     for wanted in dict.fromkeys((0, boundary)):
         states = {name: CachedPages(images, model, wanted, settings) for name, images in pages.items()}
         try:
-            _fill(list(states.values()), settings, on_file)
+            fill(states.values(), settings, on_file)
             pages, start = states, wanted
         except OSError as error:
             what = f"{'vision states' if wanted else 'resized pages'} cannot be written to {cache_folder()}"
@@ -182,27 +153,42 @@ def cache_states(
     return pages, start
 
 
-def _fill(splits: Sequence[CachedPages], settings: Settings, on_file: Callable[[], None]) -> None:
-    """Raises `OSError` where states cannot be written, or there is no room for them."""
-    lacking = [(states, missing) for states in splits if (missing := states.missing())]
-    if lacking:
-        states, missing = lacking[0]
-        one = len(states.content(next(iter(missing.values()))[:1]))
-        wanted = {path.name: one * len(chunk) for _, missing in lacking for path, chunk in missing.items()}
-        with room_in_cache(wanted, settings):
-            for states, missing in lacking:
-                states.fill(missing, on_file)
+def fill(splits: Iterable[CachedPages], settings: Settings, on_file: Callable[[], None] = lambda: None) -> None:
+    """Compute what is not on the disk, or damaged and set aside; runs that begin together share the work.
+
+    Raises `OSError` where files cannot be written, or there is no room for them.
+    """
+    chunks = [(path, states, chunk) for states in splits for path, chunk in states.chunks.items()]
+    missing = {path: (states, chunk) for path, states, chunk in chunks if not is_sound(path, check_digest)}
+    if not missing:
+        return
+    states, chunk = next(iter(missing.values()))
+    one = len(states.content(chunk[:1]))
+    wanted = {path.name: one * len(chunk) for path, (_, chunk) in missing.items()}
+    bar = tqdm(total=len(missing), desc="caching", unit="batch", leave=False)
+    with bar, room_in_cache(wanted, settings):
+        # What another one is computing is waited for last.
+        for wait in (False, True):
+            for path, (states, chunk) in list(missing.items()):
+                with suppress(Timeout), FileLock(cache_folder() / "locks" / path.stem, blocking=wait):
+                    if not is_sound(path, check_digest):
+                        for left in path.parent.glob(f".{path.name}.*.part"):
+                            # Of a run that was killed: nobody else writes it now.
+                            left.unlink(missing_ok=True)
+                        write_whole(path, with_digest(states.content(chunk)))
+                    bar.update()
+                    on_file()
+                    del missing[path]
 
 
 @contextmanager
 def room_in_cache(files: dict[str, int], settings: Settings) -> Iterator[None]:
     """Keep room for files, bytes by name, while they are written; raises `OSError` where there is too little.
 
-    What other runs keep room for and have not written yet counts, a file that several want once. A lock says that who
-    keeps room is still at work: the system gives it back however that ends.
+    What other runs keep room for counts, a file that several want once; a lock says that they are still at work.
     """
     folder = cache_folder() / "room"
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         with held("vision-cache", "the vision cache"):
             kept = dict(files)
