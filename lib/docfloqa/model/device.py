@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 
 from docfloqa.exceptions import DocFloQAError
@@ -160,6 +159,8 @@ def training_flops(settings: Settings) -> float:
 
 def matrix_product_rate(precision: torch.dtype = torch.float32) -> float:
     """Floating point operations a second of a matrix product on this process's device: its limit."""
+    from torch.utils.benchmark import Timer
+
     side = 8192 if torch.cuda.is_available() else 1024
     matrix = torch.rand(side, side, device=compute_device()).to(precision)
     timer = Timer("matrix @ matrix", globals={"matrix": matrix}, num_threads=torch.get_num_threads())

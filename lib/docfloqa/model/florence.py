@@ -151,14 +151,12 @@ def load_florence(model: str | Path, prefix: str = "token") -> tuple[Florence2Fo
         raise SettingsError(f"prefix is {prefix!r}; allowed are {', '.join(map(repr, PREFIXES))}")
     try:
         folder = model_folder(model)
-        source: dict = {"pretrained_model_name_or_path": folder}
-        if is_original_layout(folder):
-            config, weights, processor = convert(folder)
-            source = {"pretrained_model_name_or_path": None, "config": config, "state_dict": weights}
-        else:
-            processor = load_processor(folder)
+        original = is_original_layout(folder)
+        config, weights, processor = convert(folder) if original else (None, None, load_processor(folder))
         network, report = Florence2ForDocVQA.from_pretrained(
-            **source,
+            None if original else folder,
+            config=config,
+            state_dict=weights,
             dtype=torch.float32,
             use_safetensors=True,
             trust_remote_code=False,

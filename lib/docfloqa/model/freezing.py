@@ -1,6 +1,7 @@
 """What of the model is trained: a share of the vision encoder, its weights or LoRA adapters."""
 
 import copy
+import re
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -14,9 +15,6 @@ from docfloqa.exceptions import SettingsError
 from docfloqa.model.florence import vision_sub_blocks
 from docfloqa.settings import Freezing
 
-# Not the output layer.
-ADAPTED = ("model.vision_tower", "model.language_model")
-
 
 def add_adapters(model: nn.Module, share: float) -> int:
     """Train LoRA adapters beside every trainable linear layer of vision tower and language model, and the projector.
@@ -28,7 +26,7 @@ def add_adapters(model: nn.Module, share: float) -> int:
     layers = {
         name: layer
         for name, layer in model.named_modules()
-        if isinstance(layer, nn.Linear) and layer.weight.requires_grad and name.startswith(ADAPTED)
+        if isinstance(layer, nn.Linear) and layer.weight.requires_grad and re.match(r"model\.(vision|language)_", name)
     }
     if not layers:
         raise SettingsError("no linear layer is trainable, so there is nothing that adapters could stand beside")

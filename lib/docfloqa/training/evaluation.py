@@ -62,18 +62,10 @@ def evaluate(
                 on_batch()
     model.train(was_training)
     columns = ["index", "prediction", "confidence", "loss_sum", "tokens"]
-    made = pd.DataFrame(sorted(gather_object(answered)), columns=columns)
-    return score(
-        pd.DataFrame(
-            {
-                "question_id": rows["questionId"],
-                **{name: rows[name] for name in ("document_id", "question", "question_types")},
-                **made[["prediction", "confidence"]],
-                "answers": rows["answers"],
-                **made[["loss_sum", "tokens"]],
-            }
-        )
-    )
+    made = pd.DataFrame(sorted(gather_object(answered)), columns=columns).drop(columns="index")
+    asked = {name: list(rows[name]) for name in ("document_id", "question", "question_types")}
+    made.insert(2, "answers", list(rows["answers"]))
+    return score(pd.DataFrame({"question_id": list(rows["questionId"]), **asked, **made}))
 
 
 def _windows(collator: QuestionCollator, questions: int) -> Iterator[tuple[list[str], list[int]]]:
@@ -108,9 +100,8 @@ def _answer(
     with autocast(settings):
         encoded = model.encode(batch["input_ids"], mask, features)
         # A copy: beam search repeats what it is given for every beam, in place.
-        answers = model.generate(
-            encoder_outputs=BaseModelOutput(**encoded), attention_mask=mask, generation_config=decoding
-        )
+        copied = {"encoder_outputs": BaseModelOutput(**encoded), "attention_mask": mask}
+        answers = model.generate(**copied, generation_config=decoding)
         # Without the token that every answer starts with. Once more through the decoder, since what generation
         # tells of its scores is of beams, and of the whole vocabulary at every step.
         given = answers[:, 1:].masked_fill(answers[:, 1:] == collator.pad_token_id, -100)

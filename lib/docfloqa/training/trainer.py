@@ -154,10 +154,8 @@ class DocVQATrainer(Seq2SeqTrainer):
                 raise ModelError("it is not complete")
             weights, _ = load_florence(before.folder / LAST_MODEL, self.settings.prefix)
         except ModelError as error:
-            raise RunError(
-                f"this run goes on from the last weights of {before.id} in {before.folder.parent}: {error}; make that "
-                "run first (a sweep does so)"
-            ) from None
+            needed = f"this run goes on from the last weights of {before.id} in {before.folder.parent}"
+            raise RunError(f"{needed}: {error}; make that run first (a sweep does so)") from None
         self.model.load_state_dict(weights.state_dict())
 
     def use_states(self) -> None:
@@ -225,8 +223,7 @@ class DocVQATrainer(Seq2SeqTrainer):
         # does not ask, for a GPU would have to answer first.
         loss = outputs.loss if self.args.world_size == 1 or tokens else 0 * outputs.logits.sum()
         # Gradients are averaged over processes.
-        loss = loss * (self.args.world_size * tokens / num_items_in_batch)
-        return (loss, outputs) if return_outputs else loss
+        return loss * (self.args.world_size * tokens / num_items_in_batch)
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         """The loss of a step, its gradients added up over as many parts as memory asks for: the whole, halves, ...
