@@ -110,10 +110,9 @@ def require_device(settings: Settings) -> dict[str, Any]:
         questions = settings.train_questions or DOCVQA["train"][0]
         raise NoGPUError(
             f"this run wants a GPU and the kernel has none ({device['name']}, {device['cores']} cores). "
-            f"{settings.epochs} epochs over {questions:,} questions, each with its page through the whole encoder: "
-            f"{least_time(settings, questions)}, for one ratio and seed; pages that are shared or kept make it less, "
-            "and make estimate tells how much. Choose a kernel with a GPU (KERNEL=...), or go on all the same "
-            "with allow_cpu=True (ALLOW_CPU=1)"
+            f"{settings.epochs} epochs over {questions:,} questions, every page encoded each time, take "
+            f"{least_time(settings, questions)}, for one ratio and seed; make estimate tells how much less it is. "
+            "Choose a kernel with a GPU (KERNEL=...), or go on all the same with allow_cpu=True (ALLOW_CPU=1)"
         )
     return device
 

@@ -258,7 +258,7 @@ class Examination:
         # Data is read once, into a file of about its size.
         copied = sum(source.download or 0 for source in {*self.data_sources.values()})
         try:
-            # As `DocVQATrainer.bytes_needed`, without the answers.
+            # As `DocVQATrainer._bytes_needed`, without the answers.
             weights, moments = 4 * self._freezing.parameters, 8 * self._freezing.trainable_parameters
             one_run = min(CHECKPOINTS + 1, settings.epochs) * (weights + moments) + 2 * weights
         except Untried:

@@ -96,7 +96,7 @@ class DocVQATrainer(Seq2SeqTrainer):
             first = self.is_world_process_zero()
             [found] = broadcast_object_list([self._found() if first else None])
             if found:
-                with room_for(self.run.folder, self.bytes_needed() if first else 0, f"run {self.run.id}"):
+                with room_for(self.run.folder, self._bytes_needed() if first else 0, f"run {self.run.id}"):
                     self._fit(*found)
         return self.run
 
@@ -117,7 +117,7 @@ class DocVQATrainer(Seq2SeqTrainer):
         self.micro_batch = run.record.get("micro_batch")
         about = {"device": describe_device(), "processes": self.args.world_size, "data_checks": self.checks}
         run.start(freezing=vars(self.trainable), **about)
-        self.start_from_predecessor()
+        self._start_from_predecessor()
         try:
             self.use_states()
             if not evaluated:
@@ -130,9 +130,9 @@ class DocVQATrainer(Seq2SeqTrainer):
             self._use(self.images, vision_start=0)
         if self.is_world_process_zero():
             run.save_model(self.model, self.processing_class, LAST_MODEL, self.settings.epochs)
-            run.finish(control, seconds=self.seconds(), peak_memory=peak_memory())
+            run.finish(control, seconds=self._seconds(), peak_memory=peak_memory())
 
-    def bytes_needed(self) -> int:
+    def _bytes_needed(self) -> int:
         """What the run still writes, at most: checkpoints (one more while it is written), models, answers."""
         weights = sum(tensor.nbytes for tensor in self.model.parameters())
         # AdamW keeps two numbers for every parameter that it trains.
@@ -141,12 +141,10 @@ class DocVQATrainer(Seq2SeqTrainer):
         answers = 2 * ANSWER_BYTES * len(self.eval_dataset) * (self.settings.epochs + 2)
         return max(0, kept + answers + PROCESSOR_BYTES - folder_bytes(self.run.folder))
 
-    def seconds(self) -> float:
-        """How long the run has taken so far, whatever was lost to an interruption left out."""
+    def _seconds(self) -> float:
         return round(time.perf_counter() - self.started, 1)
 
-    def start_from_predecessor(self) -> None:
-        """Take over the last weights of the run that this one goes on from, if there is one."""
+    def _start_from_predecessor(self) -> None:
         if not (before := self.run.predecessor):
             return
         try:
@@ -190,7 +188,7 @@ class DocVQATrainer(Seq2SeqTrainer):
 
         Raises `DivergedError` where the last training loss or a validation loss is not finite: nothing is kept then.
         """
-        self.check_loss()
+        self._check_loss()
         epoch, figures = round(self.state.epoch or 0), {}
         self.progress.report(epoch, "evaluating")
         started = time.perf_counter()
@@ -209,7 +207,7 @@ class DocVQATrainer(Seq2SeqTrainer):
             return {}
         figures["evaluation_seconds"] = round(time.perf_counter() - started, 3)
         row = self.run.save_epoch(epoch, predictions, **figures)
-        self.run.update(seconds=self.seconds())
+        self.run.update(seconds=self._seconds())
         if self.progress.bar is not None:
             self.progress.bar.set_postfix(anls=f"{row['anls']:.3f}", val_loss=f"{row['val_loss']:.3f}")
         return row
@@ -230,7 +228,7 @@ class DocVQATrainer(Seq2SeqTrainer):
 
         The trainer's own `auto_find_batch_size` takes smaller batches instead, and so makes another run.
         """
-        self.check_loss()
+        self._check_loss()
         step = super().training_step
         loss = None
         if self.captured:
@@ -260,7 +258,6 @@ class DocVQATrainer(Seq2SeqTrainer):
         return loss
 
     def _halve(self, questions: int) -> None:
-        """Let half as many questions go through at once from here on, and record at which step memory ran out."""
         self.model.zero_grad()
         clear_device_cache(garbage_collection=True)
         if self.captured:
@@ -269,8 +266,7 @@ class DocVQATrainer(Seq2SeqTrainer):
         now = {"step": self.state.global_step + 1, "micro_batch": self.micro_batch}
         self.run.update(micro_batch=self.micro_batch, out_of_memory=[*self.run.record.get("out_of_memory", []), now])
 
-    def check_loss(self) -> None:
-        """Raise `DivergedError` where the loss of the step before is not finite; before anything is kept of it."""
+    def _check_loss(self) -> None:
         if self.unchecked is None:
             return
         (loss, index, when), self.unchecked = self.unchecked, None

@@ -98,10 +98,9 @@ class ResidentPages:
     """The states of all pages in the memory of the device where the model is; a step copies nothing."""
 
     def __init__(self, pages: Pages | CachedPages, device: torch.device):
-        self.names = pages.names
-        self.index = {page: index for index, page in enumerate(self.names)}
-        first = pages.load(self.names[0])
-        self.states = torch.empty((len(self.names), *first.shape), dtype=first.dtype, device=device)
+        self.index = {page: index for index, page in enumerate(pages.names)}
+        first = pages.load(pages.names[0])
+        self.states = torch.empty((len(self.index), *first.shape), dtype=first.dtype, device=device)
         for page, index in tqdm(self.index.items(), desc="to the device", unit="page", leave=False):
             self.states[index] = pages.load(page)
 
@@ -144,9 +143,8 @@ def cache_states(
             pages, start = states, wanted
         except OSError as error:
             what = f"{'vision states' if wanted else 'resized pages'} cannot be written to {cache_folder()}"
-            warnings.warn(
-                f"{what}, which may be emptied between runs: {error}; going on without them, more slowly", stacklevel=2
-            )
+            why = f"which may be emptied between runs: {error}; going on without them, more slowly"
+            warnings.warn(f"{what}, {why}", stacklevel=2)
     sizes = [states.load(states.names[0]).nbytes * len(states.names) for states in pages.values()]
     if sum(sizes) <= SHARE_OF_DEVICE_MEMORY * free_device_memory(model.device):
         pages = {name: ResidentPages(states, model.device) for name, states in pages.items()}
