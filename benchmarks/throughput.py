@@ -115,7 +115,7 @@ def published(settings: Settings) -> PublishedLoop:
     # The same pixels as ours, and those of the published script.
     processor = Florence2Processor.from_pretrained(PROJECT / settings.model, backend="pil")
     network = load_published(PROJECT / settings.model).to(compute_device())
-    freeze(network, settings.freezing)
+    freeze(network, settings)
     return PublishedLoop(network, processor, settings.learning_rate, settings.num_beams, settings.max_new_tokens)
 
 
