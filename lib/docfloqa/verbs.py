@@ -99,16 +99,22 @@ def ask(image, question, page=1, study=None, run=None, model=None, ratio=None) -
     if ratio is not None and (run or model):
         raise SettingsError("--ratio chooses among a study's runs; it goes with --study, or alone")
     shown = read_page(image, page)
-    if run or model:
-        models = [asking.model_of_run(find_run(run)) if run else asking.model_of_folder(model)]
+    if run:
+        found = find_run(run)
+        models = [asking.Asked(found.name, found, found.settings)]
+    elif model:
+        # As the embedded profile would ask it.
+        models = [asking.Asked(model, None, Settings.profile("embedded", model=model))]
     else:
         models = asking.models_of_study(study or "embedded", ratio)
     answers, lines = [], []
     for one in models:
         answer = asking.answer(*one.load(), shown, question, one.settings)
-        answers.append({"model": one.name, "run": one.run and one.run.name, **vars(answer)})
-        sure = f"({100 * answer.confidence:.0f} % sure, {answer.seconds:.2f} s)"
-        lines.append(f"{one.name:<{max(len(each.name) for each in models)}}  {flat(answer.text) or 'nothing'}  {sure}")
+        answers.append({"model": one.name, "run": one.run and one.run.name, **answer})
+        sure = f"({100 * answer['confidence']:.0f} % sure, {answer['seconds']:.2f} s)"
+        lines.append(
+            f"{one.name:<{max(len(each.name) for each in models)}}  {flat(answer['text']) or 'nothing'}  {sure}"
+        )
     return {"image": image, "page": page, "question": question, "answers": answers}, "\n".join(lines)
 
 

@@ -57,7 +57,7 @@ def test_the_code_of_the_card_gives_the_same_answers_without_the_library(exporte
             assert f'"{written}"' in code
             script = script.replace(f'"{written}"', repr(meant))
         scripts.append(script)
-        expected.append(answer(model, processor, row["image"], row["question"], run.settings).text)
+        expected.append(answer(model, processor, row["image"], row["question"], run.settings)["text"])
     shown = subprocess.run([sys.executable, "-c", "\n".join(scripts)], capture_output=True, text=True)
     assert shown.returncode == 0, shown.stderr
     assert shown.stdout.splitlines() == expected and any(expected)

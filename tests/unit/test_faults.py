@@ -16,7 +16,7 @@ from damages import DAMAGES, flip_a_byte, killed_at
 from smoke_runs import CHANGES, killed_in_the_third_epoch, of_interest, trainer_of
 
 from docfloqa.analysis.robustness import score_robustness
-from docfloqa.apps.ask import model_of_run
+from docfloqa.apps.ask import models_of_study
 from docfloqa.apps.export import export_run
 from docfloqa.apps.monitor import states as monitored
 from docfloqa.apps.playground import models_and_note
@@ -196,7 +196,7 @@ def test_what_is_damaged_of_a_complete_run_is_noticed_by_readers_and_set_aside_b
 
 
 USERS = {
-    "ask": lambda run, _: model_of_run(run).load(),
+    "ask": lambda run, _: models_of_study(run.settings.study)[-1].load(),
     "playground": lambda run, _: models_and_note(run.settings.study)[0][-1].load(),
     "evaluate": lambda run, _: evaluate_run(run, run.settings),
     "export": lambda run, folder: export_run(run, folder / "exported"),

@@ -16,7 +16,7 @@ from PIL import Image
 
 from docfloqa.analysis import robustness
 from docfloqa.analysis.changes import paired_answers
-from docfloqa.apps.comparer import answers_by_run
+from docfloqa.apps.browser import answers_by_run
 from docfloqa.apps.monitor import epochs_so_far, states
 from docfloqa.exceptions import RunError
 from docfloqa.files import DamagedError, reports_folder, runs_folder

@@ -1,8 +1,6 @@
 """Widgets without a browser: change a control, see what is shown change; the limits of uploads; the demo's page."""
 
 import json
-import threading
-import time
 from datetime import UTC, datetime
 from io import BytesIO
 
@@ -14,10 +12,10 @@ from fake_study import RATIOS, validation_of, write_study
 from ipywidgets.widgets.widget_description import DescriptionWidget
 from PIL import Image
 
+from docfloqa.analysis.changes import compared
 from docfloqa.apps import playground as playing
 from docfloqa.apps.ask import BEFORE, Asked
-from docfloqa.apps.browser import DocumentBrowser, page_html, table_html
-from docfloqa.apps.comparer import PredictionComparer, compared
+from docfloqa.apps.browser import DocumentBrowser, PredictionComparer, page_html, table_html
 from docfloqa.apps.demo import STATIC, demo_config, demo_notebook
 from docfloqa.apps.monitor import SweepMonitor, epochs_so_far, states, sweep_curves
 from docfloqa.apps.playground import Playground
@@ -165,39 +163,13 @@ def test_every_run_has_a_line_in_its_ratios_look(output):
     assert len({line.get_linestyle() for line in scores.lines}) == 2
 
 
-def test_following_ends_when_every_run_has_ended(output, monkeypatch):
-    write_study(ratios=(0.0, 1.0), seeds=(0,))
-    monitor = SweepMonitor("fake")
-    started = []
-    monkeypatch.setattr(
-        "docfloqa.apps.monitor.threading.Thread",
-        lambda target, args, daemon: started.append((target, *args)) or FakeThread(),
-    )
-    monitor.follow.value = True
-    [(watch, ended)] = started
-    watch(ended)
-    assert not monitor.follow.value
-
-
-def test_following_again_at_once_leaves_one_thread(output):
-    write_study(ratios=(0.0,), seeds=(0,), missing=1)
-    monitor, before = SweepMonitor("fake"), threading.active_count()
-    for _ in range(3):
-        monitor.follow.value = True
-        monitor.follow.value = False
-    monitor.follow.value = True
-    deadline = time.monotonic() + 30
-    while threading.active_count() > before + 1 and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert threading.active_count() == before + 1 and monitor.follow.value
-    monitor.follow.value = False
-
-
-class FakeThread:
-    """A thread that is never begun."""
-
-    def start(self) -> None:
-        """Do nothing."""
+def test_following_looks_again_and_ends_when_every_run_has_ended(output):
+    for study, missing in {"going": 1, "ended": 0}.items():
+        write_study(study, ratios=(0.0,), seeds=(0,), missing=missing)
+        monitor = SweepMonitor(study)
+        monitor.view.value, monitor.follow.playing = "", True
+        monitor.follow.value += 1
+        assert study in monitor.view.value and monitor.follow.playing == bool(missing)
 
 
 @pytest.fixture
@@ -271,14 +243,13 @@ def test_another_document_brings_its_own_questions(playground):
     playground.document.value = playground.document.options[1][1]
     row = playground.rows[playground.document.value]
     assert playground.page.value != before and playground.question.value == row["question"]
-    playground.example.value = playground.example.options[-1]
-    assert playground.question.value == playground.example.options[-1]
+    assert row["question"] == playground.question.options[0]
 
 
 def test_a_scan_is_uploaded_asked_and_left_again(playground):
     chosen = playground.document.value
     upload(playground, f"scan {MARKUP}.pdf", file_of("PDF", pages=3))
-    assert playground.document.value is None and not playground.example.options
+    assert playground.document.value is None and not playground.question.options
     assert "<script" not in playground.page.value + playground.status.value
     first = playground.image.getpixel((5, 5))
     playground.number.value = 3
@@ -291,7 +262,7 @@ def test_a_scan_is_uploaded_asked_and_left_again(playground):
     upload(playground, "notes.txt", b"no image")
     assert "notes.txt: the file is no image" in playground.status.value
     playground.document.value = chosen
-    assert playground.example.options
+    assert playground.question.options
     playground.number.value = 1
     assert playground.document.value == chosen
 

@@ -1,35 +1,39 @@
-"""One question about one page: what a model answers, how sure it is and how long it took."""
+"""One question about one page: what a model answers, how sure it is, and where on the page it looks."""
 
 import time
 import warnings
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
+import numpy as np
+import torch
 from datasets import Dataset
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
 from PIL import Image
 from transformers import Florence2Processor
 
 from docfloqa.data.images import as_page
 from docfloqa.exceptions import RunError
-from docfloqa.files import reports_folder, runs_folder
+from docfloqa.figures.style import page as draw_page
+from docfloqa.figures.style import panels, styled
+from docfloqa.files import runs_folder
 from docfloqa.model.device import compute_device
-from docfloqa.model.florence import Florence2ForDocVQA, encode_prompts, load_florence
-from docfloqa.runs.results import PLAN, Study, open_run
+from docfloqa.model.florence import Florence2ForDocVQA, encode_prompts, encode_text, load_florence, target_format
+from docfloqa.runs.results import Study, open_run
 from docfloqa.runs.run import Run
 from docfloqa.settings import Settings
-from docfloqa.training.batches import QuestionCollator
+from docfloqa.training.batches import Pages, QuestionCollator
 from docfloqa.training.evaluation import evaluate
 
 BEFORE = "before training"
 NEVER_CUT = 10**9
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a model says: `confidence` is the probability that it gives this very answer, in [0, 1]."""
-
-    text: str
-    confidence: float
-    seconds: float
+# The projector puts the mean of all image tokens before those of the grid, which stand row by row
+# (transformers, Florence2MultiModalProjector).
+AVERAGES = 1
+END = "(end)"
+# One hue that only becomes stronger, so nothing hangs on telling colours apart; the page shows through.
+INK = LinearSegmentedColormap.from_list("ink", [(0.0, 0.27, 0.53, 0.0), (0.0, 0.27, 0.53, 0.7)])
 
 
 @dataclass(frozen=True)
@@ -50,11 +54,12 @@ class Asked:
 
 def answer(
     model: Florence2ForDocVQA, processor: Florence2Processor, image: Image.Image, question: str, settings: Settings
-) -> Answer:
+) -> dict[str, Any]:
     """What the model answers to a question about a page.
 
     `image` is the whole page in any mode and size; `settings` say how prompts and answers are made (prefix,
-    precision, num_beams, max_new_tokens). `seconds` are from image to text, loading the model not counted. Special
+    precision, num_beams, max_new_tokens). Given are `text`, `confidence` (the probability of this very answer, in
+    [0, 1]) and `seconds` from image to text, loading the model not counted. Special
     tokens in the question are taken as text; of a question that is too long the end is cut off, with a warning.
     Raises `RunError` for an empty question.
     """
@@ -62,35 +67,22 @@ def answer(
     longest = model.config.text_config.max_position_embeddings
     [prompt] = encode_prompts(processor, [question], settings.prefix, NEVER_CUT)
     if len(prompt) > longest:
-        warnings.warn(
-            f"the question is cut: with its page it has {len(prompt):,} tokens, and the model reads {longest:,}",
-            stacklevel=2,
-        )
+        too_long = f"the question is cut: with its page it has {len(prompt):,} tokens, and the model reads {longest:,}"
+        warnings.warn(too_long, stacklevel=2)
     started = time.perf_counter()
-    asked = {
-        "questionId": "asked",
-        "question": question,
-        "question_types": [],
-        "image": as_page(image),
-        # For the loss, which nobody sees here.
-        "answers": [""],
-        "page": "asked",
-        "document_id": "asked",
-    }
-    rows = Dataset.from_list([asked])
-    collator = QuestionCollator(rows, model, processor, settings.prefix)
+    asked = dict.fromkeys(("questionId", "page", "document_id"), "asked")
+    # The accepted answer is for the loss, which nobody sees here.
+    asked |= {"question": question, "question_types": [], "image": as_page(image), "answers": [""]}
+    collator = QuestionCollator(Dataset.from_list([asked]), model, processor, settings.prefix)
     row = evaluate(model, collator, settings).iloc[0]
-    return Answer(row["prediction"], float(row["confidence"]), time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    return {"text": row["prediction"], "confidence": float(row["confidence"]), "seconds": seconds}
 
 
 def check_question(question: str) -> None:
     """Raise `RunError` for a question without any text, or with bytes that are no text."""
-    if not question.strip():
-        raise RunError(f"question is {question!r}; allowed is any text but an empty one")
-    try:
-        question.encode()
-    except UnicodeEncodeError:
-        raise RunError(f"question is {question!r}; allowed is text in UTF-8") from None
+    if not question.strip() or question.encode(errors="ignore").decode() != question:
+        raise RunError(f"question is {question!r}; allowed is any text in UTF-8 but an empty one")
 
 
 def models_of_study(name: str, ratio: float | None = None) -> list[Asked]:
@@ -100,10 +92,6 @@ def models_of_study(name: str, ratio: float | None = None) -> list[Asked]:
     for a study that is not there or has no complete run, a ratio that it does not have, and a run that has lost its
     model.
     """
-    if not (reports_folder(name) / PLAN).is_file():
-        raise RunError(
-            f"there is no run of study {name!r} to ask yet; make its runs with: docfloqa study --name {name}"
-        )
     study = Study.load(name)
     runs = [open_run(runs_folder(name) / run) for run in study.records]
     runs.sort(key=lambda run: (run.settings.vision_trainable, -run.settings.seed))
@@ -112,19 +100,84 @@ def models_of_study(name: str, ratio: float | None = None) -> list[Asked]:
     if ratio is not None and ratio not in of_ratio:
         ratios = ", ".join(f"{one:g}" for one in of_ratio)
         raise RunError(f"ratio is {ratio:g}; allowed are those of study {name!r}: {ratios}")
-    trained = [
-        Asked(f"{100 * one:g} % trained", run, run.settings)
-        for one, run in of_ratio.items()
-        if ratio in (None, one) and run.model_folder
-    ]
-    return [*([Asked(BEFORE, None, study.settings)] if ratio is None else []), *trained]
+    chosen = of_ratio if ratio is None else {ratio: of_ratio[ratio]}
+    before = [Asked(BEFORE, None, study.settings)] if ratio is None else []
+    # A run without its model says so when its folder is asked for.
+    named = {f"{100 * one:g} % trained": run for one, run in chosen.items() if run.model_folder}
+    return before + [Asked(one, run, run.settings) for one, run in named.items()]
 
 
-def model_of_run(run: Run) -> Asked:
-    """The best model of a run."""
-    return Asked(run.name, run, run.settings)
+class Attention(NamedTuple):
+    """How a model spreads its attention over the page, token by token of an answer.
+
+    `tokens` are the answer's as text, the last one being its end. `on_page` is (tokens, rows, columns), in [0, 1]: the
+    grid of image tokens covers the page from the top left on.
+    """
+
+    tokens: list[str]
+    on_page: np.ndarray
+
+    def elsewhere(self, token: int) -> float:
+        """What has no place on the page: the image's average, the prefix and the question."""
+        return float(1 - self.on_page[token].sum())
 
 
-def model_of_folder(model: str) -> Asked:
-    """A model folder or a hub id, asked as the embedded profile would ask it."""
-    return Asked(model, None, Settings.profile("embedded", model=model))
+def cells_of(weights: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """Of weights over the prompt, (tokens, prompt tokens), those of the page's cells, (tokens, rows, columns)."""
+    return weights[:, AVERAGES : AVERAGES + rows * columns].reshape(-1, rows, columns)
+
+
+@torch.no_grad()
+def attention(
+    model: Florence2ForDocVQA,
+    processor: Florence2Processor,
+    image: Image.Image,
+    question: str,
+    answer: str,
+    settings: Settings,
+) -> Attention:
+    """The cross-attention of the decoder while it is made to write `answer`, mean over its layers and heads.
+
+    `image` is the whole page in any mode and size; it is squeezed into the model's square, so that the cells
+    of the grid have the page's proportions. What is attended to are the encoder's outputs, in which every token
+    has already seen all others: a place that is looked at is a hint at what was read, not a proof.
+    """
+    longest = model.config.text_config.max_position_embeddings
+    pixels = Pages(Dataset.from_list([{"page": "", "image": as_page(image)}]), processor).stack([""])
+    states = model.vision_states(pixels.to(model.device), 0)
+    features = model.model.multi_modal_projector(states)
+    prompt = torch.tensor(encode_prompts(processor, [question], settings.prefix, longest)).to(model.device)
+    mask = torch.ones_like(prompt)
+    [ids] = encode_text(processor, [answer])
+    target = target_format(model)
+    label = target.label(ids, longest)
+    before = model.config._attn_implementation
+    # The way to compute attention that keeps its weights.
+    model.set_attn_implementation("eager")
+    try:
+        given = {"encoder_outputs": model.encode(prompt, mask, features), "attention_mask": mask}
+        labels = torch.tensor([label]).to(model.device)
+        layers = model(**given, labels=labels, output_attentions=True).cross_attentions
+    finally:
+        model.set_attn_implementation(before)
+    # Nobody chose what begins every target.
+    started = len(target.start)
+    weights = torch.stack(layers)[:, 0].float().mean(dim=(0, 1)).cpu().numpy()[started:]
+    tokens = [processor.tokenizer.decode([number]).strip() for number in label[started:-1]]
+    return Attention([*tokens, END], cells_of(weights, *states.shape[-2:]))
+
+
+@styled
+def attention_figure(page: Image.Image, looked: Attention, token: int) -> Figure:
+    """The page with the cells of the grid over it, the darker the more a token's attention is on them, in percent."""
+    # Of a page that is a mere line there would be nothing to draw.
+    height = min(4.5, max(1.0, 3.4 * page.height / page.width))
+    figure, ((ax,),) = panels(4.3, height)
+    draw_page(ax, as_page(page).convert("L"))
+    extent = (-0.5, page.width - 0.5, page.height - 0.5, -0.5)
+    weights = 100 * looked.on_page[token]
+    cells = ax.imshow(weights, cmap=INK, vmin=0, extent=extent, interpolation="nearest", aspect="auto")
+    ax.set_aspect("equal")
+    ax.set_axis_off()
+    figure.colorbar(cells, ax=ax, shrink=0.6, label="attention (%)")
+    return figure

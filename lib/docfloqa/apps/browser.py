@@ -1,4 +1,4 @@
-"""A browser of a data set's pages, and what every widget is made of: controls with labels, escaped HTML."""
+"""What every widget is made of (controls with labels, escaped HTML); browsers of pages and of two runs' answers."""
 
 import base64
 from collections.abc import Sequence
@@ -8,13 +8,19 @@ from typing import Any
 
 import ipywidgets
 import pandas as pd
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 from PIL import Image, ImageOps
 
+from docfloqa.analysis.changes import compared
+from docfloqa.analysis.intervals import RATIO, percent
+from docfloqa.apps.ask import BEFORE
 from docfloqa.data.images import as_page
 from docfloqa.data.load import SPLITS
 from docfloqa.figures.data import questions
+from docfloqa.report import tables
+from docfloqa.runs.results import Study
 
+CHANGES = {"better and worse": None, "better": 1, "worse": -1}
 ALL_SPLITS, ALL_TYPES = "both splits", "all types"
 LISTED = 200  # pages or questions in a list to choose from
 SHOWN_PAGE = 1000  # pixels of the longer side of a page that is shown
@@ -57,15 +63,10 @@ def image_html(png: bytes, alt: str, style: str = "") -> str:
 
 
 def table_html(frame: pd.DataFrame, caption: str) -> str:
-    """A frame as a table in the notebook's own look, its cells plain text, none of them cut off."""
-    with pd.option_context("display.max_colwidth", None):
-        table = frame.to_html(escape=True, index=False, border=0)
-    start = table.index(">") + 1
+    """A frame as a table in the notebook's own look (see `docfloqa.report.tables.table_html`)."""
     # The class is what themes give colours to.
-    return (
-        '<div class="jp-RenderedHTMLCommon" style="overflow-x: auto; padding: 0">'
-        f"{table[:start]}<caption>{escape(caption)}</caption>{table[start:]}</div>"
-    )
+    table = tables.table_html(frame, caption)
+    return f'<div class="jp-RenderedHTMLCommon" style="overflow-x: auto; padding: 0">{table}</div>'
 
 
 def beside_html(table: str, page: str) -> str:
@@ -102,12 +103,11 @@ class DocumentBrowser(Browser):
         self.asked["place"] = self.asked.groupby("split").cumcount()
         names = [self.asked["question"], self.asked["answers"].str.join(" "), self.asked["document_id"]]
         self._searched = names[0].str.cat(names[1:], sep=" ").str.casefold()
-        kinds = sorted({kind for types in self.asked["question_types"] for kind in types})
+        kinds = sorted({*self.asked["question_types"].explode().dropna()})
         self.split = control(ipywidgets.Dropdown, "split", "Show one split only", options=[ALL_SPLITS, *SPLITS])
         self.kind = control(ipywidgets.Dropdown, "question type", "Show one type only", options=[ALL_TYPES, *kinds])
-        self.words = control(
-            ipywidgets.Text, "search", "In questions, answers and names of documents", placeholder="total"
-        )
+        tooltip = "In questions, answers and names of documents"
+        self.words = control(ipywidgets.Text, "search", tooltip, placeholder="total")
         self.pages = control(ipywidgets.Select, "page", "Choose a page with the arrow keys", rows=10)
         super().__init__([self.split, self.kind, self.words], self.pages)
 
@@ -117,40 +117,96 @@ class DocumentBrowser(Browser):
             wanted &= self.asked["split"] == self.split.value
         if self.kind.value != ALL_TYPES:
             wanted &= self.asked["question_types"].map(lambda types: self.kind.value in types)
-        pages = self.asked[wanted].groupby(["split", "page"], sort=False)
-        listed = pages.agg(name=("document_id", "first"), questions=("questionId", "size")).reset_index()
-        more = f", the first {LISTED} listed" if len(listed) > LISTED else ""
-        self.found.value = text_html(f"{int(wanted.sum()):,} questions on {len(listed):,} pages{more}")
         # A page of the same image in both splits is two entries.
-        pages = [
-            (f"{row.name} ({row.split}): {row.questions} found", (row.split, row.page))
-            for row in listed.head(LISTED).itertuples(index=False)
-        ]
-        offer(self.pages, pages)
+        found = self.asked[wanted].groupby(["split", "page"], sort=False)["document_id"].agg(["first", "size"])
+        more = f", the first {LISTED} listed" if len(found) > LISTED else ""
+        self.found.value = text_html(f"{int(wanted.sum()):,} questions on {len(found):,} pages{more}")
+        listed = found.head(LISTED).itertuples(name=None)
+        offer(self.pages, [(f"{name} ({page[0]}): {count} found", page) for page, name, count in listed])
         self._show()
 
     def _show(self, *_: Any) -> None:
-        if self.pages.value is None:
+        table = self.table()
+        if table.empty:
             self.view.value = text_html("No page has such a question.")
             return
-        rows = self._on_page()
-        image = self.dataset[rows["split"].iloc[0]][int(rows["place"].iloc[0])]["image"]
-        name = rows["document_id"].iloc[0]
-        table = table_html(self.table().drop(columns="document"), f"Everything asked of {name}")
+        split, name = self.pages.value[0], table["document"].iloc[0]
+        image = self.dataset[split][int(self._on_page()["place"].iloc[0])]["image"]
+        table = table_html(table.drop(columns="document"), f"Everything asked of {name}")
         self.view.value = beside_html(table, page_html(image, f"Page of document {name}"))
 
     def _on_page(self) -> pd.DataFrame:
-        split, page = self.pages.value
+        split, page = self.pages.value or ("", "")
         return self.asked[(self.asked["split"] == split) & (self.asked["page"] == page)]
 
     def table(self) -> pd.DataFrame:
         """What is asked of the page that is chosen, as text: question, accepted answers, types; may be empty."""
-        rows = self.asked.iloc[:0] if self.pages.value is None else self._on_page()
-        return pd.DataFrame(
-            {
-                "document": rows["document_id"],
-                "question": rows["question"],
-                "accepted answers": [" · ".join(answers) for answers in rows["answers"]],
-                "types": [", ".join(types) for types in rows["question_types"]],
-            }
-        ).reset_index(drop=True)
+        rows = self._on_page()
+        names = {"document": rows["document_id"], "question": rows["question"]}
+        lists = {"accepted answers": rows["answers"].str.join(" · "), "types": rows["question_types"].str.join(", ")}
+        return pd.DataFrame(names | lists).reset_index(drop=True)
+
+
+def answers_by_run(study: Study) -> dict[str, pd.DataFrame]:
+    """The last answers of every run of a study by ratio and seed, after those before any training."""
+    first = study.first_answers
+    frames = {BEFORE: first[first["run"] == first["run"].iloc[0]]}
+    for (ratio, seed, _), rows in study.last_answers.groupby([RATIO, "seed", "run"]):
+        frames[f"{percent(ratio)} trained, seed {seed}"] = rows
+    return frames
+
+
+class PredictionComparer(Browser):
+    """Any two runs of a study after their last epoch; `validation` has the pages of its questions.
+
+    `first` and `second` name the runs, `changes` says whether what got better, worse or both is listed in
+    `questions`, the largest difference in ANLS first; the chosen one is shown with its page.
+    """
+
+    def __init__(self, study: Study, validation: Dataset):
+        self.validation, self.answers = validation, answers_by_run(study)
+        self.indices = {question: index for index, question in enumerate(validation["questionId"])}
+        names = list(self.answers)
+        self.first = control(ipywidgets.Dropdown, "from", "The run to start from", options=names, value=names[0])
+        self.second = control(ipywidgets.Dropdown, "to", "The run to compare with it", options=names, value=names[-1])
+        self.changes = control(ipywidgets.Dropdown, "show", "What got better, what got worse", options=CHANGES)
+        self.questions = control(ipywidgets.Select, "question", "Choose a question with the arrow keys", rows=10)
+        super().__init__([self.first, self.second, self.changes], self.questions)
+
+    def _search(self, *_: Any) -> None:
+        self.frame = compared(self.answers[self.first.value], self.answers[self.second.value])
+        difference = self.frame["difference"]
+        self.found.value = text_html(
+            f"{(difference > 0).sum():,} questions better, {(difference < 0).sum():,} worse, "
+            f"{(difference == 0).sum():,} with the same ANLS; {100 * difference.mean():+.1f} points in all"
+        )
+        sign = self.changes.value
+        listed = self.frame[difference * sign > 0 if sign else difference != 0]
+        listed = listed.sort_values("difference", key=abs, ascending=False, kind="stable").head(LISTED)
+        labels = [f"{row.difference:+.2f}  {row.question}" for row in listed.itertuples()]
+        offer(self.questions, list(zip(labels, listed["question_id"], strict=True)))
+        self._show()
+
+    def _show(self, *_: Any) -> None:
+        if self.questions.value is None:
+            self.view.value = text_html("No question differs in this way.")
+            return
+        row = self.frame.set_index("question_id").loc[self.questions.value]
+        both = {"run": [self.first.value, self.second.value]}
+        both["answer"] = [row["prediction_first"], row["prediction_second"]]
+        both["ANLS"] = [f"{row['anls_first']:.2f}", f"{row['anls_second']:.2f}"]
+        caption = f"{row['question']} Accepted: {' · '.join(row['answers'])}"
+        page = text_html("The data set has no such question any more.")
+        if self.questions.value in self.indices:
+            image = self.validation[self.indices[self.questions.value]]["image"]
+            page = page_html(image, f"Page of document {row['document_id']}")
+        self.view.value = beside_html(table_html(pd.DataFrame(both), caption), page)
+
+    def table(self, count: int = 5) -> pd.DataFrame:
+        """The `count` questions that got better by most and those that got worse by most, as text; may be empty."""
+        better, worse = self.frame.query("difference > 0"), self.frame.query("difference < 0")
+        rows = pd.concat([better.head(count), worse.tail(count)[::-1]], ignore_index=True)
+        columns = {"question": rows["question"], "accepted": rows["answers"].str.join(" · ")}
+        # Two equal names would be one column.
+        columns |= {self.first.value: rows["prediction_first"], f"then {self.second.value}": rows["prediction_second"]}
+        return pd.DataFrame(columns | {"ANLS, difference": rows["difference"].map("{:+.2f}".format)})

@@ -48,23 +48,13 @@ def demo_config(port: int) -> Config:
 
     Every visitor has a kernel of their own, which ends when nothing was done with it for half an hour.
     """
-    config = Config()
-    config.Voila.ip, config.Voila.port = "127.0.0.1", port
-    config.Voila.auto_token = True
-    config.Voila.open_browser = False
-    config.Voila.tornado_settings = {
-        "headers": {"Content-Security-Policy": POLICY, "Referrer-Policy": "no-referrer"},
-        # A little more than a file, so that one that is just too large is told so.
-        "websocket_max_message_size": LARGEST_UPLOAD + 2 * 2**20,
-    }
-    config.VoilaConfiguration.file_allowlist = []
-    config.VoilaConfiguration.allow_template_override = "NO"
-    config.VoilaConfiguration.strip_sources = True
-    config.VoilaConfiguration.show_tracebacks = False
-    config.MappingKernelManager.cull_idle_timeout = IDLE_SECONDS
-    config.MappingKernelManager.cull_interval = 60
-    config.MappingKernelManager.cull_connected = True
-    return config
+    served = {"ip": "127.0.0.1", "port": port, "auto_token": True, "open_browser": False}
+    headers = {"Content-Security-Policy": POLICY, "Referrer-Policy": "no-referrer"}
+    # A little more than a file, so that one that is just too large is told so.
+    served["tornado_settings"] = {"headers": headers, "websocket_max_message_size": LARGEST_UPLOAD + 2 * 2**20}
+    shown = {"strip_sources": True, "show_tracebacks": False, "file_allowlist": [], "allow_template_override": "NO"}
+    culled = {"cull_idle_timeout": IDLE_SECONDS, "cull_interval": 60, "cull_connected": True}
+    return Config({"Voila": served, "VoilaConfiguration": shown, "MappingKernelManager": culled})
 
 
 def serve(study: str, port: int = 8866) -> None:

@@ -11,7 +11,7 @@ from docfloqa.analysis.intervals import Interval, score_intervals
 from docfloqa.data.hub import split_revision
 from docfloqa.exceptions import RunError
 from docfloqa.files import TINY_MODEL, check_writable, is_hub_id, resolve, whole_folder
-from docfloqa.model.florence import PREFIX, Florence2ForDocVQA, generation_config
+from docfloqa.model.florence import Florence2ForDocVQA, generation_config
 from docfloqa.runs.run import SETTINGS_WITHOUT_EFFECT, Run
 from docfloqa.settings import Settings
 from docfloqa.text import escaped
@@ -24,15 +24,8 @@ SYNTH = "SynthDocVQA"
 METRIC_NAMES = {"anls": "ANLS", "exact_match": "exact match", "f1": "F1", "accuracy": "accuracy"}
 SOURCES = ("model", "data", "validation_data")
 # What an export consists of; a folder with anything else in it is never replaced.
-EXPORTED = {
-    CARD,
-    "config.json",
-    "generation_config.json",
-    "model.safetensors",
-    "processor_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-}
+EXPORTED = {CARD, "model.safetensors", *(f"{name}.json" for name in "config generation_config tokenizer".split())}
+EXPORTED |= {"processor_config.json", "tokenizer_config.json"}
 
 
 def export_run(run: Run, folder: Path) -> Path:
@@ -49,9 +42,8 @@ def export_run(run: Run, folder: Path) -> Path:
     model.half()
     for name, weights in model.named_parameters():
         if not torch.isfinite(weights).all():
-            raise RunError(
-                f"{name} of run {run.name} has values above {torch.finfo(torch.half).max:g}, the largest of fp16"
-            )
+            largest = f"{torch.finfo(torch.half).max:g}, the largest of fp16"
+            raise RunError(f"{name} of run {run.name} has values above {largest}")
     model.generation_config = generation_config(model, settings.max_new_tokens, settings.num_beams)
     with whole_folder(folder, is_export) as part:
         model.save_pretrained(part)
@@ -62,20 +54,17 @@ def export_run(run: Run, folder: Path) -> Path:
 
 def is_export(folder: Path) -> bool:
     """Whether a folder holds what `export_run` writes, and nothing else."""
-    if not {path.name for path in folder.iterdir()} <= EXPORTED or not (folder / CARD).is_file():
-        return False
-    return f"\n- {TAG}\n" in (folder / CARD).read_text(encoding="utf-8", errors="replace")
+    names, card = {path.name for path in folder.iterdir()}, folder / CARD
+    return CARD in names <= EXPORTED and f"\n- {TAG}\n" in card.read_text(encoding="utf-8", errors="replace")
 
 
 def model_card(run: Run, model: Florence2ForDocVQA, processor: Florence2Processor) -> ModelCard:
     """The card of a run's best model, its scores being those of the run's own evaluation at that epoch."""
     settings, record = run.settings, run.record
-    epoch = record["best_epoch"]
-    answers = run.answers(epoch)
+    answers = run.answers(record["best_epoch"])
     intervals = score_intervals(answers)
     tiny = resolve(settings.model) == str(TINY_MODEL)
-    training, validation = (data_name(settings, split) for split in ("train", "validation"))
-    freezing, versions = record["freezing"], record["versions"]
+    freezing, kept = record["freezing"], record.get("data_checks", {}).get("kept")
     shown = {
         name: source_name(value) if name in SOURCES and value else value
         for name, value in settings.to_dict().items()
@@ -84,55 +73,35 @@ def model_card(run: Run, model: Florence2ForDocVQA, processor: Florence2Processo
     return ModelCard.from_template(
         card_metadata(run, intervals, tiny),
         template_path=str(TEMPLATE),
-        name=run.id,
+        run=run,
+        tiny=tiny,
+        side=processor.image_processor.size["height"],
         parameters=f"{model.num_parameters():,}",
         base_model=escaped(repository(settings.model)),
         trained_share=f"{100 * freezing['trainable_vision_parameters'] / freezing['vision_parameters']:.0f} %",
-        epoch=epoch,
-        epochs=settings.epochs,
-        prompt="question" if settings.prefix == "none" else f'"{PREFIX}" + question',
-        prefix=settings.prefix != "none",
-        side=processor.image_processor.size["height"],
-        max_new_tokens=settings.max_new_tokens,
-        beams=settings.num_beams,
         scores=[(label, intervals[name].format(100)) for name, label in METRIC_NAMES.items()],
         questions=f"{len(answers):,}",
         documents=f"{answers['document_id'].nunique():,}",
-        training=escaped(training),
-        validation=escaped(validation),
-        train_questions=record.get("data_checks") and f"{record['data_checks']['kept']['train']:,}",
-        drawn="synth" in (settings.data, settings.validation_data),
-        synth=SYNTH,
-        settings=[(name, escaped(json.dumps(value))) for name, value in shown.items()],
-        versions=", ".join(f"{package} {version}" for package, version in versions.items()),
-        tiny=tiny,
+        training=escaped(data_name(settings, settings.data)),
+        validation=escaped(data_name(settings, settings.validation_data or settings.data)),
+        train_questions=kept and f"{kept['train']:,}",
+        synth=SYNTH if "synth" in (settings.data, settings.validation_data) else "",
+        shown=[(name, escaped(json.dumps(value))) for name, value in shown.items()],
+        versions=", ".join(f"{package} {version}" for package, version in record["versions"].items()),
     )
 
 
 def card_metadata(run: Run, intervals: dict[str, Interval], tiny: bool) -> ModelCardData:
     """The metadata of a card: what the model was made from, and its scores with their 95 % intervals."""
-    settings = run.settings
+    settings, results = run.settings, []
     source = settings.validation_data or settings.data
-    results = [
-        EvalResult(
-            task_type=TASK,
-            dataset_type=repository(source),
-            dataset_name=data_name(settings, "validation"),
-            dataset_split="validation",
-            metric_type=metric,
-            metric_name=METRIC_NAMES[metric],
-            metric_value=round(interval.estimate, 4),
-            # The hub's format has no place of its own for an interval.
-            metric_args={
-                "confidence": 0.95,
-                "low": round(interval.low, 4),
-                "high": round(interval.high, 4),
-                "resampled": "documents",
-            },
-        )
-        for metric, interval in intervals.items()
-        if metric in METRIC_NAMES
-    ]
+    data = {"dataset_type": repository(source), "dataset_name": data_name(settings, source)}
+    for metric, label in METRIC_NAMES.items():
+        found = {name: round(value, 4) for name, value in vars(intervals[metric]).items()}
+        score = {"metric_type": metric, "metric_name": label, "metric_value": found.pop("estimate")}
+        # The hub's format has no place of its own for an interval.
+        score["metric_args"] = {"confidence": 0.95, **found, "resampled": "documents"}
+        results.append(EvalResult(task_type=TASK, dataset_split="validation", **data, **score))
     return ModelCardData(
         license="apache-2.0" if tiny else None,
         base_model=repository(settings.model),
@@ -159,10 +128,7 @@ def repository(source: str) -> str:
     return split_revision(source_name(source))[0]
 
 
-def data_name(settings: Settings, split: str) -> str:
-    """What the data of a split is called; of drawn pages also how they were drawn."""
-    source = (settings.validation_data if split == "validation" else None) or settings.data
-    if source != "synth":
-        return source_name(source)
+def data_name(settings: Settings, source: str) -> str:
+    """What a source of data is called; of drawn pages also how they were drawn."""
     drawing = "full-size pages" if settings.synth_scale == "full" else f"{settings.synth_shift} shift"
-    return f"{SYNTH} ({drawing}, seed {settings.synth_seed})"
+    return f"{SYNTH} ({drawing}, seed {settings.synth_seed})" if source == "synth" else source_name(source)

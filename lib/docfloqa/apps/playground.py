@@ -1,8 +1,6 @@
 """Questions of one's own to a study's models: answers side by side, and where on the page each model looked."""
 
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import ipywidgets
@@ -13,8 +11,7 @@ from PIL import Image
 from transformers.utils import logging
 
 from docfloqa.analysis.intervals import NONE
-from docfloqa.apps.ask import BEFORE, Answer, Asked, answer, check_question, models_of_study
-from docfloqa.apps.attention import Attention, attention, attention_figure
+from docfloqa.apps.ask import BEFORE, Asked, Attention, answer, attention, attention_figure, models_of_study
 from docfloqa.apps.browser import LISTED, control, image_html, offer, page_html, table_html, text_html
 from docfloqa.data.images import ALLOWED, KINDS, PageError, as_page, open_upload
 from docfloqa.data.load import load_docvqa
@@ -36,21 +33,8 @@ def models_and_note(study: str) -> tuple[list[Asked], str]:
 
 def failure(name: str, error: Exception) -> str:
     """Why a model did not answer, as one sentence."""
-    if isinstance(error, RunError):
-        return f"{error}."
-    return f"The model {name} cannot answer: {str(error) or type(error).__name__}."
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Without what would stay in a cell's output: bars of loading and evaluating, transformers' notes on its loss."""
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        with capture_output():
-            yield
-    finally:
-        logging.set_verbosity(verbosity)
+    said = str(error) or type(error).__name__
+    return f"{said}." if isinstance(error, RunError) else f"The model {name} cannot answer: {said}."
 
 
 class Playground(ipywidgets.VBox):
@@ -62,6 +46,8 @@ class Playground(ipywidgets.VBox):
     """
 
     def __init__(self, study: str):
+        # Transformers' notes would stay in the cell's output.
+        logging.set_verbosity_error()
         self.models, self.note = models_and_note(study)
         self.rows = load_docvqa(self.models[0].settings, "validation")
         self._loaded: dict[str, Any] = {}
@@ -69,60 +55,40 @@ class Playground(ipywidgets.VBox):
         # What the present answers are answers to; the controls may have moved on.
         self.answers = pd.DataFrame(columns=["text", "confidence", "seconds"])
         self.asked, self.accepted = "", []
-        self._make_controls()
-        self.document.observe(self._choose_document, "value")
-        self.example.observe(self._choose_example, "value")
-        for source in (self.upload, self.number):
-            source.observe(self._open_upload, "value")
-        self.button.on_click(self.ask)
-        self.model.observe(self._choose_model, "value")
-        self.token.observe(self._draw, "value")
-        self._choose_document()
-        self.ask()
-        super().__init__(
-            [
-                ipywidgets.HTML(text_html(self.note) if self.note else ""),
-                ipywidgets.HBox([self.document, self.upload, self.number]),
-                self.example,
-                ipywidgets.HBox([self.question, self.button]),
-                self.status,
-                self.answered,
-                ipywidgets.HBox([self.model, self.token]),
-                ipywidgets.HBox([self.page, self.view]),
-            ]
-        )
+        note, self.status, self.answered, self.page, self.view = (ipywidgets.HTML() for _ in range(5))
+        note.value = text_html(self.note) if self.note else ""
+        self.page.layout.width = self.view.layout.width = "50%"
+        places, names = pd.Series(self.rows["page"]).drop_duplicates().index, self.rows["document_id"]
+        documents = [(names[place], place) for place in places[:LISTED]]
+        models = [asked.name for asked in self.models]
 
-    def _make_controls(self) -> None:
-        first = dict(zip(self.rows["page"][::-1], range(len(self.rows))[::-1], strict=True))
-        names = self.rows["document_id"]
-        documents = [(names[index], index) for index in sorted(first.values())[:LISTED]]
-        tooltip = "A validation document of the study"
-        self.document = control(ipywidgets.Dropdown, "document", tooltip, options=documents)
-        self.upload = ipywidgets.FileUpload(
-            description="or upload a scan", accept=KINDS, multiple=False, icon="", tooltip=ALLOWED
-        )
-        self.upload.layout.width = "auto"
+        choice, about = ipywidgets.Dropdown, "Any about the page; those that were asked of it before are suggested"
+        self.document = control(choice, "document", "A validation document of the study", options=documents)
+        self.upload = control(ipywidgets.FileUpload, "or upload a scan", ALLOWED, accept=KINDS, icon="")
         self.number = control(ipywidgets.BoundedIntText, "page of the PDF", "From 1 on", min=1, max=9999, value=1)
         self.number.layout.width = "12em"
-        self.example = control(ipywidgets.Dropdown, "asked of it before", "Puts a question below", options=[])
-        tooltip = "Any question about the page"
-        self.question = control(ipywidgets.Text, "question", tooltip, placeholder="What is the total?")
+        self.question = control(ipywidgets.Combobox, "question", about, placeholder="What is the total?")
         self.question.layout.flex = "1"
-        self.button = ipywidgets.Button(description="Ask", tooltip="Let every model answer", button_style="primary")
-        self.status, self.answered = ipywidgets.HTML(), ipywidgets.HTML()
-        names = [asked.name for asked in self.models]
-        shown = {"options": names, "value": names[-1]}
-        self.model = control(ipywidgets.Dropdown, "where looked", "Whose attention is drawn", **shown)
-        self.token = control(ipywidgets.Dropdown, "while it wrote", "A piece of that model's answer", options=[])
-        self.page, self.view = ipywidgets.HTML(), ipywidgets.HTML()
-        self.page.layout.width = self.view.layout.width = "50%"
+        self.button = control(ipywidgets.Button, "Ask", "Let every model answer", button_style="primary")
+        self.model = control(choice, "where looked", "Whose attention is drawn", options=models, value=models[-1])
+        self.token = control(choice, "while it wrote", "A piece of that model's answer", options=[])
+        handlers = {self.document: self._choose_document, self.model: self._choose_model, self.token: self._draw}
+        for source, changed in (handlers | dict.fromkeys((self.upload, self.number), self._open_upload)).items():
+            source.observe(changed, "value")
+        self.button.on_click(self.ask)
+        self._choose_document()
+        self.ask()
+        pages, asking = [self.document, self.upload, self.number], [self.question, self.button]
+        rows = [note, pages, asking, self.status, self.answered, [self.model, self.token]]
+        rows.append([self.page, self.view])
+        super().__init__([ipywidgets.HBox(row) if isinstance(row, list) else row for row in rows])
 
     def _choose_document(self, *_: Any) -> None:
         if self.document.value is None:
             return
         row = self.rows[self.document.value]
-        on_page = self.rows.select([index for index, page in enumerate(self.rows["page"]) if page == row["page"]])
-        self.known = dict(zip(on_page["question"], on_page["answers"], strict=True))
+        asked = zip(self.rows["page"], self.rows["question"], self.rows["answers"], strict=True)
+        self.known = {question: answers for page, question, answers in asked if page == row["page"]}
         self._show_page(as_page(row["image"]), f"document {row['document_id']}")
 
     def _open_upload(self, change: dict[str, Any]) -> None:
@@ -144,24 +110,24 @@ class Playground(ipywidgets.VBox):
         self.image = image
         self.page.value = page_html(image, f"The page that is asked about: {name}")
         self.status.value = text_html(f"The page is {name}.")
-        offer(self.example, list(self.known))
-        self._choose_example()
-
-    def _choose_example(self, *_: Any) -> None:
-        if self.example.value:
-            self.question.value = self.example.value
+        self.question.options = list(self.known)
+        self.question.value = next(iter(self.known), self.question.value)
 
     def ask(self, *_: Any) -> None:
         """Let every model answer the question about the page; what went wrong with one is said in place of it."""
         question, rows, said = self.question.value.strip(), [], {}
         self.button.disabled = True
         try:
-            with warnings.catch_warnings(record=True) as warned, _quietly():
+            # Bars of loading and evaluating would stay in the cell's output.
+            with warnings.catch_warnings(record=True) as warned, capture_output():
                 warnings.simplefilter("always", UserWarning)
                 for asked in self.models:
                     self.status.value = text_html(f"Asking the model {asked.name} …")
                     try:
-                        rows.append({"model": asked.name, **vars(self._answer(asked, question))})
+                        if asked.name not in self._loaded:
+                            self._loaded[asked.name] = asked.load()
+                        given = answer(*self._loaded[asked.name], self.image, question, asked.settings)
+                        rows.append({"model": asked.name, **given})
                     except Exception as error:
                         # Whatever it is, nobody would learn of it from a callback.
                         said[failure(asked.name, error)] = None
@@ -177,25 +143,17 @@ class Playground(ipywidgets.VBox):
             self.button.disabled = False
             self.status.value = text_html("; ".join(said))
 
-    def _answer(self, asked: Asked, question: str) -> Answer:
-        check_question(question)
-        if asked.name not in self._loaded:
-            self._loaded[asked.name] = asked.load()
-        return answer(*self._loaded[asked.name], self.image, question, asked.settings)
-
     def table(self) -> pd.DataFrame:
         """What every model answered last, as text: answer, confidence, seconds; ANLS where the answer is known."""
-        score = [anls(text, self.accepted) for text in self.answers["text"]] if self.accepted else None
-        return pd.DataFrame(
-            {
-                "model": self.answers.index,
-                "answer": [text or "(nothing)" for text in self.answers["text"]],
-                "confidence (%)": [f"{100 * sure:.1f}" for sure in self.answers["confidence"]],
-                "seconds": [f"{seconds:.2f}" for seconds in self.answers["seconds"]],
-                "accepted": " · ".join(self.accepted) or NONE,
-                "ANLS": [f"{one:.2f}" for one in score] if score else NONE,
-            }
-        )
+        columns = {
+            "model": self.answers.index,
+            "answer": self.answers["text"].replace("", "(nothing)"),
+            "confidence (%)": [f"{100 * sure:.1f}" for sure in self.answers["confidence"]],
+            "seconds": self.answers["seconds"].map("{:.2f}".format),
+            "accepted": " · ".join(self.accepted) or NONE,
+            "ANLS": [f"{anls(text, self.accepted):.2f}" if self.accepted else NONE for text in self.answers["text"]],
+        }
+        return pd.DataFrame(columns).reset_index(drop=True)
 
     def _choose_model(self, *_: Any) -> None:
         name, why = self.model.value, ""
@@ -223,9 +181,8 @@ class Playground(ipywidgets.VBox):
 
     def caption(self) -> str:
         """What `figure` shows, in words."""
-        looked = self._looked[self.model.value]
-        away = 100 * looked.elsewhere(self.token.value)
+        looked, token = self._looked[self.model.value], self.token.value
         return (
-            f"Where the model {self.model.value} looked while it wrote “{looked.tokens[self.token.value]}” of its "
-            f"answer to “{self.asked}”; {away:.0f} % of its attention was not on a place of the page."
+            f"Where the model {self.model.value} looked while it wrote “{looked.tokens[token]}” of its answer to "
+            f"“{self.asked}”; {100 * looked.elsewhere(token):.0f} % of its attention was not on a place of the page."
         )
