@@ -3,10 +3,12 @@
 import dataclasses
 import inspect
 import json
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import redirect_stdout
+from multiprocessing import active_children
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
@@ -180,7 +182,15 @@ def _arguments(given: dict[str, Any], own: Iterable[str], fields: Iterable[str])
     return given
 
 
+def _interrupt(*_: Any) -> None:
+    # Ctrl-C reaches the processes that this one has begun as well.
+    for child in active_children():
+        child.terminate()
+    raise KeyboardInterrupt
+
+
 def _carry_out(work: Callable[[], tuple | None], as_json: bool) -> int:
+    signal.signal(signal.SIGTERM, _interrupt)
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     try:
         with redirect_stdout(sys.stderr):

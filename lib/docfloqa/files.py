@@ -288,7 +288,9 @@ def whole_folder(folder: Path, replaceable: Callable[[Path], bool] | None = None
     Raises `FolderError` as `check_writable` does, and where no folder can be made.
     """
     folder = check_writable(folder, replaceable)
-    part, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{kind}") for kind in ("part", "old"))
+    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    # The same for every process: one that is killed between the renames leaves it, and the next one puts it back.
+    old = folder.with_name(f".{folder.name}.old")
     try:
         part.mkdir(parents=True)
     except OSError as error:
@@ -296,6 +298,7 @@ def whole_folder(folder: Path, replaceable: Callable[[Path], bool] | None = None
     try:
         yield part
         if folder.is_dir():
+            shutil.rmtree(old, ignore_errors=True)
             folder.rename(old)
         part.rename(folder)
     finally:

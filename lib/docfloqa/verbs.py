@@ -37,6 +37,8 @@ def sweep(settings: Settings, **planned: Any) -> tuple:
 
 def run(settings: Settings) -> tuple | None:
     """Make one run; under torchrun, one run on several GPUs."""
+    import pandas as pd
+
     from docfloqa.study.sweep import status
     from docfloqa.training.trainer import make_run
 
@@ -44,8 +46,8 @@ def run(settings: Settings) -> tuple | None:
     if not made.writes:
         # The first process tells.
         return None
-    row = status([made])
-    return row.to_dict("records")[0], row.to_string(index=False), 0 if made.is_complete() else INCOMPLETE
+    row = status(made.folder)
+    return row, pd.DataFrame([row]).to_string(index=False), 0 if made.is_complete() else INCOMPLETE
 
 
 def doctor(settings: Settings, kernel: str | None) -> tuple:

@@ -18,7 +18,7 @@ from docfloqa.files import NOTEBOOKS, FolderError, figures_folder, output_folder
 from docfloqa.parameters import RESERVED, check_parameters, literal, numbers
 from docfloqa.runs.results import Study, find_run
 from docfloqa.settings import Settings
-from docfloqa.study.kernels import check_kernel, device_probe
+from docfloqa.study.kernels import PROBE, check_kernel
 from docfloqa.study.sweep import plan as planned
 
 DEFAULTS = Settings()
@@ -93,7 +93,7 @@ def probe(case) -> None:
         # What the checks refuse reaches no kernel; the code must hold without them.
         for name, value in fields.items():
             object.__setattr__(settings, name, value)
-    code = ast.parse(device_probe(settings))
+    code = ast.parse(PROBE.format(settings.to_json()))
     assert [type(statement) for statement in code.body] == [ast.Import, ast.ImportFrom, ast.ImportFrom, ast.Expr]
     literals = [node.value for node in ast.walk(code) if isinstance(node, ast.Constant)]
     assert literals == [settings.to_json()]

@@ -7,8 +7,9 @@ import nbformat
 import pytest
 from papermill.exceptions import PapermillExecutionError
 
+from docfloqa.exceptions import StudyError
 from docfloqa.study import kernels as execution
-from docfloqa.study.kernels import KernelDiedError, execute
+from docfloqa.study.kernels import execute
 
 NOTICED_WITHIN = 15.0  # seconds, on a machine that does more
 
@@ -50,7 +51,7 @@ def test_a_kernel_that_works_for_long_is_left_alone(notebook, tmp_path, monkeypa
 
 
 def test_a_dead_kernel_is_noticed_within_seconds_and_tried_once_more(notebook, tmp_path, tell):
-    with pytest.raises(KernelDiedError, match="the kernel died"):
+    with pytest.raises(StudyError, match="the kernel died"):
         execute(notebook("os.kill(os.getpid(), signal.SIGKILL)"), tmp_path / "part.ipynb", {})
     died = executions(tmp_path)
     noticed = time.time() - died[-1]

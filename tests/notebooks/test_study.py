@@ -275,7 +275,7 @@ def test_a_study_whose_runs_only_workers_can_make_is_swept_once(output, monkeypa
     assert len(Study.load("scattered").runs) == 1
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_study_that_is_stopped_ends_its_kernels_and_theirs(signum, output):
     command = ["study", "--profile", "smoke", "--name", "stopped", "--epochs", "1000", "--ratios", "0"]
     with (output / "log").open("w") as log:
@@ -291,21 +291,23 @@ def test_a_study_that_is_stopped_ends_its_kernels_and_theirs(signum, output):
     [folder] = runs_folder("stopped").iterdir()
     assert (code, read_record(folder)["status"]) == {
         signal.SIGINT: (130, "interrupted"),
+        signal.SIGTERM: (130, "interrupted"),
         signal.SIGKILL: (-signal.SIGKILL, "running"),
     }[signum]
-    assert "1 runs: " in (output / "log").read_text(), "the terminal shows how far the sweep is"
+    log = (output / "log").read_text()
+    assert "1 runs: " in log, "the terminal shows how far the sweep is"
+    assert "Traceback" not in log
     assert not [*reports_folder("stopped").glob("*failed*")]
 
 
 @pytest.mark.parametrize(("on_purpose", "status"), [(True, "interrupted"), (False, "failed")])
 def test_a_run_that_was_stopped_on_purpose_has_not_failed(on_purpose, status, output, monkeypatch):
     run = Run("vision100-seed0-stopped", Settings.profile("smoke"))
-    monkeypatch.setattr(execution, "stopped", set())
 
     def dies(*arguments):
         if on_purpose:
-            execution.stopped.add(run.id)
-        raise execution.KernelDiedError("the kernel died (out of memory, or killed from outside)")
+            raise KeyboardInterrupt
+        raise StudyError("the kernel died (out of memory, or killed from outside)")
 
     monkeypatch.setattr(execution, "execute", dies)
     execution.execute_run(run, Slot(None, 1), None)

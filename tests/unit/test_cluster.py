@@ -21,7 +21,7 @@ from docfloqa.runs.results import PLAN
 from docfloqa.runs.run import Run, read_record
 from docfloqa.settings import Settings
 from docfloqa.study.cluster import Cluster
-from docfloqa.study.kernels import Slot, stopped
+from docfloqa.study.kernels import Execution, Slot
 from docfloqa.study.workers import LocalWorkers, make
 
 SETTINGS = Settings.profile("smoke", study="scattered")
@@ -37,7 +37,10 @@ def pretend(run: Run, slot: Slot, kernel: str | None) -> None:
     about = {"run": run.id, "worker": os.getpid(), "threads": slot.threads}
     tell("begun", {**about, "gpu": os.environ.get("CUDA_VISIBLE_DEVICES")})
     seconds = (reports_folder(SETTINGS.study) / "seconds").read_text()
-    subprocess.run([sys.executable, "-S", "-c", f"import time; time.sleep({seconds})"], check=False)
+    process = subprocess.Popen([sys.executable, "-S", "-c", f"import time; time.sleep({seconds})"])
+    with Execution(run.id) as execution:
+        execution.kernels.append(SimpleNamespace(provisioner=SimpleNamespace(process=process)))
+        process.wait()
     tell("ended", about)
 
 
@@ -175,14 +178,21 @@ def interrupt_when(met, monkeypatch) -> None:
     monkeypatch.setattr("docfloqa.study.workers.wait", interrupt)
 
 
-def local(execute) -> LocalWorkers:
-    workers = LocalWorkers(execute, None)
-    workers.device = {"gpus": 2, "visible": ["0", "1"]}
-    workers.open(SETTINGS)
+@pytest.fixture
+def local(monkeypatch):
+    """Gives workers with two GPUs."""
+    two = {"gpus": 2, "visible": ["0", "1"]}
+    monkeypatch.setattr("docfloqa.study.workers.kernel_device", lambda *_: two)
+
+    def workers(execute) -> LocalWorkers:
+        opened = LocalWorkers(execute, None)
+        opened.open(SETTINGS)
+        return opened
+
     return workers
 
 
-def test_a_run_that_loses_its_workers_is_failed_and_the_others_go_on_in_their_order(output, monkeypatch):
+def test_a_run_that_loses_its_workers_is_failed_and_the_others_go_on_in_their_order(local, output, monkeypatch):
     plan(0)
     bad, follower, leader, other = runs = made_up_runs(4)
     monkeypatch.setattr(Run, "predecessor", property(lambda run: leader if run is follower else None))
@@ -199,16 +209,18 @@ def test_a_run_that_loses_its_workers_is_failed_and_the_others_go_on_in_their_or
     assert names(told("ended")) == [leader.id, follower.id, other.id]
 
 
-def test_an_interrupted_sweep_ends_its_kernels_and_begins_no_other_run(output, monkeypatch):
+def test_an_interrupted_sweep_ends_its_kernels_only_and_begins_no_other_run(local, output, monkeypatch):
     plan(60)
     first, second, _ = runs = made_up_runs(3)
     interrupt_when(lambda: len(told("begun")) == 2, monkeypatch)
     started = time.monotonic()
-    with local(pretend) as workers, pytest.raises(KeyboardInterrupt):
-        make(runs, workers)
+    with subprocess.Popen(["sleep", "60"]) as no_kernel:
+        with local(pretend) as workers, pytest.raises(KeyboardInterrupt):
+            make(runs, workers)
+        assert no_kernel.poll() is None
+        no_kernel.kill()
     assert time.monotonic() - started < 50
     assert set(names(told("begun"))) == set(names(told("ended"))) == {first.id, second.id}
-    assert not stopped
 
 
 def test_a_scheduler_that_does_not_answer_is_named(monkeypatch):

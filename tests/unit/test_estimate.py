@@ -64,8 +64,11 @@ def test_the_runs_of_arms_count_once_each_and_by_kind(output, monkeypatch):
         return dict(zip(PARTS, (1.0, 0.0, 0.0, 0.1, 0.01, 0.0, 100.0, 0.0, 1000, 0, 10**6, 10**6), strict=True))
 
     monkeypatch.setattr(docfloqa.study.estimate, "in_own_process", one)
+    monkeypatch.setattr(docfloqa.study.estimate, "random_base_model", lambda: TINY_MODEL)
     settings, seeds = Settings.profile("smoke"), [0, 1]
-    result = estimate(settings, [0, 1], seeds, ["all"])
+    result = estimate(settings.replace(model="nobody/has-it"), [0, 1], seeds, ["all"])
+    assert len(result.stand_ins) == 1 and "random weights" in result.stand_ins[0]
+    assert {kind.model for kind in calibrated} == {str(TINY_MODEL)}
     planned = plan(settings, [0, 1], seeds, ["all"]).runs
     assert result.kinds["runs"].sum() == len(planned)
     assert len(set(calibrated)) == len(calibrated)
@@ -95,16 +98,14 @@ def test_what_the_hub_holds_is_stood_in_for_in_docvqas_numbers(output, monkeypat
         return dataset, None
 
     monkeypatch.setattr(docfloqa.study.estimate, "load_checked", drawn)
-    monkeypatch.setattr(docfloqa.study.estimate, "random_base_model", lambda: TINY_MODEL)
     stand_ins: list[str] = []
     settings = Settings.profile("paper")
-    assert docfloqa.study.estimate._model(settings, stand_ins) == str(TINY_MODEL)
     _, sizes = docfloqa.study.estimate._data(settings, stand_ins)
     questions, pages = DOCVQA["validation"]
     assert sizes == {"train": DOCVQA["train"], "validation": (500, math.ceil(pages * 500 / questions))}
     assert asked[0].data == "synth" and asked[0].synth_scale == "full"
     assert asked[0].synth_documents * 3 >= (STEPS + WARM_UP) * settings.batch_size
-    assert len(stand_ins) == 2 and "random weights" in stand_ins[0] and "drawn pages" in stand_ins[1]
+    assert len(stand_ins) == 1 and "drawn pages" in stand_ins[0]
 
 
 def test_drawn_pages_have_as_many_questions_as_docvqas(dataset):

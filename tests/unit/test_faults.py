@@ -33,6 +33,7 @@ from docfloqa.files import (
     read_sealed,
     room_for,
     seal_folder,
+    whole_folder,
     write_sealed,
 )
 from docfloqa.runs import run as run_module
@@ -228,7 +229,7 @@ def test_to_ask_whether_runs_are_complete_hashes_their_files_once(complete, monk
     ask = [
         complete.is_complete,
         lambda: monitored(complete.settings.study),
-        lambda: status([complete]),
+        lambda: status(complete.folder),
         lambda: open_run(complete.folder),
         lambda: Study.load(complete.settings.study),
     ]
@@ -323,12 +324,27 @@ def test_two_processes_on_one_run_make_it_once(undisturbed_third, third, dataset
 def test_a_kernel_is_stopped_when_nothing_moves_any_more(moves, tmp_path, monkeypatch):
     monkeypatch.setattr(execution, "STALLED_AFTER", 1.5)
     progress = tmp_path / "progress.json"
-    with execution.watched(progress) as (_, stopped):
+    with execution.Execution("run", progress) as watched:
         for count in range(25):
             time.sleep(0.1)
             if moves:
                 progress.write_text(str(count))
-    assert stopped.is_set() == (not moves)
+    assert watched.stalled == (not moves)
+
+
+@pytest.mark.parametrize("renamed", [False, True])
+def test_what_a_folder_was_when_its_writer_was_killed_between_two_renames_comes_back(renamed, tmp_path):
+    folder, old = tmp_path / "model", tmp_path / ".model.old"
+    old.mkdir()
+    (old / "weights").touch()
+    if renamed:
+        folder.mkdir()
+    with pytest.raises(KeyboardInterrupt), whole_folder(folder):
+        raise KeyboardInterrupt
+    assert [*tmp_path.iterdir()] == [folder] and (folder / "weights").exists() != renamed
+    with whole_folder(folder, lambda _: True) as part:
+        (part / "others").touch()
+    assert [*tmp_path.iterdir()] == [folder] and [*folder.iterdir()] == [folder / "others"]
 
 
 @pytest.fixture

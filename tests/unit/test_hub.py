@@ -19,14 +19,14 @@ from hub_data import M4, PIXPARSE, write_data_set
 from hub_server import served
 from original_checkpoint import TASK_TOKENS, native_model, small_config, tensors, write
 
-from docfloqa.data.hub import COMMIT, COMMITS, REVISIONS, HubError, cached_model, pinned, split_revision
+from docfloqa.data.hub import COMMIT, COMMITS, MODEL_FILES, REVISIONS, HubError, cached_model, pinned, split_revision
 from docfloqa.data.load import load_docvqa
 from docfloqa.data.synth.dataset import synth_folder
 from docfloqa.exceptions import DataError, ModelError
 from docfloqa.files import TINY_MODEL, is_hub_id, reports_folder
 from docfloqa.model.florence import CHECKSUMS, load_florence, model_folder
 from docfloqa.settings import Settings
-from docfloqa.study.estimate import _model
+from docfloqa.study.examination import find
 
 FIRST, SECOND = "1" * 40, "2" * 40
 
@@ -160,17 +160,26 @@ def test_what_has_a_commit_already_or_is_no_hub_id_asks_nobody(output):
     assert not reports_folder(settings.study).exists()
 
 
-def test_an_estimate_stands_in_for_a_model_of_which_the_cache_has_no_weights(hub, cache, monkeypatch):
+def test_what_the_cache_lacks_of_a_model_is_counted_and_left_there(hub, cache, monkeypatch):
     repositories, folders, address = hub
-    settings = Settings.profile("paper", data="synth")
-    repository, commit = split_revision(settings.model)
+    model = Settings.profile("paper").model
+    repository, commit = split_revision(model)
     repositories[f"models/{repository}"], folders[commit] = commit, TINY_MODEL
+    url = address + "/{repo_id}/resolve/{revision}/{filename}"
+    for name, value in {"HF_HUB_OFFLINE": False, "ENDPOINT": address, "HUGGINGFACE_CO_URL_TEMPLATE": url}.items():
+        monkeypatch.setattr(huggingface_hub.constants, name, value)
+
+    def lacking() -> int:
+        return find(model, [["*.safetensors"], MODEL_FILES]).download
+
+    files = [file for file in TINY_MODEL.iterdir() if file.suffix in (".json", ".safetensors")]
+    sizes = {file.name: file.stat().st_size for file in files}
+    assert lacking() == sum(sizes.values()) and not list(cache.rglob("*.safetensors"))
     command = HubError(f"hf download {repository} config.json --revision {commit}. It fills the cache")
     download(command, address, cache)
-    monkeypatch.setattr("docfloqa.study.estimate.random_base_model", lambda: "stand-in")
-    assert _model(settings, []) == "stand-in"
+    assert not cached_model(model) and lacking() == sum(sizes.values()) - sizes["config.json"]
     download(HubError(str(command).replace("config.json ", "")), address, cache)
-    assert _model(settings, []) == settings.model
+    assert cached_model(model) and lacking() == 0
 
 
 @pytest.mark.parametrize("name", ["a/b", "a/b@main", "a-b/c.d@refs/pr/6", "a/b@" + FIRST])

@@ -1,6 +1,5 @@
 """As many runs at a time as GPUs, or as cores, quota and memory allow."""
 
-import os
 from types import SimpleNamespace
 
 import pytest
@@ -8,12 +7,12 @@ import pytest
 from docfloqa.exceptions import SettingsError
 from docfloqa.files import TINY_MODEL
 from docfloqa.settings import Settings
-from docfloqa.study import slots
+from docfloqa.study import workers
 from docfloqa.study.estimate import estimate
 from docfloqa.study.kernels import Slot
-from docfloqa.study.slots import available_memory, available_slots, cpu_quota, parameters
 from docfloqa.study.study import make_study
 from docfloqa.study.sweep import sweep
+from docfloqa.study.workers import available_memory, available_slots, cpu_quota, parameters
 
 SETTINGS = Settings.profile("smoke")
 EIGHT = {"gpus": 0, "cores": 8}
@@ -23,11 +22,9 @@ GIB = 2**30
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
     """Eight cores and 64 GiB; control groups are what is written with the function that this gives."""
-    monkeypatch.setattr(slots, "CONTROL_GROUPS", tmp_path)
-    monkeypatch.setattr(slots, "OWN_GROUPS", tmp_path / "own")
-    monkeypatch.setattr(slots.psutil, "virtual_memory", lambda: SimpleNamespace(available=64 * GIB))
-    monkeypatch.setattr(os, "cpu_count", lambda: 8)
-    monkeypatch.setattr(os, "process_cpu_count", lambda: 8, raising=False)
+    monkeypatch.setattr(workers, "CONTROL_GROUPS", tmp_path)
+    monkeypatch.setattr(workers, "OWN_GROUPS", tmp_path / "own")
+    monkeypatch.setattr(workers.psutil, "virtual_memory", lambda: SimpleNamespace(available=64 * GIB))
 
     def write(own: str, **files: str) -> None:
         (tmp_path / "own").write_text(own)
@@ -101,7 +98,7 @@ def test_there_is_always_room_for_one_run(machine):
 
 def test_a_larger_model_needs_more(machine, monkeypatch):
     assert parameters(str(TINY_MODEL)) == pytest.approx(2_487_072, rel=1e-3) and parameters("nobody/has-it") == 0
-    monkeypatch.setattr(slots, "parameters", lambda _: 231_414_784)
+    monkeypatch.setattr(workers, "parameters", lambda _: 231_414_784)
     machine("0::/", memory_DOT_max=str(16 * GIB))
     assert count() == 3
 

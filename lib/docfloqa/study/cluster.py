@@ -2,7 +2,8 @@
 
 import asyncio
 import socket
-from collections.abc import Callable, Collection
+import time
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from importlib.metadata import version
@@ -17,14 +18,11 @@ from docfloqa.files import reports_folder
 from docfloqa.runs.results import PLAN
 from docfloqa.runs.run import IDENTIFYING_VERSIONS, Run, git_commit
 from docfloqa.settings import Settings
-from docfloqa.study.kernels import Slot, check_kernel, kernel_device, stop_kernels, stopped
+from docfloqa.study.kernels import Slot, check_kernel, kernel_device, stop_kernels
 from docfloqa.study.workers import Execute
 
 RESOURCE = "run"
 PATIENCE = 15  # seconds for a scheduler to answer
-
-# The runs that go on in this process, if it is a worker.
-_going_on: set[str] = set()
 
 
 class Cluster(AbstractContextManager):
@@ -49,7 +47,6 @@ class Cluster(AbstractContextManager):
             ) from error
         self.executor = self.client.get_executor(pure=False, resources={RESOURCE: 1})
         self.admitted: set[str] = set()
-        self.submitted: set[str] = set()
 
     def __exit__(self, *_: Any) -> None:
         self.client.close()
@@ -65,42 +62,36 @@ class Cluster(AbstractContextManager):
         """
         try:
             self.client.register_plugin(Admission(settings.study, self.kernel), name="docfloqa")
-        except OSError as error:
-            raise StudyError(f"a worker at {self.address} went away meanwhile: {error}; begin again") from error
-        except (ImportError, AttributeError) as error:
+        except (ImportError, AttributeError, OSError) as error:
             raise StudyError(
-                f"a worker at {self.address} cannot load this project ({error}); every machine needs the same "
-                "checkout and environment"
+                f"a worker at {self.address} went away meanwhile, or cannot load this project ({error}); every machine "
+                "needs the same checkout and environment"
             ) from error
-        self.admitted = self._admitted()
-        if not self.admitted:
+        if not self.capacity():
             tqdm.write(f"waiting for workers; start them with: dask worker {self.address} --nthreads 1")
 
     def capacity(self) -> int:
         """The number of workers that may make runs; says when one has joined or gone."""
-        before, self.admitted = self.admitted, self._admitted()
-        for address in sorted(before - self.admitted):
-            tqdm.write(f"worker {address} is gone; its run goes on elsewhere, {len(self.admitted)} are left")
-        for address in sorted(self.admitted - before):
-            tqdm.write(f"worker {address} has joined; there are {len(self.admitted)}")
-        return len(self.admitted)
-
-    def _admitted(self) -> set[str]:
         try:
             workers = self.client.scheduler_info()["workers"]
         except OSError as error:
             raise StudyError(f"the scheduler at {self.address} is gone: {error}") from error
-        return {address for address, worker in workers.items() if worker["resources"].get(RESOURCE)}
+        now = {address for address, worker in workers.items() if worker["resources"].get(RESOURCE)}
+        for address in sorted(self.admitted - now):
+            tqdm.write(f"worker {address} is gone; its run goes on elsewhere, {len(now)} are left")
+        for address in sorted(now - self.admitted):
+            tqdm.write(f"worker {address} has joined; there are {len(now)}")
+        self.admitted = now
+        return len(now)
 
     def submit(self, run: Run) -> Future:
         """Begin a run on a worker that is free; the future ends with it."""
-        self.submitted.add(run.id)
         return self.executor.submit(_execute_here, self.execute, run, self.kernel)
 
-    def stop(self) -> None:
+    def stop(self, running: Mapping[Future, Run]) -> None:
         """End the runs that go on by ending their kernels."""
         self.executor.shutdown(wait=False)
-        self.client.run(_in_a_thread, _stop_here, self.submitted)
+        self.client.run(_in_a_thread, _stop_here, {run.id for run in running.values()})
 
 
 class Admission(WorkerPlugin):
@@ -111,12 +102,8 @@ class Admission(WorkerPlugin):
         self.plan = (reports_folder(study) / PLAN).read_text()
 
     async def setup(self, worker: Worker) -> None:
-        """Check the worker; raises `StudyError` saying what is different there."""
-        self.check(f"worker {worker.address} on {socket.gethostname()}")
-        await worker.set_resources(**{RESOURCE: 1})
-
-    def check(self, name: str) -> None:
-        """Raises `StudyError` where this process has other code, versions or files, or lacks the kernel."""
+        """Raises `StudyError` where the worker has other code, versions or files, or lacks the kernel."""
+        name = f"worker {worker.address} on {socket.gethostname()}"
         for what, there in software().items():
             if there != self.here[what]:
                 raise StudyError(
@@ -130,6 +117,7 @@ class Admission(WorkerPlugin):
                 "DOCFLOQA_OUTPUT must name the same folder on each"
             )
         check_kernel(self.kernel)
+        await worker.set_resources(**{RESOURCE: 1})
 
 
 def software() -> dict[str, str]:
@@ -139,18 +127,13 @@ def software() -> dict[str, str]:
 
 
 def _execute_here(execute: Execute, run: Run, kernel: str | None) -> None:
-    _going_on.add(run.id)
-    try:
-        # The worker's environment names its GPU, which its kernels inherit.
-        execute(run, Slot(None, get_worker().state.nthreads), kernel)
-    finally:
-        _going_on.discard(run.id)
-        stopped.discard(run.id)
+    # The worker's environment names its GPU, which its kernels inherit.
+    execute(run, Slot(None, get_worker().state.nthreads), kernel)
 
 
 def _stop_here(runs: Collection[str]) -> None:
-    stopped.update(_going_on & set(runs))
-    stop_kernels(lambda: bool(_going_on & set(runs)))
+    while stop_kernels(runs):
+        time.sleep(0.2)
 
 
 async def _in_a_thread(function: Callable, *arguments: Any) -> None:

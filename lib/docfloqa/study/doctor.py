@@ -4,11 +4,12 @@ import logging
 import os
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 import torch
 from tqdm.auto import tqdm
@@ -16,13 +17,13 @@ from tqdm.auto import tqdm
 from docfloqa.exceptions import DocFloQAError, StudyError
 from docfloqa.files import TINY_MODEL, resolve
 from docfloqa.settings import Settings
-from docfloqa.study.examination import Examination, Untried
+from docfloqa.study.examination import NEEDS, Examination, NotHereError
 from docfloqa.study.kernels import in_own_process
 from docfloqa.text import flat
 
-# In the order in which they are told.
-SUBJECTS = "python torch device kernel disk hub model vocabulary targets decoding data question run".split()
-BEFORE_A_STUDY = "kernel disk hub model vocabulary targets decoding data question".split()
+# In the order in which they are looked at: what is to be written is known last of all.
+SUBJECTS = "python torch device kernel hub model vocabulary targets decoding data question run disk".split()
+BEFORE_A_STUDY = "kernel hub model vocabulary targets decoding data question disk".split()
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,8 @@ class Finding:
     to_do: str | None = None
 
     def __str__(self) -> str:
-        lines = self.found.splitlines() + ([f"-> {flat(self.to_do)}"] if self.to_do else [])
-        first, *others = map(flat, lines)
-        return "\n".join([f"{self.subject:<11} {first}", *(f"{'':<11} {line}" for line in others)])
+        lines = [*self.found.splitlines(), *([f"-> {flat(self.to_do)}"] if self.to_do else [])]
+        return f"{self.subject:<11} " + f"\n{'':<12}".join(map(flat, lines))
 
 
 def examine(settings: Settings, kernel: str | None = None, subjects: Sequence[str] = SUBJECTS) -> list[Finding]:
@@ -45,19 +45,31 @@ def examine(settings: Settings, kernel: str | None = None, subjects: Sequence[st
     What fails is a finding with what to do, and what does not need it is looked at all the same. Data that is to be
     drawn is drawn, and checks of small data are made and remembered, as a study would.
     """
-    examination, findings = Examination(settings, kernel), []
-    # What is to be written is known last of all.
-    order = sorted(subjects, key=lambda subject: (subject == "disk", SUBJECTS.index(subject)))
+    examination, findings, well = Examination(settings, kernel), [], set()
     # A process that is killed for want of memory has told at least what it was looking at.
-    with (
-        os.fdopen(os.dup(2), "w") as terminal,
-        tqdm(order, leave=False, disable=None, file=terminal) as progress,
-        _quiet(),
-    ):
+    with _quiet() as terminal, tqdm(subjects, leave=False, disable=None, file=terminal) as progress:
         for subject in progress:
             progress.set_description(subject)
-            findings.append(_guarded(subject, getattr(examination, subject)))
-    return sorted(findings, key=lambda finding: SUBJECTS.index(finding.subject))
+            lacking = [need for need in NEEDS.get(subject, ()) if need not in well]
+            found, to_do = "", None
+            try:
+                if lacking:
+                    raise NotHereError(f"not tried: it needs the {lacking[0]}")
+                found = getattr(examination, subject)()
+                well.add(subject)
+            except NotHereError as reason:
+                found = str(reason)
+            except torch.OutOfMemoryError as error:
+                to_do = f"the memory of the GPU does not suffice for one question: {error}"
+            except (OSError, DocFloQAError) as error:
+                to_do = str(error)
+            except Exception as error:
+                # A fault of ours, or of a library under a machine that nobody has tried.
+                place = traceback.extract_tb(error.__traceback__)[-1]
+                where = f"{Path(place.filename).name}, line {place.lineno}"
+                to_do = f"{type(error).__name__}: {error} ({where}); please report this output"
+            findings.append(Finding(subject, found, to_do))
+    return findings
 
 
 def verdict(findings: Sequence[Finding]) -> str:
@@ -86,34 +98,21 @@ def check_study(settings: Settings, kernel: str | None = None, scheduler: str | 
         raise StudyError(f"this study cannot be made here as it is\n{verdict(findings)}")
 
 
-def _guarded(subject: str, check: Callable[[], str]) -> Finding:
-    try:
-        return Finding(subject, check())
-    except Untried as reason:
-        return Finding(subject, f"not tried: {reason}")
-    except torch.OutOfMemoryError as error:
-        return Finding(subject, "", f"the memory of the GPU does not suffice for one question: {error}")
-    except Exception as error:
-        if isinstance(error, OSError | DocFloQAError):
-            return Finding(subject, "", str(error))
-        # A fault of ours, or of a library under a machine that nobody has tried.
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{Path(place.filename).name}, line {place.lineno}"
-        return Finding(subject, "", f"{type(error).__name__}: {error} ({where}); please report this output")
-
-
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without bars, warnings and log lines of libraries, which tell a user nothing that a finding does not."""
-    before, standard_error = logging.root.manager.disable, os.dup(2)
-    nowhere = Path(os.devnull).open("w")  # noqa: SIM115
-    with nowhere, warnings.catch_warnings(action="ignore"), redirect_stdout(nowhere), redirect_stderr(nowhere):
+def _quiet() -> Iterator[TextIO]:
+    """Without what libraries and kernels write, which tells a user nothing that a finding does not; the terminal."""
+    with (
+        os.fdopen(os.dup(2), "w") as terminal,
+        Path(os.devnull).open("w") as nowhere,
+        warnings.catch_warnings(action="ignore"),
+        redirect_stdout(nowhere),
+        redirect_stderr(nowhere),
+    ):
         logging.disable(logging.ERROR)
         # A kernel writes to this process's own.
         os.dup2(nowhere.fileno(), 2)
         try:
-            yield
+            yield terminal
         finally:
-            os.dup2(standard_error, 2)
-            os.close(standard_error)
-            logging.disable(before)
+            os.dup2(terminal.fileno(), 2)
+            logging.disable(logging.NOTSET)

@@ -4,6 +4,7 @@ import heapq
 import math
 import os
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,9 +12,6 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from queue import SimpleQueue
-from shutil import rmtree
-from statistics import mean
 from typing import Any
 
 import numpy as np
@@ -21,20 +19,20 @@ import pandas as pd
 import torch
 from datasets import Dataset, DatasetDict
 from tqdm.auto import tqdm
-from transformers import CLIPImageProcessorPil, Florence2Processor, TrainerCallback
+from transformers import TrainerCallback
 
 from docfloqa.arms import RATIOS
 from docfloqa.data.hub import cached_model
 from docfloqa.data.load import load_checked
 from docfloqa.data.schema import DOCVQA
 from docfloqa.exceptions import StudyError
-from docfloqa.files import TINY_MODEL, data_folder, folder_bytes, is_hub_id, resolve
+from docfloqa.files import TINY_MODEL, data_folder, folder_bytes, is_hub_id, resolve, whole_folder
 from docfloqa.model.device import describe_device, finish_device, peak_memory, use_device
-from docfloqa.model.florence import Florence2ForDocVQA, base_config, generation_config, load_florence
+from docfloqa.model.florence import Florence2ForDocVQA, base_config, generation_config, load_florence, load_processor
 from docfloqa.settings import Settings
 from docfloqa.study.kernels import Slot, in_own_process
-from docfloqa.study.slots import available_slots
 from docfloqa.study.sweep import settings_of_runs
+from docfloqa.study.workers import available_slots
 from docfloqa.training.evaluation import evaluate
 from docfloqa.training.trainer import CHECKPOINTS, DocVQATrainer
 from docfloqa.training.vision_cache import cache_states
@@ -83,27 +81,30 @@ def estimate(
 ) -> Estimate:
     """Time, memory and disk of the study that `sweep` would make with these arguments on this machine.
 
-    For every kind of run (see `COSTLY`), some steps of training, an evaluation and a checkpoint are made for
-    real, in processes of their own, as many side by side as the study would have. A model of the hub that is
-    not in its cache is stood in for by one of Florence-2-base's size, data of the hub by drawn pages in
-    DocVQA's numbers; nothing is downloaded, and what stands in is kept under `data/`. Documents of an arm
-    under another shift are taken to be as many as the study's. States that a GPU keeps in its memory are not
-    in `gpu_mib`. The scoring on bad scans that a study with arms ends with is not counted.
+    For every kind of run (see `COSTLY`), some steps of training, an evaluation and a checkpoint are made, as many side
+    by side as the study would have. A model of the hub that is not in its cache is stood in for by one of
+    Florence-2-base's size, data of the hub by drawn pages in DocVQA's numbers; nothing is downloaded. Documents of an
+    arm under another shift are taken to be as many as the study's. States that a GPU keeps in its memory are not in
+    `gpu_mib`. The scoring on bad scans that a study with arms ends with is not counted.
 
-    Raises `DataError`, `ModelError` or `SettingsError` as `sweep` does, and `StudyError` when a
-    calibration does not survive.
+    Raises what `sweep` does for what is given, and `StudyError` when a calibration does not survive.
     """
-    of_ratios, of_arms = settings_of_runs(settings, ratios, seeds, arms, jobs)
-    runs = [*of_ratios, *chain(*(runs for variants in of_arms.values() for runs in variants.values()))]
-    stand_ins: list[str] = []
-    model = _model(settings, stand_ins)
-    if model != settings.model:
-        changes = {"model": model, "max_new_tokens": min(RANDOM_ANSWER, settings.max_new_tokens)}
-        settings, runs = settings.replace(**changes), [run.replace(**changes) for run in runs]
-    kinds = {run: settings.replace(**{name: getattr(run, name) for name in COSTLY}) for run in runs}
+    planned, stand_ins = settings_of_runs(settings, ratios, seeds, arms, jobs), []
+    source = resolve(settings.model)
+    if is_hub_id(source) and not cached_model(source):
+        stand_ins.append(
+            f"model {settings.model}: a model of Florence-2-base's size with random weights, "
+            f"answers of at most {RANDOM_ANSWER} tokens"
+        )
+        changes = {"model": str(random_base_model()), "max_new_tokens": min(RANDOM_ANSWER, settings.max_new_tokens)}
+        settings, planned = settings.replace(**changes), planned.map(lambda run: run.replace(**changes))
+    kinds = {
+        run: settings.replace(**{name: getattr(run, name) for name in COSTLY})
+        for run in chain(planned.ratios, *planned.variants)
+    }
     sample, sizes = _data(settings, stand_ins)
-    (training, training_pages), (validation, validation_pages) = sizes["train"], sizes["validation"]
-    pages = training_pages + validation_pages
+    (training, more), (validation, pages) = sizes["train"], sizes["validation"]
+    pages += more
     device = describe_device()
     slots = available_slots(device, settings)[:jobs]
     calibrated = _calibrate(sorted(set(kinds.values()), key=lambda kind: -kind.vision_trainable), slots, sample)
@@ -154,24 +155,22 @@ def makespan(durations: Sequence[float], slots: int) -> float:
 
 
 def _calibrate(kinds: Sequence[Settings], slots: Sequence[Slot], sample: DatasetDict) -> dict[Settings, dict]:
-    """`calibrate` for each kind, in a process of its own in the next free slot."""
-    free: SimpleQueue[Slot] = SimpleQueue()
-    for slot in slots:
-        free.put(slot)
+    """`calibrate` for each kind, in a process of its own; each thread has a slot."""
+    free, own = [*slots], threading.local()
+
+    def take() -> None:
+        own.slot = free.pop()
 
     def one(kind: Settings) -> dict[str, float]:
-        slot = free.get()
         try:
-            return in_own_process(calibrate, kind, slot, scratch, time.time())
+            return in_own_process(calibrate, kind, own.slot, scratch, time.time())
         except BrokenProcessPool:
             raise StudyError(
                 f"the calibration at vision_trainable {kind.vision_trainable:g} died, most likely for want of "
                 "memory; try a smaller batch_size or gradient_checkpointing"
             ) from None
-        finally:
-            free.put(slot)
 
-    with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(len(slots)) as pool:
+    with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(len(slots), initializer=take) as pool:
         sample.save_to_disk(Path(scratch, SAMPLE))
         made = tqdm(pool.map(one, kinds), total=len(kinds), desc="calibrating", unit="kind of run")
         return dict(zip(kinds, made, strict=True))
@@ -179,7 +178,7 @@ def _calibrate(kinds: Sequence[Settings], slots: Sequence[Slot], sample: Dataset
 
 def calibrate(settings: Settings, slot: Slot, scratch: str, asked: float) -> dict[str, float]:
     """A few steps, an evaluation and a checkpoint of one run on a sample of its data: seconds of each part, sizes."""
-    use_device(slot.gpu, slot.threads)
+    use_device(*slot)
     os.environ["DOCFLOQA_OUTPUT"] = tempfile.mkdtemp(dir=scratch)
     dataset = DatasetDict.load_from_disk(str(Path(scratch, SAMPLE)))
     # One epoch over the sample, whose length the trainer takes from the data.
@@ -207,7 +206,7 @@ def calibrate(settings: Settings, slot: Slot, scratch: str, asked: float) -> dic
         "start": start,
         "decoding_a_page": decoding / pages,
         "caching_a_page": run.record["caching_seconds"] / pages,
-        "step": mean(clock.steps[min(WARM_UP, len(clock.steps) - 1) :]),
+        "step": np.diff(clock.times)[min(WARM_UP, len(clock.times) - 2) :].mean(),
         "evaluation_a_question": evaluation / len(dataset["validation"]),
         "save": clock.saving,
         "memory_mib": memory["resident_mib"],
@@ -220,36 +219,20 @@ def calibrate(settings: Settings, slot: Slot, scratch: str, asked: float) -> dic
 
 
 class _Clock(TrainerCallback):
-    """Seconds of every step, from the end of the one before, and of saving a checkpoint after the last."""
+    """When every step of training has ended, and how many seconds it took to save a checkpoint after the last."""
 
     def __init__(self):
-        self.steps: list[float] = []
-        self.saving = 0.0
-
-    def on_epoch_begin(self, *_, **__):
-        self.last = time.perf_counter()
+        self.times: list[float] = []
 
     def on_step_end(self, args, state, control, **_):
         finish_device()
-        now = time.perf_counter()
-        self.steps.append(now - self.last)
-        self.last = now
-        if len(self.steps) > WARM_UP and sum(self.steps) > LONGEST:
-            control.should_training_stop = True
+        self.times.append(time.perf_counter())
+        control.should_training_stop |= len(self.times) > WARM_UP and self.times[-1] - self.times[0] > LONGEST
+
+    on_epoch_begin = on_step_end
 
     def on_save(self, *_, **__):
-        self.saving = time.perf_counter() - self.last
-
-
-def _model(settings: Settings, stand_ins: list[str]) -> str:
-    source = resolve(settings.model)
-    if not is_hub_id(source) or cached_model(source):
-        return settings.model
-    stand_ins.append(
-        f"model {settings.model}: a model of Florence-2-base's size with random weights, "
-        f"answers of at most {RANDOM_ANSWER} tokens"
-    )
-    return str(random_base_model())
+        self.saving = time.perf_counter() - self.times[-1]
 
 
 def random_base_model() -> Path:
@@ -260,27 +243,25 @@ def random_base_model() -> Path:
     """
     folder = data_folder() / "cache" / "florence2-base-random"
     if not folder.is_dir():
-        tokenizer = Florence2Processor.from_pretrained(TINY_MODEL).tokenizer
-        images = CLIPImageProcessorPil(size={"height": PAGE_SIZE, "width": PAGE_SIZE}, do_center_crop=False)
-        images.image_seq_length = (PAGE_SIZE // 32) ** 2 + 1
+        processor = load_processor(TINY_MODEL)
+        processor.image_processor.size = {"height": PAGE_SIZE, "width": PAGE_SIZE}
+        processor.image_processor.image_seq_length = (PAGE_SIZE // 32) ** 2 + 1
         config = base_config()
-        config.image_token_id = tokenizer.image_token_id
+        config.image_token_id = processor.image_token_id
         torch.manual_seed(0)
         model = Florence2ForDocVQA(config).half()
         # As the real one's targets begin.
         model.generation_config.forced_bos_token_id = config.text_config.bos_token_id
         model.generation_config = generation_config(model, max_new_tokens=20)
-        part = folder.with_name(f".{folder.name}.part")
-        rmtree(part, ignore_errors=True)
-        model.save_pretrained(part)
-        Florence2Processor(image_processor=images, tokenizer=tokenizer).save_pretrained(part)
-        part.replace(folder)
+        with whole_folder(folder) as part:
+            model.save_pretrained(part)
+            processor.save_pretrained(part)
     return folder
 
 
 def _data(settings: Settings, stand_ins: list[str]) -> tuple[DatasetDict, dict[str, tuple[int, int]]]:
     """A sample of the data, and questions and pages of each split in full."""
-    wanted = {"train": (STEPS + WARM_UP) * settings.batch_size, "validation": EVALUATED}
+    wanted, sizes = {"train": (STEPS + WARM_UP) * settings.batch_size, "validation": EVALUATED}, {}
     if is_hub_id(resolve(settings.data)):
         stand_ins.append(f"data {settings.data}: drawn pages, counted as DocVQA's")
         documents = {
@@ -288,24 +269,20 @@ def _data(settings: Settings, stand_ins: list[str]) -> tuple[DatasetDict, dict[s
             "synth_validation_documents": math.ceil(wanted["validation"] / 3),
         }
         drawn, _ = load_checked(settings.replace(data="synth", validation_data=None, synth_scale="full", **documents))
-        dataset = DatasetDict({split: like_docvqa(rows) for split, rows in drawn.items()})
-        sizes = {}
+        dataset = {split: like_docvqa(rows) for split, rows in drawn.items()}
         for split, (questions, pages) in DOCVQA.items():
             used = min(getattr(settings, f"{split}_questions") or questions, questions)
-            sizes[split] = (used, math.ceil(pages * used / questions))
+            sizes[split] = used, math.ceil(pages * used / questions)
     else:
         dataset, _ = load_checked(settings)
         sizes = {split: (len(rows), len(set(rows["page"]))) for split, rows in dataset.items()}
-    # An evaluation always groups questions by page.
-    by_image = {"train": settings.batching == "by_image", "validation": True}
-    return DatasetDict({split: _sample(rows, wanted[split], by_image[split]) for split, rows in dataset.items()}), sizes
-
-
-def _sample(rows: Dataset, questions: int, by_image: bool) -> Dataset:
-    """The first questions; of as many pages as there are where a batch of the whole data would hardly share one."""
-    if by_image:
-        return rows.select(range(min(questions, len(rows))))
-    return rows.select(sorted(_earlier(rows).sort_values(kind="stable").index[:questions]))
+    for split, rows in dataset.items():
+        # As many pages as there are, where a batch of the whole data would hardly share one; an evaluation always
+        # groups questions by page.
+        by_image = split == "validation" or settings.batching == "by_image"
+        order = np.arange(len(rows)) if by_image else _earlier(rows).argsort(kind="stable")
+        dataset[split] = rows.select(sorted(order[: wanted[split]]))
+    return DatasetDict(dataset), sizes
 
 
 def like_docvqa(rows: Dataset) -> Dataset:
@@ -315,7 +292,7 @@ def like_docvqa(rows: Dataset) -> Dataset:
     return rows.select(np.flatnonzero(_earlier(rows) < room))
 
 
-def _earlier(rows: Dataset) -> pd.Series:
+def _earlier(rows: Dataset) -> np.ndarray:
     """How many questions of the same page come before each."""
     pages = pd.Series(list(rows["page"]))
-    return pages.groupby(pages).cumcount()
+    return pages.groupby(pages).cumcount().to_numpy()

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import platform
 import time
 from collections.abc import Sequence
@@ -11,22 +10,23 @@ from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
 from shutil import which
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from datasets import Dataset
-from datasets.table import InMemoryTable
-from huggingface_hub import constants
+from huggingface_hub import constants, snapshot_download
+from huggingface_hub.errors import HTTPError
+from huggingface_hub.utils import filter_repo_objects
 
-from docfloqa.data import sources
+from docfloqa.data.hub import MODEL_FILES, HubError, cached_snapshot, not_to_be_had, split_revision
 from docfloqa.data.load import check_image, load_checked
-from docfloqa.data.schema import DOCVQA
-from docfloqa.data.sources import SPLITS
+from docfloqa.data.schema import DOCVQA, FEATURES, SPLITS
+from docfloqa.data.sources import HUB_FOLDERS, PARQUET_FILES, batches_in_schema, files_of
 from docfloqa.exceptions import DataError, DocFloQAError, ModelError
-from docfloqa.files import DiskFullError, free_bytes, output_folder, room_for, runs_folder, size
+from docfloqa.files import free_bytes, is_hub_id, output_folder, resolve, room_for, runs_folder, size
 from docfloqa.model import device as on
 from docfloqa.model.florence import (
     CHECKSUMS,
@@ -43,20 +43,51 @@ from docfloqa.model.freezing import freeze
 from docfloqa.model.microsoft_layout import is_original_layout
 from docfloqa.runs.run import git_commit
 from docfloqa.settings import Settings
-from docfloqa.study.availability import find_data, find_model
 from docfloqa.study.kernels import DEFAULT_KERNEL, kernel_device
-from docfloqa.study.slots import BYTES_A_PARAMETER
+from docfloqa.study.workers import BYTES_A_PARAMETER
 from docfloqa.training.batches import QuestionCollator
 from docfloqa.training.evaluation import evaluate
 from docfloqa.training.trainer import CHECKPOINTS
 
-# Bytes of parquet files: every page of smaller data is decoded, of larger data only columns without images are read.
+# Bytes of parquet files: every page of smaller data is decoded, of larger data one row is read.
 SMALL = 2**26
 PACKAGES = "torch transformers datasets huggingface_hub".split()
+# Subjects without which another cannot be looked at.
+NEEDS = dict.fromkeys(("vocabulary", "targets", "decoding"), ("model",)) | {"question": ("model", "decoding", "data")}
 
 
-class Untried(DocFloQAError):
-    """What cannot be looked at for want of something that another line tells of."""
+class NotHereError(DocFloQAError):
+    """What cannot be looked at, since it is yet to be downloaded, or since another subject tells what is wrong."""
+
+
+class Source(NamedTuple):
+    """A model or data set: where it is here, or else how many bytes are to be downloaded, or why it cannot be had."""
+
+    where: str = ""
+    download: int = 0
+    trouble: DocFloQAError | None = None
+
+
+def find(name: str, groups: Sequence[Sequence[str]], kind: str = "model") -> Source:
+    """A local folder, or a repository of the hub, of which every group of patterns is to match some file."""
+    source, files = resolve(name), [*chain(*groups)]
+    if not is_hub_id(source):
+        return Source(source)
+    folder = cached_snapshot(source, files, kind)
+    if folder and all(any(any(folder.glob(pattern)) for pattern in group) for group in groups):
+        return Source(str(folder))
+    repository, revision = split_revision(source)
+    try:
+        there = snapshot_download(repository, repo_type=kind, revision=revision, allow_patterns=files, dry_run=True)
+    except (OSError, ValueError, HTTPError) as error:
+        return Source(trouble=not_to_be_had(source, files, kind, error.__cause__ or error))
+    for group in groups:
+        if not any(filter_repo_objects([file.filename for file in there], allow_patterns=[*group])):
+            trouble = f"{repository} has no {' or '.join(group)} at {revision}; give another revision or repository"
+            return Source(trouble=HubError(trouble))
+    much = sum(file.file_size or 0 for file in there if file.will_download)
+    told = f"{repository} at {revision} is not in the cache; make study downloads it, {much / 1e9:.2g} GB"
+    return Source("", much, NotHereError(told))
 
 
 class Examination:
@@ -65,18 +96,27 @@ class Examination:
     def __init__(self, settings: Settings, kernel: str | None):
         self.settings, self.kernel_name = settings, kernel
         self.questions: dict[str, int] = {}
-        self.row: Dataset | None = None
-        self.loaded: Florence2ForDocVQA | None = None
-        self.decodes = False
+        self.network: Florence2ForDocVQA | None = None
 
-    model_source = cached_property(lambda self: find_model(self.settings))
-    data_sources = cached_property(lambda self: find_data(self.settings))
-
-    @property
-    def network(self) -> Florence2ForDocVQA:
-        if self.loaded is None:
-            raise Untried("the model does not load" if self.model_source.folder else "there is no model here yet")
-        return self.loaded
+    @cached_property
+    def sources(self) -> dict[str, Source]:
+        """The model, and the data by split; what is to be drawn is drawn."""
+        found = {"model": find(self.settings.model, [["*.safetensors"], MODEL_FILES])}
+        names = {"train": self.settings.data, "validation": self.settings.validation_data or self.settings.data}
+        for name in dict.fromkeys(names.values()):
+            splits = [split for split in SPLITS if names[split] == name]
+            source = Source(name)
+            if name != "synth":
+                below = Path(HUB_FOLDERS.get(split_revision(name)[0], "."))
+                source = find(
+                    name,
+                    [[str(below / one.format(split=split)) for one in PARQUET_FILES] for split in splits],
+                    "dataset",
+                )
+                if source.where and source.where != resolve(name):
+                    source = source._replace(where=str(source.where / below))
+            found |= dict.fromkeys(splits, source)
+        return found
 
     def python(self) -> str:
         system = f"{platform.system()} {platform.release()}, {platform.machine()}"
@@ -104,27 +144,25 @@ class Examination:
         return f"{self.kernel_name or DEFAULT_KERNEL} answers: {gpus}, {device['name']}"
 
     def hub(self) -> str:
-        needed = [self.model_source, *self.data_sources.values()]
-        named = [source for source in needed if source.commit or not source.folder]
-        cache = f"the cache, {constants.HF_HUB_CACHE}"
-        if not named:
-            return "not needed: model and data are here"
-        if all(source.folder for source in named):
-            return f"not asked: all is in {cache}"
-        if any(source.trouble for source in named):
-            offline = "; HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else ""
-            return f"{constants.ENDPOINT} does not give what is not in {cache}{offline}"
-        return f"{constants.ENDPOINT} answers; the cache is {constants.HF_HUB_CACHE}"
+        troubles = [source.trouble for source in self.sources.values() if source.trouble]
+        if not troubles:
+            return f"not asked: all is here, or in the cache, {constants.HF_HUB_CACHE}"
+        gives = "answers" if all(isinstance(trouble, NotHereError) for trouble in troubles) else "does not give all"
+        offline = "; HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else ""
+        return f"{constants.ENDPOINT} {gives}; the cache is {constants.HF_HUB_CACHE}{offline}"
+
+    def _where(self, what: str) -> str:
+        if trouble := self.sources[what].trouble:
+            raise trouble
+        return self.sources[what].where
 
     def model(self) -> str:
-        source = self.model_source
-        if told := source.to_download():
-            return told
-        self.loaded, self.processor = load_florence(source.given, self.settings.prefix)
-        layout = "original" if is_original_layout(source.folder) else "native"
-        checked = ", as its checksums say" if (source.folder / CHECKSUMS).is_file() else ""
-        parameters = sum(tensor.numel() for tensor in self.loaded.parameters())
-        return f"{source}{checked}: {layout} layout, {parameters:,} parameters"
+        self.folder = Path(self._where("model"))
+        self.network, self.processor = load_florence(self._where("model"), self.settings.prefix)
+        layout = "original" if is_original_layout(self.folder) else "native"
+        checked = ", as its checksums say" if (self.folder / CHECKSUMS).is_file() else ""
+        parameters = sum(tensor.numel() for tensor in self.network.parameters())
+        return f"{self.settings.model}, {self.folder}{checked}: {layout} layout, {parameters:,} parameters"
 
     def vocabulary(self) -> str:
         network, tokenizer, images = self.network, self.processor.tokenizer, self.processor.image_token_id
@@ -148,7 +186,7 @@ class Examination:
         tokens = [*map(self._token, target.start), "answer", self._token(target.end)]
         # The neutral settings: what a file states of them changes nothing.
         neutral = generation_config(self.network, None).to_dict()
-        stated = stated_decoding(self.model_source.folder).items()
+        stated = stated_decoding(self.folder).items()
         cleared = [f"{name} {json.dumps(told)}" for name, told in stated if name != START and neutral.get(name) != told]
         return (
             f"{' '.join(tokens)}, after {self._token(target.decoder_start)}; "
@@ -158,7 +196,6 @@ class Examination:
     def decoding(self) -> str:
         settings, text = self.settings, self.network.config.text_config
         generation_config(self.network, settings.max_new_tokens, settings.num_beams)
-        self.decodes = True
         page = self.processor.image_processor.size
         beams = f"{settings.num_beams} beams" if settings.num_beams > 1 else "greedy"
         return (
@@ -167,49 +204,40 @@ class Examination:
         )
 
     def data(self) -> str:
-        by_split = self.data_sources
-        needed = list(dict.fromkeys(by_split.values()))
-        if not all(source.folder for source in needed):
-            self.questions = {split: self._used(split, DOCVQA[split][0]) for split in SPLITS}
-            return "\n".join(told for source in needed if (told := source.to_download()))
-        names = {split: str(source.given) for split, source in by_split.items()}
+        self.questions = {split: self._used(split, DOCVQA[split][0]) for split in SPLITS if self.sources[split].trouble}
+        names = {split: self._where(split) for split in SPLITS}
         settings = self.settings.replace(data=names["train"], validation_data=names["validation"])
-        files = {split: sources.files_of(names[split], split, settings) for split in SPLITS}
-        count = self._checked if sum(file.stat().st_size for file in chain(*files.values())) <= SMALL else self._counted
-        lines = count(settings, files)
-        columns = ", ".join(pq.read_schema(files["validation"][0]).names)
-        return "\n".join(["; ".join(map(str, needed)), f"columns {columns}", *lines])
-
-    def _checked(self, settings: Settings, _) -> list[str]:
-        """A line for each split and reason, from the checks that a study makes."""
+        files = {split: files_of(names[split], split, settings) for split in SPLITS}
+        lines = [
+            "; ".join(dict.fromkeys(names.values())),
+            f"columns {', '.join(pq.read_schema(files['validation'][0]).names)}",
+        ]
+        if sum(file.stat().st_size for file in chain(*files.values())) > SMALL:
+            self.row = _first_usable(files["validation"], f"split 'validation' of {settings.validation_data!r}")
+            for split, some in files.items():
+                try:
+                    rows = sum(pq.read_metadata(file).num_rows for file in some)
+                except (pa.ArrowException, OSError) as error:
+                    raise DataError(f"a file of split {split!r} cannot be read: {error}") from error
+                self.questions[split] = self._used(split, rows)
+                lines.append(f"{split}: {self.questions[split]:,} of {rows:,} questions, not checked yet")
+            return "\n".join(lines)
         dataset, checks = load_checked(settings)
         self.questions, self.row = dict(checks.kept), dataset["validation"].select([0])
-        reasons = checks.summary()[["split", "rows", "reason"]].itertuples(index=False)
-        return [
-            f"{split}: {checks.kept[split]:,} of {checks.read[split]:,} questions used, on "
-            f"{len(set(rows['page'])):,} pages of {len(set(rows['document_id'])):,} documents"
-            for split, rows in dataset.items()
-        ] + [f"left out of {split}: {rows:,} rows, {reason}" for split, rows, reason in reasons]
-
-    def _counted(self, settings: Settings, files: dict[str, list[Path]]) -> list[str]:
-        """A line for each split, from columns without images where checks take long."""
-        self.row = _first_usable(files["validation"], f"split 'validation' of {settings.validation_data!r}")
-        lines = []
-        for split, some in files.items():
-            rows, pages = _rows_and_pages(some, f"split {split!r}")
-            self.questions[split] = self._used(split, rows)
-            lines.append(f"{split}: {self.questions[split]:,} of {rows:,} questions{pages}, not checked yet")
-        return lines
+        for split, rows in dataset.items():
+            lines.append(
+                f"{split}: {checks.kept[split]:,} of {checks.read[split]:,} questions used, on "
+                f"{len(set(rows['page'])):,} pages of {len(set(rows['document_id'])):,} documents"
+            )
+        for split, reason, rows, _ in checks.summary().itertuples(index=False):
+            lines.append(f"left out of {split}: {rows:,} rows, {reason}")
+        return "\n".join(lines)
 
     def _used(self, split: str, questions: int) -> int:
         return min(getattr(self.settings, f"{split}_questions") or questions, questions)
 
     def question(self) -> str:
         network, settings = self.network, self.settings
-        if self.row is None:
-            raise Untried("there is no data here yet")
-        if not self.decodes:
-            raise Untried("answers cannot be decoded with these settings")
         network.to(on.compute_device())
         started = time.perf_counter()
         static = on.uses_static_shapes(settings, 1)
@@ -242,7 +270,7 @@ class Examination:
     def run(self) -> str:
         settings, frozen = self.settings, self._freezing
         if not self.questions:
-            raise Untried("there is no data here")
+            raise NotHereError("not tried: there is no data here")
         held = 4 * frozen.parameters + (BYTES_A_PARAMETER - 4) * frozen.trainable_parameters
         steps = math.ceil(self.questions["train"] / settings.batch_size)
         return (
@@ -254,20 +282,24 @@ class Examination:
 
     def disk(self) -> str:
         settings, output, cache = self.settings, output_folder(), Path(constants.HF_HUB_CACHE)
-        download = sum(one.download or 0 for one in {self.model_source, *self.data_sources.values()})
         # Data is read once, into a file of about its size.
-        copied = sum(source.download or 0 for source in {*self.data_sources.values()})
+        read = sum(source.download for source in {self.sources[split] for split in SPLITS})
+        download = self.sources["model"].download + read
         try:
             # As `DocVQATrainer._bytes_needed`, without the answers.
             weights, moments = 4 * self._freezing.parameters, 8 * self._freezing.trainable_parameters
             one_run = min(CHECKPOINTS + 1, settings.epochs) * (weights + moments) + 2 * weights
-        except Untried:
+        except NotHereError:
             one_run = 0
-        runs = runs_folder(settings.study)
         # What a study has begun is there in part, and every run asks for its own room.
-        first = 0 if runs.is_dir() and any(runs.iterdir()) else one_run
-        needs = [(cache, download, "the download"), (output, copied, "the data read"), (output, first, "one run")]
-        _require_room([need for need in needs if need[1]])
+        written = read + (0 if any(runs_folder(settings.study).glob("*")) else one_run)
+        disks = [next(path for path in (folder, *folder.parents) if path.exists()) for folder in (cache, output)]
+        together = download if disks[0].stat().st_dev == disks[1].stat().st_dev else 0
+        with (
+            room_for(cache, download, "the download to HF_HOME"),
+            room_for(output, together + written, "what is downloaded, read and written by one run"),
+        ):
+            pass
         free = f"{size(free_bytes(output))} free in {output}"
         if download:
             free += f", {size(free_bytes(cache))} in {cache} for {size(download)} to download"
@@ -280,10 +312,10 @@ class Examination:
     @cached_property
     def _freezing(self) -> Any:
         """What is trained; of a model that is yet to be downloaded, as of Florence-2-base."""
-        network = self.loaded
+        network = self.network
         if network is None:
-            if self.model_source.folder or self.settings.lora:
-                raise Untried("there is no model to count")
+            if self.sources["model"].where or self.settings.lora:
+                raise NotHereError("not tried: there is no model to count")
             with torch.device("meta"):
                 network = Florence2ForDocVQA(base_config())
         return freeze(network, self.settings)
@@ -294,42 +326,10 @@ class Examination:
 
 def _first_usable(files: Sequence[Path], of: str) -> Dataset:
     """The first row with a question, answers and an image, as the collator wants it."""
-    for batch in chain.from_iterable(sources.batches_in_schema(file, of) for file in files):
-        for place, row in enumerate(batch.to_pylist()):
+    for batch in chain.from_iterable(batches_in_schema(file, of) for file in files):
+        for row in batch.to_pylist():
             asked = (row["question"] or "").strip() and row["answers"] and all(row["answers"])
             if asked and check_image(row["image"], {})[1] is None:
-                rows = Dataset(InMemoryTable(pa.Table.from_batches([batch.slice(place, 1)])))
+                rows = Dataset.from_list([row], features=FEATURES)
                 return rows.add_column("page", ["first"]).add_column("document_id", ["first"])
     raise DataError(f"{of} has no usable row")
-
-
-def _rows_and_pages(files: Sequence[Path], of: str) -> tuple[int, str]:
-    """Rows of a split and, where columns tell of them, its pages and documents; no image is read."""
-    try:
-        rows = sum(pq.read_metadata(file).num_rows for file in files)
-        names = sources.column_names(pq.read_schema(files[0]), of)
-        about = [names.get(column) for column in ("ucsf_document_id", "ucsf_document_page_no")]
-        if None in about:
-            return rows, ""
-        table = pq.read_table(files, columns=about).flatten()
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"a file of {of} cannot be read: {error}") from error
-    pages, documents = (table.group_by(columns).aggregate([]).num_rows for columns in (about, about[:1]))
-    return rows, f" on {pages:,} pages of {documents:,} documents"
-
-
-def _require_room(needs: Sequence[tuple[Path, int, str]]) -> None:
-    """Raise `DiskFullError` where a disk has less room than is needed in its folders together."""
-    by_disk: dict[int, list[tuple[Path, int, str]]] = {}
-    for folder, needed, what in needs:
-        there = next(path for path in (folder, *folder.parents) if path.exists())
-        if not os.access(there, os.W_OK):
-            raise DiskFullError(f"{folder} is needed for {what} and cannot be written")
-        by_disk.setdefault(there.stat().st_dev, []).append((folder, needed, what))
-    for some in by_disk.values():
-        folders, sizes, whats = zip(*some, strict=True)
-        try:
-            with room_for(folders[-1], sum(sizes), " and ".join(whats)):
-                pass
-        except DiskFullError as error:
-            raise DiskFullError(f"{error}; HF_HOME does so for the hub's cache") from None

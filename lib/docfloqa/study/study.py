@@ -1,17 +1,19 @@
 """A whole study: explore the data, make the runs, analyse them, export the report."""
 
 import signal
+import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 from papermill.exceptions import PapermillExecutionError
 from tqdm.auto import tqdm
+from tqdm.contrib import DummyTqdmFile
 
 from docfloqa.data.hub import pinned
 from docfloqa.exceptions import StudyError
@@ -22,15 +24,14 @@ from docfloqa.runs.results import Study
 from docfloqa.runs.run import COMPLETE, git_commit, now
 from docfloqa.settings import SHIFTS, Settings
 from docfloqa.study.doctor import check_study
-from docfloqa.study.kernels import KernelDiedError, execute, settle, signal_kernels, stopped
+from docfloqa.study.kernels import execute, settle, stop_kernels
 from docfloqa.study.monitor import Watcher
 from docfloqa.study.sweep import settings_of_runs, study_status
 
 PATIENCE = 60.0  # seconds for a kernel that was interrupted to end
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """How the runs of a study stand, and the report's files."""
 
     runs: pd.DataFrame
@@ -58,8 +59,7 @@ def make_study(
 
     Raises `SettingsError` and `StudyError` before any work, and `StudyError` for a notebook that fails.
     """
-    of_ratios, of_arms = settings_of_runs(settings, ratios, seeds, arms, jobs)
-    planned = {*of_ratios, *chain(*(runs for variants in of_arms.values() for runs in variants.values()))}
+    planned = settings_of_runs(settings, ratios, seeds, arms, jobs)
     check_study(settings, kernel, scheduler)
     sweep_parameters = {
         "settings_json": settings.to_json(),
@@ -71,8 +71,8 @@ def make_study(
         "jobs": jobs,
     }
     # Its kernel tries data and model before any run. What it shows itself is seen in the notebook only.
-    with Watcher(settings.study, [run.epochs for run in planned]):
-        said = {"stdout_file": Terminal(), "stderr_file": Terminal()}
+    with Watcher(settings.study, [run.epochs for run in {*chain(planned.ratios, *planned.variants)}]):
+        said = dict.fromkeys(("stdout_file", "stderr_file"), DummyTqdmFile(sys.stdout))
         [ablation] = _together(settings.study, lambda: run_notebook("03_ablate", settings, sweep_parameters, **said))
     # Before the analysis, which tells of it.
     scored = score_study(settings.study) if arms else []
@@ -92,8 +92,8 @@ def score_study(name: str, cross: Sequence[str] = SHIFTS) -> list[Path]:
     `cross` names other data, as `docfloqa.analysis.robustness.cross_sets` takes it. What is scored already is not
     again. Raises `RunError` when the study has no complete run.
     """
-    parameters = {"study": name, "cross": " ".join(cross)}
-    return export(run_notebook("05_robustness", Study.load(name).settings, parameters))
+    settings, parameters = Study.load(name).settings, {"study": name, "cross": " ".join(cross)}
+    return export(*_together(name, lambda: run_notebook("05_robustness", settings, parameters)))
 
 
 def report_study(name: str, beside: Sequence[str] = (), margin: float = MARGIN) -> list[Path]:
@@ -103,9 +103,11 @@ def report_study(name: str, beside: Sequence[str] = (), margin: float = MARGIN) 
     beside it; `margin` is that of `verdicts`. Raises `RunError` when one of these studies has no complete run.
     """
     study, *_ = (Study.load(each) for each in (name, *beside))
+    notebooks = {"04_analyze": {"beside": " ".join(beside), "margin": margin}}
     if (reports_folder(name) / "05_robustness.ipynb").is_file():
-        run_notebook("05_robustness", study.settings, {"study": name})
-    run_notebook("04_analyze", study.settings, {"study": name, "beside": " ".join(beside), "margin": margin})
+        notebooks = {"05_robustness": {}} | notebooks
+    for notebook, parameters in notebooks.items():
+        _together(name, partial(run_notebook, notebook, study.settings, {"study": name} | parameters))
     return export_study(reports_folder(name))
 
 
@@ -123,12 +125,10 @@ def run_notebook(name: str, settings: Settings, parameters: dict[str, Any], **op
         folder.mkdir(parents=True, exist_ok=True)
         try:
             execute(f"{name}.ipynb", part, parameters, **options)
-        except KernelDiedError as error:
-            raise StudyError(f"{name} stopped: {error}; the same command goes on from here") from None
+        except KeyboardInterrupt:
+            part.unlink(missing_ok=True)
+            raise
         except PapermillExecutionError as error:
-            if settings.study in stopped:
-                part.unlink()
-                raise KeyboardInterrupt from None
             settle(part, failed)
             raise StudyError(f"{name} stopped with {error.ename}: {error.evalue}; see {failed}") from None
         run_settings = ("vision_trainable", "seed")
@@ -143,19 +143,11 @@ def run_notebook(name: str, settings: Settings, parameters: dict[str, Any], **op
         return settle(part, folder / f"{name}.ipynb", docfloqa=about)
 
 
-class Terminal:
-    """Where papermill writes what a kernel prints: above the bars of this process."""
-
-    def write(self, text: str) -> None:
-        """Write lines above the bars."""
-        tqdm.write(text.rstrip("\n"))
-
-    def flush(self) -> None:
-        """Nothing is kept back."""
-
-
 def _together(study: str, *calls: Callable[[], Any]) -> list[Any]:
-    """What calls that execute notebooks give, made side by side; Ctrl-C is passed on to their kernels."""
+    """What calls that execute notebooks give, made side by side; Ctrl-C is passed on to their kernels.
+
+    Also one alone, since in the main thread nbclient would answer signals itself.
+    """
     with ThreadPoolExecutor(len(calls)) as pool:
         futures = [pool.submit(call) for call in calls]
         try:
@@ -163,10 +155,7 @@ def _together(study: str, *calls: Callable[[], Any]) -> list[Any]:
             return [future.result() for future in futures]
         except KeyboardInterrupt:
             # Kernels hear nothing of the terminal; that of a sweep ends those of its runs in turn.
-            stopped.add(study)
             while wait(futures, 0).not_done:
-                signal_kernels(signal.SIGINT)
+                stop_kernels([study], signal.SIGINT)
                 wait(futures, PATIENCE)
             raise
-        finally:
-            stopped.discard(study)

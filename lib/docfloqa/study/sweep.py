@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import chain
 from pathlib import Path
+from typing import Any, Self
 
 import pandas as pd
 from tqdm.auto import tqdm
@@ -21,17 +22,30 @@ from docfloqa.runs.results import PLAN, planned_runs
 from docfloqa.runs.run import COMPLETE, Run, is_complete, now, read_record, weights_checksum
 from docfloqa.runs.tables import EPOCHS, is_packed, read_table
 from docfloqa.settings import Settings
-from docfloqa.study.kernels import execute_run, notebook_of
+from docfloqa.study.kernels import EXECUTED, execute_run
 from docfloqa.study.monitor import Watcher
 from docfloqa.study.workers import LocalWorkers, make
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The runs of a study: every ratio with every seed, and those of each arm by variant."""
+    """The runs of a study, or settings of theirs: every ratio with every seed, and those of each arm by variant."""
 
-    ratios: list[Run]
-    arms: dict[str, dict[str, list[Run]]]
+    ratios: list[Any]
+    arms: dict[str, dict[str, list[Any]]]
+
+    def map(self, function: Callable[[Any], Any]) -> Self:
+        """The same plan of what a function gives for each."""
+        arms = {
+            arm: {name: [*map(function, runs)] for name, runs in variants.items()}
+            for arm, variants in self.arms.items()
+        }
+        return Plan([*map(function, self.ratios)], arms)
+
+    @property
+    def variants(self) -> list[list[Any]]:
+        """The runs of each variant of each arm."""
+        return [runs for variants in self.arms.values() for runs in variants.values()]
 
     @property
     def runs(self) -> list[Run]:
@@ -41,48 +55,35 @@ class Plan:
         no sentence compares comes last.
         """
         ratios = sorted(self.ratios, key=lambda run: run.settings.vision_trainable, reverse=True)
-        variants = [runs for arm in self.arms.values() for runs in arm.values()]
-        variants.sort(key=len, reverse=True)
+        variants = sorted(self.variants, key=len, reverse=True)
         return list({run.id: run for run in chain(ratios, *variants)}.values())
 
 
 def settings_of_runs(
     settings: Settings, ratios: Sequence[float], seeds: Sequence[int], arms: Sequence[str] = (), jobs: int | None = None
-) -> tuple[list[Settings], dict[str, dict[str, list[Settings]]]]:
-    """What the runs of a sweep are made with: those of its ratios, and those of each arm by variant.
+) -> Plan:
+    """What the runs of a sweep are made with.
 
     Raises `SettingsError` for an argument of `sweep` that is not allowed; nothing is loaded.
     """
     for name, values in (("ratios", ratios), ("seeds", seeds)):
         if not values or len(set(values)) != len(values):
             raise SettingsError(f"{name} are {list(values)!r}; allowed is at least one value, none of them twice")
-    if jobs is not None and (not isinstance(jobs, int) or isinstance(jobs, bool) or jobs < 1):
+    if jobs is not None and (type(jobs) is not int or jobs < 1):
         raise SettingsError(f"jobs is {shown(jobs)}; allowed is a whole number from 1 on")
     of_ratios = [settings.replace(vision_trainable=ratio, seed=seed) for seed in seeds for ratio in ratios]
     of_arms = {
         arm.name: {variant.name: variant.runs(settings, seeds) for variant in arm.variants}
         for arm in choose_arms(arms, settings)
     }
-    return of_ratios, of_arms
+    return Plan(of_ratios, of_arms)
 
 
 def plan(settings: Settings, ratios: Sequence[float], seeds: Sequence[int], arms: Sequence[str] = ()) -> Plan:
-    """The runs of a sweep; loads data and weights to identify them.
+    """The runs of a sweep; loads data and weights to identify them, those that runs share once.
 
     Raises `SettingsError`, `DataError` or `ModelError` before any run when one of them is not usable.
     """
-    of_ratios, of_arms = settings_of_runs(settings, ratios, seeds, arms)
-    open_run = run_opener()
-    ratio_runs = list(map(open_run, of_ratios))
-    arm_runs = {
-        arm: {name: list(map(open_run, runs)) for name, runs in variants.items()} for arm, variants in of_arms.items()
-    }
-    return Plan(ratio_runs, arm_runs)
-
-
-def run_opener() -> Callable[[Settings], Run]:
-    """A function that opens the run of some settings; weights and data that runs share are loaded once."""
-    data: dict[tuple, str] = {}
 
     @cache
     def weights(model: str, prefix: str, new_tokens: int, beams: int) -> str:
@@ -91,19 +92,21 @@ def run_opener() -> Callable[[Settings], Run]:
         generation_config(network, new_tokens, beams)
         return weights_checksum(network)
 
-    def open_run(settings: Settings) -> Run:
-        # The model first: it is the smaller download to find wrong.
-        model = weights(settings.model, settings.prefix, settings.max_new_tokens, settings.num_beams)
-        key = tuple(
-            value
-            for name, value in settings.to_dict().items()
-            if name.startswith("synth_") or name.endswith(("data", "_questions"))
-        )
-        if key not in data:
-            data[key] = data_checksum(load_checked(settings)[0])
-        return Run.open(settings, model, data[key])
+    @cache
+    def data(**chosen: Any) -> str:
+        return data_checksum(load_checked(settings.replace(**chosen))[0])
 
-    return open_run
+    def open_run(one: Settings) -> Run:
+        # The model first: it is the smaller download to find wrong.
+        model = weights(one.model, one.prefix, one.max_new_tokens, one.num_beams)
+        of_data = {
+            name: value
+            for name, value in one.to_dict().items()
+            if name.startswith("synth_") or name.endswith(("data", "_questions"))
+        }
+        return Run.open(one, model, data(**of_data))
+
+    return settings_of_runs(settings, ratios, seeds, arms).map(open_run)
 
 
 def sweep(
@@ -117,16 +120,14 @@ def sweep(
 ) -> pd.DataFrame:
     """Make every run that is not complete, and say how each stands.
 
-    Each run is one papermill execution of `02_finetune.ipynb` in a kernel of its own: one per GPU that
-    the kernel sees, else one with one thread per CPU core that quota and memory allow; or one per worker of the dask
-    cluster whose `scheduler` has this address; and `jobs` at a time at most. A complete run is skipped, an
-    interrupted one goes on from its last epoch, a failed one is reported while the others go on; a study that
-    another process makes is waited for. `arms` are names of `docfloqa.arms.ARMS`, whose runs are made after those of
-    the ratios.
+    Each run is one papermill execution of `02_finetune.ipynb` in a kernel of its own: one per GPU that the kernel
+    sees, else one with one thread per CPU core that quota and memory allow, or one per worker of the dask cluster
+    whose `scheduler` has this address; `jobs` at a time at most. A complete run is skipped, an interrupted one goes on
+    from its last epoch, a failed one is reported while the others go on; a study that another process makes is waited
+    for. The runs of `arms`, names of `docfloqa.arms.ARMS`, are made after those of the ratios.
 
-    Returns one row per run: run, vision_trainable, seed, status, anls (of the last epoch), minutes,
-    error. Raises `StudyError` for a kernel that does not exist or lacks the library, `NoGPUError`'s
-    text included when the settings want a GPU and the kernel has none, and what `docfloqa.study.cluster` raises.
+    Returns a row of `status` for each run. Raises what `plan` does, and `StudyError` for a kernel or worker that cannot
+    serve, as where the settings want a GPU and it has none.
     """
     settings_of_runs(settings, ratios, seeds, arms, jobs)
     if scheduler:
@@ -164,47 +165,31 @@ def is_finished(run: Run) -> bool:
     if not run.is_complete():
         return False
     run.tidy()
-    return notebook_of(run).is_file()
+    return (run.folder / EXECUTED).is_file()
 
 
 def write_plan(settings: Settings, planned: Plan) -> None:
     """Write which runs the study consists of, for whoever reads its results."""
-    content = {
-        "settings": settings.to_dict(),
-        "planned": now(),
-        "runs": [run.id for run in planned.ratios],
-        "arms": {
-            arm: {variant: [run.id for run in runs] for variant, runs in variants.items()}
-            for arm, variants in planned.arms.items()
-        },
-    }
+    ids = planned.map(lambda run: run.id)
+    content = {"settings": settings.to_dict(), "planned": now(), "runs": ids.ratios, "arms": ids.arms}
     write_whole(reports_folder(settings.study) / PLAN, json.dumps(content, indent=2))
 
 
 def study_status(study: str) -> pd.DataFrame:
     """How each planned run of a study stands, the ratios as they were asked for, then the arms."""
-    return _status([runs_folder(study) / run for run in chain(*planned_runs(study))])
+    return pd.DataFrame([status(runs_folder(study) / run) for run in chain(*planned_runs(study))])
 
 
-def status(runs: Sequence[Run]) -> pd.DataFrame:
-    """How each run stands, read from its folder."""
-    return _status([run.folder for run in runs])
-
-
-def _status(folders: Sequence[Path]) -> pd.DataFrame:
-    rows = []
-    for folder in folders:
-        record, complete = read_record(folder), is_complete(folder)
-        settings = record.get("identity", {}).get("settings", {})
-        rows.append(
-            {
-                "run": folder.name,
-                "vision_trainable": settings.get("vision_trainable"),
-                "seed": settings.get("seed"),
-                "status": COMPLETE if complete else record.get("status", "not begun"),
-                "anls": read_table(folder, EPOCHS)["anls"].iloc[-1] if complete else None,
-                "minutes": round(record["seconds"] / 60, 2) if complete else None,
-                "error": record.get("error"),
-            }
-        )
-    return pd.DataFrame(rows)
+def status(folder: Path) -> dict[str, Any]:
+    """How a run stands, read from its folder."""
+    record, complete = read_record(folder), is_complete(folder)
+    settings = record.get("identity", {}).get("settings", {})
+    return {
+        "run": folder.name,
+        "vision_trainable": settings.get("vision_trainable"),
+        "seed": settings.get("seed"),
+        "status": COMPLETE if complete else record.get("status", "not begun"),
+        "anls": read_table(folder, EPOCHS)["anls"].iloc[-1] if complete else None,
+        "minutes": round(record["seconds"] / 60, 2) if complete else None,
+        "error": record.get("error"),
+    }
