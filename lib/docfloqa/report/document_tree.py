@@ -86,8 +86,7 @@ def references_html() -> str:
 def read(text: str, mimetype: str = "text/markdown") -> list[Node]:
     """Markdown or HTML as blocks that are safe to write: nothing in them runs, is fetched or has a style.
 
-    pandoc leaves scripts out of HTML; attributes go, and so do links to what is neither web, mail nor file. Raw HTML
-    in Markdown becomes text.
+    pandoc leaves scripts out of HTML; raw HTML in Markdown becomes text; attributes and odd links go.
     """
     tree = pandoc(legible(text), READERS[mimetype], "json")
     blocks = json.loads(SPACE_OF_PERCENT.sub('{"t":"Str","c":"\u00a0"}', tree))["blocks"]
