@@ -10,9 +10,15 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoProcessor, Florence2ForConditionalGeneration, GenerationConfig
 
 from docfloqa.exceptions import ModelError, SettingsError
-from docfloqa.model.florence import encode_prompts, generation_config, load_florence, stated_decoding, target_format
+from docfloqa.model.florence import (
+    encode_prompts,
+    generation_config,
+    load_florence,
+    stated_decoding,
+    target_format,
+    weights_checksum,
+)
 from docfloqa.model.freezing import freeze
-from docfloqa.runs.run import weights_checksum
 from docfloqa.settings import Freezing, Settings
 from docfloqa.training.batches import QuestionCollator
 from docfloqa.training.evaluation import evaluate

@@ -1,5 +1,6 @@
 """Florence-2 for document questions: its folder, the model with pages shared by questions, prompts and targets."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from contextlib import suppress
@@ -334,3 +335,15 @@ def take_target_format(model: nn.Module, folder: Path) -> None:
     text.forced_eos_token_id = None
     model.generation_config = GenerationConfig(forced_bos_token_id=start)
     model.generation_config = generation_config(model, max_new_tokens=None)
+
+
+def weights_checksum(model: nn.Module) -> str:
+    """A checksum of every tensor of the model, by name, and of what begins its targets where something does."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    # Without a model's own start, what it is called is what it was called before there were any.
+    if start := target_format(model).start:
+        digest.update(json.dumps(start).encode())
+    return digest.hexdigest()

@@ -13,21 +13,21 @@ from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import pandas as pd
-from torch import Tensor, nn
-from transformers import Florence2Processor, ProcessorMixin
 
 from docfloqa import files
 from docfloqa.exceptions import DamagedError, ModelError, RunError
 from docfloqa.metrics import METRICS
-from docfloqa.model.device import compute_device
-from docfloqa.model.florence import Florence2ForDocVQA, load_florence, target_format
-from docfloqa.model.freezing import without_adapters
 from docfloqa.runs.tables import CONTROL, EPOCHS, PREDICTIONS, RECORD, is_packed, packed_records, read_table
 from docfloqa.settings import Settings
 from docfloqa.versions import PAGES, TRAINING
+
+# Whoever reads results need not wait for torch and transformers, which take seconds.
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers import Florence2ForConditionalGeneration, Florence2Processor, ProcessorMixin
 
 RESULT_FILES = (EPOCHS, PREDICTIONS, CONTROL)
 LAST_MODEL, BEST_MODEL = "model", "best_model"
@@ -39,18 +39,6 @@ VERSIONED = (*IDENTIFYING_VERSIONS, "tokenizers", "datasets", "accelerate", "pef
 SETTINGS_WITHOUT_EFFECT = ("study", "cache_gib", "allow_cpu")
 # Of what a study writes itself no commit can know.
 RESULTS = (":!/reports", ":!/figures")
-
-
-def weights_checksum(model: nn.Module) -> str:
-    """A checksum of every tensor of the model, by name, and of what begins its targets where something does."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    # Without a model's own start, what it is called is what it was called before there were any.
-    if start := target_format(model).start:
-        digest.update(json.dumps(start).encode())
-    return digest.hexdigest()
 
 
 def identity(settings: Settings, weights: str, data: str) -> dict[str, Any]:
@@ -131,9 +119,9 @@ def git_commit() -> str | None:
     return commit + ("+changes" if changed else "")
 
 
-def in_fp16(model: nn.Module) -> dict[str, Tensor] | None:
+def in_fp16(model: "nn.Module") -> "dict[str, Tensor] | None":
     """The weights in fp16, tied ones as one tensor still; None where one is too large for it (above 65,504)."""
-    halves: dict[tuple, Tensor] = {}
+    halves: dict[tuple, Any] = {}
     weights = {
         name: halves.setdefault((weight.data_ptr(), weight.shape), weight.half())
         for name, weight in model.state_dict().items()
@@ -259,11 +247,13 @@ class Run:
         """The trained epoch up to `last` with the highest ANLS, the first of them where several have it."""
         return max(range(1, last + 1), key=lambda epoch: self.epoch_row(epoch)["anls"])
 
-    def save_model(self, model: nn.Module, processor: ProcessorMixin, name: str, epoch: int) -> None:
+    def save_model(self, model: "nn.Module", processor: "ProcessorMixin", name: str, epoch: int) -> None:
         """Keep weights and processor after an epoch as the folder `name`, which plain transformers loads.
 
         The best model, which nothing is trained from, is kept in fp16, half as large, where fp16 can hold it.
         """
+        from docfloqa.model.freezing import without_adapters
+
         part = self.folder / f".{name}.part"
         shutil.rmtree(part, ignore_errors=True)
         merged = without_adapters(model)
@@ -328,11 +318,14 @@ class Run:
             )
         return folder
 
-    def load(self) -> tuple[Florence2ForDocVQA, Florence2Processor]:
+    def load(self) -> "tuple[Florence2ForConditionalGeneration, Florence2Processor]":
         """The best model on the device where there is one, and its processor; whoever uses a run's model gets it here.
 
         Raises `RunError` if it is gone, or not as it was written.
         """
+        from docfloqa.model.device import compute_device
+        from docfloqa.model.florence import load_florence
+
         try:
             model, processor = load_florence(self.model_folder, self.settings.prefix)
         except ModelError as error:

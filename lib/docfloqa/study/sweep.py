@@ -16,10 +16,10 @@ from docfloqa.data.hub import pinned
 from docfloqa.data.load import data_checksum, load_checked
 from docfloqa.exceptions import SettingsError, shown
 from docfloqa.files import held, reports_folder, runs_folder, write_whole
-from docfloqa.model.florence import generation_config, load_florence
+from docfloqa.model.florence import generation_config, load_florence, weights_checksum
 from docfloqa.runs.recovery import refresh
 from docfloqa.runs.results import PLAN, planned_runs
-from docfloqa.runs.run import COMPLETE, Run, is_complete, now, read_record, weights_checksum
+from docfloqa.runs.run import COMPLETE, Run, is_complete, now, read_record
 from docfloqa.runs.tables import EPOCHS, is_packed, read_table
 from docfloqa.settings import Settings
 from docfloqa.study.kernels import EXECUTED, execute_run

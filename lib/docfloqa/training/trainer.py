@@ -18,10 +18,10 @@ from docfloqa.data.load import data_checksum, load_checked
 from docfloqa.exceptions import DocFloQAError, ModelError, RunError, StudyError
 from docfloqa.files import folder_bytes, room_for
 from docfloqa.model.device import compute_device, describe_device, peak_memory, require_device, uses_static_shapes
-from docfloqa.model.florence import generation_config, load_florence
+from docfloqa.model.florence import generation_config, load_florence, weights_checksum
 from docfloqa.model.freezing import freeze
 from docfloqa.runs.recovery import last_checkpoint, refresh
-from docfloqa.runs.run import BEST_MODEL, LAST_MODEL, Run, weights_checksum
+from docfloqa.runs.run import BEST_MODEL, LAST_MODEL, Run
 from docfloqa.settings import Settings
 from docfloqa.training.arguments import CHECKPOINTS, RunProgress, training_arguments
 from docfloqa.training.batches import NOTHING, EpochSampler, Pages, QuestionCollator
