@@ -150,7 +150,7 @@ def evaluate(run, changes, data=None) -> tuple:
 
 def compare(first, second, questions=10) -> tuple:
     """Show what one run does better than another."""
-    from docfloqa.analysis.changes import NOTE, as_text, changed_questions, compare_metrics, paired_answers
+    from docfloqa.analysis.paired import NOTE, as_text, changed_questions, compare_metrics, paired_answers
     from docfloqa.runs.results import find_run
     from docfloqa.text import flat
 

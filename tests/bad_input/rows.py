@@ -16,7 +16,7 @@ from docfloqa.apps.browser import DocumentBrowser
 from docfloqa.data.load import load_checked
 from docfloqa.data.schema import FEATURES
 from docfloqa.exceptions import DataError, SettingsError
-from docfloqa.figures.data import question_types, questions
+from docfloqa.figures.data import questions
 from docfloqa.settings import Settings
 
 ROWS = 8  # in one case: reading a data set takes longer than checking a row
@@ -91,8 +91,7 @@ def kept(changes: list[dict]) -> int:
             assert dataset["train"][column][:] == [one[column] for one in rows]
         types = [[kind for kind in one["question_types"] or () if kind] for one in rows]
         assert dataset["train"]["question_types"][:] == types
-        asked = questions(dataset)
-        assert len(question_types(asked)) and DocumentBrowser(dataset).pages.options
+        assert len(questions(dataset)) and DocumentBrowser(dataset).pages.options
     return len(changes)
 
 

@@ -20,7 +20,7 @@ from docfloqa.analysis.contrasts import (
 from docfloqa.analysis.intervals import p_text
 from docfloqa.analysis.paired import holm, paired_difference
 from docfloqa.arms import ARMS, Contrast
-from docfloqa.figures import arms as arm_figures
+from docfloqa.figures import study as figures
 from docfloqa.figures.style import render
 
 
@@ -58,13 +58,13 @@ def test_contrasts_are_paired_differences_of_the_variants_named(study, name):
     difference = found[0].difference
     assert difference == paired_difference(first, second, "anls") and 0 < found[0].permuted <= 1
     assert difference.estimate == pytest.approx(second["anls"].mean() - first["anls"].mean())
-    table = tables.arm_comparisons(study, name)
+    table = tables.contrast_table(arm_contrasts(study, name))
     assert table.index.tolist() == [one.name for one in found]
     assert table["p (Holm)"].tolist() == [*map(p_text, holm([one.difference.p_value() for one in found]))]
 
 
 def test_interactions_compare_the_same_contrast_between_shifts(study):
-    table = tables.arm_interactions(study, "side")
+    table = tables.contrast_table(interactions(study, "side"))
     pairs = {"input − layout", "input − content", "layout − content"}
     says = {"all against nothing", "the input side against the output side"}
     assert set(table.index) == {f"{one}: {pair}" for one in says for pair in pairs}
@@ -74,31 +74,31 @@ def test_interactions_compare_the_same_contrast_between_shifts(study):
         estimates = [differences[side].difference.estimate for side in (here, there)]
         assert one.difference.estimate == estimates[0] - estimates[1]
         assert here.says == there.says and "" < here.shift != there.shift > ""
-    assert tables.arm_interactions(study, "lora").empty
+    assert interactions(study, "lora") == []
 
 
 def test_an_arm_that_is_not_made_says_which_command_makes_it(output):
     study = write_study("plain", epochs=1)
     assert "make study ARMS=side NAME=plain" in lacking(study, "side")
-    assert tables.arm_summary(study, "side").empty and arm_figures.equally_long(study).empty
+    assert tables.arm_summary(study, "side").empty and figures.equally_long(study).empty
     with pytest.raises(ValueError, match="no complete run of the arms"):
-        arm_figures.pareto(study)
+        figures.pareto(study)
     with pytest.raises(ValueError, match="no two complete variants"):
-        arm_figures.arm_contrasts(study, "side")
+        figures.arm_contrasts(study, "side")
 
 
 def test_figures_draw_every_contrast_and_variant(study):
-    figure = arm_figures.arm_contrasts(study, "cumulative")
+    figure = figures.arm_contrasts(study, "cumulative")
     assert len(figure.axes[0].containers) == len(of(study, "cumulative").contrasts)
-    table = arm_figures.equally_long(study)
+    table = figures.equally_long(study)
     assert not table["variant"].str.contains("layout|content|after|times").any()
-    assert len(arm_figures.pareto(study).axes[0].containers) == len(table)
-    assert render(arm_figures.pareto(study), "pdf").startswith(b"%PDF")
+    assert len(figures.pareto(study).axes[0].containers) == len(table)
+    assert render(figures.pareto(study), "pdf").startswith(b"%PDF")
 
 
 def test_what_costs_less_and_scores_more_dominates():
     costs, scores = pd.Series([1.0, 2.0, 2.0, 3.0, 3.0]), pd.Series([0.3, 0.5, 0.4, 0.5, 0.6])
-    assert arm_figures.undominated(costs, scores).tolist() == [True, True, False, False, True]
+    assert figures.undominated(costs, scores).tolist() == [True, True, False, False, True]
 
 
 def test_every_planned_comparison_has_a_name_of_its_own(study):
@@ -144,7 +144,7 @@ def test_a_planned_arm_that_is_not_known_or_not_made_is_left_out_with_the_reason
     assert skipped not in made(contrasts(again)) and len(made(contrasts(again))) > 20
     assert "has no arm `lora`" in lacking(again, "lora")
     assert len(tables.arm_summary(again, "lora")) == 4, "its runs are there"
-    assert tables.arm_comparisons(again, "lora").empty and tables.arm_interactions(again, "lora").empty
+    assert made(arm_contrasts(again, "lora")) == interactions(again, "lora") == []
 
 
 def test_what_is_planned_and_not_complete_is_left_out_with_the_reason(output):

@@ -13,8 +13,13 @@ from fake_study import write_study
 from PIL import Image
 from small_study import small_study
 
-from docfloqa.analysis.changes import changed_questions, compare_metrics, paired_answers
-from docfloqa.analysis.paired import mcnemar_p_value, paired_difference
+from docfloqa.analysis.paired import (
+    changed_questions,
+    compare_metrics,
+    mcnemar_p_value,
+    paired_answers,
+    paired_difference,
+)
 from docfloqa.cli import app, main
 from docfloqa.data.load import load_docvqa
 from docfloqa.exceptions import IncompleteRunError, RunError, SettingsError

@@ -15,7 +15,7 @@ from nbformat.v4 import new_code_cell, new_notebook, new_output
 from PIL import Image
 
 from docfloqa.analysis import robustness
-from docfloqa.analysis.changes import paired_answers
+from docfloqa.analysis.paired import paired_answers
 from docfloqa.apps.browser import answers_by_run
 from docfloqa.apps.monitor import epochs_so_far, states
 from docfloqa.exceptions import RunError

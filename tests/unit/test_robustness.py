@@ -13,7 +13,7 @@ from smoke_runs import trainer_of
 from test_figures import overlapping
 
 from docfloqa.analysis import robustness
-from docfloqa.analysis.contrasts import contrasts
+from docfloqa.analysis.contrasts import compare_all, contrasts
 from docfloqa.analysis.paired import paired_difference
 from docfloqa.analysis.robustness import (
     ALL_KINDS,
@@ -31,17 +31,11 @@ from docfloqa.analysis.robustness import (
     severity_curves,
     unscored,
 )
-from docfloqa.analysis.robustness_tables import (
-    area_comparisons,
-    compare_ratios,
-    comparisons_by,
-    cross_answers,
-    degradation_table,
-)
+from docfloqa.analysis.tables import area_comparisons, comparisons_by, cross_answers, degradation_table
 from docfloqa.data.degradations import DEGRADATIONS, SEVERITIES, degrade, degraded_pages
 from docfloqa.data.load import load_checked
 from docfloqa.exceptions import RunError, SettingsError
-from docfloqa.figures import robustness as robustness_figures
+from docfloqa.figures import study as study_figures
 from docfloqa.files import data_folder, figures_folder, output_folder, reports_folder, runs_folder
 from docfloqa.model.florence import load_florence
 from docfloqa.runs.results import RUN_KEYS, Study
@@ -368,22 +362,20 @@ def test_an_answer_that_is_lacking_is_an_error():
 def test_ratios_are_compared_in_pairs_on_the_same_questions():
     areas = area_under_curve(answered(same, ratios=(0.0, 0.33, 1.0)))
     together = areas[areas["kind"] == ALL_KINDS]
-    found = compare_ratios(together, AREA)
-    assert [(one.where, one.first, one.second) for one in found] == [
-        (ALL_KINDS, 0.0, 0.33),
-        (ALL_KINDS, 0.0, 1.0),
-        (ALL_KINDS, 0.33, 1.0),
-    ]
+    found = compare_all(together, "vision_trainable", AREA, family="ratios")
+    assert [(one.first, one.second) for one in found] == [(0.0, 0.33), (0.0, 1.0), (0.33, 1.0)]
     sides = [together[together["vision_trainable"] == ratio] for ratio in (0.33, 1.0)]
     assert found[-1].difference == paired_difference(*sides, AREA)
     assert found[-1].difference.estimate == pytest.approx(sides[1][AREA].mean() - sides[0][AREA].mean())
 
 
 def test_only_seeds_that_both_ratios_have_are_compared():
-    areas = area_under_curve(answered(same)).query("vision_trainable == 0 or seed == 1")
-    assert {one.difference.seeds for one in compare_ratios(areas, AREA)} == {1}
+    areas = area_under_curve(answered(same)).query("kind == @ALL_KINDS and (vision_trainable == 0 or seed == 1)")
+    [one] = compare_all(areas, "vision_trainable", AREA, family="ratios")
+    assert one.difference.seeds == 1
     disjoint = areas.query("vision_trainable == 1 or seed == 0")
-    assert compare_ratios(disjoint, AREA) == []
+    [none] = compare_all(disjoint, "vision_trainable", AREA, family="ratios")
+    assert none.difference is None and none.reason == "no seed in common"
 
 
 def test_level_and_loss_are_told_apart():
@@ -443,15 +435,15 @@ def test_one_ratio_alone_has_a_table_and_no_comparisons():
 @pytest.mark.parametrize("ratios", [(0.0, 0.33, 0.66, 1.0), (0.5,)])
 def test_figures_show_the_means_and_no_text_overlaps(ratios, dataset):
     answers = answered(same, ratios=ratios)
-    curves = robustness_figures.degradation_curves(answers)
+    curves = study_figures.degradation_curves(answers)
     assert len(curves.axes) == len(SEVERITIES) and overlapping(curves) == []
     means = 100 * severity_curves(answers).groupby(["kind", "vision_trainable", "severity"])["anls"].mean()
     for ax, kind in zip(curves.axes, SEVERITIES, strict=True):
         for line, ratio in zip(ax.lines, ratios, strict=True):
             assert list(line.get_ydata()) == pytest.approx(means[kind, ratio].tolist())
-    gallery = robustness_figures.degradation_gallery(dataset["validation"])
+    gallery = study_figures.degradation_gallery(dataset["validation"])
     assert sum(len(ax.images) for ax in gallery.axes) == len(PAGE_SETS) and overlapping(gallery) == []
-    data = robustness_figures.across_data(cross_answers(answers, {"layout": answers.query("kind == 'clean'")}))
+    data = study_figures.across_data(cross_answers(answers, {"layout": answers.query("kind == 'clean'")}))
     assert [ax.get_title(loc="left") for ax in data.axes] == ["own data", "layout"]
     assert overlapping(data) == []
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from docfloqa.analysis import tables
-from docfloqa.analysis.contrasts import contrasts, ratio_contrasts
+from docfloqa.analysis.contrasts import arm_contrasts, contrasts, ratio_contrasts
 from docfloqa.analysis.published import published_differences
 from docfloqa.analysis.robustness import read_scores
 from docfloqa.arms import ARMS
@@ -82,7 +82,7 @@ def test_the_tables_follow_from_the_predictions(study):
     }
     for name in ARMS:
         made[f"arm_{name}"] = tables.arm_summary(study, name)
-        made[f"arm_{name}_comparisons"] = tables.arm_comparisons(study, name)
+        made[f"arm_{name}_comparisons"] = tables.contrast_table(arm_contrasts(study, name))
     for name, frame in made.items():
         assert (folder / f"{name}.md").read_text() == to_markdown(frame), name
 

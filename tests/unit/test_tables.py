@@ -15,7 +15,7 @@ from scipy.stats import binomtest
 from docfloqa import text as markup
 from docfloqa.analysis import mistakes as errors
 from docfloqa.analysis import tables
-from docfloqa.analysis.intervals import bootstrap_interval, percent
+from docfloqa.analysis.intervals import percent, score_intervals
 from docfloqa.analysis.published import published_systems
 from docfloqa.files import NOTEBOOKS, reports_folder
 from docfloqa.metrics import METRICS
@@ -81,9 +81,9 @@ def test_finetuning_curve_puts_each_published_figure_beside_the_metric_of_its_de
 
 def test_intervals_are_over_documents(alone):
     rows = alone.predictions.query("epoch == 1")
-    interval = bootstrap_interval(rows["anls"], rows["document_id"])
+    intervals = score_intervals(rows)
+    interval, loss = intervals["anls"], intervals["val_loss"]
     assert interval.low < interval.estimate < interval.high
-    loss = bootstrap_interval(rows["loss_sum"], rows["document_id"], rows["tokens"])
     shown = tables.finetuning_curve(alone).loc[1].map(lambda cell: cell.replace("\u00a0", " "))
     assert shown["ANLS (%)", "ours"] == interval.format(100)
     assert shown["validation loss", "ours"] == loss.format(1, 3)

@@ -7,7 +7,7 @@ import pytest
 from fake_study import write_study
 
 from docfloqa.analysis import tables
-from docfloqa.analysis.contrasts import Comparison
+from docfloqa.analysis.contrasts import Comparison, arm_contrasts, interactions
 from docfloqa.analysis.paired import PairedDifference
 from docfloqa.arms import ARMS
 from docfloqa.files import reports_folder
@@ -44,10 +44,10 @@ def test_all_that_is_compared_is_there_under_its_own_names_with_the_tables_numbe
     shown = {part: readable(found, part).set_index("comparison") for part in found["part"].unique()}
     differences = {"ratios": tables.comparisons(study)["difference [95 %, one pair]"]}
     for name in ARMS:
-        differences[f"arm {name}"] = tables.arm_comparisons(study, name)["difference [95 %]"]
+        differences[f"arm {name}"] = tables.contrast_table(arm_contrasts(study, name))["difference [95 %]"]
         contrasts = ARMS[name](study.settings).contrasts
         assert shown[f"arm {name}"].index.tolist() == [f"{one.second} − {one.first}" for one in contrasts]
-    differences["arm side, between shifts"] = tables.arm_interactions(study, "side")["difference [95 %]"]
+    differences["arm side, between shifts"] = tables.contrast_table(interactions(study, "side"))["difference [95 %]"]
     assert set(shown) == set(differences)
     for part, texts in differences.items():
         assert shown[part]["difference [95 %]"].str.replace("\xa0", " ").tolist() == texts.tolist(), part

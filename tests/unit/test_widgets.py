@@ -12,7 +12,7 @@ from fake_study import RATIOS, validation_of, write_study
 from ipywidgets.widgets.widget_description import DescriptionWidget
 from PIL import Image
 
-from docfloqa.analysis.changes import compared
+from docfloqa.analysis.paired import compared
 from docfloqa.apps import playground as playing
 from docfloqa.apps.ask import BEFORE, Asked
 from docfloqa.apps.browser import DocumentBrowser, PredictionComparer, page_html, table_html

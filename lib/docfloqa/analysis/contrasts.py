@@ -23,7 +23,7 @@ FLOOR = 0.05  # ANLS below which ratios are not compared on other data
 class Comparison:
     """The group `second` against `first`, by their names; `difference` is None where a `reason` forbids it.
 
-    A `family` is what Holm's correction counts together. `where` says on which data, `says` what a difference means.
+    Holm's correction counts a `family` together. `where` says on which data, `says` what a difference means.
     """
 
     family: str
@@ -39,7 +39,7 @@ class Comparison:
     @property
     def groups(self) -> str:
         """As in "66 % − 0 %"."""
-        return f"{group_name(self.second)} − {group_name(self.first)}"
+        return f"{_group_name(self.second)} − {_group_name(self.first)}"
 
     @property
     def name(self) -> str:
@@ -51,7 +51,7 @@ class Comparison:
     @property
     def lower_is_better(self) -> bool:
         """Whether the second group is better where the difference is below 0, as in what is lost."""
-        return self.metric == "lost"
+        return self.metric == LOST
 
     @functools.cached_property
     def permuted(self) -> float:
@@ -59,25 +59,25 @@ class Comparison:
         return permutation_p_value(*self.sides, self.metric) if self.sides else math.nan
 
 
-def group_name(group: str | float) -> str:
-    """A group in words: a ratio as "33 %", a variant by its name."""
+def _group_name(group: str | float) -> str:
+    """A ratio as "33 %", a variant by its name."""
     return group if isinstance(group, str) else percent(group)
 
 
 def compare(
     answers: pd.DataFrame, by: str, first: str | float, second: str | float, metric: str = "anls", **described: str
 ) -> Comparison:
-    """Two groups of answers, named in the column `by`, on the seeds that both have; see `paired_difference`.
+    """Two groups of answers, named in the column `by`, on the seeds that both have, with further fields `described`.
 
-    `described` are further fields of the `Comparison`. Where nothing can be compared its `reason` says why.
+    Where nothing can be compared its `reason` says why.
     """
-    groups = [answers[answers[by] == name] for name in (first, second)]
-    common = set(groups[0]["seed"]) & set(groups[1]["seed"])
+    groups = {name: answers[answers[by] == name] for name in (first, second)}
     compared = functools.partial(Comparison, first=first, second=second, metric=metric, **described)
+    common = set.intersection(*(set(group["seed"]) for group in groups.values()))
     if not common:
-        lacking = [group_name(name) for name, group in zip((first, second), groups, strict=True) if group.empty]
+        lacking = [_group_name(name) for name, group in groups.items() if group.empty]
         return compared(reason=f"no complete run of {' and of '.join(lacking)}" if lacking else "no seed in common")
-    sides = tuple(group[group["seed"].isin(common)] for group in groups)
+    sides = tuple(group[group["seed"].isin(common)] for group in groups.values())
     if sides[0]["document_id"].nunique() < 2:
         return compared(reason="all questions are about one document")
     return compared(difference=paired_difference(*sides, metric), sides=sides)
@@ -97,40 +97,45 @@ def holm_p_values(
     comparisons: Sequence[Comparison], test: Callable[[StudentEstimate], float] = StudentEstimate.p_value
 ) -> list[float]:
     """P-values of `test` after Holm's correction within each family; NaN for those without a difference."""
-    p_values = [math.nan] * len(comparisons)
-    for family in {each.family for each in comparisons}:
-        tested = [index for index, each in enumerate(comparisons) if each.family == family and each.difference]
-        corrected = holm([test(comparisons[index].difference) for index in tested])
-        for index, p_value in zip(tested, corrected, strict=True):
-            p_values[index] = p_value
-    return p_values
+    p_values = [test(one.difference) if one.difference else math.nan for one in comparisons]
+    tested = pd.DataFrame({"family": [one.family for one in comparisons], "p": p_values}).dropna()
+    corrected = tested.groupby("family")["p"].transform(holm)
+    return corrected.reindex(range(len(p_values))).tolist()
 
 
 @once_for_study
 def contrasts(study: Study) -> list[Comparison]:
-    """Every planned comparison: of the ratios, of each arm of the plan, on degraded pages and on other data.
+    """Every planned comparison: of the ratios, of each arm, and of the ratios' best models on other pages.
 
-    Differences are in ANLS, second − first. What cannot be compared says why (`reason`). Of
-    degraded pages and other data there are those that were scored.
+    Differences are in ANLS, second − first, on bad scans also in what is lost. What cannot be compared says why
+    (`reason`). Of degraded pages and other data there are those that were scored.
     """
     found = ratio_contrasts(study)
     for arm in study.arms:
         found += arm_contrasts(study, arm) + interactions(study, arm)
-    return found + scored_contrasts(study)
+    for name in scored(study):
+        answers = read_scores(study, name)
+        if name == ROBUSTNESS:
+            areas = area_under_curve(answers)
+            for metric, family in {AREA: "bad scans", LOST: "points lost on bad scans"}.items():
+                found += compare_all(areas[areas["kind"] == ALL_KINDS], RATIO, metric, family=family)
+            continue
+        pairs = compare_all(answers, RATIO, family="other data", where=f"on {name.removeprefix(CROSS)}")
+        if answers.groupby(RATIO)["anls"].mean().max() < FLOOR:
+            pairs = [replace(pair, difference=None, reason="every ratio is near 0 there") for pair in pairs]
+        found += pairs
+    return found
 
 
 @once_for_study
 def ratio_contrasts(study: Study) -> list[Comparison]:
     """Every two ratios after the last epoch, the lower one first, then planned ratios without a complete run."""
-    found = compare_all(study.last_answers, RATIO, family="ratios")
-    # Of a run that was never begun there is only its name.
-    named = {run: re.match(r"vision(\d{3})-", run) for run in study.missing}
-    planned = {
-        record["settings"][RATIO] if record else int(named[run][1]) / 100
-        for run, record in study.missing.items()
-        if record or named[run]
-    }
-    return found + [
+    planned = set()
+    for run, record in study.missing.items():
+        # Of a run that was never begun there is only its name.
+        if named := re.search(r"vision(\d{3})-", run):
+            planned.add(record["settings"][RATIO] if record else int(named[1]) / 100)
+    return compare_all(study.last_answers, RATIO, family="ratios") + [
         Comparison("ratios", study.runs[RATIO].min(), ratio, reason=f"no complete run of {percent(ratio)}")
         for ratio in sorted(planned - set(study.runs[RATIO]))
     ]
@@ -163,31 +168,11 @@ def interactions(study: Study, arm: str) -> list[Comparison]:
     if lacking(study, arm):
         return []
     planned = ARMS[arm](study.settings)
-    differences = dict(zip(planned.contrasts, arm_contrasts(study, arm), strict=True))
-    found = []
+    compared, found = dict(zip(planned.contrasts, arm_contrasts(study, arm), strict=True)), []
     for there, here in planned.interactions:
-        pair = differences[there], differences[here]
-        compared = functools.partial(Comparison, f"arm {arm}, between shifts", there.shift, here.shift, here.says)
-        if len(made(pair)) == len(pair):
-            found.append(compared(difference=Interaction(*(each.difference for each in pair))))
-        else:
-            found.append(compared(reason="; ".join(sorted({each.reason for each in pair if each.reason}))))
-    return found
-
-
-def scored_contrasts(study: Study) -> list[Comparison]:
-    """Every two ratios' best models on degraded pages (area under the curve, and what is lost) and on other data."""
-    found: list[Comparison] = []
-    for name in scored(study):
-        answers = read_scores(study, name)
-        if name == ROBUSTNESS:
-            areas = area_under_curve(answers)
-            together = areas[areas["kind"] == ALL_KINDS]
-            for metric, family in {AREA: "bad scans", LOST: "points lost on bad scans"}.items():
-                found += compare_all(together, RATIO, metric, family=family)
-            continue
-        pairs = compare_all(answers, RATIO, family="other data", where=f"on {name.removeprefix(CROSS)}")
-        if answers.groupby(RATIO)["anls"].mean().max() < FLOOR:
-            pairs = [replace(pair, difference=None, reason="every ratio is near 0 there") for pair in pairs]
-        found += pairs
+        pair = compared[there], compared[here]
+        difference = Interaction(*(each.difference for each in pair)) if made(pair) == [*pair] else None
+        reason = "; ".join(sorted({each.reason for each in pair if each.reason}))
+        between = f"arm {arm}, between shifts", there.shift, here.shift, here.says
+        found.append(Comparison(*between, difference=difference, reason=reason))
     return found

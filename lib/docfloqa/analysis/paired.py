@@ -1,43 +1,43 @@
-"""Paired differences between two groups of runs on the same questions, over documents and seeds."""
+"""Two groups of runs, or two runs, on the same questions: paired differences, and whether they are chance."""
 
-import functools
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.special import stdtrit
 from scipy.stats import permutation_test
 from scipy.stats import t as student
 from statsmodels.stats.contingency_tables import mcnemar
-from statsmodels.stats.multitest import multipletests
 
-from docfloqa.analysis.intervals import Interval
+from docfloqa.analysis.intervals import Interval, number, p_text
+from docfloqa.exceptions import RunError
+from docfloqa.metrics import METRICS
+from docfloqa.runs.run import Run
 
 KEYS = ["seed", "document_id", "question_id"]
-FEWEST_DOCUMENTS, MOST_DOCUMENTS = 2, 10**15
+MOST_DOCUMENTS = 10**15
 SIGNIFICANT = 0.05
 
 
 class StudentEstimate:
-    """An `estimate` and its `variances`, each with its degrees of freedom, by Student's distribution.
-
-    Variances are independent and in the square of the estimate's unit. Degrees of freedom of their sum: Satterthwaite,
-    Biometrics Bulletin 2, 1946; those of the first where all are 0.
-    """
+    """An `estimate` and its independent `variances`, each with its degrees of freedom, by Student's distribution."""
 
     estimate: float
     variances: tuple[tuple[float, int], ...]
 
     @property
     def standard_error(self) -> float:
-        """The root of the variances' sum."""
+        """The root of the variances' sum, in the estimate's unit."""
         return math.sqrt(sum(variance for variance, _ in self.variances))
 
     @property
     def degrees_of_freedom(self) -> float:
-        """Welch and Satterthwaite's."""
+        """Satterthwaite's (Biometrics Bulletin 2, 1946); those of the first variance where all are 0."""
         together = sum(variance for variance, _ in self.variances)
         if together == 0:
             return float(self.variances[0][1])
@@ -50,32 +50,30 @@ class StudentEstimate:
 
     def p_value(self) -> float:
         """Two-sided, that the truth is 0."""
-        if self.standard_error == 0:
-            return 1.0 if self.estimate == 0 else 0.0
-        return float(2 * student.sf(abs(self.estimate) / self.standard_error, self.degrees_of_freedom))
+        return min(1.0, 2 * self._beyond(abs(self.estimate)))
 
     def equivalence_p_value(self, points: float = 2.0) -> float:
-        """Of two one-sided tests, that the truth is `points` hundredths or more from 0; small where it is nearer.
+        """That the truth is `points` hundredths or more from 0: two one-sided tests, small where it is nearer.
 
-        Raises ValueError for a margin that is not above 0. Source: Schuirmann, Journal of Pharmacokinetics and
-        Biopharmaceutics 15, 1987.
+        Source: Schuirmann, Journal of Pharmacokinetics and Biopharmaceutics 15, 1987.
         """
-        if not points > 0:
-            raise ValueError(f"the margin must be above 0 points, not {points}")
-        inside = points / 100 - abs(self.estimate)
+        return self._beyond(points / 100 - abs(self.estimate))
+
+    def _beyond(self, difference: float) -> float:
+        """The probability of a `difference` or more by chance."""
         if self.standard_error == 0:
-            return 0.0 if inside > 0 else 1.0
-        return float(student.sf(inside / self.standard_error, self.degrees_of_freedom))
+            return 0.0 if difference > 0 else 1.0
+        return float(student.sf(difference / self.standard_error, self.degrees_of_freedom))
 
     def smallest_detectable(self, power: float = 0.8, confidence: float = 0.95) -> float:
         """The truth that would be told from 0 with probability `power`, were the standard error this one."""
-        quantiles = student.ppf([(1 + confidence) / 2, power], self.degrees_of_freedom)
+        quantiles = stdtrit(self.degrees_of_freedom, [(1 + confidence) / 2, power])
         return float(quantiles.sum() * self.standard_error)
 
 
 @dataclass(frozen=True)
 class Interaction(StudentEstimate):
-    """How much larger a difference is on some documents than another one is on other documents."""
+    """How much larger the difference `here` is than the one `there`, of other documents and other orders of them."""
 
     there: "PairedDifference"
     here: "PairedDifference"
@@ -87,7 +85,7 @@ class Interaction(StudentEstimate):
 
     @property
     def variances(self) -> tuple[tuple[float, int], ...]:
-        """Those of both; a seed is an order of other questions there than here."""
+        """Those of both."""
         return (*self.here.variances, *self.there.variances)
 
 
@@ -95,8 +93,7 @@ class Interaction(StudentEstimate):
 class PairedDifference(StudentEstimate):
     """How much higher the second mean is than the first, on the same questions, and how sure that is.
 
-    Standard errors, in the metric's unit, are a little too large together, since both count single answers.
-    `over_seeds` is that of the seeds' own differences, 0 with one seed, which says nothing about others.
+    The standard errors, in the metric's unit, both count single answers; `over_seeds` is 0 with one seed.
     """
 
     estimate: float
@@ -110,65 +107,45 @@ class PairedDifference(StudentEstimate):
         """Over documents and over seeds."""
         return (self.over_documents**2, self.documents - 1), (self.over_seeds**2, max(1, self.seeds - 1))
 
-    def documents_needed(self, difference: float, power: float = 0.8, confidence: float = 0.95) -> int | float:
+    def documents_needed(self, difference: float, power: float = 0.8) -> int | float:
         """The fewest documents with which `smallest_detectable` is at most `difference`, `math.inf` where none are.
 
-        `difference` is in the metric's unit (0.009 is 0.9 points of a share). The variance over documents falls as
-        one over their number; what seeds add is held where it is, so it is the least that one should plan with where
-        there was one seed. A power of 0.8 is right to 0.001 from 10 degrees of freedom on, and is 0.77 with 2.
-
-        Raises ValueError for a difference that is not finite and positive, a power outside [0.5, 1) or a
-        confidence outside (0, 1). Source: Cohen, Statistical Power Analysis for the Behavioral Sciences, 1988,
-        chapter 2.
+        `difference` is above 0, in the metric's unit. The variance over documents falls as one over their number, what
+        seeds add stays: the least to plan with where there was one seed. A power of 0.8 is right to 0.001 from 10
+        degrees of freedom on, and is 0.77 with 2.
+        Source: Cohen, Statistical Power Analysis for the Behavioral Sciences, 1988, chapter 2.
         """
-        if not (math.isfinite(difference) and difference > 0):
-            raise ValueError(f"difference must be finite and above 0, not {difference}")
-        if not 0.5 <= power < 1:
-            raise ValueError(f"power must be at least 0.5 and below 1, not {power}")
-        if not 0 < confidence < 1:
-            raise ValueError(f"confidence must be between 0 and 1, not {confidence}")
 
-        def suffices(documents: NDArray) -> NDArray:
-            variance = self.over_documents**2 * self.documents / documents
-            together = variance + self.over_seeds**2
-            freedom = variance**2 / (documents - 1) + self.over_seeds**4 / max(1, self.seeds - 1)
-            freedom = np.divide(together**2, freedom, out=documents - 1, where=freedom > 0)
-            quantiles = student.ppf([[(1 + confidence) / 2], [power]], freedom).sum(axis=0)
+        def suffices(documents: int) -> bool:
+            spread = self.over_documents * math.sqrt(self.documents / documents)
+            study = replace(self, over_documents=spread, documents=documents)
             # Equal but for rounding is enough.
-            return quantiles * np.sqrt(together) <= difference * (1 + 1e-12)
+            return study.smallest_detectable(power) <= difference * (1 + 1e-12)
 
         # More documents can leave fewer degrees of freedom, so what suffices need not be one stretch without
         # an end: the numbers are searched in steps of 2 % for the first that does, then what lies below it.
-        below, numbers = FEWEST_DOCUMENTS - 1, np.geomspace(FEWEST_DOCUMENTS, MOST_DOCUMENTS, 2000)
-        while True:
-            numbers = np.unique(np.ceil(numbers))
-            found = suffices(numbers)
-            if not found.any():
-                return math.inf
-            first = found.argmax()
-            below = numbers[first - 1] if first else below
-            if numbers[first] - below <= 1:
-                return int(numbers[first])
-            numbers = np.linspace(below + 1, numbers[first], 2000)
+        steps = sorted({math.ceil(step) for step in np.geomspace(2, MOST_DOCUMENTS, 2000)})
+        for below, step in pairwise([1, *steps]):
+            if suffices(step):
+                between = range(below + 1, step + 1)
+                return between[bisect_left(between, True, key=suffices)]
+        return math.inf
 
 
 def paired_difference(first: pd.DataFrame, second: pd.DataFrame, metric: str) -> PairedDifference:
-    """The mean of `metric` in `second` − that in `first`, every seed's questions being the same.
+    """The mean of `metric` in `second` − that in `first`: frames of the same questions and seeds, with `KEYS`.
 
-    Both frames have a row for every answered question, with `KEYS` and the metric. The variance is that of documents
-    plus that of seeds (Cameron, Gelbach & Miller, Journal of Business & Economic Statistics 29, 2011), without taking
-    off what both count: with few seeds intervals would hold the truth too seldom then (`benchmarks/coverage.py`).
-
-    Raises KeyError for a missing column and ValueError for frames whose seeds or questions differ, a question
-    twice, a score that is not finite, a missing key, or a single document.
+    The variance is that of documents plus that of seeds (Cameron, Gelbach & Miller, Journal of Business & Economic
+    Statistics 29, 2011), without taking off what both count: with few seeds intervals would hold the truth too seldom
+    then (`benchmarks/coverage.py`). Raises KeyError for a missing column and ValueError for frames whose seeds or
+    questions differ, a question twice, a score that is not finite, a missing key, or a single document.
     """
     return difference_of_cells(*_cells(first, second, metric))
 
 
 def difference_of_cells(sums: NDArray, counts: NDArray) -> PairedDifference:
     """`paired_difference` from sums of differences and numbers of questions, documents x seeds."""
-    documents, seeds = sums.shape
-    questions = counts.sum()
+    (documents, seeds), questions = sums.shape, counts.sum()
     estimate = sums.sum() / questions
     residuals = (sums - estimate * counts) / questions
     by_documents = documents / (documents - 1) * np.square(residuals.sum(axis=1)).sum()
@@ -176,101 +153,58 @@ def difference_of_cells(sums: NDArray, counts: NDArray) -> PairedDifference:
     return PairedDifference(float(estimate), float(np.sqrt(by_documents)), float(np.sqrt(by_seeds)), documents, seeds)
 
 
-def permutation_p_value(
-    first: pd.DataFrame, second: pd.DataFrame, metric: str, resamples: int = 10_000, seed: int = 0
-) -> float:
+def permutation_p_value(first: pd.DataFrame, second: pd.DataFrame, metric: str, resamples: int = 10_000) -> float:
     """Two-sided p-value, that the sign of a document's difference is a matter of chance; in (0, 1].
 
-    Takes frames as `paired_difference` does, and tests its estimate: a document's differences, of all its questions
-    and seeds, change sign together. Exact where all 2^documents ways are no more than `resamples`; else from random
-    ones, drawn with `seed`, of which the ways found count as one. No distribution of scores is assumed, but seeds
-    are taken as given: other ones may differ as much by themselves, which `PairedDifference.p_value` covers.
-
-    Raises as `paired_difference` does, and ValueError for fewer than one resample.
-    Sources: Fisher, The Design of Experiments, 1935, section 21; Phipson & Smyth, Statistical Applications in
-    Genetics and Molecular Biology 9, 2010, for the random ways.
+    A document's differences, of all its questions and seeds, change sign together: all 2^documents ways if they are no
+    more than `resamples`, else random ones, of which those found count as one. Other seeds may differ as much by
+    themselves, which `PairedDifference.p_value` covers. Raises as `paired_difference`. Sources: Fisher, The Design of
+    Experiments, 1935, 21; Phipson & Smyth, Statistical Applications in Genetics and Molecular Biology 9, 2010.
     """
-    if resamples < 1:
-        raise ValueError(f"resamples must be at least 1, not {resamples}")
     sums, _ = _cells(first, second, metric)
     # All ways have the same number of questions, so sums rank them as means do.
-    result = permutation_test(
-        (sums.sum(axis=1),),
-        np.sum,
-        permutation_type="samples",
-        vectorized=True,
-        n_resamples=resamples,
-        rng=np.random.default_rng(seed),
-    )
-    return float(result.pvalue)
+    ways = {"permutation_type": "samples", "n_resamples": resamples, "rng": np.random.default_rng(0)}
+    return float(permutation_test((sums.sum(axis=1),), np.sum, vectorized=True, **ways).pvalue)
 
 
 def mcnemar_p_value(first: pd.DataFrame, second: pd.DataFrame, metric: str = "exact_match") -> pd.DataFrame:
-    """McNemar's exact test of every seed: `only_first`, `only_second` (questions) and `p_value`, by `seed`.
+    """McNemar's exact test (Psychometrika 12, 1947) of every seed: `only_first`, `only_second`, `p_value`, by `seed`.
 
-    Takes frames as `paired_difference` does, with a metric that is 0 or 1. The p-values must not be pooled, and the
-    smallest of them is no result. Questions are taken as independent; those of one document are not, so p may be too
-    small: `permutation_p_value` allows for it.
-
-    Raises as `paired_difference` does, though one document will do, and ValueError for a metric that is not 0
-    or 1. Source: McNemar, Psychometrika 12, 1947; exact: binomial, two-sided by doubling.
+    The p-values must not be pooled, and the smallest of them is no result. Questions are taken as independent, so p may
+    be too small: `permutation_p_value` allows for it. Raises as `paired_difference` does, though one document will do,
+    and ValueError for a metric that is not 0 or 1.
     """
     sides = _matched(first, second, metric)
-    for side in sides:
-        other = side[~side.isin([0, 1])]
-        if len(other):
-            raise ValueError(f"{metric} must be 0 or 1 for McNemar's test, not {other.iloc[0]}")
+    if other := {*sides[0], *sides[1]} - {0, 1}:
+        raise ValueError(f"{metric} must be 0 or 1 for McNemar's test, not {min(other)}")
     first_only, second_only = ((one > other).groupby(level="seed").sum() for one, other in (sides, reversed(sides)))
-    tables = zip(first_only, second_only, strict=True)
-    p_values = [float(mcnemar([[0, second], [first, 0]], exact=True).pvalue) for first, second in tables]
+    p_values = [mcnemar_p(*only) for only in zip(first_only, second_only, strict=True)]
     return pd.DataFrame({"only_first": first_only, "only_second": second_only, "p_value": p_values})
 
 
-def mcnemar_bounds(first: int, second: int, questions: int) -> tuple[float, float]:
-    """The least and the greatest p-value of McNemar's exact test that two numbers of right answers allow.
-
-    Which of the same `questions` were right is not known. The least comes where one side is right wherever the other
-    is, the greatest where they are right on as different questions as there can be.
-
-    Raises ValueError for fewer than one question or a number of right answers outside 0..questions.
-    """
-    for right in (first, second):
-        if not 0 <= right <= questions or questions < 1:
-            raise ValueError(f"right answers must be between 0 and {questions} questions (1 or more), not {right}")
-    worse, better = sorted((first, second))
-    # Only the worse side has `swapped` questions right; p rises with every one.
-    least, greatest = (
-        float(mcnemar([[0, swapped], [swapped + better - worse, 0]], exact=True).pvalue)
-        for swapped in (0, min(worse, questions - better))
-    )
-    return least, greatest
+def mcnemar_p(only_first: int, only_second: int) -> float:
+    """The p-value of McNemar's exact test, from how many questions one side alone has right."""
+    return float(mcnemar([[0, only_second], [only_first, 0]], exact=True).pvalue)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values after Holm's correction for as many tests as there are; none for none.
-
-    Source: Holm, Scandinavian Journal of Statistics 6, 1979.
-    """
-    return list(_holm(tuple(map(float, p_values))))
-
-
-@functools.lru_cache
-def _holm(p_values: tuple[float, ...]) -> tuple[float, ...]:
-    # Kept: statsmodels collects garbage at every call, which takes a third of a second in a notebook.
-    return tuple(multipletests(p_values, method="holm")[1].tolist()) if p_values else ()
+    """P-values after Holm's correction (Scandinavian Journal of Statistics 6, 1979) for as many tests as there are."""
+    found = np.asarray(p_values)
+    order = np.argsort(found)
+    raised = np.maximum.accumulate(found[order] * np.arange(len(order), 0, -1)).clip(max=1)
+    return raised[np.argsort(order)].tolist()
 
 
 def _matched(first: pd.DataFrame, second: pd.DataFrame, metric: str) -> list[pd.Series]:
     scores = [frame.set_index(KEYS)[metric].sort_index() for frame in (first, second)]
-    if any(score.index.has_duplicates for score in scores) or not scores[0].index.equals(scores[1].index):
+    if scores[0].index.has_duplicates or not scores[0].index.equals(scores[1].index):
         raise ValueError("both sides must have the same questions of the same seeds, each once")
     # Sums by document would leave such rows out, and counts would not.
     if first[KEYS].isna().any(axis=None):
         raise ValueError("seed, document_id or question_id has missing values")
-    for score in scores:
-        values = score.to_numpy(dtype=float)
-        if not np.isfinite(values).all():
-            raise ValueError(f"{metric} must be finite, not {values[~np.isfinite(values)][0]}")
+    values = np.concatenate([score.to_numpy(dtype=float) for score in scores])
+    if not np.isfinite(values).all():
+        raise ValueError(f"{metric} must be finite, not {values[~np.isfinite(values)][0]}")
     return scores
 
 
@@ -278,8 +212,86 @@ def _cells(first: pd.DataFrame, second: pd.DataFrame, metric: str) -> tuple[NDAr
     """Sums of differences and numbers of questions, documents x seeds."""
     before, after = _matched(first, second, metric)
     cells = (after - before).groupby(level=["document_id", "seed"]).agg(["sum", "size"]).unstack("seed")
-    if len(cells) < FEWEST_DOCUMENTS:
+    if len(cells) < 2:
         raise ValueError("there is one document only; at least two are needed")
     if cells.isna().any(axis=None):
         raise ValueError("the seeds differ in their documents")
     return cells["sum"].to_numpy(), cells["size"].to_numpy()
+
+
+QUESTION = ["question_id", "document_id", "question"]
+NOTE = """\
+After the last epochs; differences are second − first, with 95 % intervals over documents. p is Student's,
+over documents; McNemar's takes questions as independent, so it may be too small. No p is corrected for the number of
+metrics, and none says what another seed would give."""
+
+
+def paired_answers(first: Run, second: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The answers of two runs after their last epochs, question by question, as `docfloqa.analysis.paired` takes them.
+
+    Raises `RunError` unless both runs were asked the same questions with the same accepted answers.
+    """
+    sides = [run.answers().assign(seed=0).sort_values("question_id", ignore_index=True) for run in (first, second)]
+    asked = [side[QUESTION].assign(answers=side["answers"].map(tuple)) for side in sides]
+    if not asked[0].equals(asked[1]):
+        raise RunError(
+            f"runs {first.name} and {second.name} were not asked the same questions: {len(asked[0])} and "
+            f"{len(asked[1])}, {len(asked[0].merge(asked[1]))} of them the same; only runs with the same validation "
+            "data can be compared"
+        )
+    return sides[0], sides[1]
+
+
+def compare_metrics(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
+    """How much more of each metric the second side of `paired_answers` has, one row for each, by `metric`.
+
+    Columns: `first` and `second` (means), `difference`, `low`, `high` (95 %, over documents), `p_value` (Student's),
+    `p_permutation` (over documents), `p_mcnemar` (over questions; NaN for a metric that is not 0 or 1). All are of
+    these two trainings: another seed may differ as much by itself. Raises ValueError for a single document.
+    """
+    rows = {}
+    for metric in METRICS:
+        difference = paired_difference(first, second, metric)
+        binary = first[metric].isin([0, 1]).all() and second[metric].isin([0, 1]).all()
+        rows[metric] = {
+            "first": first[metric].mean(),
+            "second": second[metric].mean(),
+            **vars(difference.interval()),
+            "p_value": difference.p_value(),
+            "p_permutation": permutation_p_value(first, second, metric),
+            "p_mcnemar": mcnemar_p_value(first, second, metric)["p_value"].iloc[0] if binary else math.nan,
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename(columns={"estimate": "difference"}).rename_axis("metric")
+
+
+def as_text(metrics: pd.DataFrame) -> pd.DataFrame:
+    """What `compare_metrics` gives, in per cent and as text."""
+    ends = metrics[["difference", "low", "high"]].itertuples(index=False)
+    tests = {"p": "p_value", "p, permutation": "p_permutation", "p, McNemar": "p_mcnemar"}
+    return pd.DataFrame(
+        {
+            **{f"{side} (%)": (100 * metrics[side]).map(number) for side in ("first", "second")},
+            "difference": [Interval(*row).format(100) for row in ends],
+            **{name: metrics[p].map(p_text) for name, p in tests.items()},
+        }
+    ).rename_axis(None)
+
+
+def compared(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
+    """The questions that both frames of predictions answer, by how much ANLS the second has more, most first.
+
+    Columns: question_id, document_id, question, answers, then prediction and anls with the suffixes `_first` and
+    `_second`, and `difference` in [-1, 1].
+    """
+    frame = first[[*QUESTION, "answers", "prediction", "anls"]].merge(
+        second[["question_id", "prediction", "anls"]], on="question_id", suffixes=("_first", "_second")
+    )
+    frame["difference"] = frame["anls_second"] - frame["anls_first"]
+    return frame.sort_values(["difference", "question_id"], ascending=[False, True], ignore_index=True)
+
+
+def changed_questions(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
+    """Those of `compared` whose ANLS differs; `first` and `second` are what was answered."""
+    frame = compared(first, second).query("difference != 0")
+    frame = frame.rename(columns={"prediction_first": "first", "prediction_second": "second"})
+    return frame[[*QUESTION, "answers", "first", "second", "difference"]].reset_index(drop=True)

@@ -7,7 +7,7 @@ import pandas as pd
 from statsmodels.stats.proportion import confint_proportions_2indep, test_proportions_2indep
 
 from docfloqa.analysis.intervals import RATIO, Interval, p_text, percent
-from docfloqa.analysis.paired import holm, mcnemar_bounds
+from docfloqa.analysis.paired import holm, mcnemar_p
 from docfloqa.analysis.tables import PUBLISHED
 
 QUESTIONS = 500
@@ -17,34 +17,26 @@ MEASURES = {"accuracy": "accuracy", "exact_match": "exact match"}
 def published_differences() -> pd.DataFrame:
     """Differences between every two published ratios, in points of accuracy and of exact match, as text.
 
-    For both measures the difference with Miettinen and Nurminen's unpaired 95 % interval (Statistics in Medicine 4,
-    1985), the p-value of their test after Holm's correction, and the bounds of `mcnemar_bounds`. A percentage that is
-    no share of 500 questions is taken as it is; the bounds are the widest with the whole numbers beside it.
-    `attrs["note"]` says so for readers of the table.
+    The difference with Miettinen and Nurminen's unpaired 95 % interval (Statistics in Medicine 4, 1985), the p-value
+    of their test after Holm's correction, and `mcnemar_bounds`; `attrs["note"]` says what they rest on.
     """
-    ablation, columns = PUBLISHED["freezing_ablation_epoch_8"], {}
+    ablation, columns, odd = PUBLISHED["freezing_ablation_epoch_8"], {}, []
     for measure, name in MEASURES.items():
-        # Statsmodels takes the first − the second.
-        pairs = [
-            (high, QUESTIONS, low, QUESTIONS)
-            for low, high in combinations([QUESTIONS * value / 100 for value in ablation[measure]], 2)
-        ]
-        intervals = [
-            Interval((pair[0] - pair[2]) / QUESTIONS, *map(float, confint_proportions_2indep(*pair, method="score")))
-            for pair in pairs
-        ]
-        p_values = holm([test_proportions_2indep(*pair, method="score").pvalue for pair in pairs])
-        columns[name, "difference [95 %, unpaired]"] = [interval.format(100) for interval in intervals]
-        columns[name, "p (Holm, unpaired)"] = [*map(p_text, p_values)]
-        columns[name, "p if paired, one pair"] = [_paired_bounds(low, high) for high, _, low, _ in pairs]
+        odd += [f"{value} % {name}" for value in ablation[measure] if len(_whole(QUESTIONS * value / 100)) > 1]
+        rows = []
+        for low, high in combinations([QUESTIONS * value / 100 for value in ablation[measure]], 2):
+            # Statsmodels takes the first − the second.
+            pair = high, QUESTIONS, low, QUESTIONS
+            interval = Interval((high - low) / QUESTIONS, *confint_proportions_2indep(*pair, method="score"))
+            bounds = [mcnemar_bounds(*whole, QUESTIONS) for whole in product(_whole(low), _whole(high))]
+            between = f"{p_text(min(least for least, _ in bounds))} to {p_text(max(most for _, most in bounds))}"
+            rows.append((interval.format(100), test_proportions_2indep(*pair, method="score").pvalue, between))
+        differences, p_values, bounds = zip(*rows, strict=True)
+        columns[name, "difference [95 %, unpaired]"] = differences
+        columns[name, "p (Holm, unpaired)"] = [*map(p_text, holm(p_values))]
+        columns[name, "p if paired, one pair"] = bounds
     names = [f"{percent(high)} − {percent(low)}" for low, high in combinations(ablation[RATIO], 2)]
     frame = pd.DataFrame(columns, index=pd.Index(names, name="published, points"))
-    odd = [
-        f"{value} % {name}"
-        for measure, name in MEASURES.items()
-        for value in ablation[measure]
-        if len(_whole(QUESTIONS * value / 100)) > 1
-    ]
     frame.attrs["note"] = (
         f"Published: after epoch {PUBLISHED['setting']['epochs']}, {QUESTIONS} questions, one training run, "
         "intervals of one pair alone. Which questions were right was not published, so a paired test has bounds "
@@ -58,20 +50,20 @@ def published_differences() -> pd.DataFrame:
 
 def published_systems() -> pd.DataFrame:
     """Published DocVQA figures of other systems, in points, as text: a row each, with the split and the measure."""
-    rows = []
-    for entry in PUBLISHED["other_published_docvqa_figures"]:
-        measure = next(name for name in ("anls", "similarity") if name in entry)
-        values = entry[measure] if isinstance(entry[measure], list) else [entry[measure]]
-        name = {"anls": "ANLS", "similarity": "similarity, first answer"}[measure]
-        rows.append((entry["system"], entry["split"], name, " / ".join(f"{value:.1f}" for value in values)))
-    frame = pd.DataFrame(rows, columns=["system", "split", "measure", "published (%)"]).set_index("system")
+    frame = pd.DataFrame(PUBLISHED["other_published_docvqa_figures"]).set_index("system")
     frame.attrs["note"] = "Measures and splits differ, so rows cannot be compared with one another."
     return frame
 
 
-def _paired_bounds(first: float, second: float) -> str:
-    bounds = [mcnemar_bounds(*whole, QUESTIONS) for whole in product(_whole(first), _whole(second))]
-    return f"{p_text(min(low for low, _ in bounds))} to {p_text(max(high for _, high in bounds))}"
+def mcnemar_bounds(first: int, second: int, questions: int) -> tuple[float, float]:
+    """The least and the greatest p-value of McNemar's exact test that two numbers of right answers allow.
+
+    The least comes where one side is right wherever the other is, the greatest where they are right on as different
+    `questions` as there can be.
+    """
+    worse, better = sorted((first, second))
+    # Only the worse side has `swapped` questions right; p rises with every one.
+    return tuple(mcnemar_p(swapped + better - worse, swapped) for swapped in (0, min(worse, questions - better)))
 
 
 def _whole(count: float) -> set[int]:

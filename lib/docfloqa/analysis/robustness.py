@@ -10,6 +10,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ import torch
 from datasets import Dataset
 from scipy.integrate import trapezoid
 from tqdm.auto import tqdm
-from transformers import Florence2Processor
 
 from docfloqa.analysis.intervals import RATIO
 from docfloqa.analysis.paired import KEYS
@@ -27,10 +27,9 @@ from docfloqa.data.load import load_docvqa
 from docfloqa.exceptions import RunError, SettingsError
 from docfloqa.files import checksum, is_folder, reports_folder, resolve, runs_folder, write_whole
 from docfloqa.model.device import describe_device
-from docfloqa.model.florence import Florence2ForDocVQA
-from docfloqa.runs.results import RUN_KEYS, Study
+from docfloqa.runs.results import Study
 from docfloqa.runs.run import BEST_MODEL, Run
-from docfloqa.runs.tables import PACKED, read_table, read_tables
+from docfloqa.runs.tables import PACKED, read_table
 from docfloqa.settings import SHIFTS, Settings
 from docfloqa.training.batches import QuestionCollator
 from docfloqa.training.evaluation import evaluate
@@ -41,27 +40,22 @@ ALL_KINDS = "all degradations"
 AREA, LOST = "area", "lost"
 CLEAN_PAGES = (CLEAN, 0)
 PAGE_SETS = (CLEAN_PAGES, *((kind, place) for kind in SEVERITIES for place in (1, 2, 3)))
+QUESTION = ["questionId", "question", "answers", "page", "document_id"]
 VERSIONED = ("torch", "transformers", "numpy", "pillow")
 SETTINGS_WITH_EFFECT = ("prefix", "precision", "num_beams", "max_new_tokens")
-PageSets = Sequence[tuple[str, int]]
 NUMBERS = [TRAINING, PAGES, DEGRADATIONS]
 FIRST_NUMBERS = [1, 1, 1]  # of scores that were made before there were numbers
 
 
 def score_robustness(study: Study) -> pd.DataFrame:
-    """Every question of the study's validation split by every run's best model, on all `PAGE_SETS`.
-
-    The columns are those of `read_scores`; they are kept as `robustness.parquet` in the runs' folders
-    (see `score_runs`). Raises what `load_docvqa` and `score_runs` raise.
-    """
+    """Every question of the study's validation split by every run's best model, on all `PAGE_SETS`: `score_runs`."""
     return score_runs(study, ROBUSTNESS, load_docvqa(study.settings, "validation"), PAGE_SETS)
 
 
 def score_cross_sets(study: Study, names: str) -> dict[str, pd.DataFrame]:
-    """Every question of the validation splits of `cross_sets` by every run's best model, by name, as `read_scores`.
+    """Every question of the validation splits of `cross_sets` by every run's best model, by name: `score_runs`.
 
-    Kept as `cross-<name>.parquet`; sets without scores and models are left out. Raises what `load_docvqa` and
-    `score_runs` raise.
+    Sets without scores and models are left out.
     """
     found, folders = {}, [runs_folder(study.name) / run for run in study.records]
     for name, data in cross_sets(study, names).items():
@@ -71,54 +65,55 @@ def score_cross_sets(study: Study, names: str) -> dict[str, pd.DataFrame]:
 
 
 def cross_sets(study: Study, names: str) -> dict[str, Settings]:
-    """What `names`, separated by blanks, say of other data: a shift of the drawn documents, or a folder.
+    """The study's settings with each of the data to validate on that `names`, separated by blanks, say, by name.
 
-    Under each name the study's settings with that data to validate on; the study's own shift is left out.
-    A folder needs its validation split only. Raises `SettingsError` for a name that is neither, or twice.
+    A name is a shift of the drawn documents or a folder with a validation split; the study's own shift is left out.
+    Raises `SettingsError` for a name that is neither, or twice.
     """
     found: dict[str, Settings] = {}
     for name in names.split():
-        if name in SHIFTS:
-            called, changes = name, {"data": "synth", "validation_data": None, "synth_scale": "small"}
-            changes["synth_shift"] = name
-        elif is_folder(folder := resolve(name)):
+        called, changes = name, {"data": "synth", "validation_data": None, "synth_scale": "small", "synth_shift": name}
+        if name not in SHIFTS:
+            if not is_folder(folder := resolve(name)):
+                raise SettingsError(f"cross is {name!r}; allowed are {', '.join(SHIFTS)} and folders of parquet files")
             called, changes = Path(folder).name, {"validation_data": folder}
-        else:
-            raise SettingsError(f"cross is {name!r}; allowed are {', '.join(SHIFTS)} and folders of parquet files")
         if called in found:
             raise SettingsError(f"cross names {called!r} twice; allowed is once")
         found[called] = study.settings.replace(**changes)
     return {name: settings for name, settings in found.items() if settings != study.settings}
 
 
-def score_runs(study: Study, name: str, rows: Dataset, page_sets: PageSets) -> pd.DataFrame:
+def score_runs(study: Study, name: str, rows: Dataset, page_sets: Sequence[tuple[str, int]]) -> pd.DataFrame:
     """Score each complete run's best model on `rows` under each of `page_sets`; returns `read_scores`.
 
-    A run's scores are kept as `<name>.parquet` in its folder, whole or not at all, with what identifies them:
-    weights, numbers of the code, data, decoding, versions. What is there and still right is kept, what is stale is
-    made again; what was interrupted goes on from the last page set. On a CPU there is a process of one thread for each
-    core, on a GPU one process. Of a run without a best model only what is there already is read.
-
+    A run's scores are kept as `<name>.parquet` in its folder with what identifies them; what is stale is made again,
+    what was interrupted goes on from the last page set. On a CPU there is a process of one thread for each core, on a
+    GPU one process. Of a run without a best model only what is there already is read.
     Raises `RunError` when no run has scores or a model to make them with, and for a damaged model.
     """
-    data = questions_checksum(rows)
-    stale: dict[Path, dict[str, Any]] = {}
-    tasks: list[tuple[Any, ...]] = []
+    data, stale, tasks = _checksum_of(rows.select_columns(QUESTION).to_dict()), {}, []
     for run, record in study.records.items():
-        folder = runs_folder(study.name) / run
+        folder, settings = runs_folder(study.name) / run, Settings.from_dict(record["settings"])
         if not (folder / BEST_MODEL).is_dir():
             continue
-        settings = Settings.from_dict(record["settings"])
-        identity = scores_identity(folder / BEST_MODEL, settings, data, page_sets)
+        weights = [bytes.fromhex(checksum(path)) for path in sorted((folder / BEST_MODEL).glob("*.safetensors"))]
+        # As JSON gives it back.
+        identity = {
+            "weights": hashlib.sha256(b"".join(weights)).hexdigest(),
+            "numbers": NUMBERS,
+            "data": data,
+            "settings": {key: getattr(settings, key) for key in SETTINGS_WITH_EFFECT},
+            "page_sets": [list(page_set) for page_set in page_sets],
+            "versions": {package: version(package) for package in VERSIONED},
+        }
         if kept_identity(folder, name) != identity:
-            stale[folder] = identity
-            for (kind, severity), part in _parts(folder, name, identity).items():
-                if not part.is_file():
-                    tasks.append((Run(run, settings, record), rows, kind, severity, part))
+            waiting = folder / f".{name}.part" / _checksum_of(identity)[:16]
+            stale[folder] = identity, [waiting / f"{kind}-{severity}.parquet" for kind, severity in page_sets]
+            made = zip(page_sets, stale[folder][1], strict=True)
+            tasks += [(Run(run, settings, record), rows, *of, part) for of, part in made if not part.is_file()]
     _in_processes(tasks, f"scoring {name}")
-    for folder, identity in stale.items():
-        parts = _parts(folder, name, identity).values()
-        frame = pd.concat([pd.read_parquet(part) for part in parts], ignore_index=True)
+    for folder, (identity, parts) in stale.items():
+        frame = pd.concat(map(pd.read_parquet, parts), ignore_index=True)
         frame.attrs = identity
         write_whole(folder / f"{name}.parquet", frame.to_parquet(index=False))
         # Parts of other identities, which were never finished, go with them.
@@ -128,10 +123,8 @@ def score_runs(study: Study, name: str, rows: Dataset, page_sets: PageSets) -> p
 
 def scored(study: Study) -> list[str]:
     """What any run has scores of: `ROBUSTNESS` first, then `CROSS` with the names of other data."""
-    folders = [runs_folder(study.name) / run for run in study.records]
-    stems = {
-        path.stem for folder in (*folders, reports_folder(study.name) / PACKED) for path in folder.glob("*.parquet")
-    }
+    folders = [*(runs_folder(study.name) / run for run in study.records), reports_folder(study.name) / PACKED]
+    stems = {path.stem for folder in folders for path in folder.glob("*.parquet")}
     return [*({ROBUSTNESS} & stems), *sorted(stem for stem in stems if stem.startswith(CROSS))]
 
 
@@ -141,32 +134,25 @@ def read_scores(study: Study, name: str) -> pd.DataFrame:
     Columns: run, vision_trainable, seed, kind ("clean" or a degradation), severity (0 to 3), and those of
     `docfloqa.training.evaluation.evaluate`. Raises `RunError` when there is none.
     """
-    frames = []
-    folders = [runs_folder(study.name) / run for run in study.records]
-    for run, frame in read_tables(folders, f"{name}.parquet").items():
-        frame.attrs = {}
-        for place, key in enumerate(RUN_KEYS):
-            frame.insert(place, key, study.records[run]["settings"][key])
-        frame.insert(0, "run", run)
-        frames.append(frame)
-    if not frames:
+    if all(kept_identity(runs_folder(study.name) / run, name) is None for run in study.records):
         raise RunError(f"no run of study {study.name!r} has {name}.parquet: {_remedy(study)}")
-    return pd.concat(frames).sort_values(RUN_KEYS, kind="stable", ignore_index=True)
+    answers = study.collect(f"{name}.parquet").drop(columns="epoch")
+    answers.attrs = {}
+    return answers
 
 
 def severity_curves(answers: pd.DataFrame) -> pd.DataFrame:
     """The answers of `read_scores` with those on clean pages as severity 0 of every degradation."""
-    clean = answers[answers["kind"] == CLEAN]
-    degraded = answers[answers["kind"] != CLEAN]
+    clean, degraded = answers[answers["kind"] == CLEAN], answers[answers["kind"] != CLEAN]
     return pd.concat([*(clean.assign(kind=kind) for kind in SEVERITIES), degraded], ignore_index=True)
 
 
 def area_under_curve(answers: pd.DataFrame, metric: str = "anls") -> pd.DataFrame:
     """The area under the curve of `metric` over severities, of every run, question and degradation.
 
-    Columns: run, ratio, seed, document_id, question_id, kind, `clean` (the metric on the clean page), `area`
-    (its mean over severities 0 to 3 by the trapezoidal rule, so in the metric's unit) and `lost` (clean −
-    area). The kind `ALL_KINDS` has the mean over degradations. Raises ValueError where an answer is lacking.
+    Columns: run, ratio, seed, document_id, question_id, kind, `clean` (the metric on the clean page), `area` (its mean
+    over severities 0 to 3 by the trapezoidal rule) and `lost` (clean − area), all in the metric's unit. The kind
+    `ALL_KINDS` has the mean over degradations. Raises ValueError where an answer is lacking.
     """
     keys = ["run", RATIO, *KEYS]
     curves = severity_curves(answers).pivot(index=[*keys, "kind"], columns="severity", values=metric)
@@ -180,34 +166,15 @@ def area_under_curve(answers: pd.DataFrame, metric: str = "anls") -> pd.DataFram
 
 
 def unscored(study: Study, names: Sequence[str]) -> pd.DataFrame:
-    """Runs that are missing from the scores of `names`, or have them of code with other results; may be empty.
-
-    Columns: run, scores, reservation (what is the matter, and the command that mends it).
-    """
+    """Runs that are missing from the scores of `names`, or have them of code with other results; may be empty."""
     rows = [(run, "all", "the run is not complete; run 03_ablate") for run in study.missing]
-    for run in study.records:
-        for name in names:
-            kept = kept_identity(runs_folder(study.name) / run, name)
-            if kept is None:
-                rows.append((run, name, f"missing, and {_remedy(study)}"))
-            elif kept.get("numbers", FIRST_NUMBERS) != NUMBERS:
-                rows.append((run, name, f"made by code with other results, and {_remedy(study)}"))
+    for run, name in product(study.records, names):
+        kept = kept_identity(runs_folder(study.name) / run, name)
+        if kept is None:
+            rows.append((run, name, f"missing, and {_remedy(study)}"))
+        elif kept.get("numbers", FIRST_NUMBERS) != NUMBERS:
+            rows.append((run, name, f"made by code with other results, and {_remedy(study)}"))
     return pd.DataFrame(rows, columns=["run", "scores", "reservation"])
-
-
-def scores_identity(model: Path, settings: Settings, data: str, page_sets: PageSets) -> dict[str, Any]:
-    """What the scores of a model folder depend on, as JSON gives it back; `data` is a checksum."""
-    weights = hashlib.sha256()
-    for path in sorted(model.glob("*.safetensors")):
-        weights.update(bytes.fromhex(checksum(path)))
-    return {
-        "weights": weights.hexdigest(),
-        "numbers": NUMBERS,
-        "data": data,
-        "settings": {name: getattr(settings, name) for name in SETTINGS_WITH_EFFECT},
-        "page_sets": [list(page_set) for page_set in page_sets],
-        "versions": {package: version(package) for package in VERSIONED},
-    }
 
 
 def kept_identity(folder: Path, name: str) -> dict[str, Any] | None:
@@ -218,10 +185,8 @@ def kept_identity(folder: Path, name: str) -> dict[str, Any] | None:
         return None
 
 
-def questions_checksum(rows: Dataset) -> str:
-    """A checksum of every question, its answers and its page, in order."""
-    columns = rows.select_columns(["questionId", "question", "answers", "page", "document_id"])
-    return hashlib.sha256(json.dumps(columns.to_dict()).encode()).hexdigest()
+def _checksum_of(content: dict) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def _remedy(study: Study) -> str:
@@ -231,21 +196,13 @@ def _remedy(study: Study) -> str:
     )
 
 
-def _parts(folder: Path, name: str, identity: dict[str, Any]) -> dict[tuple[str, int], Path]:
-    """Where the scores of each page set wait until all are there."""
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-    parts = folder / f".{name}.part" / digest
-    return {(kind, place): parts / f"{kind}-{place}.parquet" for kind, place in identity["page_sets"]}
-
-
 def _in_processes(tasks: Sequence[tuple[Any, ...]], name: str) -> None:
     if not tasks:
         return
     device = describe_device()
     workers, threads = (1, None) if device["gpus"] else (min(len(tasks), device["cores"]), 1)
     # A process that is forked would share the threads and the GPU of this one.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, _begin, (threads,))
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin, (threads,))
     try:
         scored = [pool.submit(_score, *task) for task in tasks]
         for done in tqdm(as_completed(scored), name, len(tasks), unit="page set"):
@@ -259,24 +216,20 @@ def _begin(threads: int | None) -> None:
         torch.set_num_threads(threads)
     # The bars of several processes would be written over each other; errors come back through the pool.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+    def end_with_parent() -> None:
+        # A worker of a pool whose owner was killed would wait for the next task for ever.
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
-def _end_with_parent() -> None:
-    # A worker of a pool whose owner was killed would wait for the next task for ever.
-    multiprocessing.parent_process().join()
-    os._exit(1)
+_model = functools.lru_cache(maxsize=1)(Run.load)
 
 
 def _score(run: Run, rows: Dataset, kind: str, severity: int, part: Path) -> None:
     model, processor = _model(run)
     collator = QuestionCollator(degraded_pages(rows, kind, severity), model, processor, run.settings.prefix)
-    answered = evaluate(model, collator, run.settings)
-    answered.insert(0, "kind", kind)
-    answered.insert(1, "severity", severity)
+    answered = pd.DataFrame({"kind": kind, "severity": severity} | dict(evaluate(model, collator, run.settings)))
     write_whole(part, answered.to_parquet(index=False))
-
-
-@functools.lru_cache(maxsize=1)
-def _model(run: Run) -> tuple[Florence2ForDocVQA, Florence2Processor]:
-    return run.load()

@@ -9,19 +9,12 @@ from typing import Any
 
 import pandas as pd
 
-from docfloqa.analysis.contrasts import (
-    VARIANT,
-    Comparison,
-    arm_contrasts,
-    holm_p_values,
-    interactions,
-    made,
-    ratio_contrasts,
-)
+from docfloqa.analysis.contrasts import VARIANT, Comparison, compare_all, holm_p_values, made, ratio_contrasts
 from docfloqa.analysis.intervals import (
     LOSS,
     NONE,
     RATIO,
+    TITLES,
     interval_table,
     last_epoch,
     number,
@@ -29,16 +22,22 @@ from docfloqa.analysis.intervals import (
     percent,
     text_table,
     texts,
+    unbroken,
 )
-from docfloqa.analysis.paired import PairedDifference, holm, mcnemar_p_value
+from docfloqa.analysis.paired import SIGNIFICANT, holm, mcnemar_p_value
+from docfloqa.analysis.robustness import ALL_KINDS, AREA, LOST, PAGE_SETS, severity_curves
+from docfloqa.data.degradations import CLEAN, SEVERITIES, amount
 from docfloqa.metrics import METRICS
 from docfloqa.runs.results import Study, once_for_study
+from docfloqa.text import NO_BREAK
 
 PUBLISHED: dict[str, Any] = json.loads(files("docfloqa.analysis").joinpath("published.json").read_text())
 # What the published 66 % is ahead of 100 % in accuracy, as a share.
 PUBLISHED_LEAD = 0.009
 MAIN_COLUMNS = ["vision parameters", "epochs", "seeds", "ANLS (%)", "exact match (%)"]
-PAGE_USE = {"own": "ANLS, own page (%)", "wrong": "ANLS, wrong page (%)", "difference": "difference"}
+MAIN_SCORES = ["anls", "exact_match"]
+OWN = "own data"
+ONE_PAIR = {"difference [95 %]": "difference [95 %, one pair]", "smallest shown": "smallest shown, one pair"}
 # Quantity: the published column, what makes it a percentage, and the metric that is defined in the same way.
 COUNTERPARTS: dict[str, tuple[str | None, float, str]] = {
     "ANLS (%)": (None, 1, "anls"),
@@ -56,10 +55,7 @@ NOTE = (
 
 @once_for_study
 def scores(study: Study) -> pd.DataFrame:
-    """Tidy: ratio, epoch, metric, estimate, low, high; mean over seeds, 95 % interval over documents.
-
-    Scores are in [0, 1], `val_loss` is in nats per token.
-    """
+    """Tidy: ratio, epoch, metric, estimate, low, high: scores in [0, 1], `val_loss` in nats per token."""
     return interval_table(study.epoch_scores, [RATIO, "epoch"], [*METRICS, LOSS])
 
 
@@ -80,28 +76,24 @@ def reservations(studies: Sequence[Study]) -> pd.DataFrame:
 
 
 def finetuning_curve(study: Study) -> pd.DataFrame:
-    """Published figures beside the study's, by epoch, with the vision encoder frozen (else its lowest ratio).
-
-    Every cell is text: percent with one digit, losses with three, "–" where nothing was published.
-    """
+    """Published figures beside the study's, by epoch, with the vision encoder frozen (or its lowest ratio), as text."""
     lowest = study.runs[RATIO].min()
-    published = pd.DataFrame(PUBLISHED["epoch_progress_ratio_0"]).set_index("epoch").to_dict("index")
-    frame = _beside(scores(study).query(f"{RATIO} == @lowest"), "epoch", published)
+    published = pd.DataFrame(PUBLISHED["epoch_progress_ratio_0"]).set_index("epoch")
+    frame = _beside(scores(study).query(f"{RATIO} == @lowest"), published)
     lacking = f"The study has no run at ratio 0: its own figures are those at {percent(lowest)}. "
     frame.attrs["note"] = (lacking if lowest > 0 else "") + NOTE
     return frame
 
 
 def freezing_ablation(study: Study) -> pd.DataFrame:
-    """Published figures beside the study's after the last epoch, by ratio, with what was trained.
+    """Published figures beside the study's after the last epoch, by ratio, with what was trained, as text.
 
-    Every cell is text, as in `finetuning_curve`. Between 0 and 1 a ratio has a published counterpart only
-    if it is counted as there: in tensors, from the output side.
+    Between 0 and 1 a ratio has a published counterpart only if it is counted as there: in tensors, from the output.
     """
-    published = pd.DataFrame(PUBLISHED["freezing_ablation_epoch_8"]).set_index(RATIO).to_dict("index")
+    published = pd.DataFrame(PUBLISHED["freezing_ablation_epoch_8"]).set_index(RATIO)
     if (study.settings.unit, study.settings.side) != ("tensor", "output"):
-        published = {ratio: published[ratio] for ratio in (0.0, 1.0)}
-    frame = _beside(last_epoch(scores(study)), RATIO, published)
+        published = published.loc[[0.0, 1.0]]
+    frame = _beside(last_epoch(scores(study)), published)
     runs = study.runs.groupby(RATIO).first()
     tensors = [f"{run.trainable_vision_tensors} of {run.vision_tensors}" for run in runs.itertuples()]
     frame.insert(0, ("vision encoder trained", "tensors"), tensors)
@@ -111,30 +103,38 @@ def freezing_ablation(study: Study) -> pd.DataFrame:
     return frame
 
 
+def _beside(ours: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
+    columns = {}
+    for quantity, (theirs, scale, metric) in COUNTERPARTS.items():
+        cells = ours[ours["metric"] == metric].set_index(published.index.name)
+        if theirs:
+            values = published[theirs].reindex(cells.index) * scale
+            columns[quantity, "published"] = [number(value, 3 if metric == LOSS else 1) for value in values]
+        columns[quantity, "ours"] = texts(cells)
+    return pd.DataFrame(columns, index=cells.index)
+
+
 def costs(study: Study) -> pd.DataFrame:
     """What a run of each ratio trained and took, as text: means over seeds, for memory the largest.
 
-    The last column says how long it took until an ANLS that every ratio reaches was reached for the first time
-    (see `common_anls`), evaluations included.
+    One column is how long it took, evaluations included, to the highest ANLS in whole percent that every run reaches.
     """
-    target, rows = common_anls(study), {}
-    epochs = study.epochs.assign(taken=study.epochs[["train_seconds", "evaluation_seconds"]].fillna(0).sum(axis=1))
-    epochs["taken"] = epochs.groupby("run")["taken"].cumsum()
+    target, rows = math.floor(100 * study.epochs.groupby("run")["anls"].max().min()) / 100, {}
+    seconds = study.epochs[["train_seconds", "evaluation_seconds"]].fillna(0).sum(axis=1)
+    epochs = study.epochs.assign(taken=seconds.groupby(study.epochs["run"]).cumsum())
     reached = epochs[epochs["anls"] >= target].groupby([RATIO, "run"])["taken"].first().groupby(RATIO).mean()
     for ratio, runs in study.runs.groupby(RATIO):
-        vision = runs["trainable_vision_parameters"].iloc[0]
         rows[percent(ratio)] = {
-            "vision parameters trained": f"{vision:,}",
-            "of the vision encoder": percent(vision / runs["vision_parameters"].iloc[0]),
-            **costs_of(runs),
+            "vision parameters trained": f"{runs['trainable_vision_parameters'].iloc[0]:,}",
+            "of the vision encoder": percent(vision_shares(study)[ratio]),
+            **_costs_of(runs),
             f"seconds to ANLS {percent(target)}": number(reached[ratio], 0),
             "device": ", ".join(sorted(runs["device"].unique())),
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("ratio")
 
 
-def costs_of(runs: pd.DataFrame) -> dict[str, str]:
-    """What some rows of `Study.runs`, one for every seed, trained and took, as text."""
+def _costs_of(runs: pd.DataFrame) -> dict[str, str]:
     whole = runs["trainable_parameters"].iloc[0]
     memory = {"resident_mib": "process memory (GiB)", "gpu_mib": "GPU memory (GiB)"}
     return {
@@ -146,179 +146,182 @@ def costs_of(runs: pd.DataFrame) -> dict[str, str]:
     }
 
 
-def common_anls(study: Study) -> float:
-    """The highest ANLS in whole percent, in [0, 1], that every run reaches after some epoch."""
-    return math.floor(100 * study.epochs.groupby("run")["anls"].max().min()) / 100
-
-
 def seed_spread(study: Study) -> pd.DataFrame:
     """Mean and standard deviation over seeds of ANLS after the last epoch, in percent; empty for one seed."""
     by_run = 100 * study.last_answers.groupby([RATIO, "seed"])["anls"].mean()
-    frame = by_run.groupby(RATIO).agg(["count", "mean", "std"])
+    frame = by_run.groupby(RATIO).agg(["count", "mean", "std"]).rename(index=percent).rename_axis("ratio")
     frame = frame.assign(mean=frame["mean"].map(number), std=frame["std"].map(number))
-    frame.index = pd.Index(frame.index.map(percent), name="ratio")
     frame.columns = ["seeds", "mean ANLS (%)", "standard deviation"]
     return frame if frame["seeds"].max() > 1 else frame.iloc[:0]
 
 
 @once_for_study
 def comparisons(study: Study) -> pd.DataFrame:
-    """Paired differences in ANLS after the last epoch between every two ratios, in points, as text.
+    """The `contrast_table` of every two ratios, with standard errors, and what a test of all pairs shows (Bonferroni).
 
-    Over documents and, with several seeds, over seeds. Intervals are of one pair alone, p-values have Holm's
-    correction. The smallest difference is the true one that would be found with probability 0.8, by a test of one
-    pair alone or of all pairs (Bonferroni's bound). The last columns say how many documents would show the lead of
-    the published 66 %, for these very seeds, and for others too.
+    The last columns say how many documents would show the lead of the published 66 %, for these seeds, and for others.
     """
     pairs = made(ratio_contrasts(study))
-    frame = contrast_table(pairs)
     found = [pair.difference for pair in pairs]
+    frame = contrast_table(pairs).drop(columns="what it says").rename(columns=ONE_PAIR)
+    seeds = [NONE if one.seeds == 1 else number(100 * one.over_seeds, 2) for one in found]
     all_pairs = [one.smallest_detectable(confidence=1 - 0.05 / len(found)) for one in found]
-    return pd.DataFrame(
-        {
-            "difference [95 %, one pair]": frame["difference [95 %]"],
-            "p (Holm)": frame["p (Holm)"],
-            "p, permutation": frame["p, permutation"],
-            "standard error, documents": [number(100 * one.over_documents, 2) for one in found],
-            "standard error, seeds": [NONE if one.seeds == 1 else number(100 * one.over_seeds, 2) for one in found],
-            "seeds": [one.seeds for one in found],
-            "smallest shown, one pair": frame["smallest shown"],
-            "smallest shown, all pairs": [number(100 * smallest) for smallest in all_pairs],
-            f"documents to show {100 * PUBLISHED_LEAD:.1f}, these seeds": [
-                _documents(replace(one, over_seeds=0.0)) for one in found
-            ],
-            "any seeds": [_documents(one) for one in found],
-        },
-        index=frame.index,
-    )
+    frame.insert(3, "standard error, documents", [number(100 * one.over_documents, 2) for one in found])
+    frame.insert(4, "standard error, seeds", seeds)
+    frame["smallest shown, all pairs"] = [number(100 * smallest) for smallest in all_pairs]
+    these = [replace(one, over_seeds=0.0) for one in found]
+    documents = f"documents to show {100 * PUBLISHED_LEAD:.1f}, these seeds"
+    for column, ones in {documents: these, "any seeds": found}.items():
+        needed = [one.documents_needed(PUBLISHED_LEAD) for one in ones]
+        frame[column] = ["no number" if math.isinf(count) else f"{count:,}" for count in needed]
+    return frame
 
 
 def contrast_table(found: Sequence[Comparison]) -> pd.DataFrame:
-    """Comparisons by name, as text, in points: as far as they could be made, with Holm's correction in each family.
+    """Comparisons that could be made, by name, as text, in points, with Holm's correction in each family.
 
-    Over documents and seeds; intervals are of one comparison alone.
+    Intervals are of one comparison alone; the smallest difference shown would be found with probability 0.8.
     """
     found = made(found)
-    seeds = [str(one.difference.seeds) if one.sides else NONE for one in found]
     columns = {
         "what it says": [one.says for one in found],
         "difference [95 %]": [one.difference.interval().format(100) for one in found],
         "p (Holm)": [*map(p_text, holm_p_values(found))],
         "p, permutation": [p_text(one.permuted) for one in found],
-        "seeds": seeds,
+        "seeds": [str(one.difference.seeds) if one.sides else NONE for one in found],
         "smallest shown": [number(100 * one.difference.smallest_detectable()) for one in found],
     }
     return pd.DataFrame(columns, index=pd.Index([one.name for one in found], name="ANLS, points", dtype=object))
-
-
-def _documents(difference: PairedDifference) -> str:
-    needed = difference.documents_needed(PUBLISHED_LEAD)
-    return "no number" if math.isinf(needed) else f"{needed:,}"
 
 
 @once_for_study
 def exact_match_pairs(study: Study) -> pd.DataFrame:
     """McNemar's exact test of every two ratios on exact match after the last epoch, one row for every seed, as text.
 
-    Questions are taken as independent, which those of one document are not; seeds are never pooled, and p-values
-    have Holm's correction for all rows.
+    Questions are taken as independent, seeds are never pooled; p-values have Holm's correction for all rows.
     """
-    columns = {"only_first": "right at the lower only", "only_second": "right at the higher only"}
-    tests = {
-        f"{percent(pair.first)} and {percent(pair.second)}": mcnemar_p_value(*pair.sides)
-        for pair in made(ratio_contrasts(study))
-    }
-    frame = pd.concat(tests, names=["ratios"]).reset_index() if tests else pd.DataFrame(columns=["ratios", "seed"])
-    frame["p (Holm)"] = [*map(p_text, holm(frame.pop("p_value")))] if tests else ()
-    return frame.rename(columns=columns)
+    pairs = made(ratio_contrasts(study))
+    if not pairs:
+        return pd.DataFrame()
+    names = [f"{percent(pair.first)} and {percent(pair.second)}" for pair in pairs]
+    frame = pd.concat([mcnemar_p_value(*pair.sides) for pair in pairs], keys=names, names=["ratios"]).reset_index()
+    frame["p (Holm)"] = [*map(p_text, holm(frame.pop("p_value")))]
+    return frame.rename(columns={"only_first": "right at the lower only", "only_second": "right at the higher only"})
 
 
 def summary(study: Study) -> pd.DataFrame:
     """ANLS and exact match in percent before and after training, by ratio, as text; intervals over documents."""
-    table = scores(study).query("metric in ['anls', 'exact_match']")
-    columns = {"anls": "ANLS (%)", "exact_match": "exact match (%)"}
+    table = scores(study).query("metric in @MAIN_SCORES")
     frame = text_table(last_epoch(table), RATIO, "metric", f"vision {study.settings.unit}s trained")
-    frame = frame.rename(columns=columns)
-    frame["ANLS, another document's page (%)"] = page_use(study)[PAGE_USE["wrong"]]
-    spread = seed_spread(study)
-    if len(spread):
+    frame["ANLS, another document's page (%)"] = page_use(study)[TITLES["wrong"]]
+    if len(spread := seed_spread(study)):
         frame["ANLS, standard deviation over seeds"] = spread["standard deviation"]
     frame.insert(0, "share of parameters", [percent(share) for share in vision_shares(study)])
-    before = dict.fromkeys(frame.columns, NONE)
-    first = table[table["epoch"] == table["epoch"].min()].drop_duplicates("metric")
-    before |= dict(zip(first["metric"].map(columns), texts(first), strict=True))
-    return pd.concat([pd.DataFrame(before, index=["before training"]), frame]).rename_axis(frame.index.name)
+    first = table[table["epoch"] == table["epoch"].min()].drop_duplicates("metric").assign(epoch="before training")
+    before = text_table(first, "epoch", "metric").reindex(columns=frame.columns).fillna(NONE)
+    return pd.concat([before, frame]).rename_axis(frame.index.name)
 
 
 def across(studies: Sequence[Study]) -> pd.DataFrame:
     """ANLS in percent before training and after the last epoch by ratio, a column for every study, as text."""
-    columns = {}
+    columns, ratios = {}, set()
     for study in studies:
         seeds = study.runs["seed"].nunique()
         columns[f"{study.name} ({seeds} seed{'' if seeds == 1 else 's'})"] = summary(study)["ANLS (%)"]
-    ratios = sorted({ratio for study in studies for ratio in study.runs[RATIO]})
-    order = ["before training", *map(percent, ratios)]
+        ratios |= {*study.runs[RATIO]}
+    order = ["before training", *map(percent, sorted(ratios))]
     return pd.DataFrame(columns).reindex(order).fillna(NONE).rename_axis("vision encoder trained")
 
 
 @once_for_study
 def page_use_scores(study: Study) -> pd.DataFrame:
-    """Tidy: ratio, metric ("own", "wrong", "difference"), estimate, low, high of ANLS after the last epoch."""
+    """Tidy: ratio, metric, estimate, low, high of ANLS with the "own" page, with the "wrong" one, the "difference"."""
     keys = ["run", "question_id"]
     own = study.last_answers.set_index(keys)
     own = own.assign(own=own["anls"], wrong=study.wrong_pages.set_index(keys)["anls"])
     own = own.assign(difference=own["own"] - own["wrong"]).reset_index()
-    return interval_table(own, [RATIO], [*PAGE_USE])
+    return interval_table(own, [RATIO], ["own", "wrong", "difference"])
 
 
 def page_use(study: Study) -> pd.DataFrame:
-    """ANLS in percent after the last epoch with a question's own page and with another document's, by ratio."""
-    return text_table(page_use_scores(study), RATIO, "metric", "ratio")[[*PAGE_USE]].rename(columns=PAGE_USE)
-
-
-def _beside(ours: pd.DataFrame, key: str, published: dict[float, dict[str, float]]) -> pd.DataFrame:
-    columns = {}
-    for quantity, (theirs, scale, metric) in COUNTERPARTS.items():
-        cells = ours[ours["metric"] == metric].set_index(key)
-        if theirs:
-            values = [published.get(at, {}).get(theirs, float("nan")) * scale for at in cells.index]
-            columns[quantity, "published"] = [number(value, 3 if metric == LOSS else 1) for value in values]
-        columns[quantity, "ours"] = texts(cells)
-    return pd.DataFrame(columns, index=cells.index)
+    """`page_use_scores` in percent, as text."""
+    return text_table(page_use_scores(study), RATIO, "metric", "ratio")
 
 
 def arm_summary(study: Study, name: str) -> pd.DataFrame:
-    """An arm's variants: what was trained for how long, scores in percent with intervals over documents, and costs.
+    """An arm's variants, as text: what was trained for how long, scores in percent, and costs; may be empty.
 
-    Epochs count those before on the same weights. Every cell is text; times of runs that went side by side are
-    no benchmark. Empty where no run is complete.
+    Epochs count those before on the same weights. Times of runs that went side by side are no benchmark.
     """
-    runs = study.arm(name)
-    if runs is None:
+    arm = study.arm(name)
+    if arm is None:
         return pd.DataFrame()
-    scored = text_table(interval_table(runs.last_answers, [VARIANT], ["anls", "exact_match"]), VARIANT, "metric")
-    rows: dict[str, dict[str, str]] = {}
-    for variant in study.arms[name]:
-        rows[variant], made_of = {}, runs.runs[runs.runs[VARIANT] == variant]
-        if len(made_of):
-            first = made_of.iloc[0]
-            settings = runs.records[first["run"]]["settings"]
-            rows[variant] = {
-                "vision parameters": percent(first["trainable_vision_parameters"] / first["vision_parameters"]),
-                "epochs": str(settings["epochs"] * (1 + len(settings["trained_before"]))),
-                "seeds": str(len(made_of)),
-                "ANLS (%)": scored.loc[variant, "anls"],
-                "exact match (%)": scored.loc[variant, "exact_match"],
-                **costs_of(made_of),
-            }
+    scored = text_table(interval_table(arm.last_answers, [VARIANT], MAIN_SCORES), VARIANT, "metric")
+    rows: dict[str, dict[str, str]] = {variant: {} for variant in study.arms[name]}
+    for variant, runs in arm.runs.groupby(VARIANT):
+        first = runs.iloc[0]
+        settings = arm.records[first["run"]]["settings"]
+        rows[variant] = {
+            "vision parameters": percent(first["trainable_vision_parameters"] / first["vision_parameters"]),
+            "epochs": str(settings["epochs"] * (1 + len(settings["trained_before"]))),
+            "seeds": str(len(runs)),
+            **scored.loc[variant],
+            **_costs_of(runs),
+        }
     return pd.DataFrame.from_dict(rows, orient="index").fillna(NONE).rename_axis(VARIANT)
 
 
-def arm_comparisons(study: Study, name: str) -> pd.DataFrame:
-    """The contrasts of an arm; see `contrast_table`."""
-    return contrast_table(arm_contrasts(study, name))
+def degradation_scores(answers: pd.DataFrame, metrics: Sequence[str] = MAIN_SCORES) -> pd.DataFrame:
+    """Tidy: ratio, kind, severity (0: clean), metric, estimate, low, high, as `interval_table` gives them."""
+    return interval_table(severity_curves(answers), [RATIO, "kind", "severity"], metrics)
 
 
-def arm_interactions(study: Study, name: str) -> pd.DataFrame:
-    """By how much an arm's differences differ between documents, the sides having none in common; may be empty."""
-    return contrast_table(interactions(study, name))[["difference [95 %]", "p (Holm)", "smallest shown"]]
+def degradation_table(answers: pd.DataFrame) -> pd.DataFrame:
+    """ANLS in percent with 95 % intervals over documents: a row for each degradation and severity, by ratio."""
+    cells = text_table(degradation_scores(answers, ["anls"]), ["kind", "severity"], RATIO)
+    rows = {CLEAN: cells.loc[next(iter(SEVERITIES)), 0]}
+    for kind, severity in PAGE_SETS[1:]:
+        rows[f"{kind} {severity}: {amount(kind, severity):g} ({SEVERITIES[kind][0]})"] = cells.loc[kind, severity]
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("ANLS (%)")
+
+
+def area_table(areas: pd.DataFrame) -> pd.DataFrame:
+    """ANLS in percent over all degradations by ratio: on clean pages, area under the curve, what is lost."""
+    table = interval_table(areas[areas["kind"] == ALL_KINDS], [RATIO], [CLEAN, AREA, LOST])
+    return text_table(table, RATIO, "metric", "ratio")
+
+
+def area_comparisons(areas: pd.DataFrame) -> pd.DataFrame:
+    """Every two ratios over all degradations, in points, as text: difference in area, difference in loss.
+
+    The second is a difference in differences: whether one ratio loses more against its own clean pages than another.
+    """
+    together, frames = areas[areas["kind"] == ALL_KINDS], {}
+    for quantity, name in {AREA: "area under the curve", LOST: "lost"}.items():
+        frames[name] = contrast_table(compare_all(together, RATIO, quantity, family=name)).rename(columns=ONE_PAIR)
+    return pd.concat(frames, axis=1).drop(columns=["what it says", "p, permutation", "seeds"], level=1)
+
+
+def comparisons_by(answers: pd.DataFrame, metric: str, by: str = "kind") -> pd.DataFrame:
+    """Every two ratios (rows) for each name in the column `by` (columns), in points with intervals, as text.
+
+    A star says that p is below 0.05 after Holm's correction for the whole table.
+    """
+    parts = answers.groupby(by, sort=False)
+    pairs = made(pair for name, part in parts for pair in compare_all(part, RATIO, metric, family=by, where=name))
+    columns: dict[str, dict[str, str]] = {}
+    for pair, p_value in zip(pairs, holm_p_values(pairs), strict=True):
+        star = f"{NO_BREAK}*" if p_value < SIGNIFICANT else ""
+        columns.setdefault(pair.where, {})[pair.groups] = unbroken(pair.difference.interval()) + star
+    return pd.DataFrame(columns).rename_axis("ANLS, points")
+
+
+def cross_answers(own: pd.DataFrame, others: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """The answers of `read_scores` on the study's own clean pages and on other data, named in a column `data`."""
+    return pd.concat({OWN: own[own["kind"] == CLEAN], **others}, names=["data"]).reset_index("data")
+
+
+def cross_table(answers: pd.DataFrame) -> pd.DataFrame:
+    """ANLS in percent with 95 % intervals over documents by ratio, a column for each set of data."""
+    frame = text_table(interval_table(answers, ["data", RATIO], ["anls"]), RATIO, "data", "ANLS (%)")
+    return frame[answers["data"].unique()]

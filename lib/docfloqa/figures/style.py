@@ -4,7 +4,7 @@ import base64
 import functools
 import re
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from io import BytesIO
 from pathlib import Path
@@ -15,6 +15,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from datasets import Dataset
 from IPython.display import display
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
@@ -22,7 +23,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from docfloqa.analysis.intervals import LOSS, percent
+from docfloqa.analysis.intervals import RATIO, percent
 from docfloqa.data.images import as_page
 from docfloqa.files import figures_folder, write_whole
 
@@ -38,6 +39,7 @@ TONES = LinearSegmentedColormap.from_list(
 MARKS = {0.0: ("o", "-"), 0.33: ("s", "--"), 0.66: ("^", "-."), 1.0: ("D", (0, (1, 1)))}
 FURTHER_MARKS = (("v", "-"), ("P", "--"), ("X", "-."), ("<", (0, (3, 1, 1, 1))))
 GREY = "#666666"
+BARE = {"frame_on": False, "xticks": [], "yticks": []}  # axes of an image or a text
 STYLE = {
     **sns.axes_style("ticks"),
     **sns.plotting_context("paper", font_scale=0.72, rc={"axes.linewidth": 0.6, "lines.markersize": 3.5}),
@@ -48,6 +50,7 @@ STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "figure.labelsize": 7,
+    "legend.frameon": False,
     "pdf.fonttype": 42,
     "svg.hashsalt": "docfloqa",
 }
@@ -87,36 +90,29 @@ def mark(ratio: float) -> dict[str, Any]:
 
 
 def render(figure: Figure, kind: str) -> bytes:
-    """A figure as "pdf", "svg" or "png" (of at most 256 colours); the same figure gives the same bytes.
-
-    One that shows pages is less fine, for it would be most of what a report weighs.
-    """
+    """A figure as "pdf", "svg" or "png"; the same figure gives the same bytes. One that shows pages is less fine."""
     buffer, (dpi, colours) = BytesIO(), (PAGES_DPI, PAGES_COLOURS) if _shows_pages(figure) else (DPI, 256)
     with use_style():
         figure.savefig(buffer, format=kind, dpi=dpi, metadata=FORMATS[kind][1])
-    if kind != "png":
-        return buffer.getvalue()
-    # The same picture in about a third of the size.
-    small = BytesIO()
-    with Image.open(buffer) as image:
-        few = image.convert("RGB").quantize(colours, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-    few.save(small, "png", optimize=True, dpi=(dpi, dpi))
-    return small.getvalue()
+    if kind == "png":
+        # The same picture in about a third of the size.
+        with Image.open(buffer) as image:
+            few = image.convert("RGB").quantize(colours, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+        buffer = BytesIO()
+        few.save(buffer, "png", optimize=True, dpi=(dpi, dpi))
+    return buffer.getvalue()
 
 
 def _shows_pages(figure: Figure) -> bool:
     return any(ax.images for ax in figure.axes)
 
 
-def show(figure: Figure, caption: str, alt: str) -> None:
+def show(figure: Figure, caption: str, alt: str, path: Path | None = None) -> None:
     """Display a figure in a notebook as one output in PDF, SVG and PNG with its texts, and close it.
 
-    One that shows pages has no SVG, in which they would take several times the space.
+    One that shows pages has no SVG, where they take several times the space. With a `path`, without ending, PDF and PNG
+    are written there, each whole or not at all.
     """
-    _show(figure, caption, alt)
-
-
-def _show(figure: Figure, caption: str, alt: str) -> dict[str, bytes]:
     files = {kind: render(figure, kind) for kind in FORMATS if not (kind == "svg" and _shows_pages(figure))}
     data = {
         FORMATS[kind][0]: content.decode() if kind == "svg" else base64.b64encode(content).decode()
@@ -124,14 +120,13 @@ def _show(figure: Figure, caption: str, alt: str) -> dict[str, bytes]:
     }
     display(data, raw=True, metadata={mimetype: {"alt": alt, "caption": caption} for mimetype in data})
     plt.close(figure)
-    return files
+    for kind in ("pdf", "png") if path else ():
+        write_whole(path.with_name(f"{path.name}.{kind}"), files[kind])
 
 
 def publish(figure: Figure, study_name: str, name: str, caption: str, alt: str) -> None:
-    """`show` a figure and write it as PDF and PNG to `figures/<study>/`, each whole or not at all."""
-    files = _show(figure, caption, alt)
-    for kind in ("pdf", "png"):
-        write_whole(figures_folder(study_name) / f"{name}.{kind}", files[kind])
+    """`show` a figure and write it to `figures/<study>/`."""
+    show(figure, caption, alt, figures_folder(study_name) / name)
 
 
 def printable(text: str) -> str:
@@ -139,13 +134,11 @@ def printable(text: str) -> str:
     return UNPRINTABLE.sub("\ufffd", text)
 
 
-def plain_text(ax: Axes, x: float, y: float, text: str, **style: Any) -> None:
-    """Small text in a drawing, centred unless told otherwise, in which nothing is read as mathematics."""
-    look = {"ha": "center", "va": "center", "fontsize": 6.5, "parse_math": False, **style}
+def plain_text(ax: Axes, x: float, y: float, text: str, **look: Any) -> None:
+    """Small text in a drawing, from its upper left corner on, in which nothing is read as mathematics."""
+    # Clipped text cannot make the layout shrink the pages.
+    look = {"ha": "left", "va": "top", "fontsize": 6.5, "parse_math": False, "clip_on": True} | look
     ax.text(x, y, printable(text), **look)
-
-
-Look = dict[str, Any]
 
 
 def panels(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, Any]:
@@ -154,90 +147,74 @@ def panels(width: float, height: float, rows: int = 1, columns: int = 1, **optio
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
-def scale_of(metric: str) -> int:
-    """What a metric is drawn times: scores are drawn in percent, losses as they are."""
-    return 1 if metric == LOSS else 100
+def line(ax: Axes, x: pd.Series, y: pd.Series, **look: Any) -> None:
+    """Draw a line that goes on to the edge of the panel, over whole numbers."""
+    ax.plot(x, y, clip_on=False, zorder=3, **look)
+    ax.xaxis.get_major_locator().set_params(integer=True)
 
 
-def band(ax: Axes, x: pd.Series, rows: pd.DataFrame, style: Look, scale: float = 100) -> float:
-    """Draw estimates as a line in its 95 % band; returns the last estimate as drawn."""
-    low, high, values = (scale * rows[name] for name in ("low", "high", "estimate"))
-    ax.fill_between(x, low, high, color=style["color"], alpha=0.16, linewidth=0)
-    ax.plot(x, values, clip_on=False, zorder=3, **style)
-    return values.iloc[-1]
+def band(ax: Axes, x: pd.Series, rows: pd.DataFrame, scale: float = 100, **look: Any) -> None:
+    """Draw estimates as a line in its 95 % band."""
+    ax.fill_between(x, scale * rows["low"], scale * rows["high"], color=look["color"], alpha=0.16, linewidth=0)
+    line(ax, x, scale * rows["estimate"], **look)
 
 
-def point(ax: Axes, at: float, row: Any, vertical: bool = True, scale: float = 100, **style: Any) -> None:
-    """Draw an estimate with its interval, upright or lying."""
-    ends = scale * np.array([[row.estimate - row.low], [row.high - row.estimate]])
-    xy = (at, scale * row.estimate) if vertical else (scale * row.estimate, at)
-    look = {"clip_on": False, "capsize": 2, "elinewidth": 1, "markersize": 4.5, **style, "linestyle": "none"}
+def point(ax: Axes, at: Any, rows: Any, vertical: bool = True, scale: float = 100, **look: Any) -> None:
+    """Draw an estimate, or several, with their intervals, upright or lying."""
+    ends = scale * np.array([rows.estimate - rows.low, rows.high - rows.estimate]).reshape(2, -1)
+    xy = (at, scale * rows.estimate) if vertical else (scale * rows.estimate, at)
+    look = {"clip_on": False, "capsize": 2, "elinewidth": 1, "markersize": 4.5, **look, "linestyle": "none"}
     ax.errorbar(*xy, **{"yerr" if vertical else "xerr": np.maximum(ends, 0)}, **look)
 
 
-def by_ratio(ax: Axes, rows: Iterable[Any], title: str, scale: float = 100) -> None:
+def by_ratio(ax: Axes, table: pd.DataFrame, title: str, scale: float = 100) -> None:
     """Draw the rows of an `interval_table`, one for each ratio, as points named below the axis."""
-    rows = list(rows)
-    for index, row in enumerate(rows):
+    for index, row in enumerate(table.itertuples()):
         point(ax, index, row, scale=scale, **mark(row.vision_trainable))
     ax.set_title(title, parse_math=False)
-    ax.set_xlim(-0.5, len(rows) - 0.5)
-    ax.set_xticks(range(len(rows)), [percent(row.vision_trainable) for row in rows])
+    ax.set_xlim(-0.5, len(table) - 0.5)
+    ax.set_xticks(range(len(table)), table[RATIO].map(percent))
 
 
 @styled
 def across(tables: Mapping[str, pd.DataFrame], before: Mapping[str, float] | None = None) -> Figure:
     """ANLS by ratio in a panel for each name, from an `interval_table` each; `before` draws a dashed line in [0, 1]."""
-    figure, axes = panels(TWO_COLUMNS, 2.1, 1, len(tables), sharey=True)
-    for ax, (name, table) in zip(axes.flat, tables.items(), strict=True):
-        by_ratio(ax, table.itertuples(), name)
+    figure, [axes] = panels(TWO_COLUMNS, 2.1, 1, len(tables), sharey=True)
+    for ax, (name, table) in zip(axes, tables.items(), strict=True):
+        by_ratio(ax, table, name)
         if before:
             ax.axhline(100 * before[name], color=GREY, linestyle="--", linewidth=0.8)
     percent_axis(axes)
-    axes[0, 0].set_ylabel("ANLS (%)")
+    axes[0].set_ylabel("ANLS (%)")
     figure.supxlabel("vision encoder trained")
     return figure
 
 
-def gallery(examples: Sequence[tuple[Image.Image, Mapping[str, str]]]) -> tuple[Figure, list[Axes]]:
-    """Pages in two columns, each with its named texts beside it, cut where they are long; the figure and the pages."""
-    examples = [(image, {name: shorten(text) for name, text in texts.items()}) for image, texts in examples]
+def gallery(rows: Dataset, said: Mapping[str, Mapping[str, str]]) -> tuple[Figure, list[Axes]]:
+    """Pages in two columns, each with its question, accepted answers and what is `said` beside it; figure and pages.
+
+    `said` has named texts by question id, cut where they are long. Raises ValueError where it has none.
+    """
+    if not said:
+        raise ValueError(f"none of the {len(rows)} questions given is among those to be shown")
+    examples = []
+    for question, texts in said.items():
+        row = rows[rows["questionId"].index(question)]
+        texts = {"question": row["question"], "accepted": " · ".join(row["answers"]), **texts}
+        examples.append((row["image"], {name: shorten(text) for name, text in texts.items()}))
     breaks = max(sum(text.count("\n") for text in texts.values()) for _, texts in examples)
     height, lines = max(1.6, 0.15 + 0.25 * len(examples[0][1]) + 0.12 * breaks), -(-len(examples) // 2)
-    figure, axes = panels(TWO_COLUMNS, height * lines, lines, 4, width_ratios=[2, 3, 2, 3])
-    for ax in axes.flat:
-        ax.set_axis_off()
-    # Clipped text cannot make the layout shrink the pages.
-    left = {"ha": "left", "va": "top", "clip_on": True}
+    options = {"width_ratios": [2, 3, 2, 3], "subplot_kw": BARE}
+    figure, axes = panels(TWO_COLUMNS, height * lines, lines, 4, **options)
     for (image, texts), (paper, words) in zip(examples, axes.reshape(-1, 2), strict=False):
         page(paper, as_page(image).convert("L"))
         paper.set_anchor("N")
         y = 1.0
         for name, text in texts.items():
-            plain_text(words, 0, y, name, color=GREY, fontsize=5.5, **left)
-            plain_text(words, 0, y - 0.1 / height, text, **left)
+            plain_text(words, 0, y, name, color=GREY, fontsize=5.5)
+            plain_text(words, 0, y - 0.1 / height, text)
             y -= (0.25 + 0.12 * text.count("\n")) / height
     return figure, list(axes.flat[::2])
-
-
-def name_ends(ax: Axes, ends: list[tuple[float, str, Look]]) -> None:
-    """Write names beside the right ends of lines, moved apart where they would overlap."""
-    if len(ends) > 1:
-        # The layout decides how many points a step of the axis has; a single name stays where it is.
-        ax.figure.draw_without_rendering()
-    low, high = ax.get_ylim()
-    points = ax.bbox.height / ax.figure.dpi * 72 / (high - low)
-    ends = sorted(ends, key=lambda end: end[0])
-    places = points * np.array([value for value, _, _ in ends])
-    for _ in range(100):
-        for below in range(len(places) - 1):
-            overlap = max(0.0, 8.5 - (places[below + 1] - places[below]))
-            places[below : below + 2] += -overlap / 2, overlap / 2
-    last = max(line.get_xdata()[-1] for line in ax.lines)
-    for place, (value, name, style) in zip(places, ends, strict=True):
-        pointer = {"arrowstyle": "-", "color": style["color"], "linewidth": 0.5, "shrinkA": 0, "shrinkB": 4}
-        beside = {"textcoords": "offset points", "va": "center", "arrowprops": pointer}
-        ax.annotate(name, (last, value), (14, place - points * value), **beside)
 
 
 def percent_axis(axes: Any) -> None:
@@ -255,5 +232,4 @@ def page(ax: Axes, image: Image.Image) -> None:
 
 def shorten(text: str, width: int = 34, lines: int = 2) -> str:
     """At most so many lines of plain text, with an ellipsis where more was cut off."""
-    plain = "".join(sign if sign.isprintable() else " " for sign in text)
-    return "\n".join(textwrap.wrap(plain, width, max_lines=lines, placeholder="…"))
+    return "\n".join(textwrap.wrap(printable(text), width, max_lines=lines, placeholder="…"))

@@ -12,10 +12,10 @@ import statsmodels.api as sm
 from IPython.display import HTML, Markdown, display
 
 from docfloqa.analysis import confidence, mistakes, published, tables
-from docfloqa.analysis.contrasts import arm_contrasts, lacking, made
+from docfloqa.analysis.contrasts import arm_contrasts, interactions, lacking, made
 from docfloqa.analysis.intervals import NONE, RATIO, last_epoch, number, p_text, percent
 from docfloqa.analysis.paired import PairedDifference, holm
-from docfloqa.figures import arms as arm_figures
+from docfloqa.figures import study as figures
 from docfloqa.figures.style import publish
 from docfloqa.files import reports_folder, write_whole
 from docfloqa.report.verdicts import MARGIN, readable, verdicts
@@ -56,7 +56,7 @@ def show_arm(study: Study, name: str) -> None:
     if made(arm_contrasts(study, name)):
         caption = f"Differences in ANLS within the arm {name}, with 95 % intervals; filled: p < 0.05 (Holm)."
         alt = "Points with error bars, one for each comparison; a vertical line at no difference."
-        publish(arm_figures.arm_contrasts(study, name), study.name, f"arm_{name}", caption, alt)
+        publish(figures.arm_contrasts(study, name), study.name, f"arm_{name}", caption, alt)
 
 
 def write_frames(study: str, frames: Mapping[str, pd.DataFrame]) -> list[Path]:
@@ -88,8 +88,11 @@ def write_tables(study: Study, beside: Sequence[Study] = (), margin: float = MAR
     if confidence.has_confidence(study):
         frames["calibration"] = confidence.calibration(study)
     frames |= {table.__name__: table() for table in (published.published_differences, published.published_systems)}
-    of_arms = {"": tables.arm_summary, "_comparisons": tables.arm_comparisons, "_interactions": tables.arm_interactions}
-    frames |= {f"arm_{arm}{name}": table(study, arm) for arm in study.arms for name, table in of_arms.items()}
+    for arm in study.arms:
+        frames[f"arm_{arm}"] = tables.arm_summary(study, arm)
+        frames[f"arm_{arm}_comparisons"] = tables.contrast_table(arm_contrasts(study, arm))
+        between = tables.contrast_table(interactions(study, arm))
+        frames[f"arm_{arm}_interactions"] = between[["difference [95 %]", "p (Holm)", "smallest shown"]]
     if beside:
         frames["across"] = tables.across([study, *beside])
     return write_frames(study.name, frames)

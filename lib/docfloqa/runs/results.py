@@ -110,7 +110,7 @@ class Study:
     @cached_property
     def epochs(self) -> pd.DataFrame:
         """One row per run and epoch: the columns of `epochs.csv` after run, vision_trainable and seed."""
-        return self._collect(EPOCHS)
+        return self.collect(EPOCHS)
 
     @cached_property
     def predictions(self) -> pd.DataFrame:
@@ -118,31 +118,32 @@ class Study:
 
         Of packed runs only the first and the last epoch have answers, all have scores.
         """
-        return self._collect(PREDICTIONS)
+        return self.collect(PREDICTIONS)
 
     @cached_property
     def epoch_scores(self) -> pd.DataFrame:
         """The predictions of all epochs without question and answer: ids, metrics, loss."""
-        return self._collect(PREDICTIONS, ["epoch", "question_id", "document_id", *METRICS, "loss_sum", "tokens"])
+        return self.collect(PREDICTIONS, ["epoch", "question_id", "document_id", *METRICS, "loss_sum", "tokens"])
 
     @cached_property
     def first_answers(self) -> pd.DataFrame:
         """The predictions before training."""
-        return self._collect(PREDICTIONS, epochs=[0])
+        return self.collect(PREDICTIONS, epochs=[0])
 
     @cached_property
     def last_answers(self) -> pd.DataFrame:
         """The predictions after every run's last epoch."""
         last = {run: record["settings"]["epochs"] for run, record in self.records.items()}
-        answers = self._collect(PREDICTIONS, epochs=set(last.values()))
+        answers = self.collect(PREDICTIONS, epochs=set(last.values()))
         return answers[answers["epoch"] == answers["run"].map(last)].reset_index(drop=True)
 
     @cached_property
     def wrong_pages(self) -> pd.DataFrame:
         """How the last epoch's answers on pages of other documents were scored, one row per run and question."""
-        return self._collect(CONTROL)
+        return self.collect(CONTROL)
 
-    def _collect(self, name: str, columns: list[str] | None = None, epochs: Iterable[int] = ()) -> pd.DataFrame:
+    def collect(self, name: str, columns: list[str] | None = None, epochs: Iterable[int] = ()) -> pd.DataFrame:
+        """The tables `name` of all runs together, after run, vision_trainable, seed and epoch (else the last one)."""
         frames, same = [], {}
         folders = [runs_folder(self.name) / run for run in self.records]
         for run, frame in read_tables(folders, name, columns, epochs).items():
