@@ -10,7 +10,7 @@ from PIL import Image, ImageChops, ImageFont
 from docfloqa.data.synth import phrases
 from docfloqa.data.synth.canvas import Box, Canvas, Page, add_noise, font, stamp
 from docfloqa.data.synth.phrases import expand
-from docfloqa.data.synth.vocabulary import Key, Printed
+from docfloqa.data.synth.vocabulary import Key
 
 FULL_KINDS = ("letter", "table", "invoice")
 # Regular and bold, and the size that makes the families about equally wide.
@@ -53,7 +53,7 @@ class Sheet(Canvas):
 
     def state(self, subject: str, kind: str, value: str, box: Box, label: str, key_box: Box) -> None:
         """Note a fact that only this page states."""
-        self.note(Key(label, Printed(value), subject, kind), value, key_box, box)
+        self.note(Key(label, None, subject, kind), value, key_box, box)
 
     def lines(self, x: float, text: str, end: float = 0, **style) -> None:
         """Print lines as in `phrases.ADDRESSEE`, the values in `style`, in a column or up to `end`."""

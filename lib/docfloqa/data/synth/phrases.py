@@ -3,32 +3,32 @@
 import re
 from random import Random
 
-from docfloqa.data.synth.vocabulary import CITIES, FIRST_NAMES, LAST_NAMES, MONTHS, listed
+from docfloqa.data.synth.vocabulary import CITIES, FIRST_NAMES, LAST_NAMES, MONTHS
 
-TOWNS = listed(
+TOWNS = (
     "Akron,Albany,Austin,Bangor,Boise,Buffalo,Camden,Chester,Dayton,Denver,Durham,Eugene,Fargo,Fresno,Gary,"
     "Helena,Juneau,Laredo,Lincoln,Macon,Mobile,Newark,Omaha,Peoria,Quincy,Reno,Salem,Tampa,Tucson,Tulsa"
-)
-DEPARTMENTS = listed(
+).split(",")
+DEPARTMENTS = (
     "Accounting,Archive,Canteen,Design,Export,Facilities,Finance,Garage,Human Resources,Import,Laboratory,"
     "Legal,Library,Logistics,Marketing,Medical Service,Packaging,Patents,Planning,Printing,Purchasing,"
     "Quality,Research,Sales,Security,Training,Warehouse"
-)
-GOODS = listed(
+).split(",")
+GOODS = (
     "Steel shelf,Filing cabinet,Desk lamp,Copy paper A4,Toner cartridge,Wall clock,Label printer,Stool,"
     "Packing tape,Glass beaker,Rubber gloves,Water filter,Cable drum,Door handle,Paint roller,Air pump,"
     "Fuse box,Hand truck,Safety helmet,Tool chest,Extension cord,Garden hose,Oil can,Work bench,Floor mat"
-)
+).split(",")
 YEARS = [str(year) for year in range(1962, 2026)]
 EMPLOYEES = [f"{first} {last}" for first, last in zip(FIRST_NAMES * 2, LAST_NAMES * 2, strict=False)]
 
 # A table's title, the heading and the names of its rows, and its columns: heading:unit:class of numbers.
-SALES = listed("Orders:number:n4,Revenue:1000 USD:d1,Returns:pieces:n2,Costs:1000 USD:d1,Visits:number:n5")
-OUTPUT = listed("Paper:tons:n4,Pulp:tons:n4,Power:MWh:d1,Waste:tons:d2,Workers:number:n3")
-BUDGET = listed("Salaries:USD:n5,Rent:USD:n4,Travel:USD:n4,Supplies:USD:n5,Posts:number:n2")
-STOCK = listed("In stock:pieces:n3,Sold:pieces:n4,Ordered:pieces:n3,Weight:kg:d1,Worth:USD:d2")
-PATIENTS = listed("Seen:number:n4,Enrolled:number:n3,Lost:number:n2,Visits:number:n4,Doses:grams:d2")
-COURSES = listed("Courses:number:n2,Duration:hours:d1,Exams:number:n2,Travel:USD:d2,Fees:USD:d2")
+SALES = "Orders:number:n4,Revenue:1000 USD:d1,Returns:pieces:n2,Costs:1000 USD:d1,Visits:number:n5".split(",")
+OUTPUT = "Paper:tons:n4,Pulp:tons:n4,Power:MWh:d1,Waste:tons:d2,Workers:number:n3".split(",")
+BUDGET = "Salaries:USD:n5,Rent:USD:n4,Travel:USD:n4,Supplies:USD:n5,Posts:number:n2".split(",")
+STOCK = "In stock:pieces:n3,Sold:pieces:n4,Ordered:pieces:n3,Weight:kg:d1,Worth:USD:d2".split(",")
+PATIENTS = "Seen:number:n4,Enrolled:number:n3,Lost:number:n2,Visits:number:n4,Doses:grams:d2".split(",")
+COURSES = "Courses:number:n2,Duration:hours:d1,Exams:number:n2,Travel:USD:d2,Fees:USD:d2".split(",")
 TABLES = (
     ("Sales by Branch", "Branch", TOWNS, SALES),
     ("Annual Output of the Mill", "Year", YEARS, OUTPUT),
@@ -43,33 +43,33 @@ PHRASES = {
     "first": FIRST_NAMES,
     "last": LAST_NAMES,
     "person": ["{first} {last}"],
-    "trade": listed("Paper,Chemical,Printing,Research,Dairy,Steel,Textile,Optical,Medical,Railway,Seed"),
-    "firm": listed("Company,Institute,Corporation,Laboratories,Group,Foundation,Association,Brothers"),
+    "trade": "Paper,Chemical,Printing,Research,Dairy,Steel,Textile,Optical,Medical,Railway,Seed".split(","),
+    "firm": "Company,Institute,Corporation,Laboratories,Group,Foundation,Association,Brothers".split(","),
     "organization": ["{last} {trade} {firm}"],
-    "position": listed("Director of Research,Sales Manager,Head of Purchasing,Vice President,Legal Adviser"),
-    "street": listed("Mill Road,Oak Avenue,Station Street,Harbor Lane,Park Row,Market Square,High Street"),
+    "position": "Director of Research,Sales Manager,Head of Purchasing,Vice President,Legal Adviser".split(","),
+    "street": "Mill Road,Oak Avenue,Station Street,Harbor Lane,Park Row,Market Square,High Street".split(","),
     "town": TOWNS,
     "city": CITIES,
-    "place": listed("the Oak Room,Conference Room B,the Town Hall,Building 12,the Grand Hotel,Lecture Hall 3"),
+    "place": "the Oak Room,Conference Room B,the Town Hall,Building 12,the Grand Hotel,Lecture Hall 3".split(","),
     "day": [str(day) for day in range(1, 29)],
     "month": MONTHS,
     "year": YEARS,
     "date": ["{day} {month} {year}", "{month} {day}, {year}"],
-    "n2": listed("#,##,##"),
-    "n3": listed("##,###,###"),
+    "n2": "#,##,##".split(","),
+    "n3": "##,###,###".split(","),
     "n4": ["##", "###", "#,###", "#,###"],
     "n5": ["#,###", "##,###", "##,###", "###,###"],
-    "d1": listed("#.#,##.#,###.#"),
-    "d2": listed("#.##,##.##,###.##"),
-    "closing": listed("Sincerely yours,Yours faithfully,With kind regards,Very truly yours"),
-    "invoice": listed("INVOICE,COMMERCIAL INVOICE,STATEMENT OF ACCOUNT"),
-    "stamp": listed("RECEIVED,COPY,APPROVED,PAID,FILED,CONFIDENTIAL,URGENT,CHECKED"),
-    "topic": listed("Renewal,Review,Extension,Approval,Results,Status,Revision,Completion"),
-    "group": listed("committee,board,department,laboratory,agency,office,panel,council,contractor"),
-    "thing": listed("proposal,budget,schedule,agreement,survey,policy,application,program,inspection"),
-    "kind": listed("annual,revised,technical,preliminary,joint,regional,internal,final,detailed"),
-    "did": listed("reviewed,discussed,accepted,returned,prepared,amended,examined,forwarded,completed"),
-    "how": listed("promptly,carefully,jointly,formally,briefly,generally,recently,gradually"),
+    "d1": "#.#,##.#,###.#".split(","),
+    "d2": "#.##,##.##,###.##".split(","),
+    "closing": "Sincerely yours,Yours faithfully,With kind regards,Very truly yours".split(","),
+    "invoice": "INVOICE,COMMERCIAL INVOICE,STATEMENT OF ACCOUNT".split(","),
+    "stamp": "RECEIVED,COPY,APPROVED,PAID,FILED,CONFIDENTIAL,URGENT,CHECKED".split(","),
+    "topic": "Renewal,Review,Extension,Approval,Results,Status,Revision,Completion".split(","),
+    "group": "committee,board,department,laboratory,agency,office,panel,council,contractor".split(","),
+    "thing": "proposal,budget,schedule,agreement,survey,policy,application,program,inspection".split(","),
+    "kind": "annual,revised,technical,preliminary,joint,regional,internal,final,detailed".split(","),
+    "did": "reviewed,discussed,accepted,returned,prepared,amended,examined,forwarded,completed".split(","),
+    "how": "promptly,carefully,jointly,formally,briefly,generally,recently,gradually".split(","),
 }
 
 

@@ -1,14 +1,14 @@
 """Small pages: forms, receipts, invoices, tables, letters and memos of 160 x 160 pixels."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 from PIL import Image, ImageChops, ImageFilter
 
 from docfloqa.data.synth import vocabulary
 from docfloqa.data.synth.canvas import Box, Canvas, Page, add_noise, font, stamp
-from docfloqa.data.synth.vocabulary import KNOWN, LAYOUT, Key, Printed, Vocabulary, item_key, one_of
+from docfloqa.data.synth.vocabulary import KNOWN, LAYOUT, TITLE_KEY, Key, Vocabulary, item_key, one_of
 
 SMALL_PAGE_SIZE = 160
 # A line of print lies in one row of the tiny model's image tokens, or nearly so: its print may be offset.
@@ -81,22 +81,18 @@ class SmallSheet(Canvas):
             top = self.y - 0.85 * self.em
             self.pen.rectangle([0, top, SMALL_PAGE_SIZE, top + 1.1 * self.em], fill=max(0, self.paper - 35))
 
-    def rule(self, always: bool = False, rows: int = 0) -> None:
-        """Print a rule under the line (or one some rows away), always or as often as the look asks."""
+    def rule(self, always: bool = False) -> None:
+        """Print a rule under the row above, always or as often as the look asks."""
         if always or self.rng.random() < self.look.rules:
-            y = self.y + ROW * rows + 0.28 * self.em
+            y = self.y - ROW + 0.28 * self.em
             self.pen.line([self.left, y, self.right, y], fill=self.ink)
-
-    def feed(self, rows: int = 1) -> None:
-        """Go on by so many rows."""
-        self.y += ROW * rows
 
     def title(self, text: str, told: bool = True) -> None:
         """Print a title in the middle or on the left, a fact unless every such page has it, and go on."""
         box = self.put(*self.rng.choice(((self.middle, text, "m"), (self.left, text, "l"))))
         if told:
-            self.note(Key("Title", Printed(text), "title", LAYOUT), text, box, box)
-        self.feed()
+            self.note(TITLE_KEY, text, box, box)
+        self.y += ROW
 
     def value_that_fits(self, key: Key, free: float) -> str | None:
         """A value of `key` at most `free` pixels wide, or None if twelve draws give none."""
@@ -104,72 +100,64 @@ class SmallSheet(Canvas):
         return next((value for value in values if self.width(value) <= free), None)
 
     def entry(self, key: Key, label: str, x: float, column: float = 0.0, end: float = 0.0) -> None:
-        """Print a label at `x` and its value behind it, in a column, or up to `end`."""
+        """Print a label at `x` and its value behind it, in a column, or up to `end`, and go on."""
         start = max(x + self.width(label) + 0.6 * self.em, column)
         value = self.value_that_fits(key, (end or self.right) - start)
         if value is not None:
             self.tell(key, value, end or start, "r" if end else "l", self.put(x, label))
+        self.y += ROW
 
     def column(self, labels: Sequence[str]) -> float:
         """Where a column begins to the right of these labels."""
         return self.left + max(map(self.width, labels)) + 0.6 * self.em
 
-    def grid(self, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[list[Box]]:
-        """Print headings and rows of text in columns, all but the first flush right; return the rows' boxes."""
-        widths = [max(map(self.width, column)) for column in zip(heads, *rows, strict=True)]
+    def table(self, rows: Sequence[str | Key], columns: Sequence[str | Key]) -> None:
+        """Print a table, rows of names and columns of keys or the other way round, and note its cells."""
+        cells = [[(name, key) if isinstance(key, Key) else (key, name) for key in columns] for name in rows]
+        texts = [[str(row), *(key.value(self.rng) for _, key in line)] for row, line in zip(rows, cells, strict=True)]
+        texts = [["", *map(str, columns)], *texts]
+        widths = [max(map(self.width, column)) for column in zip(*texts, strict=True)]
         spare = (self.right - self.left - sum(widths)) / max(1, len(widths) - 1)
         edges = [self.left, *(self.left + sum(widths[: n + 1]) + spare * n for n in range(1, len(widths)))]
         ruled = self.rng.choice(("head", "all", "none"))
-        boxes = []
-        for index, row in enumerate([heads, *rows]):
+        for line, (label, *values) in zip([[], *cells], texts, strict=True):
             self.shade()
-            cells = enumerate(zip(edges, row, strict=True))
-            boxes.append([self.put(x, text, "r" if n else "l") for n, (x, text) in cells])
-            self.rule(always=ruled == "all" or (ruled == "head" and index == 0))
-            self.feed()
-        return boxes[1:]
-
-    def note_cell(self, column: Key, name: str, value: str, key_box: Box, value_box: Box, key_text: str) -> None:
-        """Note the cell of a table that `column` and `name` lead to; `key_text` is what its row begins with."""
-        key = Key(f"{name} {column.label}", column.value, f"{column.subject} of {name}", "table/list")
-        self.note(key, value, key_box, value_box, key_text)
-
-    def table(self, names: Sequence[str], columns: Sequence[Key]) -> None:
-        """Print a table of a row for each name and a column for each key."""
-        rows = [[name, *(column.value(self.rng) for column in columns)] for name in names]
-        boxes = self.grid(["", *(column.label for column in columns)], rows)
-        for (name, *values), (key_box, *value_boxes) in zip(rows, boxes, strict=True):
-            for column, value, box in zip(columns, values, value_boxes, strict=True):
-                self.note_cell(column, name, value, key_box, box, name)
+            key_box, *boxes = (
+                self.put(x, text, "r" if n else "l")
+                for n, (x, text) in enumerate(zip(edges, [label, *values], strict=True))
+            )
+            for (name, key), value, box in zip(line, values, boxes, strict=False):
+                fact = Key(f"{name} {key}", None, f"{key.subject} of {name}", "table/list")
+                self.note(fact, value, key_box, box, label)
+            self.y += ROW
+            self.rule(always=ruled == "all" or (ruled == "head" and not line))
 
     def running_text(self, most: int) -> None:
         """Print what fits of a paragraph: up to three facts that the page has not stated yet, and fillers."""
         rng, stated = self.rng, {field.key.subject for field in self.page.fields}
         facts = rng.randint(1, max(1, min(3, most - 3)))
         keys = rng.sample([key for key in self.words.keys if key.subject not in stated], facts)
-        sentences = [statement(rng, key) for key in keys]
-        sentences += [
-            [(word, None) for word in text.split()] for text in rng.sample(vocabulary.FILLERS, rng.randint(0, 2))
-        ]
+        sentences = [(rng.choice(vocabulary.STATEMENTS).format(key.subject), key, key.value(rng)) for key in keys]
+        sentences += [(text, None, "") for text in rng.sample(vocabulary.FILLERS, rng.randint(0, 2))]
         rng.shuffle(sentences)
         x, space = self.left, self.width(" ")
-        for words in sentences:
+        for text, key, value in sentences:
             lines, end = 0, x
+            words = [(word.replace("[]", value), "[]" in word) for word in text.split()]
             for word, _ in words:
                 if end > self.left and end + self.width(word) > self.right:
                     lines, end = lines + 1, self.left
                 end += self.width(word) + space
-            for word, key in words if lines < self.room else ():
+            for word, states in words if lines < self.room else ():
                 if x > self.left and x + self.width(word) > self.right:
-                    self.feed()
+                    self.y += ROW
                     x = self.left
                 box = self.put(x, word)
                 x += self.width(word) + space
-                if key:
-                    value = word.rstrip(".")
+                if states:
                     box = (*box[:2], box[0] + self.width(value), box[3])
-                    self.note(key, value, box, box)
-        self.feed()
+                    self.note(replace(key, question_type="free_text"), value, box, box)
+        self.y += ROW
 
     def scan(self) -> Page:
         """The page as the scanner sees it: perhaps stamped, blurred, always noisy."""
@@ -188,15 +176,6 @@ class SmallSheet(Canvas):
         return page
 
 
-def statement(rng: Random, key: Key) -> list[tuple[str, Key | None]]:
-    """A sentence that states a value of `key`, as words of which that with a key is the value, a stop behind it."""
-    before, after = rng.choice(vocabulary.STATEMENTS).format(key.subject).split("[]")
-    fact = Key(key.label, key.value, key.subject, "free_text")
-    value = key.value(rng) + ("." if after.startswith(".") else "")
-    words = [(word, None) for word in before.split()] + [(value, fact)]
-    return words + [(word, None) for word in after.removeprefix(".").split()]
-
-
 def form(sheet: SmallSheet, most: int) -> None:
     """Keys on the left; a value follows its key, stands in a second column, or below."""
     rng, words = sheet.rng, sheet.words
@@ -212,29 +191,27 @@ def form(sheet: SmallSheet, most: int) -> None:
         sheet.shade()
         if where == "below":
             key_box = sheet.put(sheet.left, key.label + colon)
-            sheet.feed()
-            value = key.value(rng)
-            sheet.tell(key, value, sheet.left + rng.uniform(0, 20), key_box=key_box)
+            sheet.y += ROW
+            sheet.tell(key, key.value(rng), sheet.left + rng.uniform(0, 20), key_box=key_box)
+            sheet.y += ROW
         else:
             sheet.entry(key, key.label + colon, sheet.left, column)
         sheet.rule()
-        sheet.feed(min(2, apart))
+        sheet.y += ROW * (min(2, apart) - 1)
 
 
 def receipt(sheet: SmallSheet, most: int) -> None:
     """The shop and its city, items with prices at the right margin, a total under a rule."""
     rng, words = sheet.rng, sheet.words
     shop = rng.choice(words.companies)
-    sheet.tell(Key("Shop", Printed(shop), "name of the shop", LAYOUT), shop, sheet.middle, "m")
-    sheet.feed()
+    sheet.tell(Key("Shop", None, "name of the shop", LAYOUT), shop, sheet.middle, "m")
+    sheet.y += ROW
     if rng.random() < 0.5:
         sheet.entry(words.date, words.date.label, sheet.left)
-        sheet.feed()
     for item in rng.sample(words.items, max(2, min(most, sheet.room - 1) - 1)):
         sheet.shade()
         sheet.entry(item_key(item, words.total.value), item, sheet.left, end=sheet.right)
-        sheet.feed()
-    sheet.rule(always=True, rows=-1)
+    sheet.rule(always=True)
     sheet.entry(words.total, words.total.label, sheet.left, end=sheet.right)
 
 
@@ -244,7 +221,6 @@ def invoice(sheet: SmallSheet, most: int) -> None:
     sheet.title(rng.choice(words.titles))
     for key in rng.sample((words.date, *words.identifiers), 2):
         sheet.entry(key, key.label + ":", sheet.left)
-        sheet.feed()
     rows = max(2, min(most - 3, sheet.room - 2))
     sheet.table(rng.sample(words.items, rng.randint(2, rows)), words.bill_columns)
     sheet.entry(words.total, words.total.label, sheet.left, end=sheet.right)
@@ -264,19 +240,19 @@ def letter(sheet: SmallSheet, most: int) -> None:
     """City and date on the right, a salutation, a paragraph that states facts, a signature."""
     rng, words = sheet.rng, sheet.words
     sheet.tell(words.date, words.date.value(rng), sheet.right, "r")
-    sheet.feed()
+    sheet.y += ROW
     reader, writer = rng.sample(words.people, 2)
     key_box = sheet.put(sheet.left, "Dear")
-    addressee = Key("Dear", Printed(reader), "name of the addressee")
+    addressee = Key("Dear", None, "name of the addressee")
     box = sheet.tell(addressee, reader, sheet.left + sheet.width("Dear "), key_box=key_box)
     sheet.put(box[2], ",")
-    sheet.feed()
+    sheet.y += ROW
     sheet.running_text(most)
     if sheet.room >= 2:
         closing = rng.choice(vocabulary.CLOSINGS)
         key_box = sheet.put(sheet.left, closing)
-        sheet.feed()
-        sheet.tell(Key(closing, Printed(writer), "name of the writer"), writer, sheet.left, key_box=key_box)
+        sheet.y += ROW
+        sheet.tell(Key(closing, None, "name of the writer"), writer, sheet.left, key_box=key_box)
 
 
 def memo(sheet: SmallSheet, most: int) -> None:
@@ -287,8 +263,7 @@ def memo(sheet: SmallSheet, most: int) -> None:
     column = sheet.column([key.label + ":" for key in keys])
     for key in keys:
         sheet.entry(key, key.label + ":", sheet.left, column)
-        sheet.feed()
-    sheet.rule(always=True, rows=-1)
+    sheet.rule(always=True)
     sheet.running_text(most)
 
 
@@ -304,7 +279,7 @@ def cards(sheet: SmallSheet, most: int) -> None:
             frame = [x - 3, sheet.y - 12, x + sheet.middle - sheet.left - 7, sheet.y + ROW + 3]
             sheet.pen.rectangle(frame, outline=sheet.ink)
             value_box = sheet.put(x, value)
-            sheet.feed()
+            sheet.y += ROW
             sheet.note(key, value, sheet.put(x, key.label), value_box)
 
 
@@ -312,11 +287,7 @@ def ledger(sheet: SmallSheet, most: int) -> None:
     """A table turned on its side: names across the top, one row for each kind of number."""
     rng, words = sheet.rng, sheet.words
     names = rng.sample(rng.choice((words.items, words.cities, words.people)), 2)
-    columns = rng.sample(words.columns, min(len(words.columns), max(2, min(most, 6))))
-    rows = [[column.label, *(column.value(rng) for _ in names)] for column in columns]
-    for column, (_, *values), (key_box, *boxes) in zip(columns, rows, sheet.grid(["", *names], rows), strict=True):
-        for name, value, box in zip(names, values, boxes, strict=True):
-            sheet.note_cell(column, name, value, key_box, box, column.label)
+    sheet.table(rng.sample(words.columns, min(len(words.columns), max(2, min(most, 6)))), names)
 
 
 def flush_right(sheet: SmallSheet, most: int) -> None:
@@ -326,7 +297,7 @@ def flush_right(sheet: SmallSheet, most: int) -> None:
         if value is not None:
             value_box = sheet.put(sheet.left, value)
             sheet.note(key, value, sheet.put(sheet.right, key.label, "r"), value_box)
-        sheet.feed()
+        sheet.y += ROW
 
 
 Layouts = dict[str, Callable[[SmallSheet, int], None]]

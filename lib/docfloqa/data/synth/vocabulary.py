@@ -5,11 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 
-
-def listed(text: str, sign: str = ",") -> list[str]:
-    """The words or phrases between the commas, or other signs, of `text`."""
-    return text.split(sign)
-
+Draw = Callable[[Random], str]
 
 FIRST_NAMES = (
     "Anna Ben Carla David Emma Frank Grace Henry Iris Jack Karen Leo Maria Nina Oscar Paula Robert Sara Tom Victor"
@@ -23,34 +19,32 @@ ITEMS = "Apples Bread Milk Rice Tea Coffee Paper Pens Soap Sugar Lamp Chair Desk
 TITLES = "ORDER INVOICE REPORT MEMO RECEIPT NOTICE CLAIM PERMIT".split()
 MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
 UNITS = "kg mg cm EUR %".split()
-QUESTION_TEMPLATES = listed(
+QUESTION_TEMPLATES = (
     "What is the {}?|What is the {} mentioned in the document?|What is the {} given?|Which {} is shown?|"
-    "What {} does the document state?|Please give the {}.",
-    "|",
-)
+    "What {} does the document state?|Please give the {}."
+).split("|")
 # What letters and memos say; the value of a fact stands in the place of [].
-STATEMENTS = listed(
-    "The {} is [].|Our {} is [].|Please note the {}: [].|We have [] as the {}.|As agreed, the {} is [].", "|"
-)
-FILLERS = listed(
-    "Thank you for your letter.|Please call me soon.|All is well here.|We met on Monday.|It was good to see you.", "|"
-)
+STATEMENTS = (
+    "The {} is [].|Our {} is [].|Please note the {}: [].|We have [] as the {}.|As agreed, the {} is []."
+).split("|")
+FILLERS = (
+    "Thank you for your letter.|Please call me soon.|All is well here.|We met on Monday.|It was good to see you."
+).split("|")
 CLOSINGS = ("Yours,", "Regards,", "Best wishes,")
 STAMPS = ("PAID", "COPY", "RECEIVED", "DRAFT")
 
 
-def number(rng: Random, fewest: int = 2, most: int = 5) -> str:
-    """A whole number of `fewest` to `most` digits, without a leading zero."""
-    digits = rng.randint(fewest, most)
-    return str(rng.randint(10 ** (digits - 1), 10**digits - 1))
+def number(fewest: int = 2, most: int = 5, unit: str = "") -> Draw:
+    """What draws a whole number of so many digits, without a leading zero, with a unit."""
+
+    def draw(rng: Random) -> str:
+        digits = rng.randint(fewest, most)
+        return str(rng.randint(10 ** (digits - 1), 10**digits - 1)) + unit
+
+    return draw
 
 
-def digits(fewest: int, most: int, unit: str = "") -> Callable[[Random], str]:
-    """What draws a number of so many digits, with a unit."""
-    return lambda rng: number(rng, fewest, most) + unit
-
-
-def one_of(words: Sequence[str]) -> Callable[[Random], str]:
+def one_of(words: Sequence[str]) -> Draw:
     """What draws one of the words."""
     return lambda rng: rng.choice(words)
 
@@ -86,49 +80,41 @@ class Key:
     """A printed label, how its values are drawn, what a question calls it, and DocVQA's question type."""
 
     label: str
-    value: Callable[[Random], str]
+    value: Draw | None  # None where what one page says is all there is
     subject: str
     question_type: str = "form"
 
+    def __str__(self) -> str:
+        return self.label
+
 
 KEYS = (
-    Key("Invoice No", number, "invoice number"),
+    Key("Invoice No", number(), "invoice number"),
     Key("Date", date, "date"),
     Key("Total", money, "total amount"),
     Key("Name", one_of(FIRST_NAMES), "name of the person"),
     Key("City", one_of(CITIES), "city"),
-    Key("Phone", digits(5, 6), "phone number"),
-    Key("Order", number, "order number"),
+    Key("Phone", number(5, 6), "phone number"),
+    Key("Order", number(), "order number"),
     Key("Tax", money, "tax amount"),
     Key("Due", date, "due date"),
-    Key("Account", digits(4, 6), "account number"),
-    Key("Code", number, "code"),
+    Key("Account", number(4, 6), "account number"),
+    Key("Code", number(), "code"),
     Key("Item", one_of(ITEMS), "item"),
-    Key("Qty", digits(1, 3), "quantity"),
+    Key("Qty", number(1, 3), "quantity"),
     Key("Price", money, "price"),
-    Key("Room", digits(2, 3), "room number"),
+    Key("Room", number(2, 3), "room number"),
     Key("Manager", one_of(FIRST_NAMES), "name of the manager"),
     Key("Status", one_of(STATUSES), "status"),
-    Key("Weight", digits(1, 3, " kg"), "weight"),
-    Key("Age", digits(2, 2), "age"),
+    Key("Weight", number(1, 3, " kg"), "weight"),
+    Key("Age", number(2, 2), "age"),
     Key("Buyer", one_of(FIRST_NAMES), "name of the buyer"),
 )
 LAYOUT = "layout"
 TITLE_KEY = Key("Title", one_of(TITLES), "title", LAYOUT)
 
 
-@dataclass(frozen=True)
-class Printed:
-    """The `value` of a key that one page alone has: whatever the draw, it is what is printed there."""
-
-    text: str
-
-    def __call__(self, rng: Random) -> str:
-        """The printed text; nothing is drawn."""
-        return self.text
-
-
-def item_key(item: str, amount: Callable[[Random], str] = money) -> Key:
+def item_key(item: str, amount: Draw = money) -> Key:
     """The key of one line of a receipt: its value is the amount printed beside the item."""
     return Key(item, amount, f"price of {item}", "table/list")
 
@@ -171,12 +157,12 @@ KNOWN = Vocabulary(
     total=labelled("Total"),
     identifiers=(labelled("Order"), labelled("Account"), labelled("Code")),
     columns=(
-        Key("Sold", number, "number sold"),
-        Key("Stock", digits(1, 4), "stock"),
+        Key("Sold", number(), "number sold"),
+        Key("Stock", number(1, 4), "stock"),
         Key("Price", money, "price"),
-        Key("Weight", digits(1, 3, " kg"), "weight"),
+        Key("Weight", number(1, 3, " kg"), "weight"),
     ),
-    bill_columns=(Key("Qty", digits(1, 2), "quantity"), Key("Price", money, "price")),
+    bill_columns=(Key("Qty", number(1, 2), "quantity"), Key("Price", money, "price")),
 )
 
 
@@ -188,7 +174,7 @@ def numeric_date(rng: Random) -> str:
 def serial(rng: Random) -> str:
     """Two capital letters, a hyphen and three or four digits."""
     letters = "".join(rng.choice("ABCDEFGHIJKLMNOPQRSTUVWXYZ") for _ in range(2))
-    return f"{letters}-{number(rng, 3, 4)}"
+    return f"{letters}-{number(3, 4)(rng)}"
 
 
 def euros(rng: Random) -> str:
@@ -198,8 +184,6 @@ def euros(rng: Random) -> str:
 
 NEW_PEOPLE = "Amir Beth Chloe Dmitri Elsa Farid Gwen Hugo Ines Jonas Kira Luc Mona Nils Olga Pedro".split()
 NEW_CITIES = "Athens Bergen Cusco Dakar Geneva Havana Kyoto Lagos Milan Porto Quito Vienna".split()
-NEW_ITEMS = "Bolts Cables Drills Filters Gears Hoses Jacks Levers Motors Nails Pumps Valves".split()
-NEW_TITLES = "LICENCE SURVEY TICKET AUDIT WAIVER LEASE TARIFF LEDGER".split()
 NEW_KEYS = (
     Key("Vessel", one_of(NEW_CITIES), "name of the vessel"),
     Key("Serial", serial, "serial number"),
@@ -211,28 +195,26 @@ NEW_KEYS = (
     Key("Deposit", euros, "deposit"),
     Key("Batch", serial, "batch"),
     Key("Port", one_of(NEW_CITIES), "port"),
-    Key("Dose", digits(1, 3, " mg"), "dose"),
-    Key("Depth", digits(1, 3, " cm"), "depth"),
+    Key("Dose", number(1, 3, " mg"), "dose"),
+    Key("Depth", number(1, 3, " cm"), "depth"),
     Key("Rate", lambda rng: f"{rng.randint(1, 99)}.{rng.randint(0, 9)} %", "rate"),
-    Key("Gate", lambda rng: rng.choice("ABCDEFGH") + number(rng, 1, 2), "gate"),
+    Key("Gate", lambda rng: rng.choice("ABCDEFGH") + number(1, 2)(rng), "gate"),
 )
 NEW = Vocabulary(
     keys=NEW_KEYS,
-    titles=NEW_TITLES,
-    items=NEW_ITEMS,
+    titles="LICENCE SURVEY TICKET AUDIT WAIVER LEASE TARIFF LEDGER".split(),
+    items="Bolts Cables Drills Filters Gears Hoses Jacks Levers Motors Nails Pumps Valves".split(),
     people=NEW_PEOPLE,
     cities=NEW_CITIES,
-    companies=listed(
-        "Abbott Ltd,Barker Ltd,Cole Ltd,Dunn Ltd,Emery Ltd,Frost Ltd,Gibbs Ltd,Hale Ltd,Ivory Ltd,Judd Ltd"
-    ),
+    companies=[f"{name} Ltd" for name in "Abbott Barker Cole Dunn Emery Frost Gibbs Hale Ivory Judd".split()],
     date=labelled("Issued", NEW_KEYS),
     total=Key("Sum", euros, "sum"),
     identifiers=(labelled("Serial", NEW_KEYS), labelled("Batch", NEW_KEYS)),
     columns=(
-        Key("Hours", digits(1, 3), "hours"),
+        Key("Hours", number(1, 3), "hours"),
         Key("Rate", labelled("Rate", NEW_KEYS).value, "rate"),
         Key("Cost", euros, "cost"),
-        Key("Lost", digits(1, 4), "number lost"),
+        Key("Lost", number(1, 4), "number lost"),
     ),
-    bill_columns=(Key("Pcs", digits(1, 2), "pieces"), Key("Cost", euros, "cost")),
+    bill_columns=(Key("Pcs", number(1, 2), "pieces"), Key("Cost", euros, "cost")),
 )
