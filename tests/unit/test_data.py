@@ -232,7 +232,7 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path):
 
 def test_drawn_documents_have_three_to_six_questions_with_their_answers(output):
     wanted = Settings.profile("smoke", synth_documents=60)
-    assert synth_folder(wanted) == synth_folder(wanted)
+    assert synth_folder(wanted, "train") == synth_folder(wanted, "train")
     rows = load_docvqa(wanted)["train"].remove_columns("image").to_pandas()
     per_document = rows.groupby("document_id").size()
     assert per_document.between(3, 6).all() and per_document.nunique() == 4

@@ -128,9 +128,8 @@ def test_a_damaged_model(smoke, tmp_path):
 
 @pytest.mark.parametrize("split", ["train", "validation"])
 def test_data_without_a_split(split, smoke, tmp_path):
-    folder = Path(shutil.copytree(synth_folder(smoke), tmp_path / "mine"))
-    for file in folder.glob(f"{split}*.parquet"):
-        file.unlink()
+    (other,) = {"train", "validation"} - {split}
+    folder = Path(shutil.copytree(synth_folder(smoke, other), tmp_path / "mine"))
     findings = examine(smoke.replace(data=str(folder)))
     wrong = the_one_thing_to_do(findings)
     assert wrong.subject == "data" and f"has no {split}-*.parquet" in wrong.to_do
@@ -138,7 +137,8 @@ def test_data_without_a_split(split, smoke, tmp_path):
 
 
 def test_damaged_data(smoke, tmp_path, monkeypatch):
-    folder = Path(shutil.copytree(synth_folder(smoke), tmp_path / "mine"))
+    for split in ("train", "validation"):
+        folder = Path(shutil.copytree(synth_folder(smoke, split), tmp_path / "mine", dirs_exist_ok=True))
     [file] = folder.glob("train*.parquet")
     file.write_bytes(file.read_bytes()[:-100])
     for small in (examination.SMALL, 0):
@@ -153,7 +153,7 @@ def test_damaged_data(smoke, tmp_path, monkeypatch):
 )
 def test_a_first_row_that_cannot_be_used_is_passed_over(image, large, smoke, tmp_path, monkeypatch):
     for split in ("train", "validation"):
-        shutil.copy(next(synth_folder(smoke).glob(f"{split}-*.parquet")), tmp_path / f"{split}.parquet")
+        shutil.copy(next(synth_folder(smoke, split).glob("*.parquet")), tmp_path / f"{split}.parquet")
     Image.new("RGB", (9, 9)).save(tmp_path / "page.png")
     rows = pq.read_table(tmp_path / "validation.parquet").to_pylist()
     rows[0]["image"] = image | ({"path": str(tmp_path / "page.png")} if image["path"] else {})

@@ -245,15 +245,13 @@ def test_to_ask_whether_runs_are_complete_hashes_their_files_once(complete, monk
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-@pytest.mark.parametrize(
-    "name", ["train-00000-of-00001.parquet", "validation-00000-of-00001.parquet", "checksums.json"]
-)
+@pytest.mark.parametrize("name", ["train-00000-of-00001.parquet", "checksums.json"])
 def test_damaged_drawn_documents_are_drawn_again(name, damage, smoke, dataset, output):
-    folder = synth_folder(smoke)
+    folder = synth_folder(smoke, "train")
     good = {path.name: path.read_bytes() for path in folder.iterdir()}
     damage(folder / name)
     with pytest.warns(UserWarning, match=rf"{name} is damaged.*kept as .*{folder.name}.damaged and made again"):
-        assert synth_folder(smoke) == folder
+        assert synth_folder(smoke, "train") == folder
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == good
 
 

@@ -100,7 +100,8 @@ def test_data_of_the_hub_loads_by_name_once_it_is_in_the_cache(name, below, hub,
     settings = Settings.profile("smoke", synth_documents=3, synth_validation_documents=3)
     commit = COMMITS.get(name, FIRST)
     repositories[f"datasets/{name}"], folders[commit] = commit, tmp_path / "dataset"
-    shutil.copytree(synth_folder(settings), folders[commit] / below)
+    for split in ("train", "validation"):
+        shutil.copytree(synth_folder(settings, split), folders[commit] / below, dirs_exist_ok=True)
     (folders[commit] / below / "test-00000-of-00001.parquet").write_bytes(b"not wanted")
     (folders[commit] / "README.md").write_text("not wanted either")
     with pytest.raises(DataError, match=rf"{name}.*not in the hub's cache.*data/README\.md") as error:

@@ -5,21 +5,17 @@ from random import Random
 import numpy as np
 import pytest
 
-from docfloqa.data.synth.dataset import KINDS, LOOKS, WORDS
+from docfloqa.data.synth.dataset import SMALL
 from docfloqa.data.synth.small import CLEAN, LAYOUTS, NEW_LAYOUTS, SMALL_PAGE_SIZE, WORN, SmallSheet, small_page
 from docfloqa.data.synth.vocabulary import KNOWN, NEW
-from docfloqa.pretraining.pages import GRID_KINDS, GRID_PAGE_SIZE, grid_page, strip
+from docfloqa.pretraining.drawings import grid_page, strip
 
-PAGES = [
-    (shift, small_page(Random(f"{shift}-{number}"), LOOKS[shift], WORDS[shift], KINDS[shift]))
-    for shift in LOOKS
-    for number in range(60)
-]
+PAGES = [(shift, small_page(Random(f"{shift}-{number}"), *SMALL[shift])) for shift in SMALL for number in range(60)]
 
 
 def test_every_kind_is_drawn_under_every_shift():
-    for shift in LOOKS:
-        assert {page.kind for name, page in PAGES if name == shift} == set(KINDS[shift])
+    for shift, (_, _, layouts) in SMALL.items():
+        assert {page.kind for name, page in PAGES if name == shift} == set(layouts)
 
 
 def test_a_page_has_at_least_two_facts_and_its_words_are_counted():
@@ -60,7 +56,7 @@ def test_print_stays_on_the_page():
 def test_ink_is_where_the_characters_are():
     sheet = SmallSheet(Random(3), CLEAN, KNOWN, "form")
     box = sheet.put(20, "Total $12.50")
-    grey = np.asarray(sheet.page.image)
+    grey = np.asarray(sheet.image)
     left, top, right, bottom = map(round, box)
     assert (grey[top:bottom, left:right] < sheet.paper - 60).mean() > 0.05
     assert (np.delete(grey, np.s_[top - 2 : bottom + 2], axis=0) == sheet.paper).all()
@@ -91,8 +87,8 @@ def test_grid_pages_are_on_the_grid():
     for number in range(40):
         page = grid_page(Random(number))
         kinds.add(page.kind)
-        assert page.image.size == (GRID_PAGE_SIZE, GRID_PAGE_SIZE)
+        assert page.image.size == (SMALL_PAGE_SIZE, SMALL_PAGE_SIZE)
         assert len({round(x % 8, 3) for x, _, _ in page.characters}) == 1
-    assert kinds == set(GRID_KINDS)
+    assert kinds == {"form", "receipt", "stack"}
     page, text = strip(Random(0), spread=1.0)
     assert "".join(letter for *_, letter in page.characters) == text.replace(" ", "")

@@ -50,7 +50,7 @@ def read_split(source: str, split: str, settings: Settings, together: Sequence[s
 
 def files_of(source: str, split: str, settings: Settings, together: Sequence[str] = SPLITS) -> list[Path]:
     """The parquet files of a split; those `together` are downloaded or drawn. Raises `DataError` where some lack."""
-    resolved = str(synth_folder(settings, together)) if source == "synth" else resolve(source)
+    resolved = str(synth_folder(settings, split)) if source == "synth" else resolve(source)
     folder = Path(resolved)
     if not folder.is_dir():
         if not is_hub_id(resolved):

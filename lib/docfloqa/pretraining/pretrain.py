@@ -1,7 +1,6 @@
 """How the shipped tiny Florence-2 learns to read drawn pages, before it ever sees a question."""
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
@@ -16,20 +15,11 @@ from transformers import Florence2Processor, PreTrainedTokenizerFast, Trainer, T
 
 from docfloqa.figures.style import show, use_style
 from docfloqa.model.florence import Florence2ForDocVQA, write_checksums
-from docfloqa.pretraining.reading import (
-    BLANK_WEIGHT,
-    CHARACTERS,
-    SLOT_HEIGHT,
-    SLOT_WIDTH,
-    DrawnReading,
-    Phase,
-    Sample,
-    collated,
-    draw_sample,
-)
+from docfloqa.pretraining.drawings import CHARACTERS, SLOT_HEIGHT, SLOT_WIDTH, Phase, Sample, collated, draw_sample
 from docfloqa.pretraining.tiny import FIELD_TASK, OCR_PROMPT, PIXELS_PER_CELL
 
-PAGES_AT_ONCE = 50
+BLANK_WEIGHT = 0.03
+HELD_OUT_IMAGES, PAGES_AT_ONCE = 128, 50
 DOWN, ACROSS = PIXELS_PER_CELL // SLOT_HEIGHT, PIXELS_PER_CELL // SLOT_WIDTH  # slots of a cell
 TASKS = ("character", "line", "region", "field")
 
@@ -58,94 +48,73 @@ class ReadingTrainer(Trainer):
     model that does not look at the page.
     """
 
+    phase: Phase
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Sum of both losses on a batch of `collated`; the characters' alone where nothing is asked."""
-        states = model.vision_states(inputs["pixel_values"], 0)
+        """Sum of both losses on a batch of `collated`."""
+        states, mask = model.vision_states(inputs["pixel_values"], 0), inputs["attention_mask"]
         dense, _ = character_loss(model.character_head, states, inputs["characters"])
-        if "input_ids" not in inputs:
-            return dense
-        mask, labels = inputs["attention_mask"], inputs["labels"]
         features = model.model.multi_modal_projector(states)[inputs["page_index"]]
         encoded = model.encode(inputs["input_ids"], mask, features)
-        outputs = model(encoder_outputs=encoded, attention_mask=mask, labels=labels)
-        return outputs.loss + self.train_dataset.phase.character_weight * dense
+        outputs = model(encoder_outputs=encoded, attention_mask=mask, labels=inputs["labels"])
+        return outputs.loss + self.phase.character_weight * dense
 
     def log(self, logs, start_time=None):
-        """What is read of held-out drawings beside every loss that is reported."""
+        """Beside every loss that is reported, the shares read right of held-out drawings as hard as the phase's last.
+
+        `character` is that of printed characters, alone in their slots; the others are the exact match by task.
+        """
         if "loss" in logs:
-            logs = logs | reading_scores(self.model, self.processing_class, self.train_dataset.phase)
+            rng = Random(f"held-out-{self.phase.draws}-{self.phase.seed}")
+            samples = [draw_sample(rng, self.phase, progress=1.0) for _ in range(HELD_OUT_IMAGES)]
+            read, characters = read_samples(self.model.eval(), self.processing_class, samples)
+            logs = {**logs, "character": characters, **read.groupby("task")["exact_match"].mean()}
+            self.model.train()
         super().log(logs, start_time)
 
 
 @torch.no_grad()
 def read_samples(
     model: Florence2ForDocVQA, tokenizer: PreTrainedTokenizerFast, samples: Sequence[Sample]
-) -> pd.DataFrame:
-    """A row for every prompt of the samples: kind, font, task, text, what the model read, and whether it is right.
+) -> tuple[pd.DataFrame, float]:
+    """A row for every prompt of the samples, and the share of characters that the throw-away head reads right.
 
-    Answers are greedy; `task` is "line", "region" or "field".
+    Columns: kind, font, task ("line", "region" or "field"), text, read (greedily) and exact_match.
     """
     batch = {name: tensor.to(model.device) for name, tensor in collated(tokenizer, samples).items()}
-    features = model.page_features(batch["pixel_values"])[batch["page_index"]]
+    states = model.vision_states(batch["pixel_values"], 0)
+    features = model.model.multi_modal_projector(states)[batch["page_index"]]
     encoded = model.encode(batch["input_ids"], batch["attention_mask"], features)
     answers = model.generate(encoder_outputs=encoded, attention_mask=batch["attention_mask"])
-    rows = [
-        {
-            "kind": sample.page.kind,
-            "font": sample.page.font,
-            "task": "field" if prompt.startswith(FIELD_TASK) else "line" if prompt == OCR_PROMPT else "region",
-            "text": text,
-        }
-        for sample in samples
-        for prompt, text in zip(sample.prompts, sample.texts, strict=True)
-    ]
-    frame = pd.DataFrame(rows).assign(read=tokenizer.batch_decode(answers, skip_special_tokens=True))
-    return frame.assign(exact_match=frame["read"] == frame["text"])
-
-
-@torch.no_grad()
-def reading_scores(
-    model: Florence2ForDocVQA, tokenizer: PreTrainedTokenizerFast, phase: Phase, images: int = 128
-) -> dict[str, float]:
-    """What is read of held-out drawings as hard as the phase's last, in [0, 1].
-
-    `character` is the share of printed characters, alone in their slots, that the throw-away head reads
-    right; the others are the exact match of greedy answers by task.
-    """
-    rng = Random(f"held-out-{phase.draws}-{phase.seed}")
-    samples = [draw_sample(rng, phase, progress=1.0) for _ in range(images)]
-    batch = {name: tensor.to(model.device) for name, tensor in collated(tokenizer, samples).items()}
-    was_training = model.training
-    model.eval()
-    states = model.vision_states(batch["pixel_values"], 0)
-    scores = {"character": character_loss(model.character_head, states, batch["characters"])[1].item()}
-    if phase.prompts_per_image:
-        scores |= read_samples(model, tokenizer, samples).groupby("task")["exact_match"].mean().to_dict()
-    model.train(was_training)
-    return scores
+    asked = [(page.kind, page.font, prompt, text) for page, pairs in samples for prompt, text in pairs]
+    frame = pd.DataFrame(asked, columns=["kind", "font", "task", "text"])
+    frame["task"] = frame["task"].map(
+        lambda prompt: "field" if prompt.startswith(FIELD_TASK) else "line" if prompt == OCR_PROMPT else "region"
+    )
+    frame["read"] = tokenizer.batch_decode(answers, skip_special_tokens=True)
+    characters = character_loss(model.character_head, states, batch["characters"])[1].item()
+    return frame.assign(exact_match=frame["read"] == frame["text"]), characters
 
 
 def reading_by_kind_and_font(
-    model: Florence2ForDocVQA, tokenizer: PreTrainedTokenizerFast, pages: int = 600, seed: int = 1000
+    model: Florence2ForDocVQA, tokenizer: PreTrainedTokenizerFast, pages: int = 600
 ) -> pd.DataFrame:
     """Exact match of regions and fields on clean pages that were never trained on, by kind and by font.
 
-    The index is ("kind" or "font", which one), with a last row for all; columns are the tasks and the
-    number of prompts.
+    The index is ("kind" or "font", which one), with a last row for all; columns are the tasks and the number of
+    prompts.
     """
-    phase = Phase("held out", "pages", 1, 1, prompts_per_image=6, learning_rate=0.0, seed=seed)
-    rng = Random(f"by-kind-and-font-{seed}")
+    phase = Phase("held out", "pages", 1, 1, prompts_per_image=6, learning_rate=0.0, seed=1000)
+    rng = Random(f"by-kind-and-font-{phase.seed}")
     model.eval()
-    parts = []
-    for _ in tqdm(range(0, pages, PAGES_AT_ONCE), desc="reading held-out pages", unit="batch", leave=False):
-        samples = [draw_sample(rng, phase, progress=1.0) for _ in range(PAGES_AT_ONCE)]
-        parts.append(read_samples(model, tokenizer, samples))
-    read = pd.concat(parts, ignore_index=True).assign(all="pages")
+    batches = tqdm(range(0, pages, PAGES_AT_ONCE), "reading held-out pages", unit="batch", leave=False)
+    drawn = ([draw_sample(rng, phase, progress=1.0) for _ in range(PAGES_AT_ONCE)] for _ in batches)
+    read = pd.concat([read_samples(model, tokenizer, samples)[0] for samples in drawn]).assign(all="pages")
     tables = {
-        by: read.pivot_table("exact_match", by, "task", "mean").assign(prompts=read.groupby(by).size())
+        by: read.pivot_table("exact_match", by, "task").assign(prompts=read.groupby(by).size())
         for by in ("kind", "font", "all")
     }
-    return pd.concat(tables).rename_axis([None, None], axis=0).rename_axis(None, axis=1)
+    return pd.concat(tables).rename_axis([None, None]).rename_axis(None, axis=1)
 
 
 def pretrain(
@@ -160,6 +129,12 @@ def pretrain(
         model.character_head = nn.Conv2d(channels, DOWN * ACROSS * len(CHARACTERS), 1)
         # A random head would push what the tower knows already out of it.
         nn.init.zeros_(model.character_head.weight)
+    images = phase.steps * phase.images_per_step
+
+    def drawn(indices: Sequence[int]) -> dict[str, Tensor]:
+        rngs = {index: Random(f"{phase.draws}-{phase.seed}-{index}") for index in indices}
+        return collated(tokenizer, [draw_sample(rng, phase, index / images) for index, rng in rngs.items()])
+
     with TemporaryDirectory() as folder:
         arguments = TrainingArguments(
             output_dir=folder,
@@ -171,36 +146,28 @@ def pretrain(
             warmup_steps=60,
             lr_scheduler_type="warmup_stable_decay",
             lr_scheduler_kwargs={"num_decay_steps": phase.steps // 3},
-            max_grad_norm=1.0,
             logging_steps=max(1, phase.steps // reports),
             save_strategy="no",
-            report_to=[],
             remove_unused_columns=False,
             dataloader_num_workers=1,
             # Drawings get harder.
             train_sampling_strategy="sequential",
             seed=phase.seed,
         )
-        collator = partial(collated, tokenizer)
-        trainer = ReadingTrainer(model, arguments, collator, DrawnReading(phase), processing_class=tokenizer)
+        trainer = ReadingTrainer(model, arguments, drawn, range(images), processing_class=tokenizer)
+        trainer.phase = phase
         trainer.train()
     reported = pd.DataFrame([row for row in trainer.state.log_history if "loss" in row])
-    return reported.assign(phase=phase.name).reindex(columns=["phase", "step", "loss", *_tasks(reported)])
-
-
-def _tasks(curve: pd.DataFrame) -> list[str]:
-    return [task for task in TASKS if task in curve]
+    return reported.assign(phase=phase.name).filter(["phase", "step", "loss", *TASKS])
 
 
 def plot_reading(curve: pd.DataFrame) -> None:
     """Show exact match on held-out drawings over the steps of each phase, one line per task."""
-    long = curve.melt(["phase", "step"], _tasks(curve), "task", "exact match").dropna()
+    shares = curve.filter(["phase", "step", *TASKS]).melt(["phase", "step"], var_name="task", value_name="read right")
+    lines = {"x": "step", "y": "read right", "hue": "task", "style": "task", "markers": True, "kind": "line"}
+    panels = {"col": "phase", "col_wrap": 3, "height": 2, "aspect": 1.1, "facet_kws": {"sharex": False}}
     with use_style():
-        lines = {"x": "step", "y": "exact match", "hue": "task", "style": "task", "markers": True, "kind": "line"}
-        panels = {"col": "phase", "col_wrap": 3, "height": 2, "aspect": 1.1, "facet_kws": {"sharex": False}}
-        grid = sns.relplot(long, **lines, **panels)
-        grid.set(ylim=(0, 1), ylabel="read right")
-        grid.set_titles("{col_name}")
+        grid = sns.relplot(shares.dropna(), **lines, **panels).set(ylim=(0, 1)).set_titles("{col_name}")
     show(
         grid.figure,
         caption="What is read of held-out drawings during pretraining: characters, and exact match of texts.",
@@ -210,8 +177,8 @@ def plot_reading(curve: pd.DataFrame) -> None:
 
 def sample_prompts(phase: Phase) -> pd.DataFrame:
     """The prompts of an image as hard as a phase's last, and the texts that answer them."""
-    sample = draw_sample(Random(f"{phase.draws}-{phase.seed}-0"), phase, progress=1.0)
-    return pd.DataFrame({"prompt": sample.prompts, "text": sample.texts})
+    _, asked = draw_sample(Random(f"{phase.draws}-{phase.seed}-0"), phase, progress=1.0)
+    return pd.DataFrame(asked, columns=["prompt", "text"])
 
 
 def save_tiny(
@@ -221,8 +188,7 @@ def save_tiny(
 
     `pretraining.csv` is its learning curve, `reading.csv` the table of `reading_by_kind_and_font`.
     """
-    if hasattr(model, "character_head"):
-        del model.character_head
+    del model.character_head
     model.half().save_pretrained(folder)
     processor.save_pretrained(folder)
     write_checksums(folder)

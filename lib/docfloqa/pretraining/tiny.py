@@ -19,12 +19,12 @@ from docfloqa.data.synth.small import SMALL_PAGE_SIZE
 from docfloqa.data.synth.vocabulary import ITEMS, KEYS, TITLES, accepted_answers, item_key, question
 from docfloqa.model.florence import Florence2ForDocVQA, generation_config
 
-FIELD_TASK = "<FIELD>"
+IMAGE, FIELD_TASK = "<image>", "<FIELD>"
 OCR_PROMPT = "What is the text in the image?"
 REGION_PROMPT = "What text is in the region {}?"
 # Where something stands on a page is told in twentieths of its width and height.
 LOCATION_TOKENS = [f"<loc_{part}>" for part in range(20)]
-VOCABULARY_SIZE = 768
+NAMED = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
 MEAN, SPREAD = 0.9, 0.3
 PIXELS_PER_CELL = 16
 
@@ -42,33 +42,20 @@ def train_tokenizer(seed: int = 0, texts: int = 6000) -> PreTrainedTokenizerFast
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.train_from_iterator(
-        corpus,
-        trainers.BpeTrainer(
-            vocab_size=VOCABULARY_SIZE,
-            special_tokens=["<s>", "<pad>", "</s>", "<unk>", "<image>", FIELD_TASK, *LOCATION_TOKENS],
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        ),
+    trainer = trainers.BpeTrainer(
+        vocab_size=768,
+        special_tokens=[*NAMED.values(), IMAGE, FIELD_TASK, *LOCATION_TOKENS],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token="<s>",
-        pad_token="<pad>",
-        eos_token="</s>",
-        unk_token="<unk>",
-        extra_special_tokens={"image_token": "<image>"},
-    )
+    tokenizer.train_from_iterator(corpus, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **NAMED, extra_special_tokens={"image_token": IMAGE})
 
 
 def build_processor(tokenizer: PreTrainedTokenizerFast) -> Florence2Processor:
     """Florence-2's own processor at 160 x 160 pixels, 100 image tokens and one for the whole page."""
-    images = CLIPImageProcessorPil(
-        size={"height": SMALL_PAGE_SIZE, "width": SMALL_PAGE_SIZE},
-        do_center_crop=False,
-        image_mean=[MEAN] * 3,
-        image_std=[SPREAD] * 3,
-    )
+    size = {"height": SMALL_PAGE_SIZE, "width": SMALL_PAGE_SIZE}
+    images = CLIPImageProcessorPil(size=size, do_center_crop=False, image_mean=[MEAN] * 3, image_std=[SPREAD] * 3)
     images.image_seq_length = (SMALL_PAGE_SIZE // PIXELS_PER_CELL) ** 2 + 1
     return Florence2Processor(image_processor=images, tokenizer=tokenizer)
 
@@ -81,16 +68,9 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> Florence2F
     heads = (2, 3, 4, 4)
     stages = {"depths": (1, 1, 3, 1), "embed_dim": (64, 96, 128, 128), "num_heads": heads, "num_groups": heads}
     patches = {"patch_size": (12, 3, 3, 3), "patch_stride": (8, 2, 1, 1), "patch_padding": (2, 1, 1, 1)}
-    vision = Florence2VisionConfig(
-        **stages,
-        **patches,
-        window_size=5,
-        mlp_ratio=2.0,
-        drop_path_rate=0.0,
-        projection_dim=width,
-        max_temporal_embeddings=4,
-        max_position_embeddings=20,
-    )
+    positions = {"max_temporal_embeddings": 4, "max_position_embeddings": 20}
+    others = {"window_size": 5, "mlp_ratio": 2.0, "drop_path_rate": 0.0, "projection_dim": width}
+    vision = Florence2VisionConfig(**stages, **patches, **positions, **others)
     sides = {"layers": 2, "attention_heads": 4, "ffn_dim": 256}
     text = BartConfig(
         vocab_size=len(tokenizer),
@@ -102,10 +82,8 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> Florence2F
         forced_eos_token_id=None,
         **ids,
     )
-    image_token = tokenizer.convert_tokens_to_ids("<image>")
     parts = {"text_config": text.to_dict(), "vision_config": vision.to_dict()}
-    config = Florence2Config(**parts, image_token_id=image_token, **ids)
-    model = Florence2ForDocVQA(config)
+    model = Florence2ForDocVQA(Florence2Config(**parts, image_token_id=tokenizer.image_token_id, **ids))
     _initialise(model)
     model.generation_config = generation_config(model, max_new_tokens=32)
     return model
@@ -120,10 +98,8 @@ def _initialise(model: Florence2ForDocVQA) -> None:
         elif isinstance(module, nn.Conv2d):
             fan_in = module.in_channels // module.groups * math.prod(module.kernel_size)
             module.weight.normal_(0, (0.3 if module.groups > 1 else 1.0) / math.sqrt(fan_in))
-    language = model.model.language_model
-    language.shared.weight.normal_(0, 0.08)
-    language.encoder.embed_positions.weight.normal_(0, 0.08)
-    language.decoder.embed_positions.weight.normal_(0, 0.08)
-    image_positions = model.model.multi_modal_projector.image_position_embed
-    image_positions.row_embeddings.weight.normal_(0, 1)
-    image_positions.column_embeddings.weight.normal_(0, 1)
+    language, image = model.model.language_model, model.model.multi_modal_projector.image_position_embed
+    for embedding in (language.shared, language.encoder.embed_positions, language.decoder.embed_positions):
+        embedding.weight.normal_(0, 0.08)
+    for embedding in (image.row_embeddings, image.column_embeddings):
+        embedding.weight.normal_(0, 1)

@@ -1,6 +1,6 @@
 """What every drawn page is made of: a grey image, the facts that it states, fonts, stamps and noise."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from random import Random
@@ -29,29 +29,23 @@ class Field:
     key_text: str | None = None
 
 
-@dataclass
 class Page:
-    """A drawn page: its kind, font and grey image, its fields, every character with its centre, its words."""
+    """A page in the making: paper of one grey level, and a pen with ink of another (0 black, 255 white).
 
-    kind: str
-    image: Image.Image
-    font: str = ""
-    fields: list[Field] = field(default_factory=list)
-    characters: list[tuple[float, float, str]] = field(default_factory=list)
-    words: int = 0
-
-
-class Canvas:
-    """A page in the making: paper of one grey level, and a pen with ink of another (0 black, 255 white)."""
+    It knows its kind and font, its fields, every character with its centre, and how many words it has.
+    """
 
     def __init__(self, rng: Random, kind: str, size: tuple[int, int], paper: int, ink: int, font: str = ""):
-        self.rng, self.paper, self.ink = rng, paper, ink
-        self.page = Page(kind, Image.new("L", size, paper), font)
-        self.pen = ImageDraw.Draw(self.page.image)
+        self.rng, self.kind, self.paper, self.ink, self.font = rng, kind, paper, ink, font
+        self.image = Image.new("L", size, paper)
+        self.pen = ImageDraw.Draw(self.image)
+        self.fields: list[Field] = []
+        self.characters: list[tuple[float, float, str]] = []
+        self.words = 0
 
     def note(self, key: Key, value: str, key_box: Box, value_box: Box, key_text: str | None = None) -> None:
         """Note a fact that the page states."""
-        self.page.fields.append(Field(key, value, key_box, value_box, key_text))
+        self.fields.append(Field(key, value, key_box, value_box, key_text))
 
 
 @lru_cache(maxsize=512)

@@ -1,63 +1,40 @@
 """SynthDocVQA: documents drawn from a seed, with questions and answers, in DocVQA's schema."""
 
-import hashlib
-import json
-import shutil
-from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 from random import Random
-from tempfile import mkdtemp
+from statistics import mean
 
 from datasets import Dataset
 from tqdm.auto import tqdm
 
-from docfloqa.data.schema import FEATURES, SPLITS
+from docfloqa.data.schema import FEATURES
 from docfloqa.data.synth.canvas import Field, Page
 from docfloqa.data.synth.full import full_page
 from docfloqa.data.synth.small import CLEAN, LAYOUTS, NEW_LAYOUTS, WORN, small_page
 from docfloqa.data.synth.vocabulary import KNOWN, NEW, accepted_answers, question
-from docfloqa.files import check_folder, data_folder, is_sound, seal_folder
+from docfloqa.files import check_folder, data_folder, held, is_sound, seal_folder, whole_folder
 from docfloqa.settings import Settings
 from docfloqa.versions import DRAWING
 
-FEWEST_QUESTIONS, MOST_QUESTIONS = 3, 6
 # What small pages are drawn with under each shift; pretraining knows CLEAN, KNOWN and LAYOUTS only.
-LOOKS = {"input": WORN, "layout": CLEAN, "content": CLEAN}
-WORDS = {"input": KNOWN, "layout": KNOWN, "content": NEW}
-KINDS = {"input": LAYOUTS, "layout": NEW_LAYOUTS, "content": LAYOUTS}
+SMALL = {"input": (WORN, KNOWN, LAYOUTS), "layout": (CLEAN, KNOWN, NEW_LAYOUTS), "content": (CLEAN, NEW, LAYOUTS)}
 
 
-def synth_folder(settings: Settings, splits: Sequence[str] = SPLITS) -> Path:
-    """The folder of the parquet files of `splits` that `settings` ask for, drawn and written if they are not there.
+def synth_folder(settings: Settings, split: str) -> Path:
+    """The folder of a split's parquet file that `settings` ask for, drawn and written if it is not there.
 
     The folder's name covers the settings that matter and the number of the drawing, so that a changed one is a new
-    data set. Files appear whole or not at all; damaged ones are set aside and drawn again.
+    data set. It appears whole or not at all; a damaged one is set aside and drawn again.
     """
-    documents = dict(zip(SPLITS, (settings.synth_documents, settings.synth_validation_documents), strict=True))
     drawing, seed = drawing_of(settings), settings.synth_seed
-    drawn = {"scale": settings.synth_scale, "shift": settings.synth_shift, "seed": seed}
-
-    def named(counts: dict[str, int]) -> Path:
-        key = hashlib.sha256(json.dumps({**drawn, **counts, "drawing": DRAWING}).encode()).hexdigest()[:12]
-        return data_folder() / "synthdocvqa" / f"{drawing}-{seed}-{key}"
-
-    folder = named(documents)
-    if not folder.is_dir():
-        # One split alone needs no pages of the other one.
-        documents = {split: documents[split] for split in splits}
-        folder = named(documents)
-    if not is_sound(folder, check_folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(mkdtemp(prefix=".part-", dir=folder.parent))
-        for split, count in documents.items():
-            write_split(part, split, drawing, seed, count)
-        seal_folder(part)
-        try:
-            part.rename(folder)
-        except OSError:
-            # Another process has drawn the same files in the meantime.
-            shutil.rmtree(part)
+    documents = settings.synth_documents if split == "train" else settings.synth_validation_documents
+    folder = data_folder() / "synthdocvqa" / f"{drawing}-{seed}-{split}-{documents}-{DRAWING}"
+    with held(f"synthdocvqa-{folder.name}", f"the drawing of {folder.name}"):
+        if not is_sound(folder, check_folder):
+            with whole_folder(folder) as part:
+                write_split(part, split, drawing, seed, documents)
+                seal_folder(part)
     return folder
 
 
@@ -75,7 +52,7 @@ def draw_page(rng: Random, drawing: str) -> Page:
     """A full-size page for "full", else a small page under one of the shifts."""
     if drawing == "full":
         return full_page(rng)
-    return small_page(rng, LOOKS[drawing], WORDS[drawing], KINDS[drawing])
+    return small_page(rng, *SMALL[drawing])
 
 
 def words_per_page(settings: Settings, pages: int = 200) -> float | None:
@@ -83,9 +60,8 @@ def words_per_page(settings: Settings, pages: int = 200) -> float | None:
     if settings.data != "synth":
         return None
     drawing = drawing_of(settings)
-    places = range(min(pages, settings.synth_documents))
-    counts = [draw_page(page_seed(drawing, settings.synth_seed, "train", n), drawing).words for n in places]
-    return sum(counts) / len(counts)
+    seeds = (page_seed(drawing, settings.synth_seed, "train", n) for n in range(min(pages, settings.synth_documents)))
+    return mean(draw_page(rng, drawing).words for rng in seeds)
 
 
 def write_split(folder: Path, split: str, drawing: str, seed: int, documents: int) -> None:
@@ -123,5 +99,4 @@ def document_rows(rng: Random, page: Page, split: str, document: int) -> list[di
 
 def asked_fields(rng: Random, page: Page) -> list[Field]:
     """The fields of a page that are asked about, in the order of its questions; `rng` is what drew the page."""
-    count = min(len(page.fields), rng.randint(FEWEST_QUESTIONS, MOST_QUESTIONS))
-    return rng.sample(page.fields, count)
+    return rng.sample(page.fields, min(len(page.fields), rng.randint(3, 6)))

@@ -8,11 +8,10 @@ from random import Random
 from PIL import Image, ImageChops, ImageFont
 
 from docfloqa.data.synth import phrases
-from docfloqa.data.synth.canvas import Box, Canvas, Page, add_noise, font, stamp
+from docfloqa.data.synth.canvas import Box, Page, add_noise, font, stamp
 from docfloqa.data.synth.phrases import expand
 from docfloqa.data.synth.vocabulary import Key
 
-FULL_KINDS = ("letter", "table", "invoice")
 # Regular and bold, and the size that makes the families about equally wide.
 FAMILIES = (
     ("DejaVuSans", "DejaVuSans-Bold", 1.0),
@@ -23,7 +22,7 @@ FAMILIES = (
 REGULAR, BOLD = range(2)
 
 
-class Sheet(Canvas):
+class Sheet(Page):
     """A page in the making: text goes on the baseline `y`; `printed` holds the box of each piece of text."""
 
     def __init__(self, rng: Random, kind: str):
@@ -47,13 +46,9 @@ class Sheet(Canvas):
         """Print `text` from, around or up to `x` (anchor l, m or r) and return the box of its ink."""
         style = {"font": self.face(weight, scale), "anchor": f"{anchor}s"}
         self.pen.text((x, self.y), text, fill=self.ink, **style)
-        self.page.words += len(text.split())
+        self.words += len(text.split())
         self.printed.append(self.pen.textbbox((x, self.y), text, **style))
         return self.printed[-1]
-
-    def state(self, subject: str, kind: str, value: str, box: Box, label: str, key_box: Box) -> None:
-        """Note a fact that only this page states."""
-        self.note(Key(label, None, subject, kind), value, key_box, box)
 
     def lines(self, x: float, text: str, end: float = 0, **style) -> None:
         """Print lines as in `phrases.ADDRESSEE`, the values in `style`, in a column or up to `end`."""
@@ -66,7 +61,7 @@ class Sheet(Canvas):
                 key_box = self.put(x, label, self.label_weight) if label else ()
                 start = (end, "r") if end else (column, "l") if label else (x, style.get("anchor", "l"))
                 box = self.put(start[0], value, **{**style, "anchor": start[1]})
-                self.state(subject, kind, value, box, label or subject, key_box or box)
+                self.note(Key(label or subject, None, subject, kind), value, key_box or box, box)
             elif label:
                 self.put(x, label)
             self.y += self.line * max(1, style.get("scale", 1))
@@ -92,28 +87,25 @@ class Sheet(Canvas):
                         free = full
                     lines[-1].append((word, width, subject))
                     free -= width + space
-            keys = {}
+            keys, style = {}, {"font": face, "anchor": "ls"}
             for line in lines:
-                self.text_line(line, line is not lines[-1] and self.justified, keys)
+                x, gap = self.left, space
+                if self.justified and line is not lines[-1]:
+                    gap = (full - sum(width for _, width, _ in line)) / max(1, len(line) - 1)
+                self.words += len(line)
+                for word, width, subject in line:
+                    self.pen.text((x, self.y), re.sub(r"[][]", "", word), fill=self.ink, **style)
+                    if word[0] == "[":
+                        text = word[1 : word.index("]")]
+                        box = self.pen.textbbox((x, self.y), text, **style)
+                        if subject in keys:
+                            label, key_box = keys[subject]
+                            self.note(Key(label, None, subject, "free_text"), text, key_box, box)
+                        keys[subject] = text, box
+                    x += width + gap
+                self.printed.append((self.left, self.y - 0.78 * self.em, x - gap, self.y + 0.24 * self.em))
+                self.y += self.line
             self.y += apart
-
-    def text_line(self, words: list[tuple[str, float, str]], justified: bool, keys: dict) -> None:
-        """Print a line of running text, and note the facts whose keys are known and whose values it holds."""
-        x, style = self.left, {"font": self.face(), "anchor": "ls"}
-        spare = self.right - self.left - sum(width for _, width, _ in words)
-        gap = spare / max(1, len(words) - 1) if justified else self.face().getlength(" ")
-        self.page.words += len(words)
-        for word, width, subject in words:
-            self.pen.text((x, self.y), re.sub(r"[][]", "", word), fill=self.ink, **style)
-            if word[0] == "[":
-                text = word[1 : word.index("]")]
-                box = self.pen.textbbox((x, self.y), text, **style)
-                if subject in keys:
-                    self.state(subject, "free_text", text, box, *keys[subject])
-                keys[subject] = text, box
-            x += width + gap
-        self.printed.append((self.left, self.y - 0.78 * self.em, x - gap, self.y + 0.24 * self.em))
-        self.y += self.line
 
     def table(self, rows: list[list[str]], subjects: list[str], heads: int) -> None:
         """Print a table below `heads` rows of headings; `subjects` are its columns', with {} for the row."""
@@ -133,7 +125,7 @@ class Sheet(Canvas):
             for edge, value, subject in zip(edges[2:], row[1:], subjects, strict=True):
                 box = self.put(edge - pad, value, int(strong), scale, "r")
                 if place >= heads:
-                    self.state(subject.format(row[0]), "table/list", value, box, row[0], key_box)
+                    self.note(Key(row[0], None, subject.format(row[0]), "table/list"), value, key_box, box)
             top += height
         for x in edges if look == "grid" else ():
             self.pen.line([x, top - height * len(rows), x, top], fill=self.ink)
@@ -147,25 +139,25 @@ class Sheet(Canvas):
             size = round(face.getlength(word) + self.em), round(2.4 * self.em)
             mask = stamp(word, face, size, 170, 0, 3, self.rng.uniform(-6, 6))
             left, top = round(x - mask.width / 2), round(y - mask.height / 2)
-            self.page.image.paste(self.ink, (left, top), mask)
+            self.image.paste(self.ink, (left, top), mask)
             self.printed.append((left, top, left + mask.width, top + mask.height))
-            self.state("word on the stamp", "others", word, self.printed[-1], word, self.printed[-1])
+            self.note(Key(word, None, "word on the stamp", "others"), word, self.printed[-1], self.printed[-1])
 
-    def scan(self) -> Page:
+    def scan(self) -> "Sheet":
         """The page as the scanner sees it: sometimes skewed by less than a degree, always noisy."""
-        image, size = self.page.image, self.page.image.size
+        image, size = self.image, self.image.size
         if self.rng.random() < 0.35:
             angle = self.rng.uniform(-0.7, 0.7)
             # The nearest pixel will do at such angles, and is ten times as fast as interpolation.
             image = image.rotate(angle, Image.Resampling.NEAREST, fillcolor=self.paper)
-            self.page.fields = [
+            self.fields = [
                 replace(fact, key_box=turn(fact.key_box, angle, size), value_box=turn(fact.value_box, angle, size))
-                for fact in self.page.fields
+                for fact in self.fields
             ]
         # A grain of two pixels looks scanned; noise for each pixel would take as long as all the text.
         grain = add_noise(Image.new("L", (size[0] // 2, size[1] // 2), 128), self.rng, 10.0)
-        self.page.image = ImageChops.add(image, grain.resize(size, Image.Resampling.BILINEAR), 1, -128)
-        return self.page
+        self.image = ImageChops.add(image, grain.resize(size, Image.Resampling.BILINEAR), 1, -128)
+        return self
 
 
 def turn(box: Box, angle: float, size: tuple[int, int]) -> Box:
@@ -225,16 +217,19 @@ def invoice(sheet: Sheet) -> None:
     sheet.paragraphs(sheet.rng.sample(phrases.FACTS, 2), sheet.bottom - 1.5 * sheet.line)
 
 
+FULL_LAYOUTS = {one.__name__: one for one in (letter, table, invoice)}
+
+
 def draw(rng: Random) -> Sheet:
     """A page as it comes from the printer, before it is scanned."""
-    sheet = Sheet(rng, rng.choice(FULL_KINDS))
+    sheet = Sheet(rng, rng.choice(list(FULL_LAYOUTS)))
     x, anchor = rng.choice(((sheet.left, "l"), ((sheet.left + sheet.right) / 2, "m")))
     sheet.lines(x, phrases.LETTERHEAD, weight=BOLD, scale=rng.uniform(1.4, 1.7), anchor=anchor)
     sheet.lines(x, phrases.ADDRESS, anchor=anchor)
     sheet.lines(x if anchor == "l" else x - 8 * sheet.em, phrases.TELEPHONE)
     sheet.pen.line([sheet.left, sheet.y, sheet.right, sheet.y], fill=sheet.ink, width=rng.randint(1, 3))
     sheet.y += 2 * sheet.line
-    {"letter": letter, "table": table, "invoice": invoice}[sheet.page.kind](sheet)
+    FULL_LAYOUTS[sheet.kind](sheet)
     sheet.y = sheet.bottom
     sheet.lines(rng.choice((sheet.left, sheet.right - 5 * sheet.em)), phrases.PAGE_NUMBER)
     return sheet

@@ -6,9 +6,20 @@ from random import Random
 
 from PIL import Image, ImageChops, ImageFilter
 
-from docfloqa.data.synth import vocabulary
-from docfloqa.data.synth.canvas import Box, Canvas, Page, add_noise, font, stamp
-from docfloqa.data.synth.vocabulary import KNOWN, LAYOUT, TITLE_KEY, Key, Vocabulary, item_key, one_of
+from docfloqa.data.synth.canvas import Box, Page, add_noise, font, stamp
+from docfloqa.data.synth.vocabulary import (
+    CLOSINGS,
+    FILLERS,
+    KNOWN,
+    LAYOUT,
+    STAMPS,
+    STATEMENTS,
+    TITLE_KEY,
+    Key,
+    Vocabulary,
+    item_key,
+    one_of,
+)
 
 SMALL_PAGE_SIZE = 160
 # A line of print lies in one row of the tiny model's image tokens, or nearly so: its print may be offset.
@@ -36,18 +47,18 @@ WORN_FONTS = ("DejaVuSans-Bold", "DejaVuSansMono-BoldOblique", "DejaVuSerif-Bold
 WORN = Print(WORN_FONTS, 2, (180, 250), (0, 90), noise=16.0, blur=0.6, shading=0.25, rules=0.2, stamp=0.25)
 
 
-class SmallSheet(Canvas):
+class SmallSheet(Page):
     """A small page in the making: text goes on the baseline `y`, from row to row, in one font."""
 
     def __init__(self, rng: Random, look: Print, words: Vocabulary, kind: str):
         paper, ink, name = rng.randint(*look.paper), rng.randint(*look.ink), rng.choice(look.fonts)
         super().__init__(rng, kind, (SMALL_PAGE_SIZE, SMALL_PAGE_SIZE), paper, ink, name)
-        self.look, self.words = look, words
+        self.look, self.vocabulary = look, words
         em = rng.uniform(*look.digit_width) / (font(name, 1000).getlength("0") / 1000)
         # Sizes in fifths of a pixel, so that few fonts are loaded.
         self.em = round(5 * em) / 5
-        self.font = font(name, self.em)
-        self.width = self.font.getlength
+        self.face = font(name, self.em)
+        self.width = self.face.getlength
         self.left = rng.uniform(1, 8)
         self.right = SMALL_PAGE_SIZE - rng.uniform(1, 8)
         self.middle = (self.left + self.right) / 2
@@ -61,12 +72,12 @@ class SmallSheet(Canvas):
     def put(self, x: float, text: str, anchor: str = "l") -> Box:
         """Print `text` from, around or up to `x` (anchor l, m or r) on the baseline; return its box."""
         left = x - self.width(text) * {"l": 0, "m": 0.5, "r": 1}[anchor]
-        self.page.words += len(text.split())
-        self.pen.text((left, self.y), text, font=self.font, fill=self.ink, anchor="ls")
+        self.words += len(text.split())
+        self.pen.text((left, self.y), text, font=self.face, fill=self.ink, anchor="ls")
         for index, character in enumerate(text):
             if character != " ":
                 middle = left + (self.width(text[:index]) + self.width(text[: index + 1])) / 2
-                self.page.characters.append((middle, self.y - 0.35 * self.em, character))
+                self.characters.append((middle, self.y - 0.35 * self.em, character))
         return left, self.y - 0.8 * self.em, left + self.width(text), self.y + 0.22 * self.em
 
     def tell(self, key: Key, value: str, x: float, anchor: str = "l", key_box: Box | None = None) -> Box:
@@ -134,11 +145,11 @@ class SmallSheet(Canvas):
 
     def running_text(self, most: int) -> None:
         """Print what fits of a paragraph: up to three facts that the page has not stated yet, and fillers."""
-        rng, stated = self.rng, {field.key.subject for field in self.page.fields}
+        rng, stated = self.rng, {field.key.subject for field in self.fields}
         facts = rng.randint(1, max(1, min(3, most - 3)))
-        keys = rng.sample([key for key in self.words.keys if key.subject not in stated], facts)
-        sentences = [(rng.choice(vocabulary.STATEMENTS).format(key.subject), key, key.value(rng)) for key in keys]
-        sentences += [(text, None, "") for text in rng.sample(vocabulary.FILLERS, rng.randint(0, 2))]
+        keys = rng.sample([key for key in self.vocabulary.keys if key.subject not in stated], facts)
+        sentences = [(rng.choice(STATEMENTS).format(key.subject), key, key.value(rng)) for key in keys]
+        sentences += [(text, None, "") for text in rng.sample(FILLERS, rng.randint(0, 2))]
         rng.shuffle(sentences)
         x, space = self.left, self.width(" ")
         for text, key, value in sentences:
@@ -159,26 +170,25 @@ class SmallSheet(Canvas):
                     self.note(replace(key, question_type="free_text"), value, box, box)
         self.y += ROW
 
-    def scan(self) -> Page:
+    def scan(self) -> "SmallSheet":
         """The page as the scanner sees it: perhaps stamped, blurred, always noisy."""
-        rng, page = self.rng, self.page
-        if rng.random() < self.look.stamp:
-            word, face = rng.choice(vocabulary.STAMPS), font("DejaVuSans-Bold", 14)
+        rng, image, look = self.rng, self.image, self.look
+        if rng.random() < look.stamp:
+            word, face = rng.choice(STAMPS), font("DejaVuSans-Bold", 14)
             mark = stamp(word, face, (round(face.getlength(word)) + 12, 24), 150, 255, 2, rng.uniform(-20, 20))
-            layer = Image.new("L", page.image.size, 255)
+            layer = Image.new("L", image.size, 255)
             across, down = (SMALL_PAGE_SIZE - side for side in mark.size)
             layer.paste(mark, (round(rng.uniform(0.2, 1) * across), round(rng.uniform(0.3, 1) * down)))
             # The darker of both: print under a stamp stays readable.
-            page.image = ImageChops.darker(page.image, layer)
-        if self.look.blur:
-            page.image = page.image.filter(ImageFilter.GaussianBlur(rng.uniform(0, self.look.blur)))
-        page.image = add_noise(page.image, rng, self.look.noise)
-        return page
+            image = ImageChops.darker(image, layer)
+        if look.blur:
+            image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0, look.blur)))
+        self.image = add_noise(image, rng, look.noise)
+        return self
 
 
-def form(sheet: SmallSheet, most: int) -> None:
+def form(sheet: SmallSheet, rng: Random, words: Vocabulary, most: int) -> None:
     """Keys on the left; a value follows its key, stands in a second column, or below."""
-    rng, words = sheet.rng, sheet.words
     if rng.random() < 0.5:
         sheet.title(rng.choice(words.titles))
     colon, where = rng.choice(("", ":")), rng.choice(("behind", "column", "below"))
@@ -200,9 +210,8 @@ def form(sheet: SmallSheet, most: int) -> None:
         sheet.y += ROW * (min(2, apart) - 1)
 
 
-def receipt(sheet: SmallSheet, most: int) -> None:
+def receipt(sheet: SmallSheet, rng: Random, words: Vocabulary, most: int) -> None:
     """The shop and its city, items with prices at the right margin, a total under a rule."""
-    rng, words = sheet.rng, sheet.words
     shop = rng.choice(words.companies)
     sheet.tell(Key("Shop", None, "name of the shop", LAYOUT), shop, sheet.middle, "m")
     sheet.y += ROW
@@ -215,9 +224,8 @@ def receipt(sheet: SmallSheet, most: int) -> None:
     sheet.entry(words.total, words.total.label, sheet.left, end=sheet.right)
 
 
-def invoice(sheet: SmallSheet, most: int) -> None:
+def invoice(sheet: SmallSheet, rng: Random, words: Vocabulary, most: int) -> None:
     """A title, number and date, a table of items with quantities and prices, a total."""
-    rng, words = sheet.rng, sheet.words
     sheet.title(rng.choice(words.titles))
     for key in rng.sample((words.date, *words.identifiers), 2):
         sheet.entry(key, key.label + ":", sheet.left)
@@ -226,9 +234,8 @@ def invoice(sheet: SmallSheet, most: int) -> None:
     sheet.entry(words.total, words.total.label, sheet.left, end=sheet.right)
 
 
-def table(sheet: SmallSheet, most: int) -> None:
+def table(sheet: SmallSheet, rng: Random, words: Vocabulary, most: int) -> None:
     """A table of one or two columns of numbers, mostly with a title."""
-    rng, words = sheet.rng, sheet.words
     if rng.random() < 0.7:
         sheet.title(rng.choice(words.titles))
     names = rng.choice((words.items, words.cities, words.people))
@@ -236,9 +243,8 @@ def table(sheet: SmallSheet, most: int) -> None:
     sheet.table(rng.sample(names, min(rows, len(names))), rng.sample(words.columns, rng.randint(1, 2)))
 
 
-def letter(sheet: SmallSheet, most: int) -> None:
+def letter(sheet: SmallSheet, rng: Random, words: Vocabulary, most: int) -> None:
     """City and date on the right, a salutation, a paragraph that states facts, a signature."""
-    rng, words = sheet.rng, sheet.words
     sheet.tell(words.date, words.date.value(rng), sheet.right, "r")
     sheet.y += ROW
     reader, writer = rng.sample(words.people, 2)
@@ -249,17 +255,17 @@ def letter(sheet: SmallSheet, most: int) -> None:
     sheet.y += ROW
     sheet.running_text(most)
     if sheet.room >= 2:
-        closing = rng.choice(vocabulary.CLOSINGS)
+        closing = rng.choice(CLOSINGS)
         key_box = sheet.put(sheet.left, closing)
         sheet.y += ROW
         sheet.tell(Key(closing, None, "name of the writer"), writer, sheet.left, key_box=key_box)
 
 
-def memo(sheet: SmallSheet, most: int) -> None:
+def memo(sheet: SmallSheet, rng: Random, words: Vocabulary, most: int) -> None:
     """To, from, date under a heading, and a paragraph that states facts."""
     sheet.title("MEMO", told=False)
-    person = one_of(sheet.words.people)
-    keys = Key("To", person, "name of the addressee"), Key("From", person, "name of the writer"), sheet.words.date
+    person = one_of(words.people)
+    keys = Key("To", person, "name of the addressee"), Key("From", person, "name of the writer"), words.date
     column = sheet.column([key.label + ":" for key in keys])
     for key in keys:
         sheet.entry(key, key.label + ":", sheet.left, column)
@@ -267,11 +273,11 @@ def memo(sheet: SmallSheet, most: int) -> None:
     sheet.running_text(most)
 
 
-def cards(sheet: SmallSheet, most: int) -> None:
+def cards(sheet: SmallSheet, rng: Random, words: Vocabulary, most: int) -> None:
     """Two columns of boxes; in each box the value stands above its key."""
     half, top = sheet.middle - sheet.left, sheet.y
     count = max(2, min(most, 2 * (sheet.room // 2)))
-    for index, key in enumerate(sheet.rng.sample(sheet.words.keys, count)):
+    for index, key in enumerate(rng.sample(words.keys, count)):
         sheet.y = top + 2 * ROW * (index // 2)
         x = (sheet.middle if index % 2 else sheet.left) + 3
         value = sheet.value_that_fits(key, half - 6)
@@ -283,16 +289,15 @@ def cards(sheet: SmallSheet, most: int) -> None:
             sheet.note(key, value, sheet.put(x, key.label), value_box)
 
 
-def ledger(sheet: SmallSheet, most: int) -> None:
+def ledger(sheet: SmallSheet, rng: Random, words: Vocabulary, most: int) -> None:
     """A table turned on its side: names across the top, one row for each kind of number."""
-    rng, words = sheet.rng, sheet.words
     names = rng.sample(rng.choice((words.items, words.cities, words.people)), 2)
     sheet.table(rng.sample(words.columns, min(len(words.columns), max(2, min(most, 6)))), names)
 
 
-def flush_right(sheet: SmallSheet, most: int) -> None:
+def flush_right(sheet: SmallSheet, rng: Random, words: Vocabulary, most: int) -> None:
     """Values on the left, their keys at the right margin."""
-    for key in sheet.rng.sample(sheet.words.keys, max(3, min(most, sheet.room))):
+    for key in rng.sample(words.keys, max(3, min(most, sheet.room))):
         value = sheet.value_that_fits(key, sheet.right - sheet.left - sheet.width(key.label) - sheet.em)
         if value is not None:
             value_box = sheet.put(sheet.left, value)
@@ -300,7 +305,7 @@ def flush_right(sheet: SmallSheet, most: int) -> None:
         sheet.y += ROW
 
 
-Layouts = dict[str, Callable[[SmallSheet, int], None]]
+Layouts = dict[str, Callable[[SmallSheet, Random, Vocabulary, int], None]]
 LAYOUTS: Layouts = {one.__name__: one for one in (form, receipt, invoice, table, letter, memo)}
 NEW_LAYOUTS: Layouts = {"cards": cards, "ledger": ledger, "flush right": flush_right}
 
@@ -311,5 +316,5 @@ def small_page(
     """A page of 160 x 160 pixels with about `most_fields` fields at most, at least two."""
     kind = rng.choice(list(layouts))
     sheet = SmallSheet(rng, look, words, kind)
-    layouts[kind](sheet, most_fields)
+    layouts[kind](sheet, rng, words, most_fields)
     return sheet.scan()
