@@ -172,6 +172,14 @@ def is_sound(path: Path, check: Callable[[Path], object]) -> bool:
     return False
 
 
+def remembered(name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What `compute` gave when it was first asked for under this name; computed again where the file is damaged."""
+    memory = data_folder() / "cache" / "checks" / f"{name}.json"
+    if not is_sound(memory, read_sealed):
+        write_sealed(memory, compute())
+    return read_sealed(memory)
+
+
 def set_aside(path: Path, why: object, folder: Path | None = None) -> None:
     """Rename a damaged file or folder to `<name>.damaged`, in `folder` if given; warns, naming it."""
     names = (f"{path.name}.damaged{number}" for number in chain([""], count(2)))

@@ -15,16 +15,7 @@ from PIL import Image
 from bad_input.case import BadInput, refused
 from docfloqa.apps.browser import page_html
 from docfloqa.data.degradations import SEVERITIES, degrade
-from docfloqa.data.images import (
-    UPLOAD,
-    ImageError,
-    ImageTooLargeError,
-    PageError,
-    as_page,
-    decode_file,
-    decode_page,
-    read_page,
-)
+from docfloqa.data.images import UPLOAD, ImageTooLargeError, PageError, as_page, decode_page, read_page
 from docfloqa.model.florence import load_florence
 
 ORIENTATION = 0x0112
@@ -65,7 +56,7 @@ def refused_or(page: Image.Image, content: bytes) -> None:
     """Assert that a file is refused, or gives this very page."""
     try:
         found = decode_page(content)
-    except ImageError:
+    except PageError:
         return
     same(found, page)
 
@@ -83,7 +74,7 @@ def damaged(case) -> None:
         content[int(place * len(content))] = seed = (seed * 167 + 13) % 256
     try:
         page = decode_page(bytes(content))
-    except ImageError:
+    except PageError:
         return
     assert page.mode == "RGB"
 
@@ -96,7 +87,7 @@ def sixteen_bits(case) -> None:
 
 def unknown_range(case) -> None:
     image, mode = case
-    refused(ImageError, "pixels of the kind", decode_page, file_of(image.convert("L").convert(mode), "TIFF"))
+    refused(PageError, "pixels of the kind", decode_page, file_of(image.convert("L").convert(mode), "TIFF"))
 
 
 def grey_tiff(bits: int, white_is_zero: bool, levels: list[int]) -> bytes:
@@ -117,7 +108,7 @@ def grey_tiff(bits: int, white_is_zero: bool, levels: list[int]) -> bytes:
 def uncommon_tiff(case) -> None:
     (bits, white_is_zero), levels = case
     content = grey_tiff(bits, white_is_zero, levels)
-    refused(ImageError, "TIFF of 12 bits|cannot be decoded|no image", decode_page, content)
+    refused(PageError, "TIFF of 12 bits|cannot be decoded|no image", decode_page, content)
 
 
 def cmyk(case) -> None:
@@ -221,7 +212,7 @@ def bomb(case) -> None:
         ),
     }[kind]()
     if kind == "GIF":
-        refused(ImageError, "pixels|decoded", decode_page, content)
+        refused(PageError, "pixels|decoded", decode_page, content)
     else:
         refused(ImageTooLargeError, "pixels", decode_page, content)
 
@@ -247,9 +238,9 @@ OTHERS = [
 
 
 def no_image(content: bytes) -> None:
-    refused(ImageError, "no image that can be decoded", decode_page, content)
+    refused(PageError, "no image that can be decoded", decode_page, content)
     if not content.lstrip().startswith(b"%PDF-"):
-        refused(PageError, "no image that can be decoded; allowed are PNG", decode_file, content)
+        refused(PageError, "no image that can be decoded; allowed are PNG.*PDF", decode_page, content, (*FILES, "PDF"))
 
 
 def uploaded(case) -> None:
@@ -257,7 +248,7 @@ def uploaded(case) -> None:
     content = bytearray(content)
     content[place % len(content)] ^= 0x55
     try:
-        page = decode_file(bytes(content[: len(content) - cut]), number, **UPLOAD)
+        page = decode_page(bytes(content[: len(content) - cut]), number=number, **UPLOAD)
     except PageError:
         return
     assert page.mode == "RGB" and max(page.size) <= UPLOAD["longest"]

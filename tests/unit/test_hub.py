@@ -19,7 +19,7 @@ from hub_data import M4, PIXPARSE, write_data_set
 from hub_server import served
 from original_checkpoint import TASK_TOKENS, native_model, small_config, tensors, write
 
-from docfloqa.data.hub import COMMIT, COMMITS, MODEL_FILES, REVISIONS, HubError, cached_model, pinned, split_revision
+from docfloqa.data.hub import COMMIT, COMMITS, MODEL_FILES, REVISIONS, HubError, pinned, split_revision
 from docfloqa.data.load import load_docvqa
 from docfloqa.data.synth.dataset import synth_folder
 from docfloqa.exceptions import DataError, ModelError
@@ -27,6 +27,7 @@ from docfloqa.files import TINY_MODEL, is_hub_id, reports_folder
 from docfloqa.model.florence import CHECKSUMS, load_florence, model_folder
 from docfloqa.settings import Settings
 from docfloqa.study.examination import find
+from docfloqa.study.workers import parameters
 
 FIRST, SECOND = "1" * 40, "2" * 40
 
@@ -65,9 +66,9 @@ def test_a_native_model_of_the_hub_loads_by_name_once_it_is_in_the_cache(name, h
     folders[commit] = TINY_MODEL
     with pytest.raises(ModelError, match=rf"{name}.*not in the hub's cache") as error:
         load_florence(name)
-    assert not cached_model(name)
+    assert not parameters(name)
     download(error.value, address, cache)
-    assert cached_model(name)
+    assert parameters(name)
     model, processor = load_florence(name)
     local, _ = load_florence(TINY_MODEL)
     assert torch.equal(model.lm_head.weight, local.lm_head.weight)
@@ -178,9 +179,9 @@ def test_what_the_cache_lacks_of_a_model_is_counted_and_left_there(hub, cache, m
     assert lacking() == sum(sizes.values()) and not list(cache.rglob("*.safetensors"))
     command = HubError(f"hf download {repository} config.json --revision {commit}. It fills the cache")
     download(command, address, cache)
-    assert not cached_model(model) and lacking() == sum(sizes.values()) - sizes["config.json"]
+    assert not parameters(model) and lacking() == sum(sizes.values()) - sizes["config.json"]
     download(HubError(str(command).replace("config.json ", "")), address, cache)
-    assert cached_model(model) and lacking() == 0
+    assert parameters(model) and lacking() == 0
 
 
 @pytest.mark.parametrize("name", ["a/b", "a/b@main", "a-b/c.d@refs/pr/6", "a/b@" + FIRST])

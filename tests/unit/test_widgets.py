@@ -284,7 +284,7 @@ def test_every_control_has_a_label_and_a_tooltip(playground, comparer, dataset):
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "PDF"])
 def test_pages_are_read_from_images_and_documents(kind):
     page = open_upload(file_of(kind, (600, 800)))
-    assert page.mode == "RGB" and max(page.size) <= uploads.LONGEST_SIDE
+    assert page.mode == "RGB" and max(page.size) <= uploads.UPLOAD["longest"]
     assert page.width / page.height == pytest.approx(0.75, abs=0.01)
 
 
@@ -301,7 +301,7 @@ def test_pages_are_read_from_images_and_documents(kind):
 )
 def test_what_is_no_page_is_refused(content, message):
     with pytest.raises(PageError, match=message):
-        uploads.decode_file(content, 2, **uploads.UPLOAD)
+        uploads.decode_page(content, number=2, **uploads.UPLOAD)
 
 
 def test_large_files_and_pages_are_refused():
@@ -309,8 +309,8 @@ def test_large_files_and_pages_are_refused():
         open_upload(b"x" * (uploads.LARGEST_UPLOAD + 1))
     for kind, pixels in {"PNG": "4,800", "PDF": "37,0.."}.items():
         with pytest.raises(PageError, match=f"has {pixels} pixels; allowed are at most 100"):
-            uploads.decode_file(file_of(kind), largest=100)
-    large = uploads.decode_file(file_of("PDF", (600, 800)), longest=300)
+            uploads.decode_page(file_of(kind), (kind,), largest=100)
+    large = uploads.decode_page(file_of("PDF", (600, 800)), ("PDF",), longest=300)
     assert large.size == (225, 300)
 
 

@@ -26,7 +26,6 @@ COMMITS = {
 MODEL_FILES = ("*.json", "*.txt", "*.safetensors")
 REVISIONS = "revisions.json"
 COMMIT = re.compile(r"[0-9a-f]{40}")
-HUB_SETTINGS = {"model": "model", "data": "dataset", "validation_data": "dataset"}
 
 
 class HubError(DocFloQAError, ValueError):
@@ -45,11 +44,26 @@ def snapshot(name: str, files: Sequence[str], kind: str = "model") -> Path:
     `name` is `owner/name` or `owner/name@revision`, `kind` "model" or "dataset". What the hub's cache has is not
     downloaded again; without a network the cache is all there is. Raises `HubError` when it lacks the repository.
     """
-    repository, revision = split_revision(name)
     try:
-        return Path(snapshot_download(repository, repo_type=kind, revision=revision, allow_patterns=list(files)))
+        return _snapshot(name, files, kind)
     except (OSError, ValueError, HTTPError) as error:
         raise not_to_be_had(name, files, kind, error) from error
+
+
+def cached_snapshot(name: str, files: Sequence[str], kind: str = "model") -> Path | None:
+    """The folder of `snapshot` (same arguments) if the hub's cache has it; never asks the hub.
+
+    Which files a repository has the cache knows only if the hub's client filled it: some may be missing.
+    """
+    try:
+        return _snapshot(name, files, kind, local_files_only=True)
+    except FileNotFoundError:
+        return None
+
+
+def _snapshot(name: str, files: Sequence[str], kind: str, **how: bool) -> Path:
+    repository, revision = split_revision(name)
+    return Path(snapshot_download(repository, repo_type=kind, revision=revision, allow_patterns=list(files), **how))
 
 
 def not_to_be_had(name: str, files: Sequence[str], kind: str, why: Exception) -> HubError:
@@ -65,28 +79,6 @@ def not_to_be_had(name: str, files: Sequence[str], kind: str, why: Exception) ->
     )
 
 
-def cached_snapshot(name: str, files: Sequence[str], kind: str = "model") -> Path | None:
-    """The folder of `snapshot` (same arguments) if the hub's cache has it; never asks the hub.
-
-    Which files a repository has the cache knows only if the hub's client filled it: some may be missing.
-    """
-    repository, revision = split_revision(name)
-    try:
-        return Path(
-            snapshot_download(
-                repository, repo_type=kind, revision=revision, allow_patterns=list(files), local_files_only=True
-            )
-        )
-    except FileNotFoundError:
-        return None
-
-
-def cached_model(name: str) -> bool:
-    """Whether the hub's cache has a model's weights; never asks the hub."""
-    folder = cached_snapshot(name, MODEL_FILES)
-    return folder is not None and any(folder.glob("*.safetensors"))
-
-
 def pinned(settings: Settings) -> Settings:
     """The same settings with a commit in every hub id, `owner/name@commit`.
 
@@ -94,20 +86,19 @@ def pinned(settings: Settings) -> Settings:
     begin from the same files. Raises `HubError` when the hub cannot be asked and the cache does not know.
     """
     memory = reports_folder(settings.study) / REVISIONS
-    known = json.loads(memory.read_text()) if memory.is_file() else {}
-    asked, changes = dict(known), {}
-    for field, kind in HUB_SETTINGS.items():
+    commits = json.loads(memory.read_text()) if memory.is_file() else {}
+    changes = {}
+    for field, kind in (("model", "model"), ("data", "dataset"), ("validation_data", "dataset")):
         name = getattr(settings, field)
         if name is None or not is_hub_id(resolve(name)):
             continue
         repository, revision = split_revision(name)
         if not COMMIT.fullmatch(revision):
             key = f"{kind} {repository}@{revision}"
-            if key not in asked:
+            if key not in commits:
                 # No file is wanted: the folder's name is the commit.
-                asked[key] = snapshot(name, (), kind).name
-            revision = asked[key]
+                commits[key] = snapshot(name, (), kind).name
+                write_whole(memory, json.dumps(commits, indent=2))
+            revision = commits[key]
         changes[field] = f"{repository}@{revision}"
-    if asked != known:
-        write_whole(memory, json.dumps(asked, indent=2))
     return settings.replace(**changes) if changes else settings

@@ -1,6 +1,5 @@
 """Pages as images: read from files of any kind, checked, brought to the size that a model takes."""
 
-import errno
 import math
 import subprocess
 import sys
@@ -18,71 +17,99 @@ from docfloqa.files import expanded
 LARGEST_IMAGE = 100_000_000  # pixels; a page of A3 at 600 dpi has 70 million
 # Not all that Pillow opens: of PostScript it would run the program.
 FORMATS = ("PNG", "JPEG", "TIFF", "GIF", "BMP", "WEBP")
+PDF, PDF_MARK, PDF_DPI = "PDF", b"%PDF-", 200
 SIXTEEN_BIT = ("I;16", "I;16L", "I;16B")
 # Of any other mode nobody can say which value is white.
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", *SIXTEEN_BIT)
 TIFF_BITS, TIFF_WHITE_IS_ZERO, TIFF_POLARITY = 258, 0, 262
-
-
-PDF_DPI = 200
 LARGEST_FILE = 2**29  # bytes; the largest image that is allowed has 300 million, not compressed
 LARGEST_UPLOAD = 8 * 2**20  # bytes
-LONGEST_SIDE = 2000  # pixels of an upload's page; no model here sees more than 768
-# A page of A3 at 400 dpi has 31 million pixels.
-UPLOAD = {"formats": ("PNG", "JPEG"), "largest": 50_000_000, "longest": LONGEST_SIDE}
+# A page of A3 at 400 dpi has 31 million pixels, and no model here sees more than 768 across.
+UPLOAD = {"formats": ("PNG", "JPEG", PDF), "largest": 50_000_000, "longest": 2000}
 SECONDS = 30.0
 KINDS = ".png,.jpg,.jpeg,.pdf"
 ALLOWED = f"allowed are PNG, JPEG and PDF files of at most {LARGEST_UPLOAD // 2**20} MiB"
 
 
-class ImageError(DocFloQAError, ValueError):
-    """An image that is no page: says what is wrong with it, but not where it came from."""
+class PageError(DocFloQAError, ValueError):
+    """What is no page: says what is wrong and what is allowed, and of a file that was given by its name that name."""
 
 
-class ImageTooLargeError(ImageError):
+class ImageTooLargeError(PageError):
     """An image of more pixels than are allowed."""
 
 
-class PageError(DocFloQAError, ValueError):
-    """A page that cannot be had from a file: says what is wrong and what is allowed."""
+def decode_page(
+    content: bytes,
+    formats: tuple[str, ...] = FORMATS,
+    number: int = 1,
+    largest: int = LARGEST_IMAGE,
+    longest: float = math.inf,
+) -> Image.Image:
+    """The page that a file holds, as `as_page` gives it, or the page `number` (from 1) of a PDF at 200 dpi.
 
-
-def decode_page(content: bytes, formats: tuple[str, ...] = FORMATS, largest: int = LARGEST_IMAGE) -> Image.Image:
-    """The page that an image file holds, as `as_page` gives it.
-
-    Raises `ImageTooLargeError` for more than `largest` pixels, which are not decoded, and `ImageError` for what is
-    none of `formats`, is damaged, or has values whose range is unknown.
+    It is made smaller where it has more than `longest` pixels across or down. Raises `ImageTooLargeError` for more
+    than `largest` pixels, which are not decoded, and `PageError` for what is none of `formats`, is damaged, has no such
+    page, or has values whose range is unknown.
     """
+    # Readers of PDFs find the mark anywhere in the first kilobyte.
+    if PDF in formats and PDF_MARK in content[:1024]:
+        page = _pdf_page(content, number, largest, longest)
+    else:
+        page = _image_page(content, formats, largest)
+    if max(page.size) > longest:
+        page.thumbnail((longest, longest))
+    return page
+
+
+def _image_page(content: bytes, formats: tuple[str, ...], largest: int) -> Image.Image:
     try:
         with warnings.catch_warnings():
             # The limit is ours, Pillow's warning comes at another one; what it says of damage comes as errors, too.
             warnings.simplefilter("ignore")
-            with Image.open(BytesIO(content), formats=formats) as image:
-                pixels = image.width * image.height
-                if pixels > largest:
-                    raise ImageTooLargeError(f"has {pixels:,} pixels; allowed are at most {largest:,}")
+            with Image.open(BytesIO(content), formats=[kind for kind in formats if kind != PDF]) as image:
+                _check_pixels(image.width * image.height, largest)
                 image.load()
                 return as_page(image)
-    except ImageError:
+    except PageError:
         raise
     except Image.DecompressionBombError:
         raise ImageTooLargeError(f"has far more than the {largest:,} pixels that are allowed") from None
     except Exception as error:
         # Decoders fail in every way on what is damaged: struct.error, KeyError, zlib.error, MemoryError and so on.
-        raise ImageError("is no image that can be decoded") from error
+        raise PageError(f"is no image that can be decoded; allowed are {', '.join(formats)}") from error
+
+
+def _pdf_page(content: bytes, number: int, largest: int, longest: float) -> Image.Image:
+    try:
+        with pypdfium2.PdfDocument(content) as pdf:
+            if not 1 <= number <= len(pdf):
+                raise PageError(f"has {len(pdf)} pages, and page is {number}; allowed is 1 to {len(pdf)}")
+            page = pdf[number - 1]
+            width, height = page.get_size()
+            scale = min(PDF_DPI / 72, longest / max(width, height))  # a PDF measures in points
+            _check_pixels(width * height * scale**2, largest)
+            return page.render(scale=scale).to_pil().convert("RGB")
+    except pypdfium2.PdfiumError as error:
+        raise PageError(f"is no PDF that can be decoded (damaged, or with a password): {error}") from error
+
+
+def _check_pixels(pixels: float, largest: int) -> None:
+    if pixels > largest:
+        raise ImageTooLargeError(f"has {pixels:,.0f} pixels; allowed are at most {largest:,}")
 
 
 def as_page(image: Image.Image) -> Image.Image:
     """An image of any mode as a page: turned upright as its EXIF says, on white where it is transparent, in RGB.
 
-    The 65,536 levels of a 16-bit image become 256 levels. Raises `ImageError` where the range of values is unknown.
+    The 65,536 levels of a 16-bit image become 256 levels. Raises `PageError` where the range of values is unknown.
     """
     if image.mode not in MODES:
-        raise ImageError(f"has pixels of the kind {image.mode!r}; allowed are {', '.join(MODES)}")
+        raise PageError(f"has pixels of the kind {image.mode!r}; allowed are {', '.join(MODES)}")
     tags = getattr(image, "tag_v2", {})
     whole = tags.get(TIFF_BITS, (16,))[0] == 16 and tags.get(TIFF_POLARITY) != TIFF_WHITE_IS_ZERO
     if image.mode in SIXTEEN_BIT and not whole:
-        raise ImageError("is a grey TIFF of 12 bits, or of 16 with white as 0; allowed are 8 bits, or black as 0")
+        raise PageError("is a grey TIFF of 12 bits, or of 16 with white as 0; allowed are 8 bits, or black as 0")
     upright = ImageOps.exif_transpose(image)
     if upright.mode in SIXTEEN_BIT:
         upright = _eight_bit(upright)
@@ -101,55 +128,15 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     return grey
 
 
-def decode_file(
-    content: bytes,
-    number: int = 1,
-    formats: tuple[str, ...] = FORMATS,
-    largest: int = LARGEST_IMAGE,
-    longest: float = math.inf,
-) -> Image.Image:
-    """The page of an image file, or the page `number` (from 1) of a PDF at 200 dpi, RGB and upright.
-
-    It is made smaller where it has more than `longest` pixels across or down. Raises `PageError`, which does not name
-    the file, where there is no such page or `decode_page` raises.
-    """
-    # Readers of PDFs find the mark anywhere in the first kilobyte.
-    if b"%PDF-" in content[:1024]:
-        page = _pdf_page(content, number, largest, longest)
-    else:
-        try:
-            page = decode_page(content, formats, largest)
-        except ImageError as error:
-            raise PageError(f"{error}; allowed are PNG, JPEG and PDF files") from error
-    if max(page.size) > longest:
-        page.thumbnail((longest, longest))
-    return page
-
-
-def _pdf_page(content: bytes, number: int, largest: int, longest: float) -> Image.Image:
-    try:
-        with pypdfium2.PdfDocument(content) as pdf:
-            if not 1 <= number <= len(pdf):
-                raise PageError(f"has {len(pdf)} pages, and page is {number}; allowed is 1 to {len(pdf)}")
-            page = pdf[number - 1]
-            width, height = page.get_size()
-            scale = min(PDF_DPI / 72, longest / max(width, height))  # a PDF measures in points
-            if width * height * scale**2 > largest:
-                raise PageError(f"has {width * height * scale**2:,.0f} pixels; allowed are at most {largest:,}")
-            return page.render(scale=scale).to_pil().convert("RGB")
-    except pypdfium2.PdfiumError as error:
-        raise PageError(f"is no PDF that can be decoded (damaged, or with a password): {error}") from error
-
-
 def read_page(path: str | Path, number: int = 1) -> Image.Image:
-    """The page that a file shows (see `decode_file`); raises `PageError` where it shows none, naming the file."""
+    """The page that a file shows (see `decode_page`); raises `PageError` where it shows none, naming the file."""
     path = expanded(path)
     content = read_bytes(path)
     try:
-        page = decode_file(content, number, largest=LARGEST_IMAGE)
+        page = decode_page(content, (*FORMATS, PDF), number, LARGEST_IMAGE)
     except PageError as error:
         raise PageError(f"{str(path)!r} {error}") from error
-    if number != 1 and b"%PDF-" not in content[:1024]:
+    if number != 1 and PDF_MARK not in content[:1024]:
         raise PageError(f"{str(path)!r} is an image, and page is {number}; allowed is 1, or a PDF")
     return page
 
@@ -159,19 +146,19 @@ def read_bytes(path: Path) -> bytes:
     try:
         # What is no file (a pipe, a device) may never end.
         if path.exists() and not path.is_file():
-            raise OSError(errno.EINVAL, "it is no file")
+            raise ValueError("it is no file")
         if path.stat().st_size > LARGEST_FILE:
-            raise OSError(errno.EFBIG, f"it has more than the {LARGEST_FILE // 2**20} MiB that are allowed")
+            raise ValueError(f"it has more than the {LARGEST_FILE // 2**20} MiB that are allowed")
         return path.read_bytes()
     except FileNotFoundError:
         raise PageError(f"there is no file {shown(str(path))}") from None
     except (OSError, ValueError) as error:
-        # ValueError: a name that no file can have.
+        # ValueError also for a name that no file can have.
         raise PageError(f"{shown(str(path))} cannot be read: {getattr(error, 'strerror', error)}") from error
 
 
 def open_upload(content: bytes, number: int = 1) -> Image.Image:
-    """The page of a PNG, JPEG or PDF file (see `decode_file`), at most `LONGEST_SIDE` pixels high and wide.
+    """The page of a file as `UPLOAD` allows it (see `decode_page`).
 
     A child process decodes the file, since what a stranger made may crash a decoder or keep it busy for ever. Raises
     `PageError` for a file of more than `LARGEST_UPLOAD`, without such a page, and one that takes longer than `SECONDS`.
@@ -193,7 +180,7 @@ def open_upload(content: bytes, number: int = 1) -> Image.Image:
 def main() -> int:
     """The child process: a file on standard input, the page's number as argument, a PPM image on standard output."""
     try:
-        page = decode_file(sys.stdin.buffer.read(), int(sys.argv[1]), **UPLOAD)
+        page = decode_page(sys.stdin.buffer.read(), number=int(sys.argv[1]), **UPLOAD)
     except PageError as error:
         print(error, file=sys.stderr)
         return 2

@@ -3,25 +3,24 @@
 import csv
 import hashlib
 import io
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from datasets import Dataset
 
-from docfloqa.data.images import PageError, decode_page, read_bytes
+from docfloqa.data.images import decode_page, read_bytes
 from docfloqa.data.schema import FEATURES, SPLITS
-from docfloqa.exceptions import DocFloQAError
+from docfloqa.exceptions import DocFloQAError, shown
 from docfloqa.files import check_writable, expanded, is_folder, whole_folder
 
-REQUIRED = ("image", "question", "answers")
-OPTIONAL = ("split", "document", "question_id", "question_type")
+REQUIRED, OPTIONAL = ("image", "question", "answers"), ("split", "document", "question_id", "question_type")
 DELIMITERS = ",;\t"
 SEPARATOR = "|"  # between the answers, and between the types, of a question
-LONGEST_SHOWN = 60
 FEWEST_VALIDATED = 2  # documents: intervals are over documents
 
 
@@ -35,8 +34,7 @@ class Problem:
     reason: str
 
     def __str__(self) -> str:
-        shown = self.value if len(self.value) <= LONGEST_SHOWN else f"{self.value[:LONGEST_SHOWN]}…"
-        return f"row {self.row}, {self.column} {shown!r}: {self.reason}"
+        return f"row {self.row}, {self.column} {shown(self.value)}: {self.reason}"
 
 
 class CsvImportError(DocFloQAError, ValueError):
@@ -54,7 +52,7 @@ class Imported:
     folder: Path
     questions: dict[str, int]
     documents: dict[str, int]
-    left_out: list[Problem] = field(default_factory=list)
+    left_out: list[Problem]
 
 
 def import_csv(
@@ -72,8 +70,9 @@ def import_csv(
     "validation"), document (what belongs together; else every image is one), question_id and question_type. Without a
     split, `validation_share` of the documents, in (0, 1), at least two, are drawn with `seed` for validation.
 
-    Raises `CsvImportError` with the problems of all rows, unless `skip_bad_rows` leaves these rows out; for a file
-    that cannot be read as a whole or has too few documents; and `FolderError` for a folder that is not empty.
+    Raises `CsvImportError` with the problems of all rows, unless `skip_bad_rows` leaves these rows out, and for what is
+    no such CSV or has too few documents; `PageError` for a file that cannot be read; `FolderError` for a folder that is
+    not empty.
     """
     if not 0 < validation_share < 1:
         raise CsvImportError(f"validation_share is {validation_share!r}; allowed is a number between 0 and 1")
@@ -84,9 +83,23 @@ def import_csv(
     root = root.resolve()
     rows, problems = _read(path)
     drawn = "split" not in rows
-    rows = _with_pages(rows.reindex(columns=REQUIRED + OPTIONAL, fill_value=""), root, drawn, problems)
+    rows = rows.reindex(columns=REQUIRED + OPTIONAL, fill_value="")
+    rows["split"] = rows["split"].str.lower()
+    files = {name: _image(root, name) for name in rows["image"].unique()}
+    rows = rows.join(pd.DataFrame.from_dict(files, "index", columns=["file", "page", "wrong"]), on="image")
+    no_answer = f"no answer; allowed is at least one, separated by {SEPARATOR!r}"
+    reasons = {
+        "image": rows["wrong"],
+        "question": rows["question"].map({"": "no question; allowed is any text"}),
+        "answers": rows["answers"].map(_several).map(len).map({0: no_answer}),
+        "split": (drawn | rows["split"].isin(SPLITS)).map({False: "no split; allowed are train and validation"}),
+    }
+    reasons = pd.DataFrame(reasons).fillna("")
+    for column in reasons:
+        _less(rows, column, reasons[column], problems)
+    rows = rows[(reasons == "").all(axis=1)].copy()
     # Two files with the same content are one page, so one document unless the CSV says otherwise.
-    name = rows["path"].map(lambda image: image.relative_to(root).as_posix()).groupby(rows["page"]).transform("first")
+    name = rows["file"].str["path"].groupby(rows["page"]).transform("first")
     rows["document"] = rows["document"].where(rows["document"] != "", name)
     number = rows.index.astype(str)
     rows["question_id"] = rows["question_id"].where(rows["question_id"] != "", f"{path.stem}-" + number)
@@ -100,7 +113,7 @@ def import_csv(
         documents = sorted(set(rows["document"]))
         wanted = max(FEWEST_VALIDATED, round(validation_share * len(documents)))
         chosen = Random(seed).sample(documents, min(wanted, len(documents)))
-        rows["split"] = np.where(rows["document"].isin(chosen), "validation", "train")
+        rows = rows.assign(split=np.where(rows["document"].isin(chosen), "validation", "train"))
     for column, key in (("document", "document"), ("image", "page")):
         first = _first(rows, [key])
         earlier = rows["split"][first].to_numpy()
@@ -120,24 +133,20 @@ def import_csv(
             f"validation{' and one for training' if drawn else ''}",
             problems,
         )
-    contents = {page: one.read_bytes() for page, one in rows.groupby("page")["path"].first().items()}
-    pages = rows.groupby("document")["page"].transform(lambda some: pd.factorize(some)[0] + 1)
-    images = [{"bytes": contents[page], "path": one.name} for page, one in zip(rows["page"], rows["path"], strict=True)]
-    of_schema = pd.DataFrame(
-        {
-            "questionId": rows["question_id"],
-            "question": rows["question"],
-            "question_types": rows["question_type"].map(_several),
-            "image": images,
-            "docId": pd.factorize(rows["document"])[0],
-            "ucsf_document_id": rows["document"],
-            "ucsf_document_page_no": pages.astype(str),
-            "answers": rows["answers"].map(_several),
-            "data_split": rows["split"],
-        }
-    )
+    number = rows.groupby("document")["page"].transform(lambda some: pd.factorize(some)[0] + 1)
+    of_schema = {
+        "questionId": rows["question_id"],
+        "question": rows["question"],
+        "question_types": rows["question_type"].map(_several),
+        "image": rows["file"],
+        "docId": pd.factorize(rows["document"])[0],
+        "ucsf_document_id": rows["document"],
+        "ucsf_document_page_no": number.astype(str),
+        "answers": rows["answers"].map(_several),
+        "data_split": rows["split"],
+    }
     with whole_folder(folder) as part:
-        for split, chosen in of_schema.groupby("data_split"):
+        for split, chosen in pd.DataFrame(of_schema).groupby("data_split"):
             dataset = Dataset.from_dict(chosen.to_dict("list"), FEATURES)
             dataset.to_parquet(part / f"{split}-00000-of-00001.parquet")
     return Imported(folder, questions, documents, problems)
@@ -145,11 +154,9 @@ def import_csv(
 
 def _read(path: Path) -> tuple[pd.DataFrame, list[Problem]]:
     """The rows of a CSV that are not blank, by their numbers, and those that have too many or too few cells."""
+    content, known = read_bytes(expanded(path)), {*REQUIRED, *OPTIONAL}
     try:
-        content = read_bytes(expanded(path))
         text = content.decode("utf-8-sig")
-    except PageError as error:
-        raise CsvImportError(str(error)) from error
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise CsvImportError(
@@ -157,10 +164,20 @@ def _read(path: Path) -> tuple[pd.DataFrame, list[Problem]]:
         ) from error
     if "\0" in text:
         raise CsvImportError(f"{str(path)!r} is not in UTF-8: it has zero bytes; save it as CSV in UTF-8")
-    headers = {delimiter: _columns(text, delimiter) for delimiter in DELIMITERS}
     # Not csv.Sniffer, which guesses from how often signs occur: the names of the columns are known.
-    delimiter = max(headers, key=lambda sign: len({*headers[sign]} & {*REQUIRED, *OPTIONAL}))
-    columns = headers[delimiter]
+    first = text.partition("\n")[0].lower()
+    delimiter = max(DELIMITERS, key=lambda sign: len({name.strip(' "\r') for name in first.split(sign)} & known))
+    rows: dict[int, list[str]] = {}
+    try:
+        for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True):
+            rows[len(rows) + 1] = [cell.strip() for cell in row]
+    except csv.Error as error:
+        # What follows a quote that is never closed cannot be told apart.
+        raise CsvImportError(
+            f"{str(path)!r} cannot be read after row {len(rows)}: {error}; allowed are cells in quotes, in which a "
+            "quote is written twice"
+        ) from error
+    columns = [name.lower() for name in rows.pop(1, [])]
     missing = [name for name in REQUIRED if name not in columns]
     twice = [name for name in REQUIRED + OPTIONAL if columns.count(name) > 1]
     if missing or twice:
@@ -169,51 +186,16 @@ def _read(path: Path) -> tuple[pd.DataFrame, list[Problem]]:
             f"{str(path)!r} {wrong}; its first row has {', '.join(columns) or 'nothing'}, and allowed are "
             f"{', '.join(REQUIRED)} and, where wanted, {', '.join(OPTIONAL)}"
         )
-    rows, problems, number = {}, [], 0
-    try:
-        for number, row in enumerate(_reader(text, delimiter), start=1):
-            cells = [cell.strip() for cell in row]
-            if len(cells) == len(columns):
-                rows[number] = cells
-            elif any(cells):
-                reason = f"has {len(cells)} cells; allowed are {len(columns)}, as in the first row"
-                problems.append(Problem(number, "cells", ", ".join(cells), reason))
-    except csv.Error as error:
-        # What follows a quote that is never closed cannot be told apart.
-        raise CsvImportError(
-            f"{str(path)!r} cannot be read after row {number}: {error}; allowed are cells in quotes, in which a quote "
-            "is written twice"
-        ) from error
-    frame = pd.DataFrame.from_dict(rows, "index", dtype=object, columns=columns).drop(index=1)
-    return frame.loc[(frame != "").any(axis=1), frame.columns.isin(REQUIRED + OPTIONAL)], problems
-
-
-def _reader(text: str, delimiter: str) -> Iterator[list[str]]:
-    return csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-
-
-def _columns(text: str, delimiter: str) -> list[str]:
-    try:
-        return [name.strip().lower() for name in next(_reader(text, delimiter), [])]
-    except csv.Error:
-        return []
-
-
-def _with_pages(rows: pd.DataFrame, root: Path, drawn: bool, problems: list[Problem]) -> pd.DataFrame:
-    """The rows that have all they need, with an image's `path` and `page`, the checksum of its content."""
-    images = {name: _image(root, name) for name in rows["image"].unique()}
-    rows["path"], rows["page"], wrong = (rows["image"].map(lambda name, n=n: images[name][n]) for n in range(3))
-    split, answers = rows["split"].str.lower(), rows["answers"].map(lambda cell: len(_several(cell)))
-    reasons = {
-        "image": wrong,
-        "question": rows["question"].map({"": "no question; allowed is any text"}),
-        "answers": answers.map({0: f"no answer; allowed is at least one, separated by {SEPARATOR!r}"}),
-        "split": (drawn | split.isin(SPLITS)).map({False: "no split; allowed are train and validation"}),
-    }
-    reasons = pd.DataFrame(reasons).fillna("")
-    for column in reasons:
-        _less(rows, column, reasons[column], problems)
-    return rows.assign(split=split)[(reasons == "").all(axis=1)]
+    rows = {number: cells for number, cells in rows.items() if any(cells)}
+    allowed = f"allowed are {len(columns)}, as in the first row"
+    problems = [
+        Problem(number, "cells", ", ".join(cells), f"has {len(cells)} cells; {allowed}")
+        for number, cells in rows.items()
+        if len(cells) != len(columns)
+    ]
+    whole = {number: cells for number, cells in rows.items() if len(cells) == len(columns)}
+    frame = pd.DataFrame.from_dict(whole, "index", dtype=object, columns=columns)
+    return frame.loc[:, frame.columns.isin(REQUIRED + OPTIONAL)], problems
 
 
 def _less(rows: pd.DataFrame, column: str, reasons: pd.Series, problems: list[Problem]) -> pd.DataFrame:
@@ -228,22 +210,22 @@ def _first(rows: pd.DataFrame, keys: list[str]) -> pd.Series:
 
 
 def _several(cell: str) -> list[str]:
-    parts = (part.strip() for part in cell.split(SEPARATOR))
-    return list(dict.fromkeys(filter(None, parts)))
+    return list(dict.fromkeys(filter(None, map(str.strip, cell.split(SEPARATOR)))))
 
 
-def _image(root: Path, name: str) -> tuple[Path, str, str]:
-    """An image's path, the checksum of its content, and what is wrong with it."""
-    if not name:
-        return root, "", "no image; allowed is a file in the folder of images"
+def _image(root: Path, name: str) -> tuple[dict[str, Any], str, str]:
+    """An image's name and content, the checksum of that, and what is wrong with it."""
     try:
+        if not name:
+            raise ValueError("no image; allowed is a file in the folder of images")
         path = (root / name).resolve()
         # A link that leads out of the folder is followed first.
         if not path.is_relative_to(root):
-            return root, "", f"outside of the folder of images; allowed are files in {str(root)!r}"
+            raise ValueError(f"outside of the folder of images; allowed are files in {str(root)!r}")
         content = read_bytes(path)
         decode_page(content)
     except (OSError, RuntimeError, ValueError) as error:
         # RuntimeError: links in a circle.
-        return root, "", str(error)
-    return path, hashlib.sha1(content, usedforsecurity=False).hexdigest(), ""
+        return {}, "", str(error)
+    page = hashlib.sha1(content, usedforsecurity=False).hexdigest()
+    return {"bytes": content, "path": path.relative_to(root).as_posix()}, page, ""

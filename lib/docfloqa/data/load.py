@@ -4,7 +4,8 @@ import hashlib
 import json
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -13,10 +14,10 @@ import pandas as pd
 from datasets import Dataset, DatasetDict, Image
 from tqdm.auto import tqdm
 
-from docfloqa.data.images import LARGEST_IMAGE, ImageError, ImageTooLargeError, decode_page
+from docfloqa.data.images import LARGEST_IMAGE, ImageTooLargeError, PageError, decode_page
 from docfloqa.data.sources import SPLITS, read_split
 from docfloqa.exceptions import DataError, shown
-from docfloqa.files import data_folder, is_sound, read_sealed, write_sealed
+from docfloqa.files import remembered
 from docfloqa.settings import Settings
 
 CHECKS = 3  # what these checks are called where results are remembered: those of other checks do not count
@@ -32,10 +33,9 @@ class Checks:
 
     def leave_out(self, split: str, rows: Dataset, reasons: dict[int, str]) -> Dataset:
         """The rows without those of these indices, which are recorded with their reasons."""
-        ids = rows["questionId"]
-        self.left_out += [
-            {"split": split, "questionId": str(ids[index]), "reason": reason} for index, reason in reasons.items()
-        ]
+        ids = rows["questionId"] if reasons else ()
+        for index, reason in sorted(reasons.items()):
+            self.left_out.append({"split": split, "questionId": str(ids[index]), "reason": reason})
         return rows.select([index for index in range(len(rows)) if index not in reasons]) if reasons else rows
 
     def summary(self) -> pd.DataFrame:
@@ -45,9 +45,8 @@ class Checks:
         first = ids.agg(lambda some: ", ".join(map(shown, some[:3])))
         return pd.DataFrame({"rows": ids.size(), "first ids": first}).reset_index()
 
-    def to_dict(self) -> dict[str, Any]:
-        """For a run's record."""
-        return asdict(self)
+    def __str__(self) -> str:
+        return f"{len(self.left_out)} rows are left out:\n{self.summary().to_string(index=False)}"
 
 
 def load_docvqa(settings: Settings, split: str | None = None) -> DatasetDict | Dataset:
@@ -74,19 +73,23 @@ def load_checked(settings: Settings, splits: Sequence[str] = SPLITS) -> tuple[Da
         if not len(rows):
             raise DataError(f"split {split!r} of {sources[split]!r} is empty")
         checks.read[split] = len(rows)
-        pages, reasons = _inspect(rows, content, split)
-        names = zip(rows["ucsf_document_id"], rows["docId"], strict=True)
-        documents = [name or f"docId {number}" for name, number in names]
-        rows = rows.add_column("page", pages).add_column("document_id", documents)
+        inspected = remembered(f"{content}-{CHECKS}", partial(_inspect, rows, split))
+        reasons = {int(index): reason for index, reason in inspected["left_out"].items()}
+        ids = zip(rows["ucsf_document_id"], rows["docId"], strict=True)
+        documents = [name or f"docId {number}" for name, number in ids]
+        rows = rows.add_column("page", inspected["pages"]).add_column("document_id", documents)
         found[split] = checks.leave_out(split, rows, reasons)
     if {*found} == {*SPLITS}:
-        found["train"] = checks.leave_out("train", found["train"], _leaks(found["train"], found["validation"]))
+        # Ids differ between sources, and within one where a page was scanned into two documents.
+        shared = {
+            index: f"{column.removesuffix('_id')} is also in validation"
+            for column in ("page", "document_id")
+            for index in np.flatnonzero(pd.Series(found["train"][column][:]).isin(found["validation"][column][:]))
+        }
+        found["train"] = checks.leave_out("train", found["train"], shared)
     for split, rows in found.items():
         if not len(rows):
-            raise DataError(
-                f"split {split!r} of {sources[split]!r} has no usable row"
-                + (f": {checks.summary().to_string(index=False)}" if checks.left_out else "")
-            )
+            raise DataError(f"split {split!r} of {sources[split]!r} has no usable row; {checks}")
         found[split] = _draw_documents(rows, getattr(settings, f"{split}_questions"))
         checks.kept[split] = len(found[split])
     if "validation" in found and len(set(found["validation"]["document_id"])) < 2:
@@ -95,9 +98,7 @@ def load_checked(settings: Settings, splits: Sequence[str] = SPLITS) -> tuple[Da
             "intervals are over documents"
         )
     if checks.left_out:
-        warnings.warn(
-            f"{len(checks.left_out)} rows are left out:\n{checks.summary().to_string(index=False)}", stacklevel=2
-        )
+        warnings.warn(str(checks), stacklevel=2)
     return DatasetDict(found), checks
 
 
@@ -111,30 +112,23 @@ def data_checksum(dataset: DatasetDict) -> str:
     return digest.hexdigest()
 
 
-def _inspect(rows: Dataset, content: str, split: str) -> tuple[list[str], dict[int, str]]:
-    """The page of every row, and the reason of each that cannot be used, by its index; remembered on disk."""
-    memory = data_folder() / "cache" / "checks" / f"{content}-{CHECKS}.json"
-    if not is_sound(memory, read_sealed):
-        images = rows.select_columns("image").cast_column("image", Image(decode=False))
-        known: dict[str, str | None] = {}
-        checked = [
-            check_image(row["image"], known) for row in tqdm(images, f"checking {split}", unit="row", leave=False)
-        ]
-        texts = rows.remove_columns("image").to_pandas()
-        missing = texts[["question", "questionId"]].fillna("").map(str.strip) == ""
-        answers = pd.Series([[(one or "").strip() for one in several or ()] for several in rows["answers"]])
-        # The last that holds is told. An empty answer would make saying nothing right.
-        problems = pd.Series([problem for _, problem in checked], dtype=object)
-        problems[texts["questionId"].duplicated()] = "duplicate question id"
-        problems[texts["ucsf_document_id"].fillna("").eq("") & texts["docId"].isna()] = "no document id"
-        problems[missing["questionId"]] = "no question id"
-        problems[~answers.map(all)] = "an answer is empty"
-        problems[~answers.map(any)] = "no answer"
-        problems[missing["question"]] = "empty question"
-        left_out = {str(index): problem for index, problem in problems.dropna().items()}
-        write_sealed(memory, {"pages": [page for page, _ in checked], "left_out": left_out})
-    found = read_sealed(memory)
-    return found["pages"], {int(index): reason for index, reason in found["left_out"].items()}
+def _inspect(rows: Dataset, split: str) -> dict[str, Any]:
+    """The page of every row, and the reason of each that cannot be used, by its index."""
+    images = rows.select_columns("image").cast_column("image", Image(decode=False))
+    known: dict[str, str | None] = {}
+    checked = [check_image(row["image"], known) for row in tqdm(images, f"checking {split}", unit="row", leave=False)]
+    texts = rows.remove_columns("image").to_pandas()
+    missing = texts[["question", "questionId"]].fillna("").map(str.strip) == ""
+    answers = pd.Series([[(one or "").strip() for one in several or ()] for several in rows["answers"]])
+    problems = pd.Series([problem for _, problem in checked], dtype=object)
+    # The last that holds is told. An empty answer would make saying nothing right.
+    problems[texts["questionId"].duplicated()] = "duplicate question id"
+    problems[texts["ucsf_document_id"].fillna("").eq("") & texts["docId"].isna()] = "no document id"
+    problems[missing["questionId"]] = "no question id"
+    problems[~answers.map(all)] = "an answer is empty"
+    problems[~answers.map(any)] = "no answer"
+    problems[missing["question"]] = "empty question"
+    return {"pages": [page for page, _ in checked], "left_out": problems.dropna().to_dict()}
 
 
 def check_image(image: dict[str, Any] | None, known: dict[str, str | None]) -> tuple[str, str | None]:
@@ -150,19 +144,9 @@ def check_image(image: dict[str, Any] | None, known: dict[str, str | None]) -> t
             decode_page(content)
         except ImageTooLargeError:
             known[page] = f"image of more than {LARGEST_IMAGE:,} pixels"
-        except ImageError:
+        except PageError:
             known[page] = "image cannot be decoded"
     return page, known[page]
-
-
-def _leaks(train: Dataset, validation: Dataset) -> dict[int, str]:
-    documents, pages = set(validation["document_id"]), set(validation["page"])
-    # Ids differ between sources, and within one where a page was scanned into two documents.
-    return {
-        index: f"{'document' if document in documents else 'page'} is also in validation"
-        for index, (document, page) in enumerate(zip(train["document_id"], train["page"], strict=True))
-        if document in documents or page in pages
-    }
 
 
 def _draw_documents(rows: Dataset, limit: int | None) -> Dataset:

@@ -17,7 +17,7 @@ from docfloqa.data.hub import HubError, snapshot, split_revision
 from docfloqa.data.schema import DEMANDED, FEATURES, NAMES, SPLITS
 from docfloqa.data.synth.dataset import synth_folder
 from docfloqa.exceptions import DataError
-from docfloqa.files import checksum, data_folder, held, is_hub_id, is_sound, read_sealed, resolve, write_sealed
+from docfloqa.files import checksum, data_folder, held, is_hub_id, remembered, resolve, whole_folder
 from docfloqa.settings import Settings
 
 TRAINING_DATA = "HuggingFaceM4/DocumentVQA"
@@ -25,7 +25,7 @@ TRAINING_DATA = "HuggingFaceM4/DocumentVQA"
 HUB_FOLDERS = {"lmms-lab/DocVQA": "DocVQA"}
 PARQUET_FILES = ("{split}-*.parquet", "{split}.parquet", "data/{split}-*.parquet")
 SHARD = re.compile(r"-(\d+)-of-(\d+)")
-ROWS_AT_ONCE = 100  # each with its page
+ROWS, ROWS_AT_ONCE = "rows.arrow", 100  # each with its page
 READING = 1  # what this reading is called where its results are kept: those of another one do not count
 
 
@@ -39,13 +39,24 @@ def read_split(source: str, split: str, settings: Settings, together: Sequence[s
     files = files_of(source, split, settings, together)
     of = f"split {split!r} of {source!r}"
     content = _content(files, of)
-    path = data_folder() / "cache" / "questions" / f"{content}-{READING}.arrow"
-    if not path.is_file():
+    folder = data_folder() / "cache" / "questions" / f"{content}-{READING}"
+    if not folder.is_dir():
         with held(f"questions-{content[:16]}", f"the reading of {of}"):
             # Whoever held the lock before may have read the same files.
-            if not path.is_file():
-                _write(files, of, path)
-    return Dataset.from_file(str(path)), content
+            if not folder.is_dir():
+                _write(files, of, folder)
+    return Dataset.from_file(str(folder / ROWS)), content
+
+
+def _write(files: list[Path], of: str, folder: Path) -> None:
+    with (
+        whole_folder(folder) as part,
+        pa.OSFile(str(part / ROWS), "wb") as sink,
+        pa.ipc.new_stream(sink, FEATURES.arrow_schema) as writer,
+    ):
+        for file in tqdm(files, desc="reading", unit="file", leave=False):
+            for batch in batches_in_schema(file, of):
+                writer.write_batch(batch)
 
 
 def files_of(source: str, split: str, settings: Settings, together: Sequence[str] = SPLITS) -> list[Path]:
@@ -69,19 +80,16 @@ def files_of(source: str, split: str, settings: Settings, together: Sequence[str
         found = sorted(path.name for path in (*folder.glob("*.parquet"), *folder.glob("data/*.parquet")))
         hint = f"; to train, use {TRAINING_DATA!r} or a folder with both splits" if split == "train" else ""
         raise DataError(
-            f"data folder {source!r} has no {split}-*.parquet (found: {', '.join(found[:5]) or 'no parquet file'})"
-            f"{hint}"
+            f"data folder {source!r} has no {split}-*.parquet; it has {', '.join(found[:5]) or 'no parquet file'}{hint}"
         )
     # A name such as train-00001-of-00038.parquet tells of files that may not be there.
-    numbers: dict[str, set[int]] = {}
-    for named in filter(None, (SHARD.search(file.name) for file in files)):
-        numbers.setdefault(named[2], set()).add(int(named[1]))
-    for count, there in numbers.items():
-        if len(there) < int(count):
+    shards = [named.groups() for named in map(SHARD.search, (file.name for file in files)) if named]
+    for count in {count for _, count in shards}:
+        there = {int(number) for number, of in shards if of == count}
+        if missing := {*range(int(count))} - there:
             raise DataError(
                 f"data {source!r} has {len(there)} of the {int(count)} files that {files[0].name} is one of; number "
-                f"{min({*range(int(count))} - there)} is missing. Get the others, or give the files names without "
-                f"'-of-{count}'"
+                f"{min(missing)} is missing. Get the others, or give the files names without '-of-{count}'"
             )
     return files
 
@@ -97,30 +105,10 @@ def _content(files: list[Path], of: str) -> str:
         states = [(str(file), file.stat()) for file in files]
         about = [[name, state.st_size, state.st_mtime_ns, state.st_ctime_ns] for name, state in states]
         key = hashlib.sha256(json.dumps(about).encode()).hexdigest()
-        memory = data_folder() / "cache" / "checks" / f"content-{key}.json"
-        if is_sound(memory, read_sealed):
-            return read_sealed(memory)["content"]
-        content = hashlib.sha256("".join(map(checksum, files)).encode()).hexdigest()
+        content = remembered(f"files-{key}", lambda: {"files": [*map(checksum, files)]})
     except OSError as error:
         raise DataError(f"a file of {of} cannot be read: {error}") from error
-    write_sealed(memory, {"content": content})
-    return content
-
-
-def _write(files: list[Path], of: str, path: Path) -> None:
-    """Write the rows of parquet files, in the schema, as one Arrow file, which appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    try:
-        with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_stream(sink, FEATURES.arrow_schema) as writer:
-            for file in tqdm(files, desc="reading", unit="file", leave=False):
-                for batch in batches_in_schema(file, of):
-                    writer.write_batch(batch)
-        part.replace(path)
-    except BaseException:
-        # Half a file would take the room that a full disk lacks.
-        part.unlink(missing_ok=True)
-        raise
+    return hashlib.sha256("".join(content["files"]).encode()).hexdigest()
 
 
 def batches_in_schema(file: Path, of: str) -> Iterator[pa.RecordBatch]:
@@ -154,24 +142,19 @@ def column_names(schema: pa.Schema, of: str) -> dict[str, str]:
 def _in_schema(batch: pa.RecordBatch, names: dict[str, str], of: str) -> pa.RecordBatch:
     # Types are those of the schema: in one file of a data set a column may be null throughout.
     schema = FEATURES.arrow_schema
-    arrays = []
-    for column, feature in FEATURES.items():
-        values = pa.nulls(len(batch), schema.field(column).type)
-        if column in names:
-            try:
-                values = cast_array_to_feature(_column(batch, names[column]), feature)
-                if column != "image":
-                    # Parquet does not say whether what is called text is in UTF-8.
-                    values.validate(full=True)
-            except (pa.ArrowException, TypeError, ValueError) as error:
-                raise DataError(
-                    f"column {names[column]!r} of {of} has another type than {schema.field(column).type}: {error}"
-                ) from error
-        if column == "question_types":
-            kinds = [[kind for kind in row or () if kind] for row in values.to_pylist()]
-            values = pa.array(kinds, schema.field(column).type)
-        arrays.append(values)
-    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+    columns = {field.name: pa.nulls(len(batch), field.type) for field in schema}
+    for column, name in names.items():
+        try:
+            columns[column] = cast_array_to_feature(_column(batch, name), FEATURES[column])
+            if column != "image":
+                # Parquet does not say whether what is called text is in UTF-8.
+                columns[column].validate(full=True)
+        except (pa.ArrowException, TypeError, ValueError) as error:
+            wanted = schema.field(column).type
+            raise DataError(f"column {name!r} of {of} has another type than {wanted}: {error}") from error
+    kinds = [[kind for kind in row or () if kind] for row in columns["question_types"].to_pylist()]
+    columns["question_types"] = pa.array(kinds, schema.field("question_types").type)
+    return pa.RecordBatch.from_pydict(columns, schema=schema)
 
 
 def _column(batch: pa.RecordBatch, name: str) -> pa.Array:

@@ -22,7 +22,6 @@ from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
 from docfloqa.arms import RATIOS
-from docfloqa.data.hub import cached_model
 from docfloqa.data.load import load_checked
 from docfloqa.data.schema import DOCVQA
 from docfloqa.exceptions import StudyError
@@ -32,7 +31,7 @@ from docfloqa.model.florence import Florence2ForDocVQA, base_config, generation_
 from docfloqa.settings import Settings
 from docfloqa.study.kernels import Slot, in_own_process
 from docfloqa.study.sweep import settings_of_runs
-from docfloqa.study.workers import available_slots
+from docfloqa.study.workers import available_slots, parameters
 from docfloqa.training.evaluation import evaluate
 from docfloqa.training.trainer import CHECKPOINTS, DocVQATrainer
 from docfloqa.training.vision_cache import cache_states
@@ -91,7 +90,7 @@ def estimate(
     """
     planned, stand_ins = settings_of_runs(settings, ratios, seeds, arms, jobs), []
     source = resolve(settings.model)
-    if is_hub_id(source) and not cached_model(source):
+    if is_hub_id(source) and not parameters(source):
         stand_ins.append(
             f"model {settings.model}: a model of Florence-2-base's size with random weights, "
             f"answers of at most {RANDOM_ANSWER} tokens"

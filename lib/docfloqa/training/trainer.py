@@ -305,7 +305,7 @@ def make_run(settings: Settings) -> Run:
     with state.main_process_first():
         settings = pinned(settings)
         dataset, checks = load_checked(settings)
-    trainer = DocVQATrainer(settings, dataset, checks.to_dict())
+    trainer = DocVQATrainer(settings, dataset, vars(checks))
     try:
         return trainer.fit()
     except DivergedError as error:

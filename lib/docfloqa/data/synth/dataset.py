@@ -30,11 +30,13 @@ def synth_folder(settings: Settings, split: str) -> Path:
     drawing, seed = drawing_of(settings), settings.synth_seed
     documents = settings.synth_documents if split == "train" else settings.synth_validation_documents
     folder = data_folder() / "synthdocvqa" / f"{drawing}-{seed}-{split}-{documents}-{DRAWING}"
-    with held(f"synthdocvqa-{folder.name}", f"the drawing of {folder.name}"):
-        if not is_sound(folder, check_folder):
-            with whole_folder(folder) as part:
-                write_split(part, split, drawing, seed, documents)
-                seal_folder(part)
+    if not is_sound(folder, check_folder):
+        with held(f"synthdocvqa-{folder.name}", f"the drawing of {folder.name}"):
+            # Whoever held the lock before may have drawn the same.
+            if not is_sound(folder, check_folder):
+                with whole_folder(folder) as part:
+                    write_split(part, split, drawing, seed, documents)
+                    seal_folder(part)
     return folder
 
 
