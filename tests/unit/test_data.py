@@ -9,7 +9,7 @@ from PIL import Image
 
 from docfloqa.data.images import LARGEST_IMAGE
 from docfloqa.data.load import load_checked, load_docvqa
-from docfloqa.data.schema import COLUMNS, FEATURES
+from docfloqa.data.schema import FEATURES
 from docfloqa.data.synth.dataset import synth_folder, write_split
 from docfloqa.data.synth.small import LAYOUTS
 from docfloqa.data.synth.vocabulary import accepted_answers
@@ -65,7 +65,7 @@ def test_one_schema_whatever_the_source(folder):
     for source in (str(folder), "synth"):
         dataset = load_docvqa(Settings.profile("smoke", data=source))
         for split in ("train", "validation"):
-            assert dataset[split].column_names == [*COLUMNS, "page", "document_id"]
+            assert dataset[split].column_names == [*FEATURES, "page", "document_id"]
             assert isinstance(dataset[split][0]["image"], Image.Image)
             assert dataset[split][0]["data_split"] == split
 

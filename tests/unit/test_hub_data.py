@@ -11,7 +11,6 @@ import pytest
 from hub_data import FEATURES, FOLDERS, LMMS, M4, PIXPARSE, STRUCTURE_FROM, write_data_set
 
 from docfloqa.data.load import Checks, load_checked
-from docfloqa.data.schema import COLUMNS
 from docfloqa.data.schema import FEATURES as SCHEMA
 from docfloqa.exceptions import DataError
 from docfloqa.settings import Settings
@@ -47,8 +46,8 @@ def test_a_published_data_set_loads(source, output):
         read={split: len(rows[split]) for split in dataset}, kept={split: len(rows[split]) for split in dataset}
     )
     for split, published in dataset.items():
-        assert published.column_names == [*COLUMNS, "page", "document_id"]
-        assert all(published.features[column] == SCHEMA[column] for column in COLUMNS)
+        assert published.column_names == [*FEATURES, "page", "document_id"]
+        assert all(published.features[column] == SCHEMA[column] for column in SCHEMA)
         for row, written in zip(published.remove_columns("image"), rows[split], strict=True):
             about = written.get("other_metadata", written)
             assert row["questionId"] == str(written.get("questionId", written.get("question_id")))

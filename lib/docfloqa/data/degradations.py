@@ -6,7 +6,6 @@ across or 1,700. Letters need not be the same share of pages: a dense scan loses
 
 import hashlib
 import json
-from collections.abc import Callable
 from importlib.metadata import version
 from io import BytesIO
 
@@ -14,13 +13,12 @@ import datasets
 import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
+from docfloqa import versions
 from docfloqa.data.images import as_page
 from docfloqa.files import data_folder, write_whole
-from docfloqa.versions import DEGRADATIONS as VERSION
-from docfloqa.versions import PAGES
 
 # What is varied, its unit, and its values at severity 1, 2 and 3.
-SEVERITIES: dict[str, tuple[str, tuple[float, float, float]]] = {
+SEVERITIES = {
     "blur": ("standard deviation, % of page width", (0.25, 0.5, 1.0)),
     "JPEG": ("quality, of 100", (30, 15, 5)),
     "low resolution": ("pixels across the page", (120, 90, 60)),
@@ -74,9 +72,7 @@ def skew(page: Image.Image, degrees: float, rng: np.random.Generator) -> Image.I
     return ImageOps.pad(turned, page.size, Image.Resampling.BICUBIC, color=paper)
 
 
-DEGRADATIONS: dict[str, Callable[[Image.Image, float, np.random.Generator], Image.Image]] = dict(
-    zip(SEVERITIES, (blur, jpeg, low_resolution, noise, faded_print, skew), strict=True)
-)
+DEGRADATIONS = dict(zip(SEVERITIES, (blur, jpeg, low_resolution, noise, faded_print, skew), strict=True))
 
 
 def degrade(image: Image.Image, kind: str, severity: int, page: str) -> Image.Image:
@@ -87,9 +83,8 @@ def degrade(image: Image.Image, kind: str, severity: int, page: str) -> Image.Im
     """
     value = amount(kind, severity)
     seed = hashlib.sha256(f"{kind} {page}".encode()).digest()
-    rng = np.random.default_rng(int.from_bytes(seed[:8], "big"))
     # As an undegraded page reaches the model (`docfloqa.training.batches.Pages`), 16-bit and transparent ones included.
-    return DEGRADATIONS[kind](as_page(image), value, rng)
+    return DEGRADATIONS[kind](as_page(image), value, np.random.default_rng(int.from_bytes(seed[:8], "big")))
 
 
 def amount(kind: str, severity: int) -> float:
@@ -111,8 +106,8 @@ def degraded_pages(rows: datasets.Dataset, kind: str, severity: int) -> datasets
     """
     if (kind, severity) == (CLEAN, 0):
         return rows
-    versions = [version(package) for package in ("numpy", "pillow")]
-    about = json.dumps([kind, severity, amount(kind, severity), *versions, VERSION, PAGES])
+    numbers = version("numpy"), version("pillow"), versions.DEGRADATIONS, versions.PAGES
+    about = json.dumps([kind, severity, amount(kind, severity), *numbers])
     images = []
     for index, page in enumerate(rows["page"]):
         name = hashlib.sha256((about + page).encode()).hexdigest()[:40]

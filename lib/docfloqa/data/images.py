@@ -40,11 +40,7 @@ class ImageTooLargeError(PageError):
 
 
 def decode_page(
-    content: bytes,
-    formats: tuple[str, ...] = FORMATS,
-    number: int = 1,
-    largest: int = LARGEST_IMAGE,
-    longest: float = math.inf,
+    content: bytes, formats: tuple[str, ...] = FORMATS, number=1, largest=LARGEST_IMAGE, longest=math.inf
 ) -> Image.Image:
     """The page that a file holds, as `as_page` gives it, or the page `number` (from 1) of a PDF at 200 dpi.
 

@@ -56,12 +56,7 @@ class Imported:
 
 
 def import_csv(
-    path: Path,
-    folder: Path,
-    images: Path | None = None,
-    validation_share: float = 0.2,
-    seed: int = 0,
-    skip_bad_rows: bool = False,
+    path: Path, folder: Path, images: Path | None = None, validation_share=0.2, seed=0, skip_bad_rows=False
 ) -> Imported:
     """Write `train-` and `validation-00000-of-00001.parquet` into `folder`, which appears whole or not at all.
 

@@ -16,10 +16,9 @@ FEATURES = Features(
         "data_split": Value("string"),
     }
 )
-COLUMNS = tuple(FEATURES)
 # What a data set may call a column, the first that it has counts; "a.b" is the field b of the column a. The second
 # names are those of pixparse/docvqa-single-page-questions.
-NAMES = {column: (column,) for column in COLUMNS} | {
+NAMES = {column: (column,) for column in FEATURES} | {
     "questionId": ("questionId", "question_id"),
     "docId": ("docId", "other_metadata.doc_id"),
     "ucsf_document_id": ("ucsf_document_id", "other_metadata.ucsf_document_id"),

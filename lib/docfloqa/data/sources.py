@@ -144,8 +144,14 @@ def _in_schema(batch: pa.RecordBatch, names: dict[str, str], of: str) -> pa.Reco
     schema = FEATURES.arrow_schema
     columns = {field.name: pa.nulls(len(batch), field.type) for field in schema}
     for column, name in names.items():
+        # "outer.inner" is a part of a column, unless a column is called so.
+        outer, _, inner = (name, "", "") if name in batch.schema.names else name.partition(".")
+        values = pc.struct_field(batch.column(outer), inner) if inner else batch.column(outer)
+        if pa.types.is_floating(values.type):
+            # So pandas writes missing ids.
+            values = pc.if_else(pc.is_nan(values), None, values)
         try:
-            columns[column] = cast_array_to_feature(_column(batch, name), FEATURES[column])
+            columns[column] = cast_array_to_feature(values, FEATURES[column])
             if column != "image":
                 # Parquet does not say whether what is called text is in UTF-8.
                 columns[column].validate(full=True)
@@ -155,10 +161,3 @@ def _in_schema(batch: pa.RecordBatch, names: dict[str, str], of: str) -> pa.Reco
     kinds = [[kind for kind in row or () if kind] for row in columns["question_types"].to_pylist()]
     columns["question_types"] = pa.array(kinds, schema.field("question_types").type)
     return pa.RecordBatch.from_pydict(columns, schema=schema)
-
-
-def _column(batch: pa.RecordBatch, name: str) -> pa.Array:
-    """A column, or a part of one ("outer.inner"); a float that is no number is null, as pandas writes missing ids."""
-    outer, _, inner = (name, "", "") if name in batch.schema.names else name.partition(".")
-    values = pc.struct_field(batch.column(outer), inner) if inner else batch.column(outer)
-    return pc.if_else(pc.is_nan(values), None, values) if pa.types.is_floating(values.type) else values

@@ -96,13 +96,10 @@ def read_samples(
     return frame.assign(exact_match=frame["read"] == frame["text"]), characters
 
 
-def reading_by_kind_and_font(
-    model: Florence2ForDocVQA, tokenizer: PreTrainedTokenizerFast, pages: int = 600
-) -> pd.DataFrame:
-    """Exact match of regions and fields on clean pages that were never trained on, by kind and by font.
+def reading_by_kind_and_font(model: Florence2ForDocVQA, tokenizer: PreTrainedTokenizerFast, pages=600) -> pd.DataFrame:
+    """Exact match of regions and fields on clean pages that were never trained on, by kind, by font and of all.
 
-    The index is ("kind" or "font", which one), with a last row for all; columns are the tasks and the number of
-    prompts.
+    The index is ("kind", "font" or "all", which one); columns are the tasks and the number of prompts.
     """
     phase = Phase("held out", "pages", 1, 1, prompts_per_image=6, learning_rate=0.0, seed=1000)
     rng = Random(f"by-kind-and-font-{phase.seed}")
@@ -110,20 +107,15 @@ def reading_by_kind_and_font(
     batches = tqdm(range(0, pages, PAGES_AT_ONCE), "reading held-out pages", unit="batch", leave=False)
     drawn = ([draw_sample(rng, phase, progress=1.0) for _ in range(PAGES_AT_ONCE)] for _ in batches)
     read = pd.concat([read_samples(model, tokenizer, samples)[0] for samples in drawn]).assign(all="pages")
-    tables = {
-        by: read.pivot_table("exact_match", by, "task").assign(prompts=read.groupby(by).size())
-        for by in ("kind", "font", "all")
-    }
+    tables = {by: read.pivot_table("exact_match", by, "task") for by in ("kind", "font", "all")}
+    tables = {by: table.assign(prompts=read.groupby(by).size()) for by, table in tables.items()}
     return pd.concat(tables).rename_axis([None, None]).rename_axis(None, axis=1)
 
 
 def pretrain(
     model: Florence2ForDocVQA, tokenizer: PreTrainedTokenizerFast, phase: Phase, reports: int = 10
 ) -> pd.DataFrame:
-    """Train `model` in place on one phase; the held-out exact match is reported `reports` times.
-
-    Returns one row per report: phase, step, loss, and exact match by task.
-    """
+    """Train `model` in place on one phase; returns `reports` rows: phase, step, loss, held-out shares read right."""
     if not hasattr(model, "character_head"):
         channels = model.config.vision_config.embed_dim[-1]
         model.character_head = nn.Conv2d(channels, DOWN * ACROSS * len(CHARACTERS), 1)

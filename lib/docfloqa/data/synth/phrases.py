@@ -169,17 +169,14 @@ def table_text(rng: Random, most_rows: int) -> tuple[str, list[list[str]], list[
     after the first, has {} in the place of the row's name.
     """
     title, heading, names, columns = rng.choice(TABLES)
-    drawn = [column.split(":") for column in rng.sample(columns, rng.randint(2, 5))]
-    rows = [
-        [name, *(expand(rng, f"{{{numbers}}}") for _, _, numbers in drawn)]
-        for name in sorted(rng.sample(names, rng.randint(6, most_rows)))
-    ]
+    heads, units, numbers = zip(*(one.split(":") for one in rng.sample(columns, rng.randint(2, 5))), strict=True)
+    chosen = sorted(rng.sample(names, rng.randint(6, most_rows)))
+    rows = [[name, *(expand(rng, f"{{{one}}}") for one in numbers)] for name in chosen]
     sums = ["Total"]
-    for place in range(1, len(rows[0])):
-        decimals = len(rows[0][place].partition(".")[2])
-        sums.append(f"{sum(float(row[place].replace(',', '')) for row in rows):,.{decimals}f}")
-    heads = [[heading, *(name for name, _, _ in drawn)], ["", *(unit for _, unit, _ in drawn)]]
-    return title, [*heads, *rows, sums], [f"value of {name} for {{}}" for name, _, _ in drawn]
+    for column in list(zip(*rows, strict=True))[1:]:
+        decimals = len(column[0].partition(".")[2])
+        sums.append(f"{sum(float(value.replace(',', '')) for value in column):,.{decimals}f}")
+    return title, [[heading, *heads], ["", *units], *rows, sums], [f"value of {head} for {{}}" for head in heads]
 
 
 def invoice_text(rng: Random, most_rows: int) -> tuple[list[list[str]], list[str], str]:

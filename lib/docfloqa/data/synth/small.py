@@ -1,25 +1,14 @@
 """Small pages: forms, receipts, invoices, tables, letters and memos of 160 x 160 pixels."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from random import Random
 
 from PIL import Image, ImageChops, ImageFilter
 
+from docfloqa.data.synth import vocabulary as texts
 from docfloqa.data.synth.canvas import Box, Page, add_noise, font, stamp
-from docfloqa.data.synth.vocabulary import (
-    CLOSINGS,
-    FILLERS,
-    KNOWN,
-    LAYOUT,
-    STAMPS,
-    STATEMENTS,
-    TITLE_KEY,
-    Key,
-    Vocabulary,
-    item_key,
-    one_of,
-)
+from docfloqa.data.synth.vocabulary import KNOWN, TITLE_KEY, Key, Vocabulary, item_key, one_of
 
 SMALL_PAGE_SIZE = 160
 # A line of print lies in one row of the tiny model's image tokens, or nearly so: its print may be offset.
@@ -110,12 +99,13 @@ class SmallSheet(Page):
         values = (key.value(self.rng) for _ in range(12))
         return next((value for value in values if self.width(value) <= free), None)
 
-    def entry(self, key: Key, label: str, x: float, column: float = 0.0, end: float = 0.0) -> None:
-        """Print a label at `x` and its value behind it, in a column, or up to `end`, and go on."""
-        start = max(x + self.width(label) + 0.6 * self.em, column)
-        value = self.value_that_fits(key, (end or self.right) - start)
+    def entry(self, key: Key, label: str, column: float = 0.0, flush: bool = False) -> None:
+        """Print a label on the left and its value behind it, in a column, or flush right, and go on."""
+        start = max(self.left + self.width(label) + 0.6 * self.em, column)
+        value = self.value_that_fits(key, self.right - start)
         if value is not None:
-            self.tell(key, value, end or start, "r" if end else "l", self.put(x, label))
+            x, anchor = (self.right, "r") if flush else (start, "l")
+            self.tell(key, value, x, anchor, self.put(self.left, label))
         self.y += ROW
 
     def column(self, labels: Sequence[str]) -> float:
@@ -125,13 +115,13 @@ class SmallSheet(Page):
     def table(self, rows: Sequence[str | Key], columns: Sequence[str | Key]) -> None:
         """Print a table, rows of names and columns of keys or the other way round, and note its cells."""
         cells = [[(name, key) if isinstance(key, Key) else (key, name) for key in columns] for name in rows]
-        texts = [[str(row), *(key.value(self.rng) for _, key in line)] for row, line in zip(rows, cells, strict=True)]
-        texts = [["", *map(str, columns)], *texts]
-        widths = [max(map(self.width, column)) for column in zip(*texts, strict=True)]
+        lines = [[str(row), *(key.value(self.rng) for _, key in line)] for row, line in zip(rows, cells, strict=True)]
+        lines = [["", *map(str, columns)], *lines]
+        widths = [max(map(self.width, column)) for column in zip(*lines, strict=True)]
         spare = (self.right - self.left - sum(widths)) / max(1, len(widths) - 1)
         edges = [self.left, *(self.left + sum(widths[: n + 1]) + spare * n for n in range(1, len(widths)))]
         ruled = self.rng.choice(("head", "all", "none"))
-        for line, (label, *values) in zip([[], *cells], texts, strict=True):
+        for line, (label, *values) in zip([[], *cells], lines, strict=True):
             self.shade()
             key_box, *boxes = (
                 self.put(x, text, "r" if n else "l")
@@ -148,8 +138,8 @@ class SmallSheet(Page):
         rng, stated = self.rng, {field.key.subject for field in self.fields}
         facts = rng.randint(1, max(1, min(3, most - 3)))
         keys = rng.sample([key for key in self.vocabulary.keys if key.subject not in stated], facts)
-        sentences = [(rng.choice(STATEMENTS).format(key.subject), key, key.value(rng)) for key in keys]
-        sentences += [(text, None, "") for text in rng.sample(FILLERS, rng.randint(0, 2))]
+        sentences = [(rng.choice(texts.STATEMENTS).format(key.subject), key, key.value(rng)) for key in keys]
+        sentences += [(text, None, "") for text in rng.sample(texts.FILLERS, rng.randint(0, 2))]
         rng.shuffle(sentences)
         x, space = self.left, self.width(" ")
         for text, key, value in sentences:
@@ -174,7 +164,7 @@ class SmallSheet(Page):
         """The page as the scanner sees it: perhaps stamped, blurred, always noisy."""
         rng, image, look = self.rng, self.image, self.look
         if rng.random() < look.stamp:
-            word, face = rng.choice(STAMPS), font("DejaVuSans-Bold", 14)
+            word, face = rng.choice(texts.STAMPS), font("DejaVuSans-Bold", 14)
             mark = stamp(word, face, (round(face.getlength(word)) + 12, 24), 150, 255, 2, rng.uniform(-20, 20))
             layer = Image.new("L", image.size, 255)
             across, down = (SMALL_PAGE_SIZE - side for side in mark.size)
@@ -205,7 +195,7 @@ def form(sheet: SmallSheet, rng: Random, words: Vocabulary, most: int) -> None:
             sheet.tell(key, key.value(rng), sheet.left + rng.uniform(0, 20), key_box=key_box)
             sheet.y += ROW
         else:
-            sheet.entry(key, key.label + colon, sheet.left, column)
+            sheet.entry(key, key.label + colon, column)
         sheet.rule()
         sheet.y += ROW * (min(2, apart) - 1)
 
@@ -213,25 +203,25 @@ def form(sheet: SmallSheet, rng: Random, words: Vocabulary, most: int) -> None:
 def receipt(sheet: SmallSheet, rng: Random, words: Vocabulary, most: int) -> None:
     """The shop and its city, items with prices at the right margin, a total under a rule."""
     shop = rng.choice(words.companies)
-    sheet.tell(Key("Shop", None, "name of the shop", LAYOUT), shop, sheet.middle, "m")
+    sheet.tell(Key("Shop", None, "name of the shop", "layout"), shop, sheet.middle, "m")
     sheet.y += ROW
     if rng.random() < 0.5:
-        sheet.entry(words.date, words.date.label, sheet.left)
+        sheet.entry(words.date, words.date.label)
     for item in rng.sample(words.items, max(2, min(most, sheet.room - 1) - 1)):
         sheet.shade()
-        sheet.entry(item_key(item, words.total.value), item, sheet.left, end=sheet.right)
+        sheet.entry(item_key(item, words.total.value), item, flush=True)
     sheet.rule(always=True)
-    sheet.entry(words.total, words.total.label, sheet.left, end=sheet.right)
+    sheet.entry(words.total, words.total.label, flush=True)
 
 
 def invoice(sheet: SmallSheet, rng: Random, words: Vocabulary, most: int) -> None:
     """A title, number and date, a table of items with quantities and prices, a total."""
     sheet.title(rng.choice(words.titles))
     for key in rng.sample((words.date, *words.identifiers), 2):
-        sheet.entry(key, key.label + ":", sheet.left)
+        sheet.entry(key, key.label + ":")
     rows = max(2, min(most - 3, sheet.room - 2))
     sheet.table(rng.sample(words.items, rng.randint(2, rows)), words.bill_columns)
-    sheet.entry(words.total, words.total.label, sheet.left, end=sheet.right)
+    sheet.entry(words.total, words.total.label, flush=True)
 
 
 def table(sheet: SmallSheet, rng: Random, words: Vocabulary, most: int) -> None:
@@ -255,7 +245,7 @@ def letter(sheet: SmallSheet, rng: Random, words: Vocabulary, most: int) -> None
     sheet.y += ROW
     sheet.running_text(most)
     if sheet.room >= 2:
-        closing = rng.choice(CLOSINGS)
+        closing = rng.choice(texts.CLOSINGS)
         key_box = sheet.put(sheet.left, closing)
         sheet.y += ROW
         sheet.tell(Key(closing, None, "name of the writer"), writer, sheet.left, key_box=key_box)
@@ -268,7 +258,7 @@ def memo(sheet: SmallSheet, rng: Random, words: Vocabulary, most: int) -> None:
     keys = Key("To", person, "name of the addressee"), Key("From", person, "name of the writer"), words.date
     column = sheet.column([key.label + ":" for key in keys])
     for key in keys:
-        sheet.entry(key, key.label + ":", sheet.left, column)
+        sheet.entry(key, key.label + ":", column)
     sheet.rule(always=True)
     sheet.running_text(most)
 
@@ -305,13 +295,12 @@ def flush_right(sheet: SmallSheet, rng: Random, words: Vocabulary, most: int) ->
         sheet.y += ROW
 
 
-Layouts = dict[str, Callable[[SmallSheet, Random, Vocabulary, int], None]]
-LAYOUTS: Layouts = {one.__name__: one for one in (form, receipt, invoice, table, letter, memo)}
-NEW_LAYOUTS: Layouts = {"cards": cards, "ledger": ledger, "flush right": flush_right}
+LAYOUTS = {one.__name__: one for one in (form, receipt, invoice, table, letter, memo)}
+NEW_LAYOUTS = {"cards": cards, "ledger": ledger, "flush right": flush_right}
 
 
 def small_page(
-    rng: Random, look: Print = CLEAN, words: Vocabulary = KNOWN, layouts: Layouts = LAYOUTS, most_fields: int = 12
+    rng: Random, look: Print = CLEAN, words: Vocabulary = KNOWN, layouts: dict = LAYOUTS, most_fields: int = 12
 ) -> Page:
     """A page of 160 x 160 pixels with about `most_fields` fields at most, at least two."""
     kind = rng.choice(list(layouts))

@@ -110,8 +110,7 @@ KEYS = (
     Key("Age", number(2, 2), "age"),
     Key("Buyer", one_of(FIRST_NAMES), "name of the buyer"),
 )
-LAYOUT = "layout"
-TITLE_KEY = Key("Title", one_of(TITLES), "title", LAYOUT)
+TITLE_KEY = Key("Title", one_of(TITLES), "title", "layout")
 
 
 def item_key(item: str, amount: Draw = money) -> Key:
