@@ -140,7 +140,7 @@ class Vocabulary:
     bill_columns: tuple[Key, ...]  # of invoices
 
 
-def labelled(label: str, keys: Sequence[Key] = KEYS) -> Key:
+def named(label: str, keys: Sequence[Key] = KEYS) -> Key:
     """The key with a label."""
     return next(key for key in keys if key.label == label)
 
@@ -152,16 +152,16 @@ KNOWN = Vocabulary(
     people=FIRST_NAMES,
     cities=CITIES,
     companies=[f"{name} & Co" for name in LAST_NAMES],
-    date=labelled("Date"),
-    total=labelled("Total"),
-    identifiers=(labelled("Order"), labelled("Account"), labelled("Code")),
+    date=named("Date"),
+    total=named("Total"),
+    identifiers=(named("Order"), named("Account"), named("Code")),
     columns=(
         Key("Sold", number(), "number sold"),
         Key("Stock", number(1, 4), "stock"),
-        Key("Price", money, "price"),
-        Key("Weight", number(1, 3, " kg"), "weight"),
+        named("Price"),
+        named("Weight"),
     ),
-    bill_columns=(Key("Qty", number(1, 2), "quantity"), Key("Price", money, "price")),
+    bill_columns=(Key("Qty", number(1, 2), "quantity"), named("Price")),
 )
 
 
@@ -206,12 +206,12 @@ NEW = Vocabulary(
     people=NEW_PEOPLE,
     cities=NEW_CITIES,
     companies=[f"{name} Ltd" for name in "Abbott Barker Cole Dunn Emery Frost Gibbs Hale Ivory Judd".split()],
-    date=labelled("Issued", NEW_KEYS),
+    date=named("Issued", NEW_KEYS),
     total=Key("Sum", euros, "sum"),
-    identifiers=(labelled("Serial", NEW_KEYS), labelled("Batch", NEW_KEYS)),
+    identifiers=(named("Serial", NEW_KEYS), named("Batch", NEW_KEYS)),
     columns=(
         Key("Hours", number(1, 3), "hours"),
-        Key("Rate", labelled("Rate", NEW_KEYS).value, "rate"),
+        Key("Rate", named("Rate", NEW_KEYS).value, "rate"),
         Key("Cost", euros, "cost"),
         Key("Lost", number(1, 4), "number lost"),
     ),
