@@ -14,12 +14,12 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from datetime import datetime
+from html import escape
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import nbformat
-import pandas as pd
 import typst
 from nbconvert.exporters import Exporter
 from nbformat import NotebookNode
@@ -30,7 +30,6 @@ from docfloqa.exceptions import DocFloQAError
 from docfloqa.files import write_whole
 from docfloqa.report import document_tree as tree
 from docfloqa.report.document_tree import NO_ATTRIBUTES, Node, raw, read
-from docfloqa.text import to_markdown
 
 PAGE, PAPER = (Path(__file__).parent / "templates" / name for name in ("paper.html", "paper.typ"))
 SUFFIXES = {"application/pdf": "pdf", "image/svg+xml": "svg", "image/png": "png", "image/jpeg": "jpg"}
@@ -77,9 +76,10 @@ def document(nb: NotebookNode, name: str = "Notebook") -> tuple[list[Node], dict
             added = [tree.div("abstract", added)] if "abstract" in tags else added
         blocks += added
     if settings := about.get("settings"):
-        texts = [(key, value if isinstance(value, str) else json.dumps(value)) for key, value in settings.items()]
-        table = to_markdown(pd.DataFrame(texts, columns=["Setting", "Value"]))
-        blocks += [*read("## Settings"), tree.div("output", read(table))]
+        texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in settings.items()}
+        rows = "".join(f"<tr><td>{escape(key)}</td><td>{escape(text)}</td></tr>" for key, text in texts.items())
+        table = f"<table><thead><tr><th>Setting</th><th>Value</th></tr></thead><tbody>{rows}</tbody></table>"
+        blocks += [*read("## Settings"), tree.div("output", read(table, "text/html"))]
     study, date, commit = (about.get(key, "") for key in ("study", "date", "commit"))
     day = datetime.fromisoformat(date).strftime("%d %B %Y").lstrip("0") if date else ""
     byline = " · ".join(filter(None, (study and f"Study “{study}”", day, commit and f"commit {commit[:12]}")))
