@@ -3,15 +3,12 @@
 import json
 import re
 import shutil
-import signal
 import subprocess
 import sys
-import time
 
 import nbformat
 import pandas as pd
 import papermill
-import psutil
 import pytest
 import torch
 from ipykernel.kernelspec import install
@@ -122,31 +119,6 @@ def test_a_changed_setting_makes_new_runs_beside_the_old_ones(made):
     settings, outcome = made
     changed = plan(settings.replace(epochs=3), [0, 1], [0])
     assert not {run.id for run in changed.runs} & set(outcome.runs["run"])
-
-
-def test_runs_that_fail_or_die_are_told_and_the_others_go_on(output, monkeypatch, capfd):
-    """One diverges, one dies at its beginning and then before it trains, one dies at its beginning only."""
-    doctored = nbformat.read(NOTEBOOKS / "02_finetune.ipynb", as_version=4)
-    [imports] = [cell for cell in doctored.cells if "from docfloqa.settings import" in cell.source]
-    imports.source = (
-        "import json, os, pathlib\nratio = json.loads(settings_json)['vision_trainable']\n"
-        "mark = pathlib.Path(os.environ['DOCFLOQA_OUTPUT'], f'died-{ratio}')\n"
-        "if ratio and not mark.exists():\n    mark.touch()\n    os.kill(os.getpid(), 9)\n" + imports.source
-    )
-    [training] = [cell for cell in doctored.cells if "trainer.fit()" in cell.source]
-    training.source = training.source.replace(
-        "run = trainer.fit()",
-        "trainer.args.learning_rate = 1e-3 if ratio else 1e30\n"
-        "if ratio == 0.33:\n    os.kill(os.getpid(), 9)\nrun = trainer.fit()",
-    )
-    nbformat.write(doctored, output / "02_finetune.ipynb")
-    monkeypatch.setattr("docfloqa.study.kernels.NOTEBOOKS", output)
-    runs = sweep(Settings.profile("smoke", study="failing", epochs=1), [0, 0.33, 0.66], [0])
-    assert runs["status"].tolist() == ["failed", "failed", "complete"]
-    assert "DivergedError: the training loss is" in runs["error"].iloc[0]
-    assert "kernel died" in runs["error"].iloc[1]
-    again = [line.split("-seed0")[0] for line in capfd.readouterr().out.splitlines() if "once more" in line]
-    assert sorted(again) == ["vision033", "vision066"], "an error in a notebook would come again"
 
 
 def test_a_study_all_of_whose_runs_failed_says_why(output):
@@ -273,31 +245,6 @@ def test_a_study_whose_runs_only_workers_can_make_is_swept_once(output, monkeypa
         assert main(["study", *settings, "--kernel", "only-there", "--scheduler", address, "--jobs", "1"]) == 0
     assert sorted(executed) == ["01_explore_data.ipynb", "03_ablate.ipynb", "04_analyze.ipynb"]
     assert len(Study.load("scattered").runs) == 1
-
-
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_a_study_that_is_stopped_ends_its_kernels_and_theirs(signum, output):
-    command = ["study", "--profile", "smoke", "--name", "stopped", "--epochs", "1000", "--ratios", "0"]
-    with (output / "log").open("w") as log:
-        study = subprocess.Popen([sys.executable, "-m", "docfloqa", *command], stdout=log, stderr=log)
-    while not [*runs_folder("stopped").glob("*/progress.json")]:
-        assert study.poll() is None, (output / "log").read_text()
-        time.sleep(0.2)
-    kernels = psutil.Process(study.pid).children(recursive=True)
-    study.send_signal(signum)
-    code = study.wait(120)
-    _, alive = psutil.wait_procs(kernels, timeout=20)
-    assert len(kernels) >= 2 and not alive
-    [folder] = runs_folder("stopped").iterdir()
-    assert (code, read_record(folder)["status"]) == {
-        signal.SIGINT: (130, "interrupted"),
-        signal.SIGTERM: (130, "interrupted"),
-        signal.SIGKILL: (-signal.SIGKILL, "running"),
-    }[signum]
-    log = (output / "log").read_text()
-    assert "1 runs: " in log, "the terminal shows how far the sweep is"
-    assert "Traceback" not in log
-    assert not [*reports_folder("stopped").glob("*failed*")]
 
 
 @pytest.mark.parametrize(("on_purpose", "status"), [(True, "interrupted"), (False, "failed")])

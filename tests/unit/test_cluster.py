@@ -1,181 +1,18 @@
-"""A sweep on several workers: a real scheduler and workers in their own processes, and runs that are made up."""
+"""A sweep on this machine's workers, with runs that are made up; those of a cluster are in `tests/faults`."""
 
-import json
-import os
-import signal
 import subprocess
-import sys
-import threading
 import time
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from distributed import Client
 from distributed.scheduler import KilledWorker
-from loopback import scheduler
+from scattered import SETTINGS, interrupt_when, made_up_runs, names, plan, pretend, told
 
 from docfloqa.exceptions import StudyError
-from docfloqa.files import reports_folder, write_whole
-from docfloqa.runs.results import PLAN
 from docfloqa.runs.run import Run, read_record
-from docfloqa.settings import Settings
 from docfloqa.study.cluster import Cluster
-from docfloqa.study.kernels import Execution, Slot
+from docfloqa.study.kernels import Slot
 from docfloqa.study.workers import LocalWorkers, make
-
-SETTINGS = Settings.profile("smoke", study="scattered")
-IDENTITY = {"identity": {"weights": "w", "data": "d"}}
-
-
-def made_up_runs(count: int) -> list[Run]:
-    return [Run(f"run{place}", SETTINGS.replace(seed=place), dict(IDENTITY)) for place in range(count)]
-
-
-def pretend(run: Run, slot: Slot, kernel: str | None) -> None:
-    """In place of a papermill execution: a child process for a kernel, and a line for every beginning and end."""
-    about = {"run": run.id, "worker": os.getpid(), "threads": slot.threads}
-    tell("begun", {**about, "gpu": os.environ.get("CUDA_VISIBLE_DEVICES")})
-    seconds = (reports_folder(SETTINGS.study) / "seconds").read_text()
-    process = subprocess.Popen([sys.executable, "-S", "-c", f"import time; time.sleep({seconds})"])
-    with Execution(run.id) as execution:
-        execution.kernels.append(SimpleNamespace(provisioner=SimpleNamespace(process=process)))
-        process.wait()
-    tell("ended", about)
-
-
-def tell(what: str, about: dict) -> None:
-    with (reports_folder(SETTINGS.study) / what).open("a") as file:
-        print(json.dumps({**about, "time": time.time()}), file=file)
-
-
-def told(what: str) -> list[dict]:
-    path = reports_folder(SETTINGS.study) / what
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-
-
-def names(lines: list[dict]) -> list[str]:
-    return [line["run"] for line in lines]
-
-
-def until(met, seconds: float = 120.0) -> None:
-    limit = time.monotonic() + seconds
-    while not met():
-        assert time.monotonic() < limit, "waited in vain"
-        time.sleep(0.1)
-
-
-def plan(seconds: float) -> None:
-    """A study with a plan, whose made-up runs take so many seconds."""
-    write_whole(reports_folder(SETTINGS.study) / PLAN, "{}")
-    write_whole(reports_folder(SETTINGS.study) / "seconds", str(seconds))
-
-
-@pytest.fixture(scope="module")
-def started(tmp_path_factory):
-    """The address of a scheduler, and a function that starts a worker; they see the same files as the tests."""
-    folder = tmp_path_factory.mktemp("cluster")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DOCFLOQA_OUTPUT", str(folder))
-        # Where this module is, which holds the made-up run; the library is imported from where it is here.
-        folders = [Path(__file__).parent, Path(__file__).parents[1], *filter(None, [os.environ.get("PYTHONPATH")])]
-        patch.setenv("PYTHONPATH", os.pathsep.join(map(str, folders)))
-        with scheduler(folder) as started:
-            yield started
-
-
-@pytest.fixture
-def cluster(started):
-    """As `started`, without workers and words of another test."""
-    address, start = started
-    processes = []
-
-    def worker(*arguments: str, **environment: str) -> subprocess.Popen:
-        processes.append(start(*arguments, **environment))
-        return processes[-1]
-
-    yield address, worker
-    for process in processes:
-        process.kill()
-        process.wait()
-    for what in ("begun", "ended"):
-        (reports_folder(SETTINGS.study) / what).unlink(missing_ok=True)
-    with Client(address, set_as_default=False) as client:
-        until(lambda: not client.scheduler_info()["workers"])
-
-
-def test_a_killed_workers_run_is_made_elsewhere_and_every_run_once(cluster, capsys):
-    plan(1.0)
-    address, worker = cluster
-    runs = made_up_runs(7)
-    with Cluster(address, pretend, None) as workers:
-        workers.open(SETTINGS)
-        threads = {"0": 1, "1": 1, "2": 4}
-        processes = {gpu: worker("--nthreads", str(count), CUDA_VISIBLE_DEVICES=gpu) for gpu, count in threads.items()}
-        until(lambda: workers.capacity() == 3)
-
-        def kill() -> None:
-            until(lambda: told("begun"))
-            os.kill(told("begun")[0]["worker"], signal.SIGKILL)
-
-        killer = threading.Thread(target=kill)
-        killer.start()
-        make(runs, workers)
-        killer.join()
-    begun, ended = told("begun"), told("ended")
-    assert sorted(names(ended)) == sorted(run.id for run in runs), "every run has ended, and once"
-    assert sorted(names(begun)) == sorted([begun[0]["run"], *names(ended)]), "only the lost one was begun again"
-    [again] = [line for line in begun[1:] if line["run"] == begun[0]["run"]]
-    assert again["worker"] != begun[0]["worker"]
-    for line in begun:
-        assert line["worker"] == processes[line["gpu"]].pid and line["threads"] == threads[line["gpu"]]
-    for process in processes.values():
-        spans = sorted((line["time"], line["run"]) for line in (*begun, *ended) if line["worker"] == process.pid)
-        together = [first[1] == second[1] for first, second in zip(spans[::2], spans[1::2], strict=False)]
-        assert all(together), "one run at a time, though a worker has several threads"
-    said = capsys.readouterr().out
-    assert "waiting for workers" in said and "is gone; its run goes on elsewhere, 2 are left" in said
-
-
-def test_workers_with_other_code_or_other_files_are_named_before_any_work(cluster, tmp_path, monkeypatch):
-    plan(0)
-    address, worker = cluster
-    worker()
-    elsewhere = worker(DOCFLOQA_OUTPUT=str(tmp_path))
-    with Cluster(address, pretend, None) as workers:
-        workers.client.wait_for_workers(2, timeout=120)
-        with pytest.raises(StudyError, match=r"worker tcp://.* does not see the plan .*share one file system"):
-            workers.open(SETTINGS)
-        elsewhere.kill()
-        until(lambda: len(workers.client.scheduler_info()["workers"]) == 1)
-        monkeypatch.setattr("docfloqa.study.cluster.git_commit", lambda: "0123456789")
-        with pytest.raises(StudyError, match=r"the project's commit is \S+ there and 0123456789 here"):
-            workers.open(SETTINGS)
-
-
-def test_an_interrupted_sweep_ends_its_kernels_on_the_workers(cluster, monkeypatch):
-    runs = made_up_runs(2)
-    plan(60)
-    address, worker = cluster
-    worker()
-    worker()
-    with Cluster(address, pretend, None) as workers:
-        workers.open(SETTINGS)
-        until(lambda: workers.capacity() >= 2)
-        started = time.monotonic()
-        interrupt_when(lambda: {run.id for run in runs} <= set(names(told("begun"))), monkeypatch)
-        with pytest.raises(KeyboardInterrupt):
-            make(runs, workers)
-    assert time.monotonic() - started < 50
-    assert {run.id for run in runs} <= set(names(told("ended")))
-
-
-def interrupt_when(met, monkeypatch) -> None:
-    def interrupt(*_) -> None:
-        until(met)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("docfloqa.study.workers.wait", interrupt)
 
 
 @pytest.fixture
