@@ -15,7 +15,7 @@ import torch
 from damages import DAMAGES, flip_a_byte, killed_at
 from smoke_runs import CHANGES, killed_in_the_third_epoch, of_interest, trainer_of
 
-from docfloqa.analysis.robustness import score_robustness
+from docfloqa.analysis.scoring import score_robustness
 from docfloqa.apps.ask import models_of_study
 from docfloqa.apps.export import export_run
 from docfloqa.apps.monitor import states as monitored
@@ -207,7 +207,7 @@ USERS = {
 
 def test_a_damaged_best_model_is_refused_by_all_that_use_it_with_the_same_sentence(complete, output, monkeypatch):
     # A process of its own takes seconds to begin.
-    monkeypatch.setattr("docfloqa.analysis.robustness.ProcessPoolExecutor", lambda *_: ThreadPoolExecutor(1))
+    monkeypatch.setattr("docfloqa.analysis.scoring.ProcessPoolExecutor", lambda *_: ThreadPoolExecutor(1))
     write_plan(complete.settings, Plan([complete], {}))
     saved = open_run(complete.folder)
     saved.load()

@@ -12,7 +12,7 @@ from PIL import Image
 from smoke_runs import trainer_of
 from test_figures import overlapping
 
-from docfloqa.analysis import robustness
+from docfloqa.analysis import robustness, scoring
 from docfloqa.analysis.contrasts import compare_all, contrasts
 from docfloqa.analysis.paired import paired_difference
 from docfloqa.analysis.robustness import (
@@ -23,14 +23,11 @@ from docfloqa.analysis.robustness import (
     PAGE_SETS,
     ROBUSTNESS,
     area_under_curve,
-    cross_sets,
     read_scores,
-    score_cross_sets,
-    score_robustness,
-    score_runs,
     severity_curves,
     unscored,
 )
+from docfloqa.analysis.scoring import cross_sets, score_cross_sets, score_robustness, score_runs
 from docfloqa.analysis.tables import area_comparisons, comparisons_by, cross_answers, degradation_table
 from docfloqa.data.degradations import DEGRADATIONS, SEVERITIES, degrade, degraded_pages
 from docfloqa.data.load import load_checked
@@ -70,11 +67,11 @@ def in_this_process(monkeypatch):
 
     def one_after_another(tasks, name):
         for task in tasks:
-            robustness._score(*task)
+            scoring._score(*task)
             asked.append(task[2:4])
 
-    robustness._model.cache_clear()
-    monkeypatch.setattr(robustness, "_in_processes", one_after_another)
+    scoring._model.cache_clear()
+    monkeypatch.setattr(scoring, "_in_processes", one_after_another)
     return asked
 
 
@@ -226,18 +223,18 @@ def test_finished_scores_are_kept(made, in_this_process):
 def test_what_was_interrupted_goes_on(study_of_one, in_this_process, monkeypatch):
     study, rows = study_of_one
     sets = [CLEAN_PAGES, ("blur", 1), ("blur", 2)]
-    work = robustness._score
+    work = scoring._score
 
     def interrupted(*task):
         if task[2:4] == ("blur", 2):
             raise KeyboardInterrupt
         work(*task)
 
-    monkeypatch.setattr(robustness, "_score", interrupted)
+    monkeypatch.setattr(scoring, "_score", interrupted)
     with pytest.raises(KeyboardInterrupt):
         score_runs(study, "some", rows, sets)
     assert in_this_process == sets[:2] and not (runs_folder("one") / "run" / "some.parquet").exists()
-    monkeypatch.setattr(robustness, "_score", work)
+    monkeypatch.setattr(scoring, "_score", work)
     answers = score_runs(study, "some", rows, sets)
     assert in_this_process == sets
     assert answers.groupby(["kind", "severity"]).size().to_dict() == dict.fromkeys(sets, 2)
@@ -257,7 +254,8 @@ def test_stale_scores_are_made_again(study_of_one, in_this_process, monkeypatch)
     assert len(in_this_process) == 2
     score_runs(study, "some", rows.select([0]), [CLEAN_PAGES])
     assert len(in_this_process) == 3
-    monkeypatch.setattr(robustness, "NUMBERS", [99, 1, 1])
+    for module in (robustness, scoring):
+        monkeypatch.setattr(module, "NUMBERS", [99, 1, 1])
     assert "made by code with other results" in unscored(study, ["some"])["reservation"].iloc[0]
     score_runs(study, "some", rows.select([0]), [CLEAN_PAGES])
     assert len(in_this_process) == 4 and unscored(study, ["some"]).empty

@@ -4,7 +4,9 @@ import os
 import platform
 import re
 import resource
+import threading
 from contextlib import AbstractContextManager
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any
 
@@ -170,3 +172,13 @@ def finish_device() -> None:
     """Wait until a GPU has done what it was given; a CPU always has."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
+
+
+def end_with_parent() -> None:
+    """Let this process end as soon as the one that began it is gone, however that ended."""
+
+    def watch() -> None:
+        parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

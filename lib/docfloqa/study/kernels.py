@@ -1,14 +1,13 @@
 """One papermill execution in a kernel that is watched: one that dies or stands still gets a second chance."""
 
 import json
-import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Collection
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -33,7 +32,7 @@ RETRIES = 1  # of a notebook whose kernel died or was stopped
 STALLED_AFTER = 1800.0  # seconds without a word from a run
 # Asks a kernel what it computes on; the settings, as JSON, are one literal in it, whatever stands in them.
 PROBE = """import json
-from docfloqa.model.device import require_device
+from docfloqa.model.device import end_with_parent, require_device
 from docfloqa.settings import Settings
 print(json.dumps(require_device(Settings.from_json({!r}))))"""
 
@@ -180,16 +179,6 @@ def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
     """
     with ProcessPoolExecutor(1, get_context("spawn"), initializer=end_with_parent) as process:
         return process.submit(function, *arguments).result()
-
-
-def end_with_parent() -> None:
-    """Let this process end as soon as the one that began it is gone, however that ended."""
-
-    def watch() -> None:
-        parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def settle(part: Path, path: Path, **metadata: Any) -> Path:

@@ -89,7 +89,7 @@ def make_study(
 def score_study(name: str, cross: Sequence[str] = SHIFTS) -> list[Path]:
     """Score a study's best models on bad scans and other data, and export what came out; returns the files.
 
-    `cross` names other data, as `docfloqa.analysis.robustness.cross_sets` takes it. What is scored already is not
+    `cross` names other data, as `docfloqa.analysis.scoring.cross_sets` takes it. What is scored already is not
     again. Raises `RunError` when the study has no complete run.
     """
     settings, parameters = Study.load(name).settings, {"study": name, "cross": " ".join(cross)}
