@@ -14,8 +14,8 @@ from PIL import Image
 
 from docfloqa.analysis.paired import compared
 from docfloqa.apps import playground as playing
-from docfloqa.apps.ask import BEFORE, Asked
-from docfloqa.apps.browser import DocumentBrowser, PredictionComparer, page_html, table_html
+from docfloqa.apps.ask import Asked
+from docfloqa.apps.browser import BEFORE, DocumentBrowser, PredictionComparer, page_html, table_html
 from docfloqa.apps.demo import STATIC, demo_config, demo_notebook
 from docfloqa.apps.monitor import SweepMonitor, epochs_so_far, states, sweep_curves
 from docfloqa.apps.playground import Playground

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from transformers import Florence2Processor
 
+from docfloqa.apps.browser import BEFORE
 from docfloqa.data.images import as_page
 from docfloqa.exceptions import RunError
 from docfloqa.figures.style import page as draw_page
@@ -26,7 +27,6 @@ from docfloqa.settings import Settings
 from docfloqa.training.batches import Pages, QuestionCollator
 from docfloqa.training.evaluation import evaluate
 
-BEFORE = "before training"
 NEVER_CUT = 10**9
 # The projector puts the mean of all image tokens before those of the grid, which stand row by row
 # (transformers, Florence2MultiModalProjector).

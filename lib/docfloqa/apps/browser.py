@@ -13,13 +13,13 @@ from PIL import Image, ImageOps
 
 from docfloqa.analysis.intervals import RATIO, percent
 from docfloqa.analysis.paired import compared
-from docfloqa.apps.ask import BEFORE
 from docfloqa.data.images import as_page
 from docfloqa.data.load import SPLITS
 from docfloqa.figures.data import questions
 from docfloqa.report import tables
 from docfloqa.runs.results import Study
 
+BEFORE = "before training"
 CHANGES = {"better and worse": None, "better": 1, "worse": -1}
 ALL_SPLITS, ALL_TYPES = "both splits", "all types"
 LISTED = 200  # pages or questions in a list to choose from

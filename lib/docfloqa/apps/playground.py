@@ -11,8 +11,8 @@ from PIL import Image
 from transformers.utils import logging
 
 from docfloqa.analysis.intervals import NONE
-from docfloqa.apps.ask import BEFORE, Asked, Attention, answer, attention, attention_figure, models_of_study
-from docfloqa.apps.browser import LISTED, control, image_html, offer, page_html, table_html, text_html
+from docfloqa.apps.ask import Asked, Attention, answer, attention, attention_figure, models_of_study
+from docfloqa.apps.browser import BEFORE, LISTED, control, image_html, offer, page_html, table_html, text_html
 from docfloqa.data.images import ALLOWED, KINDS, PageError, as_page, open_upload
 from docfloqa.data.load import load_docvqa
 from docfloqa.exceptions import RunError

@@ -2,21 +2,23 @@
 
 from random import Random
 from textwrap import fill
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from datasets import Dataset, DatasetDict
 from matplotlib.figure import Figure
-from transformers import Florence2Processor
 
 from docfloqa.data.images import as_page
 from docfloqa.data.load import SPLITS
 from docfloqa.data.synth.dataset import draw_page
 from docfloqa.data.synth.small import LAYOUTS, small_page
 from docfloqa.figures.style import BARE, TWO_COLUMNS, panels, plain_text, styled
-from docfloqa.model.florence import encode_text
 from docfloqa.settings import SHIFTS
+
+if TYPE_CHECKING:
+    from transformers import Florence2Processor
 
 # Tanaka et al., VisualMRC (AAAI 2021), table 1; lengths in NLTK tokens. Pages and questions: Mathew et al. (WACV 2021).
 DOCVQA_STATISTICS = {
@@ -97,6 +99,7 @@ def plot_distributions(asked: pd.DataFrame) -> Figure:
 @styled
 def plot_samples(rows: Dataset, count: int = 4) -> Figure:
     """Pages evenly spaced through a split, each with its questions and first answers."""
+
     pages = list(dict.fromkeys(rows["page"]))
     chosen = [pages[int(index)] for index in np.linspace(0, len(pages) - 1, min(count, len(pages)))]
     figure, axes = panels(TWO_COLUMNS, 3.8, 2, len(chosen), subplot_kw=BARE)
@@ -126,7 +129,7 @@ def plot_drawings(what: str, seed: int = 0) -> Figure:
 
 
 @styled
-def plot_model_view(rows: Dataset, processor: Florence2Processor, index: int = 0) -> Figure:
+def plot_model_view(rows: Dataset, processor: "Florence2Processor", index: int = 0) -> Figure:
     """A page as it is and as the model sees it: a square of the processor's size, normalised and shown back."""
     page, images = as_page(rows[index]["image"]), processor.image_processor
     pixels = images(page, return_tensors="np").pixel_values[0].transpose(1, 2, 0)
@@ -139,8 +142,10 @@ def plot_model_view(rows: Dataset, processor: Florence2Processor, index: int = 0
     return figure
 
 
-def token_lengths(asked: pd.DataFrame, processor: Florence2Processor) -> pd.DataFrame:
+def token_lengths(asked: pd.DataFrame, processor: "Florence2Processor") -> pd.DataFrame:
     """Median, 99th percentile and largest number of tokens of questions and first answers."""
+    from docfloqa.model.florence import encode_text
+
     texts = {"question": asked["question"], "first answer": asked["answers"].str[0]}
     lengths = pd.DataFrame({name: [*map(len, encode_text(processor, [*column]))] for name, column in texts.items()})
     table = lengths.quantile([0.5, 0.99, 1.0]).T.set_axis(["median", "99 %", "largest"], axis=1)

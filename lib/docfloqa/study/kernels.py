@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 
 from docfloqa.exceptions import StudyError, shown
 from docfloqa.files import NOTEBOOKS
+from docfloqa.model.device import end_with_parent
 from docfloqa.parameters import check_parameters, literal
 from docfloqa.runs.run import FAILED, INTERRUPTED, PROGRESS, Run, read_record
 from docfloqa.settings import Settings
@@ -32,7 +33,7 @@ RETRIES = 1  # of a notebook whose kernel died or was stopped
 STALLED_AFTER = 1800.0  # seconds without a word from a run
 # Asks a kernel what it computes on; the settings, as JSON, are one literal in it, whatever stands in them.
 PROBE = """import json
-from docfloqa.model.device import end_with_parent, require_device
+from docfloqa.model.device import require_device
 from docfloqa.settings import Settings
 print(json.dumps(require_device(Settings.from_json({!r}))))"""
 
