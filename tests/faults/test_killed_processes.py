@@ -1,20 +1,32 @@
-"""Processes that make one run together are killed, and go on from their last epoch."""
+"""Processes that make one run together have the loss curve of one, also when they are killed."""
 
 import json
 import signal
 import subprocess
+import sys
 import time
 from contextlib import suppress
 
 import pandas as pd
 import psutil
 import pytest
-from test_processes import FEW, TORCHRUN, options
 
 from docfloqa.files import runs_folder
 from docfloqa.runs.run import read_record
 from docfloqa.settings import Settings
 from docfloqa.training.trainer import make_run
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+# 17 questions in batches of 8: in the last one of each epoch a process has no question.
+
+
+def options(settings: dict) -> list[str]:
+    """Settings as the command line takes them."""
+    return [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
+
+
+FEW = {"train_questions": 17, "validation_questions": 8, "epochs": 1, "vision_trainable": 0.33}
+
 
 EPOCHS = 4
 FURTHER = {**FEW, "epochs": EPOCHS}
@@ -29,6 +41,27 @@ def epochs_done() -> float:
     for path in runs_folder("two").glob("*/progress.json"):
         return json.loads(path.read_text())["epochs_done"]
     return 0.0
+
+
+def test_two_processes_have_the_loss_curve_of_one(output):
+    command = [*TORCHRUN, "2", "-m", "docfloqa", "run", "--profile", "smoke", "--name", "two", "--ratio", "0.33"]
+    command += ["--json", *options({name: FEW[name] for name in list(FEW)[:3]})]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr[-2000:]
+    told = json.loads(done.stdout)
+    assert told["status"] == "complete", "one process tells"
+    one = make_run(Settings.profile("smoke", study="one", **FEW))
+    assert told["run"] == one.id, "how many processes make it does not make it another run"
+    two = runs_folder("two") / one.id
+    assert [read_record(folder)["processes"] for folder in (one.folder, two)] == [1, 2]
+    curves = [pd.read_csv(folder / "epochs.csv") for folder in (one.folder, two)]
+    for column in ("train_loss", "val_loss"):
+        assert curves[0][column].tolist() == pytest.approx(curves[1][column].tolist(), abs=1e-5, nan_ok=True)
+    answers = [pd.read_parquet(folder / "predictions.parquet") for folder in (one.folder, two)]
+    assert answers[0]["question_id"].equals(answers[1]["question_id"])
+    before = [frame.query("epoch == 0") for frame in answers]
+    pd.testing.assert_frame_equal(*before, check_exact=True)
+    assert {path.name for path in one.folder.iterdir()} == {path.name for path in two.iterdir()}
 
 
 def test_killed_processes_go_on_and_end_with_the_loss_curve_of_one(output):

@@ -1,6 +1,7 @@
 """A sweep on several workers: a real scheduler and workers in their own processes, and runs that are made up."""
 
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -9,11 +10,15 @@ from pathlib import Path
 
 import pytest
 from distributed import Client
+from ipykernel.kernelspec import install
 from loopback import scheduler
 from scattered import SETTINGS, interrupt_when, made_up_runs, names, plan, pretend, told, until
 
+from docfloqa.cli import main
 from docfloqa.exceptions import StudyError
-from docfloqa.files import reports_folder
+from docfloqa.files import NOTEBOOKS, reports_folder
+from docfloqa.runs.results import Study
+from docfloqa.study import study as study_module
 from docfloqa.study.cluster import Cluster
 from docfloqa.study.workers import make
 
@@ -115,3 +120,26 @@ def test_an_interrupted_sweep_ends_its_kernels_on_the_workers(cluster, monkeypat
             make(runs, workers)
     assert time.monotonic() - started < 50
     assert {run.id for run in runs} <= set(names(told("ended")))
+
+
+def test_a_study_whose_runs_only_workers_can_make_is_swept_once(output, monkeypatch, tmp_path_factory):
+    """Swept again on the head node, which lacks what the runs need, it ended with 2 after every run was made."""
+    there = tmp_path_factory.mktemp("workers")
+    install(user=False, prefix=str(there), kernel_name="only-there")
+    executed, execute = [], study_module.execute
+
+    def only_the_sweep(notebook, part, parameters, **options):
+        executed.append(notebook)
+        if notebook == "03_ablate.ipynb":
+            execute(notebook, part, parameters, **options)
+        else:
+            shutil.copy(NOTEBOOKS / notebook, part)
+
+    monkeypatch.setattr(study_module, "execute", only_the_sweep)
+    monkeypatch.setattr(study_module, "export", lambda notebook: [])
+    with scheduler(there) as (address, worker):
+        worker(JUPYTER_PATH=str(there / "share" / "jupyter"))
+        settings = ["--profile", "smoke", "--name", "scattered", "--epochs", "1", "--ratios", "0"]
+        assert main(["study", *settings, "--kernel", "only-there", "--scheduler", address, "--jobs", "1"]) == 0
+    assert sorted(executed) == ["01_explore_data.ipynb", "03_ablate.ipynb", "04_analyze.ipynb"]
+    assert len(Study.load("scattered").runs) == 1

@@ -11,8 +11,6 @@ import pandas as pd
 import papermill
 import pytest
 import torch
-from ipykernel.kernelspec import install
-from loopback import scheduler
 from notebook_cells import run_cells
 
 from docfloqa.cli import main
@@ -159,19 +157,14 @@ def test_papermill_alone_makes_a_run(output):
     assert folder.name.startswith("vision066-seed0-") and read_record(folder)["status"] == "complete"
 
 
-def test_the_pretraining_notebook_writes_a_model_that_loads(output):
+def test_the_pretraining_notebook_writes_a_model_that_loads(output, monkeypatch):
     from docfloqa.model.florence import load_florence
 
     # After every step as much is read as after thousands.
     steps = {f"{phase}_steps": 1 for phase in ("strip", "grid", "page")}
-    papermill.execute_notebook(
-        NOTEBOOKS / "00_pretrain_tiny.ipynb",
-        output / "pretrain.ipynb",
-        {"folder": "tiny", "held_out_pages": 12, "threads": 1, **steps},
-        kernel_name="python3",
-        progress_bar=False,
-        cwd=NOTEBOOKS,
-    )
+    monkeypatch.setattr("docfloqa.pretraining.pretrain.HELD_OUT_IMAGES", 8)
+    monkeypatch.chdir(NOTEBOOKS)
+    run_cells("00_pretrain_tiny.ipynb", folder="tiny", held_out_pages=12, threads=1, **steps)
     model, _ = load_florence(output / "tiny")
     assert 2e6 < model.num_parameters() < 3e6
     curve = pd.read_csv(output / "tiny" / "pretraining.csv")
@@ -224,29 +217,6 @@ def test_ratios_reach_the_notebooks_with_all_their_digits(monkeypatch, output):
     assert [float(ratio) for ratio in asked["03_ablate"]["ratios"].split()] == [0.3333333, 2 / 3]
 
 
-def test_a_study_whose_runs_only_workers_can_make_is_swept_once(output, monkeypatch, tmp_path_factory):
-    """Swept again on the head node, which lacks what the runs need, it ended with 2 after every run was made."""
-    there = tmp_path_factory.mktemp("workers")
-    install(user=False, prefix=str(there), kernel_name="only-there")
-    executed, execute = [], study_module.execute
-
-    def only_the_sweep(notebook, part, parameters, **options):
-        executed.append(notebook)
-        if notebook == "03_ablate.ipynb":
-            execute(notebook, part, parameters, **options)
-        else:
-            shutil.copy(NOTEBOOKS / notebook, part)
-
-    monkeypatch.setattr(study_module, "execute", only_the_sweep)
-    monkeypatch.setattr(study_module, "export", lambda notebook: [])
-    with scheduler(there) as (address, worker):
-        worker(JUPYTER_PATH=str(there / "share" / "jupyter"))
-        settings = ["--profile", "smoke", "--name", "scattered", "--epochs", "1", "--ratios", "0"]
-        assert main(["study", *settings, "--kernel", "only-there", "--scheduler", address, "--jobs", "1"]) == 0
-    assert sorted(executed) == ["01_explore_data.ipynb", "03_ablate.ipynb", "04_analyze.ipynb"]
-    assert len(Study.load("scattered").runs) == 1
-
-
 @pytest.mark.parametrize(("on_purpose", "status"), [(True, "interrupted"), (False, "failed")])
 def test_a_run_that_was_stopped_on_purpose_has_not_failed(on_purpose, status, output, monkeypatch):
     run = Run("vision100-seed0-stopped", Settings.profile("smoke"))
@@ -270,7 +240,7 @@ def test_a_run_that_was_stopped_on_purpose_has_not_failed(on_purpose, status, ou
         (["sweep", "--profile", "smoke", "--seeds", "0", "0"], "seeds are [0, 0]"),
         (["sweep", "--profile", "smoke", "--data", "./nowhere"], "'./nowhere' is not a folder"),
         (
-            ["study", "--profile", "smoke", "--max-new-tokens", "300"],
+            ["sweep", "--profile", "smoke", "--max-new-tokens", "300"],
             "max_new_tokens is 300; this model has 256 positions",
         ),
         (["sweep", "--profile", "smoke", "--model", "./nowhere"], "'./nowhere' cannot be loaded: it is not a folder"),
@@ -289,9 +259,7 @@ def test_exporting_a_folder_without_notebooks_is_an_error(output):
 
 
 def test_the_console_script_is_the_module(output):
-    shown = subprocess.run(
-        [sys.executable, "-m", "docfloqa", "report", "--name", "none"], capture_output=True, text=True
-    )
+    shown = subprocess.run([sys.executable, "-m", "docfloqa", "pack", "none"], capture_output=True, text=True)
     assert shown.returncode == 2 and "Traceback" not in shown.stderr
 
 

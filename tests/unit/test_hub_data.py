@@ -46,7 +46,7 @@ def test_a_published_data_set_loads(source, output):
         read={split: len(rows[split]) for split in dataset}, kept={split: len(rows[split]) for split in dataset}
     )
     for split, published in dataset.items():
-        assert published.column_names == [*FEATURES, "page", "document_id"]
+        assert published.column_names == [*SCHEMA, "page", "document_id"]
         assert all(published.features[column] == SCHEMA[column] for column in SCHEMA)
         for row, written in zip(published.remove_columns("image"), rows[split], strict=True):
             about = written.get("other_metadata", written)

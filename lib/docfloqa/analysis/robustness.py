@@ -41,7 +41,7 @@ def read_scores(study: Study, name: str) -> pd.DataFrame:
     `docfloqa.training.evaluation.evaluate`. Raises `RunError` when there is none.
     """
     if all(kept_identity(runs_folder(study.name) / run, name) is None for run in study.records):
-        raise RunError(f"no run of study {study.name!r} has {name}.parquet: {remedy(study)}")
+        raise RunError(f"no run of study {study.name!r} has {name}.parquet: {_remedy(study)}")
     answers = study.collect(f"{name}.parquet").drop(columns="epoch")
     answers.attrs = {}
     return answers
@@ -77,9 +77,9 @@ def unscored(study: Study, names: Sequence[str]) -> pd.DataFrame:
     for run, name in product(study.records, names):
         kept = kept_identity(runs_folder(study.name) / run, name)
         if kept is None:
-            rows.append((run, name, f"missing, and {remedy(study)}"))
+            rows.append((run, name, f"missing, and {_remedy(study)}"))
         elif kept.get("numbers", FIRST_NUMBERS) != NUMBERS:
-            rows.append((run, name, f"made by code with other results, and {remedy(study)}"))
+            rows.append((run, name, f"made by code with other results, and {_remedy(study)}"))
     return pd.DataFrame(rows, columns=["run", "scores", "reservation"])
 
 
@@ -91,7 +91,7 @@ def kept_identity(folder: Path, name: str) -> dict[str, Any] | None:
         return None
 
 
-def remedy(study: Study) -> str:
+def _remedy(study: Study) -> str:
     return (
         f"the weights ({BEST_MODEL}/) are not here; make study NAME={study.name} with the study's profile, ratios "
         "and seeds, and with DOCFLOQA_OUTPUT set to an empty folder, makes both"
