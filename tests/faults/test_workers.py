@@ -14,6 +14,7 @@ from ipykernel.kernelspec import install
 from loopback import scheduler
 from scattered import SETTINGS, interrupt_when, made_up_runs, names, plan, pretend, told, until
 
+from docfloqa.analysis.robustness import scored
 from docfloqa.cli import main
 from docfloqa.exceptions import StudyError
 from docfloqa.files import NOTEBOOKS, reports_folder
@@ -143,3 +144,7 @@ def test_a_study_whose_runs_only_workers_can_make_is_swept_once(output, monkeypa
         assert main(["study", *settings, "--kernel", "only-there", "--scheduler", address, "--jobs", "1"]) == 0
     assert sorted(executed) == ["01_explore_data.ipynb", "03_ablate.ipynb", "04_analyze.ipynb"]
     assert len(Study.load("scattered").runs) == 1
+    # Its one model is scored for real, too, by processes of a kernel.
+    monkeypatch.setattr(study_module, "execute", execute)
+    assert main(["robustness", "--name", "scattered", "--cross", "layout"]) == 0
+    assert set(scored(Study.load("scattered"))) == {"robustness", "cross-layout"}
