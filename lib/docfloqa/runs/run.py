@@ -66,7 +66,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     try:
         return files.read_sealed(folder / RECORD)
     except FileNotFoundError:
-        return json.loads(packed_records(folder.parents[1]).get(folder.name, "{}"))
+        return json.loads(packed_records(folder.parent.parent).get(folder.name, "{}"))
     except DamagedError as error:
         warnings.warn(f"{error}; the run does not count as complete", stacklevel=2)
         return {}

@@ -40,7 +40,7 @@ def _records(folder: Path, _files: tuple) -> dict[str, str]:
 
 def is_packed(folder: Path) -> bool:
     """Whether the run of this folder is packed; one that lies in its folder again is not."""
-    return not (folder / RECORD).is_file() and folder.name in packed_records(folder.parents[1])
+    return not (folder / RECORD).is_file() and folder.name in packed_records(folder.parent.parent)
 
 
 def read_tables(
