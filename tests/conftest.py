@@ -42,8 +42,8 @@ gc.freeze()
 
 # Files that take more than a minute begin first, so that processes end together.
 LONGEST = (
-    "test_study test_faults test_training test_vision_cache test_cluster test_robustness test_benchmarks test_kills "
-    "test_damage test_killed_worker test_paper_profile"
+    "test_study test_faults test_robustness test_vision_cache test_benchmarks test_training test_kills "
+    "test_killed_worker test_damage test_stopped test_workers test_killed_processes test_paper_profile"
 ).split()
 
 
