@@ -215,6 +215,8 @@ def test_the_readme_is_read_to_its_end():
     assert len(README.split()) <= 1200
     beginning = "\n".join(README.splitlines()[:25])
     assert "make test " in beginning and "make study " in beginning
+    for page in PAGES:
+        assert not re.search(r"\b(MINUTES|TODO|TBD|XXX)\b", page.read_text()), f"{page} has a gap"
 
 
 def test_the_library_is_as_long_as_its_readme_says():
