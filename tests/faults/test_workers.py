@@ -90,6 +90,23 @@ def test_a_killed_workers_run_is_made_elsewhere_and_every_run_once(cluster, caps
     assert "waiting for workers" in said and "is gone; its run goes on elsewhere, 2 are left" in said
 
 
+def test_workers_are_counted_though_the_clients_cache_has_none(cluster, monkeypatch):
+    """The client's own update empties it every two seconds: on a busy machine every worker was gone for a moment."""
+    plan(0)
+    address, worker = cluster
+    worker()
+    with Cluster(address, pretend, None) as workers:
+        workers.open(SETTINGS)
+        until(lambda: workers.capacity() == 1)
+        update = workers.client._update_scheduler_info
+
+        async def emptied(**_) -> None:
+            await update(n_workers=0)
+
+        monkeypatch.setattr(workers.client, "_update_scheduler_info", emptied)
+        assert not workers.client.scheduler_info()["workers"] and workers.capacity() == 1
+
+
 def test_workers_with_other_code_or_other_files_are_named_before_any_work(cluster, tmp_path, monkeypatch):
     plan(0)
     address, worker = cluster

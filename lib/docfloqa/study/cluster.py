@@ -73,8 +73,9 @@ class Cluster(AbstractContextManager):
     def capacity(self) -> int:
         """The number of workers that may make runs; says when one has joined or gone."""
         try:
-            workers = self.client.scheduler_info()["workers"]
-        except OSError as error:
+            # `scheduler_info` reads a cache that the client itself empties of workers every two seconds.
+            workers = self.client.sync(self.client.scheduler.identity, n_workers=-1)["workers"]
+        except (OSError, AttributeError) as error:
             raise StudyError(f"the scheduler at {self.address} is gone: {error}") from error
         now = {address for address, worker in workers.items() if worker["resources"].get(RESOURCE)}
         for address in sorted(self.admitted - now):
