@@ -112,7 +112,8 @@ class Training(Group):
     batching: str = _setting("by_image", "uniform shuffles questions, by_image keeps a page's together", BATCHINGS)
     learning_rate: float = _setting(1e-3, "after the warm-up", POSITIVE)
     weight_decay: float = _setting(0.01, "AdamW's", (0, 1))
-    warmup_steps: int = _setting(20, "steps in which the learning rate rises", (0, 10**7))
+    warmup_steps: int = _setting(20, "steps in which the learning rate rises, a fifth of all at most", (0, 10**7))
+    warmup_ratio: float | None = _setting(None, "the same as a share of all steps; none takes warmup_steps", SHARE)
     max_grad_norm: float = _setting(1.0, "longer gradients are clipped to it", POSITIVE)
     precision: str = _setting("auto", "of computation; auto is bf16 on a GPU that has it", ("auto", "fp32", "bf16"))
     static_shapes: str = _setting(

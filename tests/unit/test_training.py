@@ -13,9 +13,12 @@ from transformers import TrainerCallback
 
 import docfloqa.training.evaluation
 import docfloqa.training.trainer
+from docfloqa.files import write_sealed
 from docfloqa.model.freezing import freeze
 from docfloqa.runs import run as identity_module
-from docfloqa.runs.run import run_id
+from docfloqa.runs.results import open_run
+from docfloqa.runs.run import ADDED_SETTINGS, identity, read_record, run_id
+from docfloqa.runs.tables import RECORD
 from docfloqa.settings import Freezing, Settings
 from docfloqa.training.batches import EpochSampler, QuestionCollator
 from docfloqa.training.evaluation import evaluate
@@ -254,6 +257,33 @@ def test_the_identity_covers_settings_code_weights_and_data(smoke):
     }
     assert len(ids) == 4
     assert run_id(smoke.replace(study="elsewhere", allow_cpu=False), "w", "d") in ids
+
+
+# Of the settings, what the ids of the runs of before this list were made from.
+FIRST_SETTINGS = (
+    "vision_trainable unit side counted lora trained_before data validation_data train_questions validation_questions "
+    "prefix shuffled_questions synth_scale synth_shift synth_documents synth_validation_documents synth_seed model "
+    "seed epochs batch_size batching learning_rate weight_decay warmup_steps max_grad_norm precision static_shapes "
+    "gradient_checkpointing num_beams max_new_tokens eval_batch_size vision_cache"
+).split()
+
+
+def test_a_later_setting_makes_another_run_only_where_it_is_set(smoke):
+    """A new setting goes into `ADDED_SETTINGS`, or every run that there is would be made again."""
+    assert set(identity(smoke, "w", "d")["settings"]) == {*FIRST_SETTINGS}
+    assert {*ADDED_SETTINGS} <= smoke.to_dict().keys()
+    given = identity(smoke.replace(warmup_ratio=0.1), "w", "d")["settings"]
+    assert given == {**identity(smoke, "w", "d")["settings"], "warmup_ratio": 0.1}
+
+
+def test_a_run_of_before_a_setting_is_found_by_its_record(undisturbed, dataset):
+    run, *_ = undisturbed
+    record = read_record(run.folder)
+    for name in ADDED_SETTINGS:
+        del record["settings"][name]
+    write_sealed(run.folder / RECORD, record)
+    assert open_run(run.folder).settings == run.settings
+    assert trainer_of(run.settings, dataset).run.is_complete()
 
 
 @pytest.mark.parametrize("number", ["TRAINING", "PAGES"])

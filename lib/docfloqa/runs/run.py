@@ -37,14 +37,21 @@ IDENTIFYING_VERSIONS = ("torch", "transformers")
 VERSIONED = (*IDENTIFYING_VERSIONS, "tokenizers", "datasets", "accelerate", "peft", "numpy", "pillow")
 # These say where and whether a run is made, not what it computes.
 SETTINGS_WITHOUT_EFFECT = ("study", "cache_gib", "allow_cpu")
+# Later than the first runs: each makes another run only where it is not at its default, so that older ones stay current.
+ADDED_SETTINGS = ("warmup_ratio",)
 # Of what a study writes itself no commit can know.
 RESULTS = (":!/reports", ":!/figures")
 
 
 def identity(settings: Settings, weights: str, data: str) -> dict[str, Any]:
     """Everything that makes a run the run that it is."""
+    usual = Settings().to_dict()
     return {
-        "settings": {name: one for name, one in settings.to_dict().items() if name not in SETTINGS_WITHOUT_EFFECT},
+        "settings": {
+            name: one
+            for name, one in settings.to_dict().items()
+            if name not in SETTINGS_WITHOUT_EFFECT and not (name in ADDED_SETTINGS and one == usual[name])
+        },
         "training": TRAINING,
         "pages": PAGES,
         "weights": weights,
