@@ -37,7 +37,7 @@ IDENTIFYING_VERSIONS = ("torch", "transformers")
 VERSIONED = (*IDENTIFYING_VERSIONS, "tokenizers", "datasets", "accelerate", "peft", "numpy", "pillow")
 # These say where and whether a run is made, not what it computes.
 SETTINGS_WITHOUT_EFFECT = ("study", "cache_gib", "allow_cpu")
-# Later than the first runs: each makes another run only where it is not at its default, so that older ones stay current.
+# Later than the first runs: each makes another run only where it is not at its default; older runs stay current.
 ADDED_SETTINGS = ("warmup_ratio",)
 # Of what a study writes itself no commit can know.
 RESULTS = (":!/reports", ":!/figures")
