@@ -15,7 +15,8 @@ from docfloqa.analysis.robustness import read_scores
 from docfloqa.arms import ARMS
 from docfloqa.files import PROJECT
 from docfloqa.report.verdicts import BETTER, WORSE, readable, verdicts
-from docfloqa.runs.results import Study
+from docfloqa.runs.results import Study, find_run
+from docfloqa.runs.run import ADDED_SETTINGS
 from docfloqa.settings import Settings
 from docfloqa.text import to_markdown
 
@@ -57,6 +58,21 @@ def test_every_planned_run_is_there_and_of_one_code(study):
         assert not arm.missing, name
         records += arm.records.values()
     assert len({record["identity"]["code"] for record in records}) == 1 and not study.outdated
+
+
+def test_a_run_of_before_later_settings_is_found(study):
+    assert not any({*ADDED_SETTINGS} & record["settings"].keys() for record in study.records.values())
+    found = find_run(f"shipped/{next(iter(study.records))}")
+    assert found.is_complete() and found.settings == Settings.from_dict(found.record["settings"])
+
+
+def test_no_best_epoch_of_a_run_was_one_of_several(study):
+    """How such epochs are told apart (`Run.best_epoch`) has changed since, and outdates none of these runs."""
+    for part in (study, *map(study.arm, ARMS)):
+        trained = part.epochs.query("epoch > 0")
+        best = trained[trained["anls"] == trained.groupby("run")["anls"].transform("max")].set_index("run")["epoch"]
+        assert best.to_dict() == {run: record["best_epoch"] for run, record in part.records.items()}
+        assert best.index.is_unique
 
 
 def test_what_a_sentence_compares_has_three_seeds(study):

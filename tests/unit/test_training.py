@@ -14,12 +14,14 @@ from transformers import TrainerCallback
 import docfloqa.training.evaluation
 import docfloqa.training.trainer
 from docfloqa.files import write_sealed
+from docfloqa.metrics import METRICS
 from docfloqa.model.freezing import freeze
 from docfloqa.runs import run as identity_module
 from docfloqa.runs.results import open_run
-from docfloqa.runs.run import ADDED_SETTINGS, identity, read_record, run_id
+from docfloqa.runs.run import ADDED_SETTINGS, Run, identity, read_record, run_id
 from docfloqa.runs.tables import RECORD
 from docfloqa.settings import Freezing, Settings
+from docfloqa.training.arguments import warmup_steps
 from docfloqa.training.batches import EpochSampler, QuestionCollator
 from docfloqa.training.evaluation import evaluate
 from docfloqa.training.trainer import DivergedError
@@ -78,6 +80,49 @@ def test_epochs_are_the_means_of_the_predictions(undisturbed):
 def test_training_lowers_the_loss(undisturbed):
     losses = undisturbed[1]["val_loss"]
     assert losses.iloc[-1] < losses.iloc[0]
+
+
+def test_the_record_says_what_the_schedule_was(undisturbed, dataset):
+    run, *_ = undisturbed
+    steps = 2 * math.ceil(len(dataset["train"]) / run.settings.batch_size)
+    assert run.record["schedule"] == {
+        "steps": steps,
+        "steps_done": steps,
+        "warmup_steps": 2,
+        "highest_learning_rate": run.settings.learning_rate,
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "steps", "expected"),
+    [
+        ({}, 600, 20),  # the embedded profile's
+        ({}, 100, 20),
+        ({}, 9, 1),
+        ({}, 4, 0),
+        ({"warmup_steps": 0}, 600, 0),
+        ({"warmup_ratio": 0.1}, 600, 60),
+        ({"warmup_ratio": 0.1}, 15, 2),
+        ({"warmup_ratio": 0.9}, 600, 120),
+        ({"warmup_ratio": 0.0}, 600, 0),
+    ],
+)
+def test_a_warm_up_takes_a_fifth_of_the_steps_at_most(given, steps, expected):
+    assert warmup_steps(Settings(**given), steps) == expected
+
+
+def test_a_short_run_with_a_long_warm_up_reaches_its_rate(dataset, output):
+    settings = Settings.profile("smoke", epochs=1, vision_trainable=0.0, warmup_steps=20)
+    schedule = trainer_of(settings, dataset).fit().record["schedule"]
+    assert schedule["steps"] < 20 and schedule["highest_learning_rate"] == settings.learning_rate
+
+
+def test_of_epochs_with_the_same_score_the_one_of_the_lower_loss_is_best(smoke, output):
+    run = Run.open(smoke, "w", "d")
+    answers = {metric: [0.5, 0.5] for metric in METRICS} | {"tokens": [2, 2]}
+    for epoch, loss in enumerate((0.1, 4.0, 2.0, 3.0, 2.0)):
+        run.save_epoch(epoch, pd.DataFrame(answers | {"loss_sum": loss}))
+    assert [run.best_epoch(last) for last in (1, 2, 3, 4)] == [1, 2, 2, 2]
 
 
 def test_the_same_settings_give_the_same_table(undisturbed, dataset, output):

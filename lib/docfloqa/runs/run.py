@@ -143,7 +143,7 @@ class Run:
     `run.json` (settings, versions, counts, timings, status), `epochs.csv`, `predictions.parquet`,
     `wrong_pages.parquet` (the last epoch's answers when every question comes with another document's
     page, a control), `model/` (the weights after the last epoch), `best_model/` (those of the trained epoch with
-    the highest ANLS, the first of them where several have it); while the run lasts also `epochs/`,
+    the highest ANLS, of several with it the one of the lowest validation loss); while the run lasts also `epochs/`,
     `checkpoints/` and `progress.json`. With `writes` False nothing is written: another process does so. `moved_to` is
     the folder of a run that does not lie in its study's.
     """
@@ -251,8 +251,13 @@ class Run:
             return False
 
     def best_epoch(self, last: int) -> int:
-        """The trained epoch up to `last` with the highest ANLS, the first of them where several have it."""
-        return max(range(1, last + 1), key=lambda epoch: self.epoch_row(epoch)["anls"])
+        """The trained epoch up to `last` with the highest ANLS, of several with it the one of the lowest loss."""
+
+        def quality(epoch: int) -> tuple[float, float]:
+            row = self.epoch_row(epoch)
+            return row["anls"], -row["val_loss"]
+
+        return max(range(1, last + 1), key=quality)
 
     def save_model(self, model: "nn.Module", processor: "ProcessorMixin", name: str, epoch: int) -> None:
         """Keep weights and processor after an epoch as the folder `name`, which plain transformers loads.

@@ -1,5 +1,6 @@
 """What transformers' trainer is told of a run, and how far the run is: its arguments and its callback."""
 
+import math
 import time
 from typing import Any
 
@@ -14,6 +15,7 @@ from docfloqa.settings import Settings
 
 # The last one, and the one before in case it is damaged.
 CHECKPOINTS = 2
+STEPS_PER_WARM_UP = 5  # at least
 PROGRESS_SECONDS = 1.0  # between two words about a run's progress, at least
 
 
@@ -23,7 +25,7 @@ def training_arguments(settings: Settings, run: Run) -> Seq2SeqTrainingArguments
     Raises `SettingsError` for a batch that the processes of the run cannot share.
     """
     on_gpu = compute_device().type == "cuda"
-    same = ("learning_rate", "warmup_steps", "weight_decay", "max_grad_norm", "seed")
+    same = ("learning_rate", "weight_decay", "max_grad_norm", "seed")
     arguments = Seq2SeqTrainingArguments(
         output_dir=str(run.checkpoints),
         num_train_epochs=settings.epochs,
@@ -57,6 +59,12 @@ def training_arguments(settings: Settings, run: Run) -> Seq2SeqTrainingArguments
     return arguments
 
 
+def warmup_steps(settings: Settings, steps: int) -> int:
+    """In how many of so many steps the learning rate rises: a fifth at most, or it would hardly ever be reached."""
+    ratio = settings.warmup_ratio
+    return min(settings.warmup_steps if ratio is None else math.ceil(ratio * steps), steps // STEPS_PER_WARM_UP)
+
+
 class RunProgress(TrainerCallback):
     """A progress bar over the steps of a `DocVQATrainer`, and the same in a file; seals what it has saved."""
 
@@ -84,6 +92,10 @@ class RunProgress(TrainerCallback):
     def on_epoch_begin(self, args, state, control, **kwargs):
         self.trainer.loss_sum, self.trainer.loss_tokens = 0.0, 0
         self.trainer.epoch_started = time.perf_counter()
+
+    def on_pre_optimizer_step(self, args, state, control, lr_scheduler=None, **kwargs):
+        schedule, rate = self.trainer.schedule, lr_scheduler.get_last_lr()[0]
+        schedule["highest_learning_rate"] = max(schedule["highest_learning_rate"], rate)
 
     def on_step_end(self, args, state, control, **kwargs):
         self.bar.update(state.global_step - self.bar.n)

@@ -23,7 +23,7 @@ from docfloqa.model.freezing import freeze
 from docfloqa.runs.recovery import last_checkpoint, refresh
 from docfloqa.runs.run import BEST_MODEL, LAST_MODEL, Run
 from docfloqa.settings import Settings
-from docfloqa.training.arguments import CHECKPOINTS, RunProgress, training_arguments
+from docfloqa.training.arguments import CHECKPOINTS, RunProgress, training_arguments, warmup_steps
 from docfloqa.training.batches import NOTHING, EpochSampler, Pages, QuestionCollator
 from docfloqa.training.evaluation import evaluate
 from docfloqa.training.steps import CapturedSteps, split_batch
@@ -71,6 +71,7 @@ class DocVQATrainer(Seq2SeqTrainer):
         self.micro_batch: int | None = None  # questions that go through at once; None is the whole batch
         self.loss_sum, self.loss_tokens, self.epoch_started = 0.0, 0, 0.0
         self.unchecked: tuple[Tensor, Tensor, str] | None = None
+        self.schedule: dict[str, float] = {}
         self.progress = RunProgress(self)
         super().__init__(
             model=model,
@@ -207,7 +208,7 @@ class DocVQATrainer(Seq2SeqTrainer):
             return {}
         figures["evaluation_seconds"] = round(time.perf_counter() - started, 3)
         row = self.run.save_epoch(epoch, predictions, **figures)
-        self.run.update(seconds=self._seconds())
+        self.run.update(seconds=self._seconds(), schedule={**self.schedule, "steps_done": self.state.global_step})
         if self.progress.bar is not None:
             self.progress.bar.set_postfix(anls=f"{row['anls']:.3f}", val_loss=f"{row['val_loss']:.3f}")
         return row
@@ -282,6 +283,14 @@ class DocVQATrainer(Seq2SeqTrainer):
         if run.has_epoch(epoch) and run.best_epoch(epoch) == epoch != run.epoch_of_model(BEST_MODEL):
             run.save_model(self.model, self.processing_class, BEST_MODEL, epoch)
             run.update(best_epoch=epoch)
+
+    def create_scheduler(self, num_training_steps, optimizer=None):
+        """The trainer's, with a warm-up as `warmup_steps` bounds it."""
+        self.args.warmup_steps = warmup_steps(self.settings, num_training_steps)
+        before = self.run.record.get("schedule", {}).get("highest_learning_rate", 0.0)
+        self.schedule = {"steps": num_training_steps, "warmup_steps": self.args.warmup_steps}
+        self.schedule["highest_learning_rate"] = before
+        return super().create_scheduler(num_training_steps, optimizer)
 
     def floating_point_ops(self, inputs) -> int:
         """None counted: the trainer would walk through every module of the model at every step to guess them."""
