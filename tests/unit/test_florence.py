@@ -9,7 +9,6 @@ from transformers import AutoProcessor, Florence2ForConditionalGeneration
 from docfloqa.exceptions import ModelError
 from docfloqa.files import TINY_MODEL
 from docfloqa.model.florence import (
-    CHECKSUMS,
     PREFIX,
     Florence2ForDocVQA,
     encode_prompts,
@@ -17,6 +16,7 @@ from docfloqa.model.florence import (
     generation_config,
     load_florence,
 )
+from docfloqa.model.folder import CHECKSUMS
 from docfloqa.training.batches import QuestionCollator
 
 PLACES = [0, 1, 2, 5, 9, 12]

@@ -24,7 +24,8 @@ from docfloqa.data.load import load_docvqa
 from docfloqa.data.synth.dataset import synth_folder
 from docfloqa.exceptions import DataError, ModelError
 from docfloqa.files import TINY_MODEL, is_hub_id, reports_folder
-from docfloqa.model.florence import CHECKSUMS, load_florence, model_folder
+from docfloqa.model.florence import load_florence
+from docfloqa.model.folder import CHECKSUMS, model_folder
 from docfloqa.settings import Settings
 from docfloqa.study.examination import find
 from docfloqa.study.workers import parameters

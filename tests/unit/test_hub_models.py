@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoProcessor, Florence2ForConditionalGeneration, GenerationConfig
 
 from docfloqa.exceptions import ModelError, SettingsError
+from docfloqa.files import TINY_MODEL
+from docfloqa.model import florence
 from docfloqa.model.florence import (
     encode_prompts,
     generation_config,
@@ -18,6 +21,7 @@ from docfloqa.model.florence import (
     target_format,
     weights_checksum,
 )
+from docfloqa.model.folder import CHECKSUMS, known_weights
 from docfloqa.model.freezing import freeze
 from docfloqa.settings import Freezing, Settings
 from docfloqa.training.batches import QuestionCollator
@@ -260,3 +264,24 @@ def test_the_published_decoding_would_leak_if_it_were_not_cleared(tiny):
     network.generation_config = GenerationConfig(forced_bos_token_id=0, forced_eos_token_id=2)
     used, _ = network._prepare_generation_config(GenerationConfig(max_new_tokens=5))
     assert (used.forced_bos_token_id, used.forced_eos_token_id) == (0, 2)
+
+
+def test_a_model_that_was_loaded_once_is_known_by_its_files(tmp_path, output, monkeypatch):
+    folder = shutil.copytree(TINY_MODEL, tmp_path / "model")
+    (folder / CHECKSUMS).unlink()
+    asked = (str(folder), "token", 24, 1)
+    weights = weights_checksum(load_florence(folder)[0])
+    assert known_weights(*asked) == weights
+    with monkeypatch.context() as patch:
+        patch.setattr(florence, "load_florence", None)
+        assert known_weights(*asked) == weights
+        for changed in ({1: "text"}, {2: 25}, {3: 2}):
+            with pytest.raises(TypeError):
+                known_weights(*(changed.get(place, one) for place, one in enumerate(asked)))
+    # Other files of the same names are another model.
+    state = load_file(folder / "model.safetensors")
+    name = next(iter(state))
+    save_file({**state, name: state[name] + 1}, folder / "model.safetensors", {"format": "pt"})
+    assert known_weights(*asked) == weights_checksum(load_florence(folder)[0]) != weights
+    with pytest.raises(SettingsError, match="max_new_tokens is 300; this model has 256 positions"):
+        known_weights(str(folder), "token", 300, 1)

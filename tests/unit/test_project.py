@@ -17,6 +17,7 @@ from packaging.version import Version
 import docfloqa
 from docfloqa.cli import EXTRAS
 from docfloqa.files import NOTEBOOKS, PROJECT
+from docfloqa.study.sweep import plan
 
 LIBRARY = PROJECT / "lib" / "docfloqa"
 PYPROJECT = tomllib.loads((PROJECT / "pyproject.toml").read_text())
@@ -116,6 +117,23 @@ def test_the_names_of_every_day_come_from_the_package_itself_without_waiting_for
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert shown.split() == "anls exact_match f1 freeze load_docvqa".split()
     assert set(docfloqa.__all__) <= set(dir(docfloqa)) and not hasattr(docfloqa, "nothing")
+
+
+def test_who_makes_a_study_waits_for_no_torch_where_nothing_is_computed(smoke, output):
+    """A study's own process, the kernel of its sweep where the model is known, and a kernel asked for its device."""
+    runs = [run.id for run in plan(smoke, [0, 1], [0]).runs]
+    code = (
+        "import sys, docfloqa.study.study\n"
+        "from docfloqa.settings import Settings\n"
+        "from docfloqa.study.kernels import PROBE\n"
+        "smoke = Settings.profile('smoke')\n"
+        "print(*(run.id for run in docfloqa.study.sweep.plan(smoke, [0, 1], [0]).runs))\n"
+        "assert not {'torch', 'transformers'} & set(sys.modules)\n"
+        "exec(PROBE.format(smoke.to_json()))\n"
+        "assert 'transformers' not in sys.modules\n"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert shown.splitlines()[0].split() == runs
 
 
 def test_make_gives_its_variables_to_the_verb():

@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +20,8 @@ from transformers import (
 )
 from transformers.modeling_outputs import BaseModelOutput
 
-from docfloqa.data.hub import MODEL_FILES, snapshot
 from docfloqa.exceptions import ModelError, SettingsError
-from docfloqa.files import check_folder, checksum, is_hub_id, resolve
+from docfloqa.model.folder import model_folder
 from docfloqa.model.microsoft_layout import convert, is_original_layout
 from docfloqa.settings import PREFIXES
 
@@ -31,14 +29,6 @@ PREFIX = "<DocVQA>"
 START = "forced_bos_token_id"
 # How the model computes, not what it answers.
 NOT_DECODING = ("output_", "return_", "transformers_", "_")
-CHECKSUMS = "SHA256SUMS"
-PICKLES = (
-    "folder {} has its weights in {} only: a pickle can run code when it is read, so only safetensors are. Take a "
-    'revision of the model that has them, or convert the file in its folder with: python -c "'
-    "import torch; from safetensors.torch import save_file; "
-    "tensors = torch.load('{}', map_location='cpu', weights_only=True); "
-    "save_file({{name: one.clone() for name, one in tensors.items()}}, 'model.safetensors')\""
-)
 
 
 def vision_sub_blocks(model: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -185,41 +175,6 @@ def load_processor(folder: Path) -> Florence2Processor:
     """The processor of a folder in the native layout."""
     # Where torchvision is installed, it would resize pages otherwise, to other pixels.
     return Florence2Processor.from_pretrained(folder, trust_remote_code=False, backend="pil")
-
-
-def model_folder(model: str | Path) -> Path:
-    """The folder of a model: a local one, or that of the hub's id `owner/name` or `owner/name@revision`.
-
-    Raises `ModelError` or `DamagedError` for one that is incomplete or damaged, `HubError` for one that cannot be had.
-    """
-    source = resolve(model)
-    folder = snapshot(source, MODEL_FILES) if is_hub_id(source) else Path(source)
-    if not folder.is_dir():
-        raise ModelError(
-            "it is not a folder; give one written by save_pretrained or in Florence-2's original layout, or a hub "
-            "id such as 'florence-community/Florence-2-base-ft'"
-        )
-    pickles = sorted(file.name for file in folder.glob("*.bin"))
-    if pickles and not any(folder.glob("*.safetensors")):
-        raise ModelError(PICKLES.format(folder, ", ".join(pickles), pickles[0]))
-    for file in ("config.json", "*.safetensors"):
-        if not any(folder.glob(file)):
-            raise ModelError(f"folder {folder} has no {file}")
-    sums = folder / CHECKSUMS
-    for line in sums.read_text().splitlines() if sums.is_file() else ():
-        expected, name = line.split(maxsplit=1)
-        if not (folder / name).is_file() or checksum(folder / name) != expected:
-            raise ModelError(f"{folder / name} is missing, changed or damaged: {CHECKSUMS} expects SHA-256 {expected}")
-    # The checksums of a run's model.
-    with suppress(FileNotFoundError):
-        check_folder(folder)
-    return folder
-
-
-def write_checksums(folder: Path) -> None:
-    """Write the SHA-256 of every file that a model is loaded from, in the format of `sha256sum`."""
-    files = sorted((*folder.glob("*.json"), *folder.glob("*.safetensors")))
-    (folder / CHECKSUMS).write_text("".join(f"{checksum(file)}  {file.name}\n" for file in files))
 
 
 def _add_prefix_token(model: Florence2ForDocVQA, processor: Florence2Processor) -> None:

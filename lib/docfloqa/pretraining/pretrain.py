@@ -14,7 +14,8 @@ from tqdm.auto import tqdm
 from transformers import Florence2Processor, PreTrainedTokenizerFast, Trainer, TrainingArguments
 
 from docfloqa.figures.style import show, use_style
-from docfloqa.model.florence import Florence2ForDocVQA, write_checksums
+from docfloqa.model.florence import Florence2ForDocVQA
+from docfloqa.model.folder import write_checksums
 from docfloqa.pretraining.drawings import CHARACTERS, SLOT_HEIGHT, SLOT_WIDTH, Phase, Sample, collated, draw_sample
 from docfloqa.pretraining.tiny import FIELD_TASK, OCR_PROMPT, PIXELS_PER_CELL
 

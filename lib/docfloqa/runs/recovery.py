@@ -4,10 +4,6 @@ import shutil
 from pathlib import Path
 from zipfile import BadZipFile
 
-import torch
-from transformers.trainer import TRAINING_ARGS_NAME
-from transformers.trainer_pt_utils import safe_globals
-
 from docfloqa.exceptions import DamagedError
 from docfloqa.files import check_files, check_folder, is_sound, read_sealed, seal_folder, set_aside
 from docfloqa.runs.run import BEST_MODEL, COMPLETE, LAST_MODEL, RECORD, Run, read_record
@@ -58,6 +54,9 @@ def epochs_kept(run: Run) -> int:
 
 def seal_checkpoint(folder: Path, epoch: int) -> None:
     """Say that a checkpoint is whole, and after which epoch it was made."""
+    # Here and below: whoever only refreshes a run need not wait for torch and transformers.
+    from transformers.trainer import TRAINING_ARGS_NAME
+
     # A pickle of objects that no resume reads.
     (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
     seal_folder(folder, epoch=epoch)
@@ -99,6 +98,9 @@ def check_holds_no_code(folder: Path) -> None:
 
     Nothing is executed for it. The trainer loads them with `weights_only` as well.
     """
+    import torch
+    from transformers.trainer_pt_utils import safe_globals
+
     for path in sorted(path for path in folder.rglob("*") if path.suffix in PICKLES):
         try:
             with safe_globals():

@@ -11,13 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-import torch
 from tqdm.auto import tqdm
 
 from docfloqa.exceptions import DocFloQAError, StudyError
 from docfloqa.files import TINY_MODEL, resolve
 from docfloqa.settings import Settings
-from docfloqa.study.examination import NEEDS, Examination, NotHereError
 from docfloqa.study.kernels import in_own_process
 from docfloqa.text import flat
 
@@ -45,6 +43,11 @@ def examine(settings: Settings, kernel: str | None = None, subjects: Sequence[st
     What fails is a finding with what to do, and what does not need it is looked at all the same. Data that is to be
     drawn is drawn, and checks of small data are made and remembered, as a study would.
     """
+    # Here: who makes a study that need not be looked at would wait seconds for torch and transformers.
+    import torch
+
+    from docfloqa.study.examination import NEEDS, Examination, NotHereError
+
     examination, findings, well = Examination(settings, kernel), [], set()
     # A process that is killed for want of memory has told at least what it was looking at.
     with _quiet() as terminal, tqdm(subjects, leave=False, disable=None, file=terminal) as progress:

@@ -29,7 +29,6 @@ from docfloqa.exceptions import DataError, DocFloQAError, ModelError
 from docfloqa.files import free_bytes, is_hub_id, output_folder, resolve, room_for, runs_folder, size
 from docfloqa.model import device as on
 from docfloqa.model.florence import (
-    CHECKSUMS,
     PREFIX,
     START,
     Florence2ForDocVQA,
@@ -39,6 +38,7 @@ from docfloqa.model.florence import (
     stated_decoding,
     target_format,
 )
+from docfloqa.model.folder import CHECKSUMS
 from docfloqa.model.freezing import freeze
 from docfloqa.model.microsoft_layout import is_original_layout
 from docfloqa.runs.run import git_commit

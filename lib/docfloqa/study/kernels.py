@@ -22,7 +22,6 @@ from tqdm.auto import tqdm
 
 from docfloqa.exceptions import StudyError, shown
 from docfloqa.files import NOTEBOOKS
-from docfloqa.model.device import end_with_parent
 from docfloqa.parameters import check_parameters, literal
 from docfloqa.runs.run import FAILED, INTERRUPTED, PROGRESS, Run, read_record
 from docfloqa.settings import Settings
@@ -178,8 +177,15 @@ def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
 
     Raises `BrokenProcessPool` when the process is killed.
     """
-    with ProcessPoolExecutor(1, get_context("spawn"), initializer=end_with_parent) as process:
+    with ProcessPoolExecutor(1, get_context("spawn"), initializer=_begin) as process:
         return process.submit(function, *arguments).result()
+
+
+def _begin() -> None:
+    # Only there: the process that asks need not wait for torch.
+    from docfloqa.model.device import end_with_parent
+
+    end_with_parent()
 
 
 def settle(part: Path, path: Path, **metadata: Any) -> Path:

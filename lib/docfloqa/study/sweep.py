@@ -16,7 +16,7 @@ from docfloqa.data.hub import pinned
 from docfloqa.data.load import data_checksum, load_checked
 from docfloqa.exceptions import SettingsError, shown
 from docfloqa.files import held, reports_folder, runs_folder, write_whole
-from docfloqa.model.florence import generation_config, load_florence, weights_checksum
+from docfloqa.model.folder import known_weights
 from docfloqa.runs.recovery import refresh
 from docfloqa.runs.results import PLAN, planned_runs
 from docfloqa.runs.run import COMPLETE, Run, is_complete, now, read_record
@@ -80,17 +80,12 @@ def settings_of_runs(
 
 
 def plan(settings: Settings, ratios: Sequence[float], seeds: Sequence[int], arms: Sequence[str] = ()) -> Plan:
-    """The runs of a sweep; loads data and weights to identify them, those that runs share once.
+    """The runs of a sweep; loads what identifies them: data, and weights that are not known yet, each once.
 
     Raises `SettingsError`, `DataError` or `ModelError` before any run when one of them is not usable.
     """
 
-    @cache
-    def weights(model: str, prefix: str, new_tokens: int, beams: int) -> str:
-        network, _ = load_florence(model, prefix)
-        # Refused here, not in every run.
-        generation_config(network, new_tokens, beams)
-        return weights_checksum(network)
+    weights = cache(known_weights)
 
     @cache
     def data(**chosen: Any) -> str:

@@ -1,0 +1,86 @@
+"""A model's files: found, checked, and known again, so that what was loaded once need not be loaded for its name."""
+
+import hashlib
+import json
+from contextlib import suppress
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+from docfloqa.data.hub import MODEL_FILES, snapshot
+from docfloqa.exceptions import ModelError
+from docfloqa.files import check_folder, checksum, is_hub_id, remembered, resolve
+from docfloqa.versions import TRAINING
+
+CHECKSUMS = "SHA256SUMS"
+PICKLES = (
+    "folder {} has its weights in {} only: a pickle can run code when it is read, so only safetensors are. Take a "
+    'revision of the model that has them, or convert the file in its folder with: python -c "'
+    "import torch; from safetensors.torch import save_file; "
+    "tensors = torch.load('{}', map_location='cpu', weights_only=True); "
+    "save_file({{name: one.clone() for name, one in tensors.items()}}, 'model.safetensors')\""
+)
+# Of these the names and order of a model's tensors are.
+PACKAGES = ("torch", "transformers")
+
+
+def model_folder(model: str | Path) -> Path:
+    """The folder of a model: a local one, or that of the hub's id `owner/name` or `owner/name@revision`.
+
+    Raises `ModelError` or `DamagedError` for one that is incomplete or damaged, `HubError` for one that cannot be had.
+    """
+    source = resolve(model)
+    folder = snapshot(source, MODEL_FILES) if is_hub_id(source) else Path(source)
+    if not folder.is_dir():
+        raise ModelError(
+            "it is not a folder; give one written by save_pretrained or in Florence-2's original layout, or a hub "
+            "id such as 'florence-community/Florence-2-base-ft'"
+        )
+    pickles = sorted(file.name for file in folder.glob("*.bin"))
+    if pickles and not any(folder.glob("*.safetensors")):
+        raise ModelError(PICKLES.format(folder, ", ".join(pickles), pickles[0]))
+    for file in ("config.json", "*.safetensors"):
+        if not any(folder.glob(file)):
+            raise ModelError(f"folder {folder} has no {file}")
+    sums = folder / CHECKSUMS
+    for line in sums.read_text().splitlines() if sums.is_file() else ():
+        expected, name = line.split(maxsplit=1)
+        if not (folder / name).is_file() or checksum(folder / name) != expected:
+            raise ModelError(f"{folder / name} is missing, changed or damaged: {CHECKSUMS} expects SHA-256 {expected}")
+    # The checksums of a run's model.
+    with suppress(FileNotFoundError):
+        check_folder(folder)
+    return folder
+
+
+def write_checksums(folder: Path) -> None:
+    """Write the SHA-256 of every file that a model is loaded from, in the format of `sha256sum`."""
+    files = sorted((*folder.glob("*.json"), *folder.glob("*.safetensors")))
+    (folder / CHECKSUMS).write_text("".join(f"{checksum(file)}  {file.name}\n" for file in files))
+
+
+def known_weights(model: str | Path, prefix: str, max_new_tokens: int, num_beams: int) -> str:
+    """The `weights_checksum` of the model with which a run begins; it is loaded where files or settings are new.
+
+    Raises what `load_florence` and `generation_config` do.
+    """
+    try:
+        folder = model_folder(model)
+    except (OSError, ValueError):
+        # Loading says what is wrong in words of its own.
+        return _load_for_checksum(model, prefix, max_new_tokens, num_beams)["weights"]
+    files = {path.name: checksum(path) for pattern in MODEL_FILES for path in sorted(folder.glob(pattern))}
+    asked = [files, prefix, max_new_tokens, num_beams, TRAINING, *map(version, PACKAGES)]
+    name = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+    load = partial(_load_for_checksum, model, prefix, max_new_tokens, num_beams)
+    return remembered(f"weights-{name}", load)["weights"]
+
+
+def _load_for_checksum(model: str | Path, prefix: str, max_new_tokens: int, num_beams: int) -> dict[str, str]:
+    # They import torch and transformers, which take seconds.
+    from docfloqa.model.florence import generation_config, load_florence, weights_checksum
+
+    network, _ = load_florence(model, prefix)
+    # Refused here, not in every run.
+    generation_config(network, max_new_tokens, num_beams)
+    return {"weights": weights_checksum(network)}
