@@ -1,7 +1,6 @@
 """Widgets without a browser: change a control, see what is shown change; the limits of uploads; the demo's page."""
 
 import json
-from datetime import UTC, datetime
 from io import BytesIO
 
 import ipywidgets
@@ -181,8 +180,10 @@ def playground(output, monkeypatch, smoke):
 
 def upload(playground: Playground, name: str, content: bytes) -> None:
     """What the browser sends when a file is chosen."""
-    file = {"name": name, "type": "", "size": len(content), "content": memoryview(content)}
-    playground.upload.value = ({**file, "last_modified": datetime.now(UTC)},)
+    named = {"name": name, "size": len(content)}
+    playground.upload._handle_custom_msg({**named, "arrived": False}, [])
+    if len(content) <= playground.upload.largest:
+        playground.upload._handle_custom_msg({**named, "arrived": True}, [memoryview(content)])
 
 
 def test_the_playground_answers_at_once_and_again(playground):
@@ -196,7 +197,7 @@ def test_the_playground_answers_at_once_and_again(playground):
     assert "&lt;script&gt;" in playground.answered.value
     playground.question.value = "  "
     playground.button.click()
-    assert "question is" in playground.status.value and MARKUP in playground.asked
+    assert "question is" in playground.status.value and playground.asked == ""
 
 
 @pytest.mark.parametrize(
@@ -255,7 +256,8 @@ def test_a_scan_is_uploaded_asked_and_left_again(playground):
     playground.number.value = 3
     assert playground.image.getpixel((5, 5)) != first
     playground.number.value = 4
-    assert "has 3 pages" in playground.status.value
+    assert "has 3 pages" in playground.status.value and playground.image is None
+    playground.number.value = 3
     playground.question.value = "What is this?"
     playground.button.click()
     assert playground.table()["ANLS"].tolist() == ["–", "–"]
@@ -265,6 +267,57 @@ def test_a_scan_is_uploaded_asked_and_left_again(playground):
     assert playground.question.options
     playground.number.value = 1
     assert playground.document.value == chosen
+
+
+def nothing_stands_beside(playground: Playground) -> bool:
+    """Whether no answer, no attention and none of its tokens is shown."""
+    return not (playground.answered.value or playground.view.value or playground.token.options or playground.asked)
+
+
+def test_a_page_that_does_not_arrive_leaves_no_other_page_to_ask_about(playground):
+    chosen = playground.document.value
+    too_large = {"name": "large.png", "size": 12 * 2**20, "arrived": False}
+    lost = {"name": "lost.png", "size": 1000, "arrived": False}
+    sentences = {"large.png": "the file has 12.0 MiB; allowed are PNG", "lost.png": "lost.png has not arrived yet"}
+    for told in (too_large, lost, too_large):
+        assert playground.table()["answer"].size and playground.image
+        playground.upload._handle_custom_msg(told, [])
+        for _ in range(2):
+            assert sentences[told["name"]] in playground.status.value
+            assert playground.image is None and not playground.page.value and nothing_stands_beside(playground)
+            playground.button.click()
+        # The same file again is told again.
+        playground.document.value = chosen
+        playground.button.click()
+    upload(playground, "small.png", file_of("PNG"))
+    assert "The page is small.png" in playground.status.value and nothing_stands_beside(playground)
+    upload(playground, "notes.txt", b"no image")
+    assert playground.image is None and not playground.page.value
+
+
+def test_answers_go_with_their_question_and_their_page(playground):
+    for change in (
+        lambda: setattr(playground.question, "value", "What else?"),
+        lambda: setattr(playground.document, "value", playground.document.options[1][1]),
+        lambda: upload(playground, "scan.png", file_of("PNG")),
+    ):
+        assert playground.answered.value and playground.view.value
+        change()
+        assert nothing_stands_beside(playground)
+        playground.button.click()
+
+
+def test_enter_asks(playground):
+    playground.question.value = "What is new?"
+    playground.question._handle_custom_msg({"event": "submit"}, [])
+    assert playground.asked == "What is new?" and "What is new?" in playground.answered.value
+
+
+def test_a_long_question_leaves_room_for_its_answers(playground):
+    playground.question.value = "why " * 1250
+    playground.button.click()
+    assert "question is cut" in playground.status.value and len(playground.asked) > 4900
+    assert playground.answered.value.count("why") < 60 and playground.caption().count("why") < 60
 
 
 def test_without_runs_the_model_before_training_answers_and_the_command_is_named(output, monkeypatch, smoke):

@@ -21,7 +21,7 @@ TEMPLATE = Path(__file__).parent / "templates" / "demo"
 IDLE_SECONDS = 30 * 60
 # Whatever a page might want to fetch from elsewhere, the browser does not fetch.
 POLICY = (
-    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; font-src 'self' data:; frame-ancestors 'none'; form-action 'self'"
 )
 

@@ -13,12 +13,15 @@ from transformers.utils import logging
 from docfloqa.analysis.intervals import NONE
 from docfloqa.apps.ask import Asked, Attention, answer, attention, attention_figure, models_of_study
 from docfloqa.apps.browser import BEFORE, LISTED, control, image_html, offer, page_html, table_html, text_html
-from docfloqa.data.images import ALLOWED, KINDS, PageError, as_page, open_upload
+from docfloqa.apps.upload import Upload
+from docfloqa.data.images import PageError, as_page, check_size, open_upload
 from docfloqa.data.load import load_docvqa
 from docfloqa.exceptions import RunError
 from docfloqa.figures.style import render
 from docfloqa.metrics import anls
 from docfloqa.settings import Settings
+
+HEADING = 200  # characters
 
 
 def models_and_note(study: str) -> tuple[list[Asked], str]:
@@ -29,6 +32,11 @@ def models_and_note(study: str) -> tuple[list[Asked], str]:
         untrained = Asked(BEFORE, None, Settings.profile("embedded", study=study))
         note = f"Only the model before training answers: {error}. The command for it: make study NAME={study}"
         return [untrained], note
+
+
+def shorten(text: str) -> str:
+    """A text of any length as a heading has room for."""
+    return text if len(text) <= HEADING else f"{text[: HEADING - 2].rstrip()} …"
 
 
 def failure(name: str, error: Exception) -> str:
@@ -52,19 +60,18 @@ class Playground(ipywidgets.VBox):
         self.rows = load_docvqa(self.models[0].settings, "validation")
         self._loaded: dict[str, Any] = {}
         self._looked: dict[str, Attention] = {}
-        # What the present answers are answers to; the controls may have moved on.
-        self.answers = pd.DataFrame(columns=["text", "confidence", "seconds"])
-        self.asked, self.accepted = "", []
         note, self.status, self.answered, self.page, self.view = (ipywidgets.HTML() for _ in range(5))
         note.value = text_html(self.note) if self.note else ""
-        self.page.layout.width = self.view.layout.width = "50%"
+        # Beside each other where there is room.
+        for half in (self.page, self.view):
+            half.layout.flex, half.layout.min_width = "1 1 20em", "0"
         places, names = pd.Series(self.rows["page"]).drop_duplicates().index, self.rows["document_id"]
         documents = [(names[place], place) for place in places[:LISTED]]
         models = [asked.name for asked in self.models]
 
         choice, about = ipywidgets.Dropdown, "Any about the page; those that were asked of it before are suggested"
         self.document = control(choice, "document", "A validation document of the study", options=documents)
-        self.upload = control(ipywidgets.FileUpload, "or upload a scan", ALLOWED, accept=KINDS, icon="")
+        self.upload = Upload(description="or upload a scan")
         self.number = control(ipywidgets.BoundedIntText, "page of the PDF", "From 1 on", min=1, max=9999, value=1)
         self.number.layout.width = "12em"
         self.question = control(ipywidgets.Combobox, "question", about, placeholder="What is the total?")
@@ -72,16 +79,20 @@ class Playground(ipywidgets.VBox):
         self.button = control(ipywidgets.Button, "Ask", "Let every model answer", button_style="primary")
         self.model = control(choice, "where looked", "Whose attention is drawn", options=models, value=models[-1])
         self.token = control(choice, "while it wrote", "A piece of that model's answer", options=[])
-        handlers = {self.document: self._choose_document, self.model: self._choose_model, self.token: self._draw}
-        for source, changed in (handlers | dict.fromkeys((self.upload, self.number), self._open_upload)).items():
+        handlers = {self.document: self._choose_document, self.number: self._open_upload}
+        handlers |= {self.question: self._forget, self.model: self._choose_model, self.token: self._draw}
+        for source, changed in handlers.items():
             source.observe(changed, "value")
+        self.upload.observe(self._open_upload, "file")
         self.button.on_click(self.ask)
+        self.question.on_msg(self._press)
         self._choose_document()
         self.ask()
         pages, asking = [self.document, self.upload, self.number], [self.question, self.button]
         rows = [note, pages, asking, self.status, self.answered, [self.model, self.token]]
         rows.append([self.page, self.view])
-        super().__init__([ipywidgets.HBox(row) if isinstance(row, list) else row for row in rows])
+        wrapped = ipywidgets.Layout(flex_flow="row wrap")
+        super().__init__([ipywidgets.HBox(row, layout=wrapped) if isinstance(row, list) else row for row in rows])
 
     def _choose_document(self, *_: Any) -> None:
         if self.document.value is None:
@@ -92,30 +103,53 @@ class Playground(ipywidgets.VBox):
         self._show_page(as_page(row["image"]), f"document {row['document_id']}")
 
     def _open_upload(self, change: dict[str, Any]) -> None:
+        file = self.upload.file
         # Another page number means nothing while a document of the study is chosen.
-        if not self.upload.value or (change["owner"] is self.number and self.document.value is not None):
-            return
-        [upload] = self.upload.value
-        try:
-            image = open_upload(bytes(upload["content"]), self.number.value)
-        except PageError as error:
-            self.status.value = text_html(f"{upload['name']}: {error}.")
+        if file is None or (change["owner"] is self.number and self.document.value is not None):
             return
         # No document is chosen now, so that choosing any of them is a change.
-        self.document.value = None
-        self.known = {}
-        self._show_page(image, upload["name"])
+        self.document.value, self.known = None, {}
+        try:
+            check_size(file.size)
+            if file.content is None:
+                self._show_no_page(f"{file.name} has not arrived yet")
+            else:
+                self._show_page(open_upload(file.content, self.number.value), file.name)
+        except PageError as error:
+            self._show_no_page(f"{file.name}: {error}")
+
+    def _show_no_page(self, why: str) -> None:
+        # Whatever page was there before is not the one that was chosen last.
+        self.image, self.about = None, f"There is no page to ask about. {why}."
+        self.page.value = ""
+        self._forget()
 
     def _show_page(self, image: Image.Image, name: str) -> None:
-        self.image = image
+        self.image, self.about = image, f"The page is {name}."
         self.page.value = page_html(image, f"The page that is asked about: {name}")
-        self.status.value = text_html(f"The page is {name}.")
         self.question.options = list(self.known)
         self.question.value = next(iter(self.known), self.question.value)
+        self._forget()
+
+    def _forget(self, *_: Any) -> None:
+        # Answers to another question, or about another page, would be taken for answers to this one.
+        self.answers = pd.DataFrame(columns=["text", "confidence", "seconds"])
+        self.asked, self.accepted, self._looked = "", [], {}
+        self.answered.value = self.view.value = ""
+        self.status.value = text_html(self.about)
+        offer(self.token, [])
+
+    def _press(self, _: Any, told: dict[str, Any], __: Any) -> None:
+        # Of the keys only Enter is told.
+        if told.get("event") == "submit":
+            self.ask()
 
     def ask(self, *_: Any) -> None:
         """Let every model answer the question about the page; what went wrong with one is said in place of it."""
         question, rows, said = self.question.value.strip(), [], {}
+        self._forget()
+        if self.image is None:
+            return
         self.button.disabled = True
         try:
             # Bars of loading and evaluating would stay in the cell's output.
@@ -136,8 +170,7 @@ class Playground(ipywidgets.VBox):
             if rows:
                 self.asked, self.accepted = question, self.known.get(question, [])
                 self.answers = pd.DataFrame(rows).set_index("model")
-                self._looked, self._page_asked = {}, self.image
-                self.answered.value = table_html(self.table(), self.asked)
+                self.answered.value = table_html(self.table(), shorten(self.asked))
                 self._choose_model()
         finally:
             self.button.disabled = False
@@ -161,7 +194,7 @@ class Playground(ipywidgets.VBox):
             if name not in self._looked and name in self.answers.index:
                 [asked] = [asked for asked in self.models if asked.name == name]
                 text = self.answers.loc[name, "text"]
-                self._looked[name] = attention(*self._loaded[name], self._page_asked, self.asked, text, asked.settings)
+                self._looked[name] = attention(*self._loaded[name], self.image, self.asked, text, asked.settings)
         except Exception as error:
             why = failure(name, error)
         tokens = self._looked[name].tokens if name in self._looked else []
@@ -177,12 +210,13 @@ class Playground(ipywidgets.VBox):
 
     def figure(self) -> Figure:
         """The attention that is chosen, over its page (see `attention_figure`)."""
-        return attention_figure(self._page_asked, self._looked[self.model.value], self.token.value)
+        return attention_figure(self.image, self._looked[self.model.value], self.token.value)
 
     def caption(self) -> str:
         """What `figure` shows, in words."""
         looked, token = self._looked[self.model.value], self.token.value
+        elsewhere = f"{100 * looked.elsewhere(token):.0f} % of its attention was not on a place of the page"
         return (
             f"Where the model {self.model.value} looked while it wrote “{looked.tokens[token]}” of its answer to "
-            f"“{self.asked}”; {100 * looked.elsewhere(token):.0f} % of its attention was not on a place of the page."
+            f"“{shorten(self.asked)}”; {elsewhere}."
         )

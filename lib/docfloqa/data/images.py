@@ -153,14 +153,19 @@ def read_bytes(path: Path) -> bytes:
         raise PageError(f"{shown(str(path))} cannot be read: {getattr(error, 'strerror', error)}") from error
 
 
+def check_size(size: int) -> None:
+    """Raise `PageError` for an upload of more bytes than `LARGEST_UPLOAD`."""
+    if size > LARGEST_UPLOAD:
+        raise PageError(f"the file has {size / 2**20:.1f} MiB; {ALLOWED}")
+
+
 def open_upload(content: bytes, number: int = 1) -> Image.Image:
     """The page of a file as `UPLOAD` allows it (see `decode_page`).
 
     A child process decodes the file, since what a stranger made may crash a decoder or keep it busy for ever. Raises
     `PageError` for a file of more than `LARGEST_UPLOAD`, without such a page, and one that takes longer than `SECONDS`.
     """
-    if len(content) > LARGEST_UPLOAD:
-        raise PageError(f"the file has {len(content) / 2**20:.1f} MiB; {ALLOWED}")
+    check_size(len(content))
     command = [sys.executable, "-m", "docfloqa.data.images", str(number)]
     try:
         child = subprocess.run(command, input=content, capture_output=True, timeout=SECONDS, check=False)
