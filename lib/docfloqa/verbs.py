@@ -109,15 +109,19 @@ def ask(image, question, page=1, study=None, run=None, model=None, ratio=None) -
         models = [asking.Asked(model, None, Settings.profile("embedded", model=model))]
     else:
         models = asking.models_of_study(study or "embedded", ratio)
-    answers, lines = [], []
+    answers, novel = [], None
     for one in models:
-        answer = asking.answer(*one.load(), shown, question, one.settings)
+        model, processor = one.load()
+        answer = asking.answer(model, processor, shown, question, one.settings)
         answers.append({"model": one.name, "run": one.run and one.run.name, **answer})
-        sure = f"({100 * answer['confidence']:.0f} % sure, {answer['seconds']:.2f} s)"
-        lines.append(
-            f"{one.name:<{max(len(each.name) for each in models)}}  {flat(answer['text']) or 'nothing'}  {sure}"
-        )
-    return {"image": image, "page": page, "question": question, "answers": answers}, "\n".join(lines)
+        # All models of a study were trained on the same pages, which the one before training does not know.
+        novel = asking.novelty(model, shown) if novel is None else novel
+    width = max(len(one["model"]) for one in answers)
+    lines = []
+    for one in answers:
+        sure = asking.UNLIKE if asking.is_unlike(novel) else f"{100 * one['confidence']:.0f} % sure"
+        lines.append(f"{one['model']:<{width}}  {flat(one['text']) or 'nothing'}  ({sure}, {one['seconds']:.2f} s)")
+    return {"image": image, "page": page, "question": question, "novelty": novel, "answers": answers}, "\n".join(lines)
 
 
 def evaluate(run, changes, data=None) -> tuple:

@@ -15,6 +15,7 @@ from transformers import Florence2Processor
 
 from docfloqa.apps.browser import BEFORE
 from docfloqa.data.images import as_page
+from docfloqa.data.novelty import PagesRead
 from docfloqa.exceptions import RunError
 from docfloqa.figures.style import page as draw_page
 from docfloqa.figures.style import panels, styled
@@ -28,6 +29,8 @@ from docfloqa.training.batches import Pages, QuestionCollator
 from docfloqa.training.evaluation import evaluate
 
 NEVER_CUT = 10**9
+# Said in place of a confidence, which was learnt on other pages and means nothing on this one.
+UNLIKE = "page unlike those in training"
 # The projector puts the mean of all image tokens before those of the grid, which stand row by row
 # (transformers, Florence2MultiModalProjector).
 AVERAGES = 1
@@ -77,6 +80,20 @@ def answer(
     row = evaluate(model, collator, settings).iloc[0]
     seconds = time.perf_counter() - started
     return {"text": row["prediction"], "confidence": float(row["confidence"]), "seconds": seconds}
+
+
+def novelty(model: Florence2ForDocVQA, image: Image.Image) -> float | None:
+    """How unlike the model's training pages a page is, above 1 unlike (see `PagesRead`); None where they are unknown.
+
+    They are known of every model that a run of this project has saved, exported or not.
+    """
+    read = getattr(model.config, "pages_read", None)
+    return PagesRead(**read).novelty(image) if read else None
+
+
+def is_unlike(novel: float | None) -> bool:
+    """Whether a `novelty` is that of a page unlike those in training."""
+    return novel is not None and novel > 1
 
 
 def check_question(question: str) -> None:

@@ -11,7 +11,17 @@ from PIL import Image
 from transformers.utils import logging
 
 from docfloqa.analysis.intervals import NONE
-from docfloqa.apps.ask import Asked, Attention, answer, attention, attention_figure, models_of_study
+from docfloqa.apps.ask import (
+    UNLIKE,
+    Asked,
+    Attention,
+    answer,
+    attention,
+    attention_figure,
+    is_unlike,
+    models_of_study,
+    novelty,
+)
 from docfloqa.apps.browser import BEFORE, LISTED, control, image_html, offer, page_html, table_html, text_html
 from docfloqa.apps.upload import Upload
 from docfloqa.data.images import PageError, as_page, check_size, open_upload
@@ -134,7 +144,7 @@ class Playground(ipywidgets.VBox):
     def _forget(self, *_: Any) -> None:
         # Answers to another question, or about another page, would be taken for answers to this one.
         self.answers = pd.DataFrame(columns=["text", "confidence", "seconds"])
-        self.asked, self.accepted, self._looked = "", [], {}
+        self.asked, self.accepted, self.unlike, self._looked = "", [], False, {}
         self.answered.value = self.view.value = ""
         self.status.value = text_html(self.about)
         offer(self.token, [])
@@ -168,6 +178,9 @@ class Playground(ipywidgets.VBox):
             # Of a question that is too long the end is cut off, as every model says.
             said |= {str(one.message): None for one in warned if one.category is UserWarning}
             if rows:
+                # All models were trained on the same pages, which the one before training does not know.
+                found = (novelty(model, self.image) for model, _ in self._loaded.values())
+                self.unlike = any(map(is_unlike, found))
                 self.asked, self.accepted = question, self.known.get(question, [])
                 self.answers = pd.DataFrame(rows).set_index("model")
                 self.answered.value = table_html(self.table(), shorten(self.asked))
@@ -177,11 +190,14 @@ class Playground(ipywidgets.VBox):
             self.status.value = text_html("; ".join(said))
 
     def table(self) -> pd.DataFrame:
-        """What every model answered last, as text: answer, confidence, seconds; ANLS where the answer is known."""
+        """What every model answered last, as text: answer, confidence, seconds; ANLS where the answer is known.
+
+        On a page unlike those in training there is no confidence.
+        """
         columns = {
             "model": self.answers.index,
             "answer": self.answers["text"].replace("", "(nothing)"),
-            "confidence (%)": [f"{100 * sure:.1f}" for sure in self.answers["confidence"]],
+            "confidence (%)": [UNLIKE if self.unlike else f"{100 * sure:.1f}" for sure in self.answers["confidence"]],
             "seconds": self.answers["seconds"].map("{:.2f}".format),
             "accepted": " · ".join(self.accepted) or NONE,
             "ANLS": [f"{anls(text, self.accepted):.2f}" if self.accepted else NONE for text in self.answers["text"]],

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import torch
 from datasets import Dataset
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Sampler
 from transformers import Florence2Processor
@@ -34,6 +35,13 @@ class Pages:
         # Of each page the first question.
         self.first = {page: index for index, page in pd.Series(rows["page"]).drop_duplicates().items()}
         self.names = list(self.first)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, place: int) -> Image.Image:
+        """The image of a page by its place, as it was given."""
+        return self.rows[self.first[self.names[place]]]["image"]
 
     def load(self, page: str) -> Tensor:
         """The resized image of a page."""

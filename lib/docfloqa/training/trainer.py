@@ -15,6 +15,7 @@ from transformers import PrinterCallback, Seq2SeqTrainer
 
 from docfloqa.data.hub import pinned
 from docfloqa.data.load import data_checksum, load_checked
+from docfloqa.data.novelty import PagesRead
 from docfloqa.exceptions import DocFloQAError, ModelError, RunError, StudyError
 from docfloqa.files import folder_bytes, room_for
 from docfloqa.model.device import compute_device, describe_device, peak_memory, require_device, uses_static_shapes
@@ -119,6 +120,8 @@ class DocVQATrainer(Seq2SeqTrainer):
         about = {"device": describe_device(), "processes": self.args.world_size, "data_checks": self.checks}
         run.start(freezing=vars(self.trainable), **about)
         self._start_from_predecessor()
+        # Kept with the model wherever it is copied to.
+        self.model.config.pages_read = PagesRead.of(self.images["train"], self.images["validation"]).to_dict()
         try:
             self.use_states()
             if not evaluated:
