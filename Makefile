@@ -78,9 +78,9 @@ batching: $(VENV)/installed
 	$(BIN)/python -m docfloqa sweep --name uniform --seeds 0 1 2 --batching uniform
 	$(BIN)/python benchmarks/batching.py
 
-# Kills, corruption, bad input: longer than what make test has of them.
+# Kills, corruption, bad input, longer than what make test has of them; and the benchmarks' commands.
 test-faults: $(VENV)/installed
-	$(PYTEST) tests/faults
+	$(PYTEST) tests/faults tests/benchmarks
 
 # The paper profile to its end without a GPU: with its defaults on small files of the real structure, and on a model of
 # Florence-2-base's size with random weights.

@@ -1,15 +1,21 @@
-"""Kernels that die, stand still or meet an error, for real."""
+"""Kernels for real: those that papermill alone starts or that lack a GPU, and those that die, stand still or fail."""
 
 import time
 from pathlib import Path
 
 import nbformat
+import papermill
 import pytest
+import torch
 from papermill.exceptions import PapermillExecutionError
 
 from docfloqa.exceptions import StudyError
+from docfloqa.files import NOTEBOOKS, runs_folder
+from docfloqa.runs.run import read_record
+from docfloqa.settings import Settings
 from docfloqa.study import kernels as execution
 from docfloqa.study.kernels import execute
+from docfloqa.study.sweep import sweep
 
 NOTICED_WITHIN = 15.0  # seconds, on a machine that does more
 
@@ -63,3 +69,32 @@ def test_an_error_is_not_tried_again(notebook, tmp_path):
     with pytest.raises(PapermillExecutionError, match="of our own"):
         execute(notebook("raise ValueError('of our own')"), tmp_path / "part.ipynb", {})
     assert len(executions(tmp_path)) == 1
+
+
+def test_papermill_alone_makes_a_run(output):
+    written = output / "run.ipynb"
+    papermill.execute_notebook(
+        NOTEBOOKS / "02_finetune.ipynb",
+        written,
+        {
+            "profile": "smoke",
+            "vision_trainable": 0.66,
+            "study": "by-hand",
+            "settings_json": '{"epochs": 1, "train_questions": 8}',
+            "threads": 1,
+        },
+        kernel_name="python3",
+        progress_bar=False,
+        cwd=NOTEBOOKS,
+    )
+    [folder] = runs_folder("by-hand").iterdir()
+    assert folder.name.startswith("vision066-seed0-") and read_record(folder)["status"] == "complete"
+
+
+def test_the_paper_profile_stops_on_a_cpu_when_its_kernel_is_asked(output):
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(
+        StudyError, match=r"NoGPUError: this run wants a GPU.*operations, [\d,.]+ (minutes|hours|days).*ALLOW_CPU=1"
+    ):
+        sweep(Settings.profile("paper", data="synth", model="data/florence2-tiny"), [0], [0])

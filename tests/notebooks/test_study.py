@@ -8,15 +8,15 @@ import sys
 
 import nbformat
 import pandas as pd
-import papermill
 import pytest
 import torch
 from notebook_cells import run_cells
 
 from docfloqa.cli import main
 from docfloqa.exceptions import RunError, StudyError
+from docfloqa.figures import style
 from docfloqa.files import NOTEBOOKS, PROJECT, figures_folder, output_folder, reports_folder, runs_folder
-from docfloqa.model.device import visible_gpus
+from docfloqa.model.device import NoGPUError, require_device, visible_gpus
 from docfloqa.report.export import ReportError, export_study
 from docfloqa.runs.results import Study
 from docfloqa.runs.run import COMPLETE, Run, read_record
@@ -40,8 +40,16 @@ def made(tmp_path_factory):
     patch = pytest.MonkeyPatch()
     patch.setenv("DOCFLOQA_OUTPUT", str(tmp_path_factory.mktemp("study")))
     settings = Settings.profile("smoke", study="whole")
+    # Data and weights are known from here on, so that the sweep's kernel need not wait for torch.
+    plan(settings, [0, 1], [0])
     yield settings, make_study(settings, ratios=[0, 1], seeds=[0])
     patch.undo()
+
+
+@pytest.fixture
+def unsaved(monkeypatch):
+    """Figures are drawn, and saved empty: to save them for real takes most of a notebook's time."""
+    monkeypatch.setattr(style, "render", lambda figure, kind: b"")
 
 
 def test_every_run_is_complete_and_keeps_its_notebook(made):
@@ -128,7 +136,7 @@ def test_a_study_all_of_whose_runs_failed_says_why(output):
         Study.load("failing")
 
 
-def test_a_study_of_one_ratio_is_analysed(made, output, monkeypatch):
+def test_a_study_of_one_ratio_is_analysed(made, output, monkeypatch, unsaved):
     settings, outcome = made
     folder = shutil.copytree(outcome.files[0].parent, reports_folder(settings.study))
     plan = json.loads((folder / "study.json").read_text())
@@ -137,27 +145,7 @@ def test_a_study_of_one_ratio_is_analysed(made, output, monkeypatch):
     assert list(run_cells("04_analyze.ipynb", study=settings.study)["results"].records) == plan["runs"][:1]
 
 
-def test_papermill_alone_makes_a_run(output):
-    written = output / "run.ipynb"
-    papermill.execute_notebook(
-        NOTEBOOKS / "02_finetune.ipynb",
-        written,
-        {
-            "profile": "smoke",
-            "vision_trainable": 0.66,
-            "study": "by-hand",
-            "settings_json": '{"epochs": 1, "train_questions": 8}',
-            "threads": 1,
-        },
-        kernel_name="python3",
-        progress_bar=False,
-        cwd=NOTEBOOKS,
-    )
-    [folder] = runs_folder("by-hand").iterdir()
-    assert folder.name.startswith("vision066-seed0-") and read_record(folder)["status"] == "complete"
-
-
-def test_the_pretraining_notebook_writes_a_model_that_loads(output, monkeypatch):
+def test_the_pretraining_notebook_writes_a_model_that_loads(output, monkeypatch, unsaved):
     from docfloqa.model.florence import load_florence
 
     # After every step as much is read as after thousands.
@@ -172,13 +160,12 @@ def test_the_pretraining_notebook_writes_a_model_that_loads(output, monkeypatch)
     assert set(pd.read_csv(output / "tiny" / "reading.csv")["by"]) == {"kind", "font", "all"}
 
 
-def test_the_paper_profile_stops_on_a_cpu_with_an_estimate(output):
+def test_the_paper_profile_stops_on_a_cpu_with_an_estimate():
+    """`tests/faults` asks a kernel."""
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    with pytest.raises(
-        StudyError, match=r"NoGPUError: this run wants a GPU.*operations, [\d,.]+ (minutes|hours|days).*ALLOW_CPU=1"
-    ):
-        sweep(Settings.profile("paper", data="synth", model="data/florence2-tiny"), [0], [0])
+    with pytest.raises(NoGPUError, match=r"wants a GPU.*operations, [\d,.]+ (minutes|hours|days).*ALLOW_CPU=1"):
+        require_device(Settings.profile("paper", data="synth", model="data/florence2-tiny"))
 
 
 def test_a_kernel_that_does_not_exist_is_named(output):
