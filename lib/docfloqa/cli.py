@@ -71,7 +71,8 @@ OPTIONS: dict[str, tuple[Any, str]] = {
     "skip_bad_rows": (bool, "leave rows out that cannot be used, and list them"),
     "port": (int, "of this machine"),
 }
-LISTS = ["--trained-before", *(f"--{name}" for name, (kind, _) in OPTIONS.items() if get_origin(kind) is list)]
+LISTS = [f"--{name.replace('_', '-')}" for name, (field, _) in FIELDS.items() if field.default == ()]
+LISTS += [f"--{name}" for name, (kind, _) in OPTIONS.items() if get_origin(kind) is list]
 
 app = typer.Typer(
     help="How much of Florence-2's vision encoder must be trainable to answer questions about documents?",
@@ -157,7 +158,7 @@ def _setting(name: str) -> inspect.Parameter:
     text = f"{field.metadata['meaning']} (embedded: {default})"
     choices = isinstance(allowed, tuple) and isinstance(allowed[0], str)
     more = {"metavar": "|".join(allowed), "autocompletion": lambda: list(allowed)} if choices else {}
-    kind = list[float] if field.default == () else kind
+    kind = list[kind] if field.default == () else kind
     return _parameter(name, None, kind, text, *NAMES.get(name, ()), rich_help_panel=group, **more)
 
 

@@ -13,6 +13,7 @@ from docfloqa.parameters import by_name, check_source, check_study_name
 
 UNITS = ("tensor", "block", "stage")
 SIDES = ("output", "input")
+PARTS = ("none", "stem", "stage1", "stage2", "stage3", "stage4", "all")
 PREFIXES = ("token", "text", "none")
 BATCHINGS = ("uniform", "by_image")
 SHIFTS = ("input", "layout", "content")
@@ -55,6 +56,12 @@ class Freezing(Group):
         "whether a share is of the units or, as nearly as they allow, of the parameters",
         ("units", "parameters"),
     )
+    parts: tuple[str, ...] = _setting(
+        (),
+        "parts of the vision encoder that are trained in place of a share of it: stem (the first patch embedding), "
+        "stage1 to stage4, all, or none",
+        PARTS,
+    )
     lora: float = _setting(0.0, "LoRA adapters, trained in place of weights, as a share of parameters; 0: none", SHARE)
     trained_before: tuple[float, ...] = _setting(
         (), "shares trained one after another before, on the same weights, each as long (the published protocol)", SHARE
@@ -67,6 +74,13 @@ class Freezing(Group):
                 f"lora is {self.lora!r} and trained_before {self.trained_before!r}; allowed is one of the two, since "
                 "adapters are merged into the weights when a run ends"
             )
+        if self.parts and (self.vision_trainable != 1 or self.trained_before):
+            raise SettingsError(
+                f"parts is {', '.join(self.parts)}, with a share of the encoder beside it; allowed is one of the two, "
+                "so leave vision_trainable at 1 and trained_before empty"
+            )
+        if len(self.parts) > 1 and {"none", "all"} & set(self.parts):
+            raise SettingsError(f"parts is {', '.join(self.parts)}; none and all stand alone")
 
 
 @dataclass(frozen=True)
@@ -217,7 +231,8 @@ def _checked(field: dataclasses.Field, value: Any) -> Any:
     several = get_origin(field.type) is tuple
     # JSON knows no tuples.
     if several and not isinstance(value, list | tuple):
-        raise SettingsError(f"{name} is {shown(value)}; allowed is a list of numbers")
+        what = "texts" if kind is str else "numbers"
+        raise SettingsError(f"{name} is {shown(value)}; allowed is a list of {what}")
     items = value if several else [value]
     for one in items:
         # A notebook parameter may arrive as 1 where 1.0 is meant; True is never meant as 1.
@@ -225,8 +240,10 @@ def _checked(field: dataclasses.Field, value: Any) -> Any:
             raise SettingsError(f"{name} is {shown(one)} of type {type(one).__name__}; allowed is {field.type}")
     if callable(allowed):
         allowed(name, value)
-    elif kind is str and value not in allowed:
-        raise SettingsError(f"{name} is {shown(value)}; allowed are {', '.join(allowed)}")
+    elif kind is str:
+        for one in items:
+            if one not in allowed:
+                raise SettingsError(f"{name} is {shown(one)}; allowed are {', '.join(allowed)}")
     elif kind in (int, float) and not (
         len(items) <= MOST_LEGS and all(allowed[0] <= one <= allowed[1] for one in items)
     ):

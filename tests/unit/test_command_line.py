@@ -101,6 +101,8 @@ def test_options_make_the_settings(asked):
     assert (planned["ratios"], planned["seeds"]) == ([0, 0.33, 0.66, 1], [0])
     settings, planned = asked("--profile", "smoke", "--seeds", 0, 2, "--trained-before", 0, 0.33, "--ratios", 0.3333333)
     assert settings == Settings.profile("smoke", trained_before=[0, 0.33])
+    settings, _ = asked("--parts", "stem", "stage1", "--ratios", 1)
+    assert settings.parts == ("stem", "stage1")
     assert (planned["ratios"], planned["seeds"]) == ([0.3333333], [0, 2])
 
 

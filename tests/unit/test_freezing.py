@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+from docfloqa.exceptions import SettingsError
 from docfloqa.model.florence import Florence2ForDocVQA, base_config, vision_sub_blocks
-from docfloqa.model.freezing import freeze, vision_units
-from docfloqa.settings import SIDES, UNITS, Freezing
+from docfloqa.model.freezing import freeze, vision_parts, vision_units
+from docfloqa.settings import PARTS, SIDES, UNITS, Freezing
 from docfloqa.training.batches import QuestionCollator
 
 
@@ -56,6 +57,38 @@ def test_a_patch_embedding_belongs_to_what_it_opens(base):
     for unit in ("block", "stage"):
         opening = [group for group in vision_units(base, unit) if any(name.startswith("convs") for name in group)]
         assert [group[0].split(".")[:2] for group in opening] == [["convs", str(stage)] for stage in range(4)]
+
+
+def test_parts_hold_every_vision_tensor_once_and_are_trained_by_name(base):
+    parts = vision_parts(base)
+    tower = dict(base.model.vision_tower.named_parameters())
+    assert list(parts) == list(PARTS[1:-1])
+    assert sorted(name for names in parts.values() for name in names) == sorted(tower)
+    assert all(name.startswith("convs.0.") for name in parts["stem"])
+    for number in range(2, 5):
+        assert parts[f"stage{number}"][0].startswith(f"convs.{number - 1}.")
+    for chosen in (("stem",), ("stage1", "stage2"), ("stage4",), ("none",), ("all",)):
+        found = freeze(base, Freezing(parts=chosen))
+        wanted = set(tower) if chosen == ("all",) else {name for part in chosen for name in parts.get(part, [])}
+        assert {name for name, weight in tower.items() if weight.requires_grad} == wanted
+        assert found.trainable_vision_parameters == sum(tower[name].numel() for name in wanted)
+    last, first = (freeze(base, Freezing(parts=(part,))) for part in ("stage4", "stem"))
+    assert last.frozen_prefix > first.frozen_prefix == 0
+
+
+@pytest.mark.parametrize(
+    ("chosen", "said"),
+    [
+        ({"parts": ("stem", "stage5")}, "parts is 'stage5'"),
+        ({"parts": "stem"}, "a list of texts"),
+        ({"parts": ("none", "stem")}, "none and all stand alone"),
+        ({"parts": ("stem",), "vision_trainable": 0.33}, "one of the two"),
+        ({"parts": ("stem",), "trained_before": (0.0,)}, "one of the two"),
+    ],
+)
+def test_parts_that_do_not_go_together_are_refused(chosen, said):
+    with pytest.raises(SettingsError, match=said):
+        Freezing(**chosen)
 
 
 @pytest.mark.parametrize("unit", UNITS)

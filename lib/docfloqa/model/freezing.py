@@ -109,8 +109,19 @@ def vision_units(model: nn.Module, unit: str) -> list[list[str]]:
     return units
 
 
+def vision_parts(model: nn.Module) -> dict[str, list[str]]:
+    """The names of the vision encoder's tensors by part: stem (the first patch embedding), stage1 and so on.
+
+    Every later patch embedding belongs to the stage that it opens.
+    """
+    first, *later = vision_units(model, "stage")
+    stem = [name for name in first if name.startswith("convs.")]
+    stages = [[name for name in first if name not in stem], *later]
+    return {"stem": stem, **{f"stage{number}": names for number, names in enumerate(stages, start=1)}}
+
+
 def freeze(model: nn.Module, freezing: Freezing) -> Trainable:
-    """Make a share of the vision encoder trainable, freeze the rest of it, and say what is trained.
+    """Make a share or parts of the vision encoder trainable, freeze the rest of it, and say what is trained.
 
     The share is rounded to whole units or, where parameters are counted, taken as near as whole units come to it, from
     the "output" side the last of them, from the "input" side the first. Projector and language model are trainable at
@@ -125,6 +136,9 @@ def freeze(model: nn.Module, freezing: Freezing) -> Trainable:
         unfrozen = [0, *accumulate(sum(sizes[name] for name in unit) for unit in units)]
         count = min(range(len(unfrozen)), key=lambda number: abs(unfrozen[number] - share * vision_parameters))
     names = {name for unit in units[:count] for name in unit}
+    if freezing.parts and freezing.parts != ("all",):
+        parts = {"none": [], **vision_parts(model)}
+        names = {name for part in freezing.parts for name in parts[part]}
     model.requires_grad_(True)
     for name, parameter in tower.named_parameters():
         parameter.requires_grad_(name in names)

@@ -38,7 +38,7 @@ VERSIONED = (*IDENTIFYING_VERSIONS, "tokenizers", "datasets", "accelerate", "pef
 # These say where and whether a run is made, not what it computes.
 SETTINGS_WITHOUT_EFFECT = ("study", "cache_gib", "allow_cpu")
 # Later than the first runs: each makes another run only where it is not at its default; older runs stay current.
-ADDED_SETTINGS = ("warmup_ratio",)
+ADDED_SETTINGS = ("warmup_ratio", "parts")
 # Of what a study writes itself no commit can know.
 RESULTS = (":!/reports", ":!/figures")
 
@@ -61,11 +61,12 @@ def identity(settings: Settings, weights: str, data: str) -> dict[str, Any]:
 
 
 def run_id(settings: Settings, weights: str, data: str) -> str:
-    """The name of a run's folder: ratio and seed for people, then a checksum of its `identity`."""
+    """The name of a run's folder: ratio or parts and seed for people, then a checksum of its `identity`."""
     content = json.dumps(identity(settings, weights, data), sort_keys=True)
     digest = hashlib.sha256(content.encode()).hexdigest()[:10]
     earlier = "".join(f"after{100 * ratio:03.0f}-" for ratio in settings.trained_before)
-    return f"{earlier}vision{100 * settings.vision_trainable:03.0f}-seed{settings.seed}-{digest}"
+    trained = "-".join(settings.parts) or f"vision{100 * settings.vision_trainable:03.0f}"
+    return f"{earlier}{trained}-seed{settings.seed}-{digest}"
 
 
 def read_record(folder: Path) -> dict[str, Any]:
