@@ -1,10 +1,15 @@
 """The whole way, for real: notebooks executed by papermill in kernels, tables, figures, report."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from itertools import product
+from pathlib import Path
 
 import nbformat
 import pandas as pd
@@ -42,8 +47,39 @@ def made(tmp_path_factory):
     settings = Settings.profile("smoke", study="whole")
     # Data and weights are known from here on, so that the sweep's kernel need not wait for torch.
     plan(settings, [0, 1], [0])
-    yield settings, make_study(settings, ratios=[0, 1], seeds=[0])
+    with written_to(tmp_path_factory.mktemp("log") / "log") as log:
+        outcome = make_study(settings, ratios=[0, 1], seeds=[0])
+    yield settings, outcome, log.read_text()
     patch.undo()
+
+
+@contextmanager
+def written_to(path: Path) -> Iterator[Path]:
+    """A file in place of standard output and error, of kernels as well."""
+    before = os.dup(2)
+    with path.open("w", buffering=1) as file, redirect_stdout(file), redirect_stderr(file):
+        os.dup2(file.fileno(), 2)
+        try:
+            yield path
+        finally:
+            os.dup2(before, 2)
+            os.close(before)
+
+
+def test_a_study_in_a_file_is_a_line_for_every_epoch_and_notebook(made):
+    """Kernels warned of eavesdropping, told of their end as an error, and bars were redrawn into the file."""
+    *_, log = made
+    epochs = [line for line in log.splitlines() if " epoch " in line]
+    told = [
+        rf"{run} epoch {epoch}/2 ANLS \d+\.\d loss \d\.\d\d(, \d+ (s|min) left)?"
+        for run, epoch in product(("vision000", "vision100"), (1, 2))
+    ]
+    assert len(epochs) == len(told) and all(any(re.fullmatch(one, line) for line in epochs) for one in told), log
+    rest = [line for line in log.splitlines() if line not in epochs]
+    names = ("03_ablate", "01_explore_data", "04_analyze")
+    assert sorted(re.sub(r"\d+ s$", "", line) for line in rest) == sorted(
+        f"{name} {said}" for name in names for said in ("...", "done in ")
+    ), log
 
 
 @pytest.fixture
@@ -53,7 +89,7 @@ def unsaved(monkeypatch):
 
 
 def test_every_run_is_complete_and_keeps_its_notebook(made):
-    settings, outcome = made
+    settings, outcome, _ = made
     assert outcome.complete and len(outcome.runs) == 2
     for run in outcome.runs["run"]:
         folder = runs_folder(settings.study) / run
@@ -64,7 +100,7 @@ def test_every_run_is_complete_and_keeps_its_notebook(made):
 
 
 def test_the_report_is_html_and_pdf(made):
-    _, outcome = made
+    _, outcome, _ = made
     names = [path.name for path in outcome.files]
     for stem in ("01_explore_data", "03_ablate", "04_analyze"):
         assert {f"{stem}.html", f"{stem}.pdf"} <= set(names)
@@ -74,7 +110,7 @@ def test_the_report_is_html_and_pdf(made):
 
 
 def test_figures_and_tables_are_written(made):
-    settings, _ = made
+    settings, *_ = made
     written = {path.name for path in figures_folder(settings.study).iterdir()}
     assert written == {f"{name}.{ending}" for name in FIGURES for ending in ("pdf", "png")}
     tables = {path.suffix for path in (reports_folder(settings.study) / "tables").iterdir()}
@@ -82,13 +118,13 @@ def test_figures_and_tables_are_written(made):
 
 
 def test_nothing_half_written_is_left(made):
-    settings, _ = made
+    settings, *_ = made
     left = [path.name for path in reports_folder(settings.study).rglob("*") if "part" in path.name]
     assert not left
 
 
 def test_no_path_of_the_machine_is_written(made):
-    settings, _ = made
+    settings, *_ = made
     texts = [
         path
         for path in reports_folder(settings.study).rglob("*")
@@ -101,7 +137,7 @@ def test_no_path_of_the_machine_is_written(made):
 
 
 def test_results_are_tidy_and_of_the_present_code(made):
-    settings, _ = made
+    settings, *_ = made
     study = Study.load(settings.study)
     assert not study.missing and not study.outdated
     assert study.runs["vision_trainable"].tolist() == [0.0, 1.0]
@@ -114,7 +150,7 @@ def test_results_are_tidy_and_of_the_present_code(made):
 
 
 def test_a_finished_study_is_not_made_again(made, capsys):
-    settings, outcome = made
+    settings, outcome, _ = made
     times = {path: path.stat().st_mtime for path in runs_folder(settings.study).rglob("*") if path.is_file()}
     again = sweep(settings, [0, 1], [0])
     assert again["run"].tolist() == outcome.runs["run"].tolist()
@@ -122,7 +158,7 @@ def test_a_finished_study_is_not_made_again(made, capsys):
 
 
 def test_a_changed_setting_makes_new_runs_beside_the_old_ones(made):
-    settings, outcome = made
+    settings, outcome, _ = made
     changed = plan(settings.replace(epochs=3), [0, 1], [0])
     assert not {run.id for run in changed.runs} & set(outcome.runs["run"])
 
@@ -137,7 +173,7 @@ def test_a_study_all_of_whose_runs_failed_says_why(output):
 
 
 def test_a_study_of_one_ratio_is_analysed(made, output, monkeypatch, unsaved):
-    settings, outcome = made
+    settings, outcome, _ = made
     folder = shutil.copytree(outcome.files[0].parent, reports_folder(settings.study))
     plan = json.loads((folder / "study.json").read_text())
     (folder / "study.json").write_text(json.dumps({**plan, "runs": plan["runs"][:1]}))
@@ -251,6 +287,6 @@ def test_the_console_script_is_the_module(output):
 
 
 def test_the_plan_lists_the_runs_of_the_last_sweep(made):
-    settings, outcome = made
+    settings, outcome, _ = made
     plan = json.loads((reports_folder(settings.study) / "study.json").read_text())
     assert plan["runs"] == outcome.runs["run"].tolist() and Settings.from_dict(plan["settings"]) == settings

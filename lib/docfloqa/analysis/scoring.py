@@ -121,7 +121,7 @@ def _in_processes(tasks: Sequence[tuple[Any, ...]], name: str) -> None:
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin, (threads,))
     try:
         scored = [pool.submit(_score, *task) for task in tasks]
-        for done in tqdm(as_completed(scored), name, len(tasks), unit="page set"):
+        for done in tqdm(as_completed(scored), name, len(tasks), unit="page set", disable=None):
             done.result()
     finally:
         pool.shutdown(wait=False, cancel_futures=True)

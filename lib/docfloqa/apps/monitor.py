@@ -1,9 +1,7 @@
 """A sweep to watch while it runs, here or elsewhere: its curves and states, read from its files."""
 
 import time
-from contextlib import suppress
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import ipywidgets
@@ -13,13 +11,12 @@ from matplotlib.ticker import MaxNLocator
 
 from docfloqa.analysis.intervals import NONE, RATIO, number, percent
 from docfloqa.apps.browser import control, image_html, table_html, text_html
-from docfloqa.exceptions import DamagedError
 from docfloqa.figures.style import TWO_COLUMNS, mark, panels, render, styled
-from docfloqa.files import read_sealed, runs_folder
+from docfloqa.files import runs_folder
+from docfloqa.runs.progress import epochs_so_far as so_far
+from docfloqa.runs.progress import read_progress
 from docfloqa.runs.results import planned_runs
 from docfloqa.runs.run import COMPLETE, FAILED, INTERRUPTED, RUNNING, is_complete, read_record
-from docfloqa.runs.tables import EPOCHS, read_table
-from docfloqa.study.monitor import read_progress
 
 SECONDS = 5  # between two looks at the files
 NOT_BEGUN = "not begun"
@@ -32,20 +29,9 @@ def epochs_so_far(study: str) -> pd.DataFrame:
     frames = [pd.DataFrame(columns=["run", RATIO, "epoch"])]
     for run in planned_runs(study)[0]:
         folder = runs_folder(study) / run
-        if len(rows := _epochs(folder)):
-            frames.append(rows.assign(run=run, **{RATIO: read_record(folder)["settings"][RATIO]}))
+        if rows := so_far(folder):
+            frames.append(pd.DataFrame(rows).assign(run=run, **{RATIO: read_record(folder)["settings"][RATIO]}))
     return pd.concat(frames[1:] or frames, ignore_index=True)
-
-
-def _epochs(folder: Path) -> pd.DataFrame:
-    if is_complete(folder):
-        return read_table(folder, EPOCHS)
-    rows = []
-    for path in sorted((folder / "epochs").glob("*.json")):
-        # What is damaged the run makes again; what is gone is in its epochs.csv at the next look.
-        with suppress(DamagedError, FileNotFoundError):
-            rows.append(read_sealed(path)["row"])
-    return pd.DataFrame(rows)
 
 
 def states(study: str) -> pd.DataFrame:
@@ -53,7 +39,7 @@ def states(study: str) -> pd.DataFrame:
     rows = []
     for run in chain(*planned_runs(study)):
         folder = runs_folder(study) / run
-        record, done = read_record(folder), _epochs(folder)
+        record, done = read_record(folder), so_far(folder)
         status = COMPLETE if is_complete(folder) else record.get("status", NOT_BEGUN)
         epochs = at = (record.get("settings") or {}).get("epochs")
         doing = record.get("error") or ""
@@ -63,7 +49,7 @@ def states(study: str) -> pd.DataFrame:
             silent = time.time() - progress["time"]
             doing += f"; silent for {silent / 60:.0f} minutes" if silent > SILENT else ""
         known = NONE if epochs is None or status == FAILED else f"{at:g} of {epochs}"
-        anls = number(100 * done["anls"].iloc[-1]) if len(done) else NONE
+        anls = number(100 * done[-1]["anls"]) if done else NONE
         rows.append((run, status, known, doing, anls))
     rows.sort(key=lambda row: STATUSES.index(row[1]))
     return pd.DataFrame(rows, columns=["run", "status", "epochs", "doing", "ANLS (%)"])

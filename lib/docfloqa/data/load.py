@@ -116,7 +116,10 @@ def _inspect(rows: Dataset, split: str) -> dict[str, Any]:
     """The page of every row, and the reason of each that cannot be used, by its index."""
     images = rows.select_columns("image").cast_column("image", Image(decode=False))
     known: dict[str, str | None] = {}
-    checked = [check_image(row["image"], known) for row in tqdm(images, f"checking {split}", unit="row", leave=False)]
+    checked = [
+        check_image(row["image"], known)
+        for row in tqdm(images, f"checking {split}", unit="row", leave=False, disable=None)
+    ]
     texts = rows.remove_columns("image").to_pandas()
     missing = texts[["question", "questionId"]].fillna("").map(str.strip) == ""
     answers = pd.Series([[(one or "").strip() for one in several or ()] for several in rows["answers"]])

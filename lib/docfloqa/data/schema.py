@@ -1,7 +1,9 @@
 """The one schema in which every data set arrives, lmms-lab/DocVQA's columns, and what else they may be called."""
 
-from datasets import Features, Image, List, Value
+from datasets import Features, Image, List, Value, disable_progress_bars
 
+# Of steps ("Map", "Casting") that mean nothing to who waits; this project has bars of its own.
+disable_progress_bars()
 SPLITS = ("train", "validation")
 FEATURES = Features(
     {

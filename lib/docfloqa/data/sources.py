@@ -54,7 +54,7 @@ def _write(files: list[Path], of: str, folder: Path) -> None:
         pa.OSFile(str(part / ROWS), "wb") as sink,
         pa.ipc.new_stream(sink, FEATURES.arrow_schema) as writer,
     ):
-        for file in tqdm(files, desc="reading", unit="file", leave=False):
+        for file in tqdm(files, desc="reading", unit="file", leave=False, disable=None):
             for batch in batches_in_schema(file, of):
                 writer.write_batch(batch)
 

@@ -1,4 +1,4 @@
-"""Florence-2 for document questions: its folder, the model with pages shared by questions, prompts and targets."""
+"""Florence-2 for document questions: the model with pages shared by questions, prompts and targets."""
 
 import hashlib
 import json
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -19,11 +20,18 @@ from transformers import (
     GenerationConfig,
 )
 from transformers.modeling_outputs import BaseModelOutput
+from transformers.utils import logging
 
 from docfloqa.exceptions import ModelError, SettingsError
 from docfloqa.model.folder import model_folder
 from docfloqa.model.microsoft_layout import convert, is_original_layout
 from docfloqa.settings import PREFIXES
+
+# Of reading and writing weights, for milliseconds. Those of downloads go with them; they are wanted.
+wanted = not are_progress_bars_disabled()
+logging.disable_progress_bar()
+if wanted:
+    enable_progress_bars()
 
 PREFIX = "<DocVQA>"
 START = "forced_bos_token_id"

@@ -105,7 +105,7 @@ def reading_by_kind_and_font(model: Florence2ForDocVQA, tokenizer: PreTrainedTok
     phase = Phase("held out", "pages", 1, 1, prompts_per_image=6, learning_rate=0.0, seed=1000)
     rng = Random(f"by-kind-and-font-{phase.seed}")
     model.eval()
-    batches = tqdm(range(0, pages, PAGES_AT_ONCE), "reading held-out pages", unit="batch", leave=False)
+    batches = tqdm(range(0, pages, PAGES_AT_ONCE), "reading held-out pages", unit="batch", leave=False, disable=None)
     drawn = ([draw_sample(rng, phase, progress=1.0) for _ in range(PAGES_AT_ONCE)] for _ in batches)
     read = pd.concat([read_samples(model, tokenizer, samples)[0] for samples in drawn]).assign(all="pages")
     tables = {by: read.pivot_table("exact_match", by, "task") for by in ("kind", "font", "all")}

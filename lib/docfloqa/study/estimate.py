@@ -171,7 +171,7 @@ def _calibrate(kinds: Sequence[Settings], slots: Sequence[Slot], sample: Dataset
 
     with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(len(slots), initializer=take) as pool:
         sample.save_to_disk(Path(scratch, SAMPLE))
-        made = tqdm(pool.map(one, kinds), total=len(kinds), desc="calibrating", unit="kind of run")
+        made = tqdm(pool.map(one, kinds), total=len(kinds), desc="calibrating", unit="kind of run", disable=None)
         return dict(zip(kinds, made, strict=True))
 
 

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 import nbclient
 import nbformat
 import papermill
+import zmq
 from jupyter_client.kernelspec import find_kernel_specs
 from jupyter_client.manager import AsyncKernelManager
 from nbclient.exceptions import CellExecutionError
@@ -44,6 +45,19 @@ class Slot(NamedTuple):
     threads: int | None
 
 
+class Manager(AsyncKernelManager):
+    """A kernel whose messages are encrypted where pyzmq can, and which is asked to end before it is interrupted."""
+
+    transport_encryption = "auto" if zmq.has("curve") else "disabled"
+
+    async def shutdown_kernel(self, now: bool = False, restart: bool = False) -> None:
+        """End the kernel; one that is interrupted at its end, as the base class does, tells of an error."""
+        if not now:
+            await self.request_shutdown(restart)
+            await self.finish_shutdown(restart=restart)
+        await super().shutdown_kernel(now=True, restart=restart)
+
+
 class Execution(AbstractContextManager):
     """A notebook of a run or study that this process executes, and whose kernel other threads may signal.
 
@@ -59,12 +73,12 @@ class Execution(AbstractContextManager):
         self.ended = threading.Event()
         kernels = self.kernels = []
 
-        class Manager(AsyncKernelManager):
+        class Known(Manager):
             def __init__(self, **options: Any):
                 super().__init__(**options)
                 kernels.append(self)
 
-        self.manager = Manager
+        self.manager = Known
 
     def __enter__(self) -> Self:
         self.going_on.add(self)
@@ -219,7 +233,8 @@ def kernel_device(settings: Settings, kernel: str | None) -> dict[str, Any]:
     try:
         # In the main thread nbclient would answer signals itself, and badly.
         with ThreadPoolExecutor(1) as thread:
-            thread.submit(nbclient.execute, probe, NOTEBOOKS, kernel_name=name, timeout=300).result()
+            options = {"kernel_name": name, "kernel_manager_class": Manager, "timeout": 300}
+            thread.submit(nbclient.execute, probe, NOTEBOOKS, **options).result()
     except CellExecutionError as error:
         raise StudyError(f"kernel {name!r} cannot serve this study: {error.ename}: {error.evalue}") from None
     # DeadKernelError is one of them.

@@ -1,39 +1,35 @@
 """How far the runs of a sweep are, read from their folders."""
 
-import json
-import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
-from itertools import chain
-from pathlib import Path
 from typing import Any
 
 from tqdm.auto import tqdm
 
 from docfloqa.files import reports_folder, runs_folder
-from docfloqa.runs.results import PLAN, planned_runs
-from docfloqa.runs.run import COMPLETE, PROGRESS, RUNNING, read_record
+from docfloqa.runs.progress import epoch_line, epochs_so_far, read_progress, scores
+from docfloqa.runs.results import PLAN, read_plan
+from docfloqa.runs.run import COMPLETE, RUNNING, read_record
 
 SECONDS = 1.0  # between two looks at the files
-SECONDS_OF_A_LINE = 60.0  # between two lines where they are kept, in a file or a pipe
 FORM = "{desc}: {percentage:3.0f}%|{bar}| {postfix}"
 FORM_OF_ALL = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total} epochs [{elapsed}<{remaining}]"
 
 
 class Watcher(AbstractContextManager):
-    """Bars of a sweep from the study's files: one over the `epochs` of all runs, one under it per run that goes on.
+    """Bars of a sweep from the study's files: one over the epochs of all runs, one under it per run that goes on.
 
     It shows what is planned and done after it began, wherever the runs are made. Where nothing can be drawn over, as
-    in a file, all runs have a line now and then.
+    in a file, every epoch of a run has a line, with the time that is left for all runs.
     """
 
-    def __init__(self, study: str, epochs: Sequence[int]):
-        self.study, self.epochs, self.begun = study, epochs, time.time()
+    def __init__(self, study: str):
+        self.study, self.begun = study, time.time()
+        self.every: tqdm | None = None
         self.bars: dict[str, tqdm] = {}
-        # A kernel draws bars as widgets.
-        self.lines = not sys.stderr.isatty() and "ipykernel.kernelapp" not in sys.modules
+        self.told: dict[str, float] = {}
         self.ended = threading.Event()
         self.thread = threading.Thread(target=self._watch, daemon=True)
         self.thread.start()
@@ -41,44 +37,69 @@ class Watcher(AbstractContextManager):
     def __exit__(self, *_: Any) -> None:
         self.ended.set()
         self.thread.join()
-        for bar in reversed(self.bars.values()):
-            bar.close()
+        self.look()
+        for bar in (*reversed(self.bars.values()), self.every):
+            if bar is not None:
+                bar.close()
 
     def _watch(self) -> None:
+        while not self.ended.wait(SECONDS):
+            self.look()
+
+    def look(self) -> None:
+        """Read the runs' files and show what they say, where the study has been planned meanwhile."""
         plan = reports_folder(self.study) / PLAN
-        while not self.ended.wait(SECONDS_OF_A_LINE if self.lines and self.bars else SECONDS):
-            if plan.is_file() and plan.stat().st_mtime >= self.begun:
-                self.show()
+        if plan.is_file() and plan.stat().st_mtime >= self.begun:
+            self._show(read_plan(plan.parent)["epochs"])
 
-    def show(self) -> None:
-        """Read the runs' files and move the bars."""
-        done, all_runs, going_on = 0.0, f"{len(self.epochs)} runs", {}
-        for run in chain(*planned_runs(self.study)):
-            record, progress = read_record(runs_folder(self.study) / run), read_progress(runs_folder(self.study) / run)
-            if record.get("status") == COMPLETE:
-                done += record["settings"]["epochs"]
-            elif record.get("status") == RUNNING and progress["time"] >= self.begun:
-                going_on[run] = record["settings"]["epochs"], progress
+    def _show(self, planned: dict[str, int]) -> None:
+        done, going_on, rows = 0.0, {}, {}
+        for run, epochs in planned.items():
+            folder = runs_folder(self.study) / run
+            status, progress = read_record(folder).get("status"), read_progress(folder)
+            if status == COMPLETE:
+                done += epochs
+            elif status == RUNNING and progress["time"] >= self.begun:
+                going_on[run] = progress
                 done += progress["epochs_done"]
-        if not self.bars:
-            form = FORM_OF_ALL + "\n" * self.lines
-            self.bars[all_runs] = tqdm(total=sum(self.epochs), initial=done, desc=all_runs, bar_format=form)
-        self.bars[all_runs].n = round(done, 3)
-        self.bars[all_runs].refresh()
-        if self.lines:
-            return
-        for run in self.bars.keys() - going_on.keys() - {all_runs}:
+            if self.told.get(run, 0) < epochs:
+                rows[run] = epochs_so_far(folder)
+        if self.every is None:
+            shown = {"desc": f"{len(planned)} runs", "bar_format": FORM_OF_ALL, "disable": None}
+            self.every = tqdm(total=sum(planned.values()), initial=done, **shown)
+            self.since, self.before = time.monotonic(), done
+            # What was there already is not told.
+            self.told = {run: there[-1]["epoch"] for run, there in rows.items() if there}
+        if self.every.disable:
+            self._tell(planned, rows, done)
+        else:
+            self._draw(planned, rows, done, going_on)
+
+    def _tell(self, planned: dict[str, int], rows: dict[str, list[dict]], done: float) -> None:
+        a_second = max(done - self.before, 1e-9) / (time.monotonic() - self.since + 1e-9)
+        for run, there in rows.items():
+            for row in there:
+                if row["epoch"] > self.told.get(run, 0):
+                    self.told[run] = row["epoch"]
+                    left = (sum(planned.values()) - done) / a_second
+                    tqdm.write(epoch_line(short(run, planned), planned[run], row, left))
+
+    def _draw(self, planned: dict[str, int], rows: dict[str, list[dict]], done: float, going_on: dict) -> None:
+        self.every.total, self.every.n = sum(planned.values()), round(done, 3)
+        self.every.refresh()
+        for run in self.bars.keys() - going_on.keys():
             self.bars.pop(run).close()
-        for run, (epochs, progress) in going_on.items():
+        for run, progress in going_on.items():
             if run not in self.bars:
-                self.bars[run] = tqdm(total=epochs, desc=run, leave=False, bar_format=FORM)
+                self.bars[run] = tqdm(total=planned[run], desc=run, leave=False, bar_format=FORM)
             self.bars[run].n = progress["epochs_done"]
-            self.bars[run].set_postfix_str(f"epoch {progress['epochs_done']:.1f} of {epochs}, {progress['doing']}")
+            last = [scores(row) for row in rows[run][-1:]]
+            doing = [f"epoch {progress['epochs_done']:.1f} of {planned[run]}", progress["doing"], *last]
+            self.bars[run].set_postfix_str(", ".join(doing))
 
 
-def read_progress(folder: Path) -> dict[str, Any]:
-    """What a running run says of itself; a run that has said nothing yet is starting."""
-    try:
-        return json.loads((folder / PROGRESS).read_text())
-    except FileNotFoundError:
-        return {"epochs_done": 0.0, "doing": "starting", "time": time.time()}
+def short(run: str, runs: Iterable[str]) -> str:
+    """The beginning of a run's id that no other one of `runs` has, of whole words: "vision100", "vision100-seed1"."""
+    words = run.split("-")
+    beginnings = ("-".join(words[:count]) for count in range(1, len(words) + 1))
+    return next(one for one in beginnings if sum(other.startswith(one) for other in runs) == 1)

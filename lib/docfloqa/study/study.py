@@ -59,7 +59,7 @@ def make_study(
 
     Raises `SettingsError` and `StudyError` before any work, and `StudyError` for a notebook that fails.
     """
-    planned = settings_of_runs(settings, ratios, seeds, arms, jobs)
+    settings_of_runs(settings, ratios, seeds, arms, jobs)
     check_study(settings, kernel, scheduler)
     sweep_parameters = {
         "settings_json": settings.to_json(),
@@ -71,7 +71,7 @@ def make_study(
         "jobs": jobs,
     }
     # Its kernel tries data and model before any run. What it shows itself is seen in the notebook only.
-    with Watcher(settings.study, [run.epochs for run in {*chain(planned.ratios, *planned.variants)}]):
+    with Watcher(settings.study):
         said = dict.fromkeys(("stdout_file", "stderr_file"), DummyTqdmFile(sys.stdout))
         [ablation] = _together(settings.study, lambda: run_notebook("03_ablate", settings, sweep_parameters, **said))
     # Before the analysis, which tells of it.

@@ -139,7 +139,7 @@ def sweep(
         settings = pinned(settings)
         planned = plan(settings, ratios, seeds, arms)
         pending = [run for run in planned.runs if not is_finished(run)]
-        with Watcher(settings.study, [run.settings.epochs for run in planned.runs]):
+        with Watcher(settings.study):
             write_plan(settings, planned)
             again = settings.to_config(ratios=ratios, seeds=seeds, arms=arms)
             write_whole(reports_folder(settings.study) / "study.yaml", again)
@@ -166,7 +166,8 @@ def is_finished(run: Run) -> bool:
 def write_plan(settings: Settings, planned: Plan) -> None:
     """Write which runs the study consists of, for whoever reads its results."""
     ids = planned.map(lambda run: run.id)
-    content = {"settings": settings.to_dict(), "planned": now(), "runs": ids.ratios, "arms": ids.arms}
+    epochs = {run.id: run.settings.epochs for run in planned.runs}
+    content = {"settings": settings.to_dict(), "planned": now(), "runs": ids.ratios, "arms": ids.arms, "epochs": epochs}
     write_whole(reports_folder(settings.study) / PLAN, json.dumps(content, indent=2))
 
 

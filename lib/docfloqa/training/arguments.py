@@ -9,6 +9,7 @@ from transformers import Seq2SeqTrainingArguments, TrainerCallback
 
 from docfloqa.exceptions import SettingsError
 from docfloqa.model.device import compute_device, uses_bf16
+from docfloqa.runs.progress import epoch_line, scores
 from docfloqa.runs.recovery import seal_checkpoint
 from docfloqa.runs.run import Run
 from docfloqa.settings import Settings
@@ -82,12 +83,23 @@ class RunProgress(TrainerCallback):
         if time.monotonic() - self.reported > PROGRESS_SECONDS:
             self.report(self.done, self.doing)
 
+    def show(self, row: dict[str, float]) -> None:
+        """Show the scores of an epoch that was trained: beside the bar, or as a line where there can be none."""
+        if self.bar is None:
+            return
+        self.bar.set_postfix_str(scores(row))
+        if self.bar.disable:
+            steps_left = self.trainer.state.max_steps - self.trainer.state.global_step
+            a_step = (time.monotonic() - self.begun) / (self.trainer.state.global_step - self.bar.n)
+            tqdm.write(epoch_line(self.trainer.run.id, self.trainer.settings.epochs, row, steps_left * a_step))
+
     def on_train_begin(self, args, state, control, **kwargs):
         if state.global_step and state.is_world_process_zero:
             # The interruption may have come between a checkpoint and the best model.
             self.trainer.keep_best(round(state.epoch))
-        shown = {"desc": self.trainer.run.id, "unit": "step", "disable": not state.is_world_process_zero}
-        self.bar = tqdm(total=state.max_steps, initial=state.global_step, **shown)
+        # Where nothing can be drawn over, as in a file, `show` writes lines.
+        shown = {"desc": self.trainer.run.id, "unit": "step", "disable": None if state.is_world_process_zero else True}
+        self.bar, self.begun = tqdm(total=state.max_steps, initial=state.global_step, **shown), time.monotonic()
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         self.trainer.loss_sum, self.trainer.loss_tokens = 0.0, 0

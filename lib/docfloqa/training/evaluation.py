@@ -46,7 +46,7 @@ def evaluate(
     was_training = model.training
     model.eval()
     answered: list[tuple[int, str, float, float, int]] = []
-    with tqdm(total=len(rows), desc="evaluating", unit="question", leave=False) as progress:
+    with tqdm(total=len(rows), desc="evaluating", unit="question", leave=False, disable=None) as progress:
         windows = _windows(collator, BATCHES_PER_WINDOW * settings.eval_batch_size)
         # As the windows are the same however many processes share them, so are the answers.
         for pages, window in islice(windows, process.process_index, None, process.num_processes):

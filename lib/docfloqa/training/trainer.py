@@ -212,8 +212,7 @@ class DocVQATrainer(Seq2SeqTrainer):
         figures["evaluation_seconds"] = round(time.perf_counter() - started, 3)
         row = self.run.save_epoch(epoch, predictions, **figures)
         self.run.update(seconds=self._seconds(), schedule={**self.schedule, "steps_done": self.state.global_step})
-        if self.progress.bar is not None:
-            self.progress.bar.set_postfix(anls=f"{row['anls']:.3f}", val_loss=f"{row['val_loss']:.3f}")
+        self.progress.show(row)
         return row
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):

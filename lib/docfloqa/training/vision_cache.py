@@ -101,7 +101,7 @@ class ResidentPages:
         self.index = {page: index for index, page in enumerate(pages.names)}
         first = pages.load(pages.names[0])
         self.states = torch.empty((len(self.index), *first.shape), dtype=first.dtype, device=device)
-        for page, index in tqdm(self.index.items(), desc="to the device", unit="page", leave=False):
+        for page, index in tqdm(self.index.items(), desc="to the device", unit="page", leave=False, disable=None):
             self.states[index] = pages.load(page)
 
     def stack(self, pages: Sequence[str]) -> Tensor:
@@ -163,7 +163,7 @@ def fill(splits: Iterable[CachedPages], settings: Settings, on_file: Callable[[]
     states, chunk = next(iter(missing.values()))
     one = len(states.content(chunk[:1]))
     wanted = {path.name: one * len(chunk) for path, (_, chunk) in missing.items()}
-    bar = tqdm(total=len(missing), desc="caching", unit="batch", leave=False)
+    bar = tqdm(total=len(missing), desc="caching", unit="batch", leave=False, disable=None)
     with bar, room_in_cache(wanted, settings):
         # What another one is computing is waited for last.
         for wait in (False, True):

@@ -72,7 +72,7 @@ def write_split(folder: Path, split: str, drawing: str, seed: int, documents: in
     The same arguments give the same bytes; documents of different splits are drawn independently.
     """
     rows = []
-    for document in tqdm(range(documents), desc=f"drawing {split}", unit="page", leave=False):
+    for document in tqdm(range(documents), desc=f"drawing {split}", unit="page", leave=False, disable=None):
         rng = page_seed(drawing, seed, split, document)
         rows += document_rows(rng, draw_page(rng, drawing), split, document)
     Dataset.from_list(rows, features=FEATURES).to_parquet(folder / f"{split}-00000-of-00001.parquet")
