@@ -118,16 +118,20 @@ class _Command(TyperCommand):
                 formatter.write_dl(list(filter(None, records)))
 
 
-def _add(function: Callable, example: str, fields: Iterable[str] = (), options: Iterable[str] = ()) -> None:
+def _add(
+    function: Callable, example: str, fields: Iterable[str] = (), options: Iterable[str] = (), **meant: tuple[Any, str]
+) -> None:
     """Make a function a verb, whose help is its docstring.
 
     It gets its own arguments and `options` by name, and `fields` as `settings` or, if it takes those, `changes`.
+    `meant` are arguments that mean something else here than in `OPTIONS`.
     """
+    known = OPTIONS | meant
     own = inspect.signature(function).parameters
-    names = {name: one.default for name, one in own.items() if name in OPTIONS}
+    names = {name: one.default for name, one in own.items() if name in known}
     names |= dict.fromkeys([*options, *(("profile", "config") if "settings" in own else ()), "json"])
     parameters = [
-        _parameter(name, default, *OPTIONS[name], f"--{name.replace('_', '-')}") for name, default in names.items()
+        _parameter(name, default, *known[name], f"--{name.replace('_', '-')}") for name, default in names.items()
     ]
     parameters += map(_setting, fields)
 
@@ -237,6 +241,17 @@ _add(verbs.estimate, RATIOS, OF_STUDIES, [*PLAN, "jobs"])
 _add(verbs.report, "--name embedded")
 _add(verbs.robustness, "--name embedded --cross layout my_scans")
 _add(verbs.ask, 'page.png "What is the total?" --study embedded --ratio 1')
+_add(
+    verbs.answer,
+    "embedded/vision100 scans --questions questions.csv --out answers.csv",
+    folder=(Path, "with PDFs and images, in folders below it, too"),
+    questions=(
+        Path,
+        "a CSV with a column question and, where wanted, file (in the folder; without it every page is asked), page "
+        '(of that file) and answers (accepted ones, separated by "|")',
+    ),
+    out=(Path, "a new .csv or .json file"),
+)
 _add(verbs.evaluate, "embedded/vision100 --data my_folder", EVALUATION_SETTINGS)
 _add(verbs.compare, "shipped/vision000-seed0 shipped/vision100-seed0")
 _add(verbs.export, "embedded/vision100 my_model")

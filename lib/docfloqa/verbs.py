@@ -124,6 +124,16 @@ def ask(image, question, page=1, study=None, run=None, model=None, ratio=None) -
     return {"image": image, "page": page, "question": question, "novelty": novel, "answers": answers}, "\n".join(lines)
 
 
+def answer(run, folder, questions="questions.csv", out="answers.csv") -> tuple:
+    """Answer a table of questions about a folder of pages; when killed, the same command goes on."""
+    from docfloqa.apps.answer import answer_folder, as_text
+    from docfloqa.runs.results import find_run
+
+    found = find_run(run)
+    answers = answer_folder(found, folder, questions, out)
+    return {"run": found.name, "out": out, "answers": answers}, as_text(answers, out)
+
+
 def evaluate(run, changes, data=None) -> tuple:
     """Score a run's best model on validation questions, its own or others."""
     from docfloqa.analysis.intervals import LOSS, score_intervals

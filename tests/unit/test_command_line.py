@@ -29,7 +29,9 @@ from docfloqa.report.verdicts import verdicts
 from docfloqa.runs.results import find_run
 from docfloqa.settings import GROUPS, PROFILES, Settings
 
-VERBS = "study sweep run doctor estimate report robustness ask evaluate compare export import-csv pack demo lab".split()
+VERBS = (
+    "study sweep run doctor estimate report robustness ask answer evaluate compare export import-csv pack demo lab"
+).split()
 
 
 @pytest.fixture(scope="module")

@@ -27,8 +27,14 @@ def split(items: Sequence, size: int) -> Iterator[Sequence]:
         yield items[start : start + size]
 
 
+def resized(image: Image.Image, processor: Florence2Processor) -> Tensor:
+    """A page of any mode and size as the model takes it: (3, height, width) of bytes, which the model normalises."""
+    made = processor.image_processor(as_page(image), do_rescale=False, do_normalize=False, return_tensors="pt")
+    return made.pixel_values[0]
+
+
 class Pages:
-    """Every distinct page of a split: its image, resized, (3, height, width) of bytes, which the model normalises."""
+    """Every distinct page of a split, its image `resized`."""
 
     def __init__(self, rows: Dataset, processor: Florence2Processor):
         self.rows, self.processor = rows, processor
@@ -45,9 +51,7 @@ class Pages:
 
     def load(self, page: str) -> Tensor:
         """The resized image of a page."""
-        image = as_page(self.rows[self.first[page]]["image"])
-        resized = self.processor.image_processor(image, do_rescale=False, do_normalize=False, return_tensors="pt")
-        return resized.pixel_values[0]
+        return resized(self.rows[self.first[page]]["image"], self.processor)
 
     def stack(self, pages: Sequence[str]) -> Tensor:
         """Some pages, (pages, channels, rows, columns)."""

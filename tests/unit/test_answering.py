@@ -1,0 +1,166 @@
+"""A folder of pages and a table of questions: all answered once, and what is wrong told in its row."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from PIL import Image
+from small_study import small_study
+
+from docfloqa import verbs
+from docfloqa.apps import answer as answering
+from docfloqa.apps.answer import TableError, answer_folder, as_text, read_rows
+from docfloqa.apps.ask import answer
+from docfloqa.data.images import read_page
+from docfloqa.data.load import load_docvqa
+from docfloqa.metrics import anls
+from docfloqa.runs.results import find_run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DOCFLOQA_OUTPUT", str(tmp_path_factory.mktemp("answering")))
+        small_study(ratios=(0.33,))
+        yield find_run("embedded/vision033")
+
+
+@pytest.fixture
+def scans(tmp_path, run) -> Path:
+    """Two pages in a PDF, one as an image in a folder below, one file that is no page."""
+    folder = tmp_path / "scans"
+    (folder / "below").mkdir(parents=True)
+    rows = load_docvqa(run.settings, "validation")
+    pages = [rows[place]["image"].convert("RGB") for place in (0, len(rows) // 2, len(rows) - 1)]
+    pages[0].save(folder / "two.pdf", save_all=True, append_images=pages[1:2], resolution=72)
+    pages[2].save(folder / "below" / "one.png")
+    (folder / "broken.png").write_text("no image")
+    return folder
+
+
+def table(folder: Path, *lines: str) -> Path:
+    path = folder.parent / "questions.csv"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_every_question_is_answered_as_ask_answers_it(run, scans):
+    path = table(scans, "question", "What is the total, please?", "What is the date?")
+    frame = answer_folder(run, scans, path, scans.parent / "answers.csv")
+    assert frame["file"].tolist() == 2 * ["below/one.png", "broken.png", "two.pdf", "two.pdf"]
+    assert frame["page"].tolist() == 2 * [1, 1, 1, 2] and frame["row"].tolist() == [2] * 4 + [3] * 4
+    assert frame["question"].iloc[0] == "What is the total, please?"
+    model, processor = run.load()
+    for row in frame[frame["error"] == ""].itertuples():
+        expected = answer(model, processor, read_page(scans / row.file, row.page), row.question, run.settings)
+        assert row.answer == expected["text"] and row.confidence == pytest.approx(expected["confidence"], abs=1e-3)
+    assert frame[frame["error"] != ""]["error"].str.contains("no image that can be decoded").tolist() == [True] * 2
+    kept = pd.read_csv(scans.parent / "answers.csv", keep_default_na=False)
+    assert kept["answer"].tolist() == frame["answer"].fillna("").tolist()
+    assert "6 answers are in" in as_text(frame, "x") and "2 questions without an answer" in as_text(frame, "x")
+    assert not list(scans.parent.glob("*.part"))
+    with pytest.raises(TableError, match="is there already"):
+        answer_folder(run, scans, path, scans.parent / "answers.csv")
+
+
+def test_rows_name_files_and_pages_and_what_is_wrong_is_told_in_them(run, scans):
+    lines = ["below\\one.png;;a?;x|y", "two.pdf;2;b?;", "two.pdf;3;c?;", "none.png;;d?;", "two.pdf;;;", ";2;e?;", ""]
+    path = table(scans, "image;page;question;answers", *lines)
+    frame = answer_folder(run, scans, path, scans.parent / "answers.json").groupby("row").first()
+    assert list(frame["error"].eq("")) == [True, True, False, False, False, False] and frame["page"][3] == 2
+    for row, told in {
+        4: "has 2 pages, and page is 3",
+        5: "there is no file",
+        6: "question is ''",
+        7: "page is '2'",
+    }.items():
+        assert told in frame["error"][row]
+    [first, *_] = json.loads((scans.parent / "answers.json").read_text())
+    assert first["answers"] == "x|y" and first["anls"] == anls(first["answer"], ["x", "y"])
+    assert "ANLS" in as_text(frame.reset_index(), "x") and "on 1 answers" in as_text(frame.reset_index(), "x")
+
+
+def test_a_killed_one_goes_on_and_nothing_is_answered_twice(run, scans, monkeypatch):
+    path, out = table(scans, "question", "a?", "b?"), scans.parent / "answers.csv"
+    whole = answer_folder(run, scans, path, scans.parent / "whole.csv")
+    monkeypatch.setattr(answering, "AT_ONCE", 2)
+    evaluate, asked = answering.evaluate, []
+
+    def stopped(model, collator, settings):
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        asked.append(len(collator.rows))
+        return evaluate(model, collator, settings)
+
+    monkeypatch.setattr(answering, "evaluate", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        answer_folder(run, scans, path, out)
+    part = out.with_name("answers.csv.part")
+    assert len(part.read_text().splitlines()) == 6 and not out.exists()
+    # Killed while it wrote the last line.
+    part.write_text(part.read_text()[:-10])
+    asked[:] = []
+    monkeypatch.setattr(answering, "evaluate", lambda *given: (asked.append(len(given[1].rows)), evaluate(*given))[1])
+    again = answer_folder(run, scans, path, out)
+    assert sum(asked) == 3 and not part.exists()
+    columns = ["row", "file", "page", "answer", "error"]
+    assert again[columns].equals(whole[columns])
+
+
+def test_a_page_that_has_changed_is_asked_again(run, scans):
+    path, out = table(scans, "question,file", "a?,below/one.png"), scans.parent / "answers.csv"
+    part = out.with_name("answers.csv.part")
+    [task] = answering.tasks_of(path, scans)
+    part.write_text(json.dumps({"run": run.id, "key": task.key, "answer": {"answer": "of before"}}) + "\n")
+    Image.new("L", (200, 300), 255).save(scans / "below" / "one.png")
+    assert answer_folder(run, scans, path, out)["answer"].tolist() != ["of before"]
+    out.unlink()
+    part.write_text(json.dumps({"run": "another", "key": "", "answer": {}}) + "\n")
+    with pytest.raises(TableError, match="holds answers of another"):
+        answer_folder(run, scans, path, out)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "has the columns ''; allowed are question"),
+        (b"frage,file\na,b\n", "has the columns 'frage, file'"),
+        (b"question\n\n", "no row with a question"),
+        ("question\nWas heißt es?".encode("latin-1"), "is not in UTF-8"),
+    ],
+)
+def test_what_is_no_table_of_questions_is_refused(run, scans, content, message):
+    path = scans.parent / "questions.csv"
+    path.write_bytes(content)
+    with pytest.raises(TableError, match=message):
+        answer_folder(run, scans, path, scans.parent / "answers.csv")
+
+
+def test_a_table_as_spreadsheets_save_it_is_read(tmp_path):
+    path = tmp_path / "questions.csv"
+    path.write_bytes('\ufeffQuestion;File;Page\r\n"What;\r\nnow?";a.png;3\r\nshort\r\n'.encode())
+    assert [row for _, row in read_rows(path)] == [
+        {"question": "What;\r\nnow?", "file": "a.png", "page": "3", "answers": ""},
+        {"question": "short", "file": "", "page": "", "answers": ""},
+    ]
+
+
+def test_where_nothing_can_be_answered_or_written_it_is_said_first(run, scans, tmp_path):
+    path = table(scans, "question", "a?")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for folder, out, message in (
+        (scans, "answers.txt", r"allowed is a file \.csv or \.json"),
+        (scans, "nowhere/answers.csv", "in a folder that is there"),
+        (empty, "answers.csv", "has no page"),
+        (tmp_path / "none", "answers.csv", "there is no folder"),
+    ):
+        with pytest.raises(TableError, match=message):
+            answer_folder(run, folder, path, tmp_path / out)
+
+
+def test_the_verb_gives_data_and_a_text(run, scans):
+    path, out = table(scans, "question,file", "a?,below/one.png"), scans.parent / "answers.csv"
+    data, text = verbs.answer("embedded/vision033", scans, path, out)
+    assert data["run"] == run.name and len(data["answers"]) == 1 and text.startswith("1 answers are in")
