@@ -37,6 +37,9 @@ def sweep(settings: Settings, **planned: Any) -> tuple:
 
 def run(settings: Settings) -> tuple | None:
     """Make one run; under torchrun, one run on several GPUs."""
+    from docfloqa.runs.plans import check_name
+
+    check_name(settings, single=True)
     import pandas as pd
 
     from docfloqa.study.sweep import status

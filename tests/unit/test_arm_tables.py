@@ -79,7 +79,7 @@ def test_interactions_compare_the_same_contrast_between_shifts(study):
 
 def test_an_arm_that_is_not_made_says_which_command_makes_it(output):
     study = write_study("plain", epochs=1)
-    assert "make study ARMS=side NAME=plain" in lacking(study, "side")
+    assert "docfloqa study --name plain" in lacking(study, "side")
     assert tables.arm_summary(study, "side").empty and figures.equally_long(study).empty
     with pytest.raises(ValueError, match="no complete run of the arms"):
         figures.pareto(study)

@@ -60,12 +60,14 @@ def test_a_study_is_asked_before_training_and_at_every_ratio_of_its_first_seed(o
     with pytest.raises(RunError, match=r"ratio is 0\.5; allowed are those of study 'embedded': 0, 1"):
         models_of_study("embedded", 0.5)
     shutil.rmtree(models[2].run.model_folder)
-    with pytest.raises(RunError, match=r"vision100-seed1-fake has no best_model/.*make study NAME=embedded"):
+    with pytest.raises(
+        RunError, match=r"vision100-seed1-fake has no best_model/.*docfloqa study --name embedded --ratios 0\.0 1\.0 "
+    ):
         models_of_study("embedded")
 
 
 def test_a_study_that_is_not_made_is_told_with_the_command_that_makes_it(output):
-    with pytest.raises(RunError, match=r"'mine' has no .*make study .*NAME=mine"):
+    with pytest.raises(RunError, match=r"'mine' has no .*docfloqa study --name mine --data FOLDER"):
         models_of_study("mine")
     small_study()
     for folder in runs_folder("embedded").iterdir():

@@ -69,6 +69,14 @@ def of_two_seeds(rows):
     return pd.concat(frames, ignore_index=True)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_documents():
+    """What is made up here has fewer documents than intervals are given for."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(calibration, "FEWEST_DOCUMENTS", 2)
+        yield
+
+
 ANSWER = st.tuples(st.floats(0, 1), st.booleans())
 FRAMES = st.lists(st.tuples(ANSWER, ANSWER, st.integers(0, 5)), min_size=1, max_size=40).map(of_two_seeds)
 

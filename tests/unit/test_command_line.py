@@ -320,7 +320,7 @@ def test_a_run_that_is_not_complete_is_exit_code_1(two, capsys):
         (["ask", "page.png", " "], "question is ' '; allowed is any text"),
         (["ask", "nowhere.png", "what?"], "there is no file 'nowhere.png'"),
         (["ask", "page.png", "what?", "--ratio", "0.5"], "ratio is 0.5; allowed are those of study 'embedded': 0, 1"),
-        (["ask", "page.png", "what?", "--study", "none"], "make it with: make study PROFILE=... NAME=none"),
+        (["ask", "page.png", "what?", "--study", "none"], "make it with: docfloqa study --name none --data FOLDER"),
         (["ask", "page.png", "what?", "--model", "./none"], "model './none' cannot be loaded: it is not a folder"),
         (["ask", "page.png", "what?", "--run", "vision1", "--ratio", "1"], "--ratio chooses among a study's runs"),
         (["evaluate", "vision000", "--data", "./none"], "data './none' is not a folder"),

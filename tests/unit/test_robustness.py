@@ -268,10 +268,10 @@ def test_runs_without_weights_are_read_from_what_is_there(study_of_one, in_this_
     (folder / BEST_MODEL).rename(folder / "elsewhere")
     pd.testing.assert_frame_equal(score_runs(study, "some", rows, [CLEAN_PAGES]), kept)
     (folder / "some.parquet").unlink()
-    with pytest.raises(RunError, match=r"no run of study 'one' has some.parquet.*make study NAME=one"):
+    with pytest.raises(RunError, match=r"no run of study 'one' has some.parquet.*docfloqa study --name one"):
         score_runs(study, "some", rows, [CLEAN_PAGES])
     missing = unscored(study, ["some"])
-    assert missing["run"].tolist() == ["run"] and "make study NAME=one" in missing["reservation"].iloc[0]
+    assert missing["run"].tolist() == ["run"] and "docfloqa study --name one" in missing["reservation"].iloc[0]
     assert score_cross_sets(study, "layout") == {} and len(in_this_process) == 1
 
 

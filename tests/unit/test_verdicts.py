@@ -69,8 +69,8 @@ def test_a_verdict_follows_from_p_and_the_sign(study):
         (0.004, 0.005, SAME),
         (-0.004, 0.005, SAME),
         (0.012, 0.008, OPEN),
-        (0.0, 0.0, SAME),
-        (0.01, 0.0, BETTER),
+        (0.0, 0.0, OPEN),
+        (0.01, 0.0, OPEN),
     ],
 )
 def test_the_four_verdicts(estimate, error, verdict, study, monkeypatch):
@@ -100,6 +100,9 @@ def test_small_studies_are_not_settled_rather_than_refused(name):
     assert len(found) == {"one ratio": 0, "one document": 1}.get(name, 1)
     if name in ("one document", "few", "one seed"):
         assert set(found["verdict"]) <= {OPEN, SAME}
+    if name in ("one document", "few"):
+        assert set(found["verdict"]) <= {OPEN} and found[["low", "high", "p"]].isna().all(axis=None)
+        assert " validate. Intervals" in readable(found).attrs["note"]
     assert isinstance(as_text(found), str)
     json.dumps(json.loads(found.to_json(orient="records")), allow_nan=False)
 

@@ -132,7 +132,7 @@ def begin(study: str, run: str, epochs: int, doing: str, time: float) -> None:
 def test_the_monitor_follows_runs_from_their_files(output, monkeypatch):
     monkeypatch.setattr("docfloqa.apps.monitor.time.time", lambda: 1000.0)
     monitor = SweepMonitor("fake")
-    assert "make study NAME=fake" in monitor.view.value and not monitor.look()
+    assert "docfloqa study --name fake --data FOLDER" in monitor.view.value and not monitor.look()
     assert epochs_so_far("fake").empty and states("fake").empty
     write_study(ratios=(0.0, 1.0), seeds=(0,), missing=2, arms=("side",))
     begin("fake", "vision000-seed99-fake", 2, f"training {MARKUP}", 990.0)
@@ -324,7 +324,7 @@ def test_without_runs_the_model_before_training_answers_and_the_command_is_named
     monkeypatch.setattr(playing.Settings, "profile", lambda *_, **__: smoke)
     playground = Playground("nothing-yet")
     assert playground.table()["model"].tolist() == [BEFORE]
-    assert "make study NAME=nothing-yet" in playground.children[0].value
+    assert "docfloqa study --name nothing-yet --data FOLDER" in playground.children[0].value
 
 
 def test_every_control_has_a_label_and_a_tooltip(playground, comparer, dataset):

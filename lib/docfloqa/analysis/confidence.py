@@ -7,7 +7,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from statsmodels.stats.proportion import proportion_confint
 
-from docfloqa.analysis.intervals import RATIO, Interval, number, percent
+from docfloqa.analysis.intervals import FEWEST_DOCUMENTS, RATIO, Interval, number, percent
 from docfloqa.exceptions import RunError
 from docfloqa.runs.results import Study, once_for_study
 
@@ -40,12 +40,12 @@ def clustered_share(right: ArrayLike, documents: ArrayLike) -> Interval:
     """The share of answers that are right (each 0 or 1), with Wilson's 95 % interval over documents.
 
     The number of answers is the effective one, with the same variance if answers on one document were independent, or
-    that of documents where all or none are right. On one document the ends are NaN. Sources: Korn & Graubard, Survey
-    Methodology 24, 1998; Dean & Pagano, Journal of Survey Statistics and Methodology 3, 2015.
+    that of documents where all or none are right. Below `FEWEST_DOCUMENTS` the ends are NaN. Sources: Korn & Graubard,
+    Survey Methodology 24, 1998; Dean & Pagano, Journal of Survey Statistics and Methodology 3, 2015.
     """
     right, document_of = np.asarray(right, dtype=float), pd.factorize(np.asarray(documents))[0]
     count, share = document_of.max() + 1, right.mean()
-    if count < 2:
+    if count < FEWEST_DOCUMENTS:
         return Interval(share, np.nan, np.nan)
     residuals = np.bincount(document_of, right - share) / len(right)
     variance = count / (count - 1) * np.square(residuals).sum()
@@ -80,7 +80,7 @@ def calibration_error(answers: pd.DataFrame) -> Interval:
     Mean over bins of equally many answers of |mean confidence − share right|, and over seeds. Chance alone makes it
     too high, and resampling documents adds as much again: the interval goes as far below the estimate as the 97.5 %
     quantile of the resamples is above it, and begins at 0 unless the estimate is beyond what chance gives calibrated
-    confidences in 97.5 % of cases. On one document the ends are NaN.
+    confidences in 97.5 % of cases. Below `FEWEST_DOCUMENTS` the ends are NaN.
     Sources: Guo et al., ICML 2017; Davison & Hinkley, Bootstrap Methods and their Application, 1997, 5.2.
     """
     [(error, _, above)] = _intervals(answers, _error)
@@ -149,7 +149,7 @@ def calibration(study: Study) -> pd.DataFrame:
 def _intervals(answers: pd.DataFrame, statistic: Statistic) -> Floats:
     """Means over seeds of each figure of `statistic` with their ends over `RESAMPLES` draws of documents: figures x 3.
 
-    On one document the ends are NaN. Raises ValueError for seeds that differ in their documents.
+    Below `FEWEST_DOCUMENTS` the ends are NaN. Raises ValueError for seeds that differ in their documents.
     """
     document_of, names = pd.factorize(answers["document_id"], sort=True)
     if (answers.groupby("seed")["document_id"].nunique() < len(names)).any():
@@ -163,7 +163,11 @@ def _intervals(answers: pd.DataFrame, statistic: Statistic) -> Floats:
         columns = (part[name].to_numpy(float) for name in ("confidence", RIGHT))
         by_seed.append(statistic(*columns, draws[:, part["document"]]))
     estimates, *resampled = np.mean(by_seed, axis=0)
-    ends = np.quantile(resampled, [0.025, 0.975], axis=0) if len(names) > 1 else np.full((2, len(estimates)), np.nan)
+    ends = (
+        np.quantile(resampled, [0.025, 0.975], axis=0)
+        if len(names) >= FEWEST_DOCUMENTS
+        else np.full((2, len(estimates)), np.nan)
+    )
     return np.stack([estimates, *ends], axis=1)
 
 

@@ -13,6 +13,7 @@ from docfloqa.analysis.intervals import RATIO, percent
 from docfloqa.analysis.paired import Interaction, StudentEstimate, holm, paired_difference, permutation_p_value
 from docfloqa.analysis.robustness import ALL_KINDS, AREA, CROSS, LOST, ROBUSTNESS, area_under_curve, read_scores, scored
 from docfloqa.arms import ARMS
+from docfloqa.runs.plans import study_command
 from docfloqa.runs.results import Study, once_for_study
 
 VARIANT = "variant"
@@ -147,7 +148,7 @@ def lacking(study: Study, arm: str) -> str:
         return f"This version has no arm `{arm}`; it has {', '.join(ARMS)}."
     if study.arm(arm):
         return ""
-    return f"This study has no complete run of the arm `{arm}`; `make study ARMS={arm} NAME={study.name}` makes it."
+    return f"This study has no complete run of the arm `{arm}`; `{study_command(study.name, (arm,))}` makes it."
 
 
 @once_for_study

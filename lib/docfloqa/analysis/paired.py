@@ -14,7 +14,7 @@ from scipy.stats import permutation_test
 from scipy.stats import t as student
 from statsmodels.stats.contingency_tables import mcnemar
 
-from docfloqa.analysis.intervals import Interval, number, p_text
+from docfloqa.analysis.intervals import FEWEST_DOCUMENTS, Interval, number, p_text
 from docfloqa.exceptions import RunError
 from docfloqa.metrics import METRICS
 from docfloqa.runs.run import Run
@@ -25,10 +25,21 @@ SIGNIFICANT = 0.05
 
 
 class StudentEstimate:
-    """An `estimate` and its independent `variances`, each with its degrees of freedom, by Student's distribution."""
+    """An `estimate` and its independent `variances`, each with its degrees of freedom, by Student's distribution.
+
+    On fewer than `FEWEST_DOCUMENTS`, and without any variance, how sure it is cannot be told: all such figures are NaN.
+    """
 
     estimate: float
     variances: tuple[tuple[float, int], ...]
+    documents: int
+
+    @property
+    def doubt(self) -> str:
+        """Why it cannot be told how sure the estimate is; empty where it can."""
+        if self.documents < FEWEST_DOCUMENTS:
+            return f"{self.documents} documents, and intervals need {FEWEST_DOCUMENTS}"
+        return "" if self.standard_error > 0 else "every document has the same difference"
 
     @property
     def standard_error(self) -> float:
@@ -37,20 +48,20 @@ class StudentEstimate:
 
     @property
     def degrees_of_freedom(self) -> float:
-        """Satterthwaite's (Biometrics Bulletin 2, 1946); those of the first variance where all are 0."""
+        """Satterthwaite's (Biometrics Bulletin 2, 1946)."""
         together = sum(variance for variance, _ in self.variances)
-        if together == 0:
-            return float(self.variances[0][1])
         return together**2 / sum(variance**2 / freedom for variance, freedom in self.variances)
 
     def interval(self, confidence: float = 0.95) -> Interval:
         """The estimate with Student's interval."""
+        if self.doubt:
+            return Interval(self.estimate, math.nan, math.nan)
         half = student.ppf((1 + confidence) / 2, self.degrees_of_freedom) * self.standard_error
         return Interval(self.estimate, self.estimate - half, self.estimate + half)
 
     def p_value(self) -> float:
         """Two-sided, that the truth is 0."""
-        return min(1.0, 2 * self._beyond(abs(self.estimate)))
+        return 2 * self._beyond(abs(self.estimate))
 
     def equivalence_p_value(self, points: float = 2.0) -> float:
         """That the truth is `points` hundredths or more from 0: two one-sided tests, small where it is nearer.
@@ -61,12 +72,14 @@ class StudentEstimate:
 
     def _beyond(self, difference: float) -> float:
         """The probability of a `difference` or more by chance."""
-        if self.standard_error == 0:
-            return 0.0 if difference > 0 else 1.0
+        if self.doubt:
+            return math.nan
         return float(student.sf(difference / self.standard_error, self.degrees_of_freedom))
 
     def smallest_detectable(self, power: float = 0.8, confidence: float = 0.95) -> float:
         """The truth that would be told from 0 with probability `power`, were the standard error this one."""
+        if self.doubt:
+            return math.nan
         quantiles = stdtrit(self.degrees_of_freedom, [(1 + confidence) / 2, power])
         return float(quantiles.sum() * self.standard_error)
 
@@ -87,6 +100,11 @@ class Interaction(StudentEstimate):
     def variances(self) -> tuple[tuple[float, int], ...]:
         """Those of both."""
         return (*self.here.variances, *self.there.variances)
+
+    @property
+    def documents(self) -> int:
+        """Those of the side with fewer."""
+        return min(self.here.documents, self.there.documents)
 
 
 @dataclass(frozen=True)
@@ -110,6 +128,8 @@ class PairedDifference(StudentEstimate):
     def documents_needed(self, difference: float, power: float = 0.8) -> int | float:
         """The fewest documents with which `smallest_detectable` is at most `difference`, `math.inf` where none are.
 
+        NaN where the variance is not known.
+
         `difference` is above 0, in the metric's unit. The variance over documents falls as one over their number, what
         seeds add stays: the least to plan with where there was one seed. A power of 0.8 is right to 0.001 from 10
         degrees of freedom on, and is 0.77 with 2.
@@ -122,10 +142,12 @@ class PairedDifference(StudentEstimate):
             # Equal but for rounding is enough.
             return study.smallest_detectable(power) <= difference * (1 + 1e-12)
 
+        if self.doubt:
+            return math.nan
         # More documents can leave fewer degrees of freedom, so what suffices need not be one stretch without
         # an end: the numbers are searched in steps of 2 % for the first that does, then what lies below it.
-        steps = sorted({math.ceil(step) for step in np.geomspace(2, MOST_DOCUMENTS, 2000)})
-        for below, step in pairwise([1, *steps]):
+        steps = sorted({math.ceil(step) for step in np.geomspace(FEWEST_DOCUMENTS, MOST_DOCUMENTS, 2000)})
+        for below, step in pairwise([FEWEST_DOCUMENTS - 1, *steps]):
             if suffices(step):
                 between = range(below + 1, step + 1)
                 return between[bisect_left(between, True, key=suffices)]

@@ -13,6 +13,7 @@ from docfloqa.analysis.paired import KEYS
 from docfloqa.data.degradations import CLEAN, SEVERITIES
 from docfloqa.exceptions import RunError
 from docfloqa.files import reports_folder, runs_folder
+from docfloqa.runs.plans import study_command
 from docfloqa.runs.results import Study
 from docfloqa.runs.run import BEST_MODEL
 from docfloqa.runs.tables import PACKED, read_table
@@ -93,6 +94,6 @@ def kept_identity(folder: Path, name: str) -> dict[str, Any] | None:
 
 def _remedy(study: Study) -> str:
     return (
-        f"the weights ({BEST_MODEL}/) are not here; make study NAME={study.name} with the study's profile, ratios "
-        "and seeds, and with DOCFLOQA_OUTPUT set to an empty folder, makes both"
+        f"the weights ({BEST_MODEL}/) are not here; {study_command(study.name)}, with DOCFLOQA_OUTPUT set to an empty "
+        "folder, makes both"
     )

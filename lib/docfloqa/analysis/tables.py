@@ -15,6 +15,7 @@ from docfloqa.analysis.intervals import (
     NONE,
     RATIO,
     TITLES,
+    UNKNOWN,
     interval_table,
     last_epoch,
     number,
@@ -117,7 +118,8 @@ def _beside(ours: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
 def costs(study: Study) -> pd.DataFrame:
     """What a run of each ratio trained and took, as text: means over seeds, for memory the largest.
 
-    One column is how long it took, evaluations included, to the highest ANLS in whole percent that every run reaches.
+    One column is how long it took, evaluations included, to the highest ANLS in whole percent that every run reaches,
+    where that is not 0.
     """
     target, rows = math.floor(100 * study.epochs.groupby("run")["anls"].max().min()) / 100, {}
     seconds = study.epochs[["train_seconds", "evaluation_seconds"]].fillna(0).sum(axis=1)
@@ -128,7 +130,8 @@ def costs(study: Study) -> pd.DataFrame:
             "vision parameters trained": f"{runs['trainable_vision_parameters'].iloc[0]:,}",
             "of the vision encoder": percent(vision_shares(study)[ratio]),
             **_costs_of(runs),
-            f"seconds to ANLS {percent(target)}": number(reached[ratio], 0),
+            # All have reached nothing before they begin.
+            **({f"seconds to ANLS {percent(target)}": number(reached[ratio], 0)} if target else {}),
             "device": ", ".join(sorted(runs["device"].unique())),
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("ratio")
@@ -159,7 +162,8 @@ def seed_spread(study: Study) -> pd.DataFrame:
 def comparisons(study: Study) -> pd.DataFrame:
     """The `contrast_table` of every two ratios, with standard errors, and what a test of all pairs shows (Bonferroni).
 
-    The last columns say how many documents would show the lead of the published 66 %, for these seeds, and for others.
+    The last columns say how many documents would show the lead of the published 66 %, for these seeds, and for others,
+    of which one seed says nothing.
     """
     pairs = made(ratio_contrasts(study))
     found = [pair.difference for pair in pairs]
@@ -168,13 +172,21 @@ def comparisons(study: Study) -> pd.DataFrame:
     all_pairs = [one.smallest_detectable(confidence=1 - 0.05 / len(found)) for one in found]
     frame.insert(3, "standard error, documents", [number(100 * one.over_documents, 2) for one in found])
     frame.insert(4, "standard error, seeds", seeds)
-    frame["smallest shown, all pairs"] = [number(100 * smallest) for smallest in all_pairs]
+    frame["smallest shown, all pairs"] = [*map(_points, all_pairs)]
     these = [replace(one, over_seeds=0.0) for one in found]
     documents = f"documents to show {100 * PUBLISHED_LEAD:.1f}, these seeds"
     for column, ones in {documents: these, "any seeds": found}.items():
         needed = [one.documents_needed(PUBLISHED_LEAD) for one in ones]
-        frame[column] = ["no number" if math.isinf(count) else f"{count:,}" for count in needed]
+        if column == "any seeds":
+            needed = [count if one.seeds > 1 else math.nan for one, count in zip(found, needed, strict=True)]
+        texts = {math.inf: "no number"}
+        frame[column] = [UNKNOWN if math.isnan(count) else texts.get(count, f"{count:,}") for count in needed]
     return frame
+
+
+def _points(share: float) -> str:
+    """A difference in points; that it is unknown where there is none, since a dash would pass for none needed."""
+    return UNKNOWN if math.isnan(share) else number(100 * share)
 
 
 def contrast_table(found: Sequence[Comparison]) -> pd.DataFrame:
@@ -189,7 +201,7 @@ def contrast_table(found: Sequence[Comparison]) -> pd.DataFrame:
         "p (Holm)": [*map(p_text, holm_p_values(found))],
         "p, permutation": [p_text(one.permuted) for one in found],
         "seeds": [str(one.difference.seeds) if one.sides else NONE for one in found],
-        "smallest shown": [number(100 * one.difference.smallest_detectable()) for one in found],
+        "smallest shown": [_points(one.difference.smallest_detectable()) for one in found],
     }
     return pd.DataFrame(columns, index=pd.Index([one.name for one in found], name="ANLS, points", dtype=object))
 

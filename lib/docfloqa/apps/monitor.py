@@ -13,6 +13,7 @@ from docfloqa.analysis.intervals import NONE, RATIO, number, percent
 from docfloqa.apps.browser import control, image_html, table_html, text_html
 from docfloqa.figures.style import TWO_COLUMNS, mark, panels, render, styled
 from docfloqa.files import runs_folder
+from docfloqa.runs.plans import study_command
 from docfloqa.runs.progress import epochs_so_far as so_far
 from docfloqa.runs.progress import read_progress
 from docfloqa.runs.results import planned_runs
@@ -92,7 +93,7 @@ class SweepMonitor(ipywidgets.VBox):
         """Read the files and show what they say; returns whether every planned run has ended."""
         table = states(self.study)
         if table.empty:
-            begin = f"Study {self.study!r} has no plan yet. It begins with: make study NAME={self.study}"
+            begin = f"Study {self.study!r} has no plan yet. It begins with: {study_command(self.study)}"
             self.view.value = text_html(begin)
             return False
         so_far, curves = epochs_so_far(self.study), ""

@@ -29,6 +29,7 @@ from docfloqa.data.load import load_docvqa
 from docfloqa.exceptions import RunError
 from docfloqa.figures.style import render
 from docfloqa.metrics import anls
+from docfloqa.runs.plans import study_command
 from docfloqa.settings import Settings
 
 HEADING = 200  # characters
@@ -40,7 +41,7 @@ def models_and_note(study: str) -> tuple[list[Asked], str]:
         return models_of_study(study), ""
     except RunError as error:
         untrained = Asked(BEFORE, None, Settings.profile("embedded", study=study))
-        note = f"Only the model before training answers: {error}. The command for it: make study NAME={study}"
+        note = f"Only the model before training answers: {error}. The command for it: {study_command(study)}"
         return [untrained], note
 
 

@@ -13,7 +13,7 @@ from IPython.display import HTML, Markdown, display
 
 from docfloqa.analysis import confidence, mistakes, published, tables
 from docfloqa.analysis.contrasts import arm_contrasts, interactions, lacking, made
-from docfloqa.analysis.intervals import NONE, RATIO, last_epoch, number, p_text, percent
+from docfloqa.analysis.intervals import FEWEST_DOCUMENTS, NONE, RATIO, last_epoch, number, p_text, percent
 from docfloqa.analysis.paired import PairedDifference, holm
 from docfloqa.figures import study as figures
 from docfloqa.figures.style import publish
@@ -23,8 +23,6 @@ from docfloqa.runs.results import Study
 from docfloqa.text import NO_BREAK, flat, to_latex, to_markdown
 
 INTERVAL = re.compile(r"\[[^][]{1,24}, [^][]{1,24}\]")
-# On fewer documents a group's questions may all be wrong, or all right, by chance alone.
-FEWEST_DOCUMENTS = 10
 
 
 def show_table(frame: pd.DataFrame, caption: str) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from docfloqa.analysis.contrasts import contrasts, holm_p_values
-from docfloqa.analysis.intervals import NONE, Interval, p_text
+from docfloqa.analysis.intervals import FEWEST_DOCUMENTS, NONE, Interval, p_text
 from docfloqa.analysis.paired import SIGNIFICANT
 from docfloqa.analysis.tables import page_use_scores
 from docfloqa.runs.results import Study
@@ -20,10 +20,10 @@ def verdicts(study: Study, margin: float = MARGIN) -> pd.DataFrame:
     """All that a study compares, one row each: ratios, arms, and ratios on bad scans where they were scored.
 
     Columns: part (p-values have Holm's correction within one), comparison, difference, low, high (points of ANLS,
-    95 % interval over documents and seeds), p, verdict, reason (why nothing is compared). A verdict is "better" or
+    95 % interval over documents and seeds), p, verdict, reason (why nothing can be settled). A verdict is "better" or
     "worse" where p is below 0.05; "the same within 2 points" where two one-sided tests show a difference below
-    `margin`; else "not settled", which is also what is said of all where the model does not read the pages, and of
-    what has no runs. Raises ValueError for a margin that is not above 0.
+    `margin`; else "not settled", which is also what is said of all where the model does not read the pages, of what
+    has no runs, and on fewer documents than intervals need. Raises ValueError for a margin that is not above 0.
     """
     if not margin > 0:
         raise ValueError(f"margin is {margin}; allowed are points of ANLS above 0")
@@ -37,9 +37,16 @@ def verdicts(study: Study, margin: float = MARGIN) -> pd.DataFrame:
             verdict = BETTER if (estimate > 0) != one.lower_is_better else WORSE
         elif reads and equivalent < SIGNIFICANT:
             verdict = f"the same within {margin:g} points"
-        rows.append((one.family, one.name, estimate, low, high, p_value, verdict, one.reason))
+        reason = one.reason or (one.difference.doubt if one.difference else "")
+        rows.append((one.family, one.name, estimate, low, high, p_value, verdict, reason))
     frame = pd.DataFrame(rows, columns=["part", "comparison", "difference", "low", "high", "p", "verdict", "reason"])
-    if not reads:
+    documents = study.last_answers["document_id"].nunique()
+    if documents < FEWEST_DOCUMENTS:
+        frame.attrs["note"] = (
+            f"{_counted(documents)} validate. Intervals are given from {FEWEST_DOCUMENTS} on: on fewer they hold the "
+            "truth too seldom, so nothing is settled."
+        )
+    elif not reads:
         frame.attrs["note"] = (
             f"No model answers clearly better with a question's own page than with another document's ({100 * FLOOR:g} "
             "points): it could not be shown that the pages are read, so nothing is settled."
@@ -75,11 +82,21 @@ def as_text(found: pd.DataFrame) -> str:
     return "\n".join([*lines, *found.attrs.values()])
 
 
+def validated_on(study: Study) -> str:
+    """On how much a study was validated, in a sentence."""
+    counts = study.last_answers[["question_id", "document_id"]].nunique()
+    return f"{_counted(counts['question_id'], 'question')} on {_counted(counts['document_id'])} validate."
+
+
+def _counted(count: int, of: str = "document") -> str:
+    return f"{count:,} {of}{'' if count == 1 else 's'}"
+
+
 def reads_pages(study: Study) -> bool:
     """Whether some ratio reads the pages: only then can be compared.
 
     A ratio does if its ANLS with a question's own page is at least `FLOOR` above that with another document's, and
-    the difference's interval above 0.
+    the difference's interval above 0, which no fewer documents have than intervals need.
     """
     gains = page_use_scores(study).query("metric == 'difference'")
-    return bool(((gains["estimate"] >= FLOOR) & ((gains["low"] > 0) | gains["low"].isna())).any())
+    return bool(((gains["estimate"] >= FLOOR) & (gains["low"] > 0)).any())

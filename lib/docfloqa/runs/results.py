@@ -1,6 +1,5 @@
 """A study's runs as tidy frames, and runs by what people call them."""
 
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property, wraps
@@ -13,12 +12,12 @@ import pandas as pd
 from docfloqa.exceptions import IncompleteRunError, RunError
 from docfloqa.files import expanded, is_folder, output_folder, reports_folder, runs_folder
 from docfloqa.metrics import METRICS
+from docfloqa.runs.plans import PLAN, read_plan, study_command
 from docfloqa.runs.run import Run, is_complete, read_record
 from docfloqa.runs.tables import CONTROL, EPOCHS, PACKED, PREDICTIONS, RECORD, is_packed, packed_records, read_tables
 from docfloqa.settings import Settings
 from docfloqa.versions import PAGES, TRAINING
 
-PLAN = "study.json"
 RUN_KEYS = ["vision_trainable", "seed"]
 NAMES_SHOWN = 10
 
@@ -64,11 +63,11 @@ class Study:
         plan = read_plan(reports_folder(name))
         if not plan:
             path = reports_folder(name) / PLAN
-            raise RunError(f"study {name!r} has no {path}; make it with: make study PROFILE=... NAME={name}")
+            raise RunError(f"study {name!r} has no {path}; make it with: {study_command(name)}")
         records, missing = _read(name, plan["runs"])
         if not records:
             errors = "; ".join(sorted({record["error"] for record in missing.values() if record.get("error")}))
-            why = f"they stopped with: {errors}" if errors else "run 03_ablate"
+            why = f"they stopped with: {errors}" if errors else f"{study_command(name)} makes them"
             raise RunError(f"none of the {len(missing)} runs of study {name!r} is complete; {why}")
         return cls(name, Settings.from_dict(plan["settings"]), records, missing, plan.get("arms", {}))
 
@@ -168,11 +167,6 @@ def _read(study: str, runs: Iterable[str]) -> tuple[dict[str, dict[str, Any]], d
     records = {run: read_record(runs_folder(study) / run) for run in runs}
     complete = {run: record for run, record in records.items() if is_complete(runs_folder(study) / run)}
     return complete, {run: record for run, record in records.items() if run not in complete}
-
-
-def read_plan(study: Path) -> dict[str, Any]:
-    """What a study has planned, by its folder of reports; nothing where there is no plan."""
-    return json.loads((study / PLAN).read_text()) if (study / PLAN).is_file() else {}
 
 
 def planned_runs(study: str) -> tuple[list[str], list[str]]:

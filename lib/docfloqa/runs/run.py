@@ -324,10 +324,12 @@ class Run:
         """Where the weights of the epoch with the highest validation ANLS are; raises `RunError` if they are not."""
         folder = self.folder / BEST_MODEL
         if not folder.is_dir():
+            # It knows runs.
+            from docfloqa.runs.plans import study_command
+
             raise RunError(
-                f"run {self.name} has no {BEST_MODEL}/ (weights are not in the repository): make study "
-                f"NAME={self.settings.study} with the study's profile, ratios and seeds, and with DOCFLOQA_OUTPUT set "
-                "to an empty folder, makes the run again"
+                f"run {self.name} has no {BEST_MODEL}/ (weights are not in the repository): "
+                f"{study_command(self.settings.study)} makes the run again, with DOCFLOQA_OUTPUT set to an empty folder"
             )
         return folder
 

@@ -20,6 +20,7 @@ from docfloqa.exceptions import StudyError
 from docfloqa.files import held, reports_folder
 from docfloqa.report.export import export, export_study
 from docfloqa.report.verdicts import MARGIN
+from docfloqa.runs.plans import check_name
 from docfloqa.runs.results import Study
 from docfloqa.runs.run import COMPLETE, git_commit, now
 from docfloqa.settings import SHIFTS, Settings
@@ -60,6 +61,7 @@ def make_study(
     Raises `SettingsError` and `StudyError` before any work, and `StudyError` for a notebook that fails.
     """
     settings_of_runs(settings, ratios, seeds, arms, jobs)
+    check_name(settings)
     check_study(settings, kernel, scheduler)
     sweep_parameters = {
         "settings_json": settings.to_json(),

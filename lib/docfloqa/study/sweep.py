@@ -17,8 +17,9 @@ from docfloqa.data.load import data_checksum, load_checked
 from docfloqa.exceptions import SettingsError, shown
 from docfloqa.files import held, reports_folder, runs_folder, write_whole
 from docfloqa.model.folder import known_weights
+from docfloqa.runs.plans import CONFIG, PLAN, check_name
 from docfloqa.runs.recovery import refresh
-from docfloqa.runs.results import PLAN, planned_runs
+from docfloqa.runs.results import planned_runs
 from docfloqa.runs.run import COMPLETE, Run, is_complete, now, read_record
 from docfloqa.runs.tables import EPOCHS, is_packed, read_table
 from docfloqa.settings import Settings
@@ -125,6 +126,7 @@ def sweep(
     serve, as where the settings want a GPU and it has none.
     """
     settings_of_runs(settings, ratios, seeds, arms, jobs)
+    check_name(settings)
     if scheduler:
         # Not above: to import dask takes a second.
         from docfloqa.study.cluster import Cluster
@@ -142,7 +144,7 @@ def sweep(
         with Watcher(settings.study):
             write_plan(settings, planned)
             again = settings.to_config(ratios=ratios, seeds=seeds, arms=arms)
-            write_whole(reports_folder(settings.study) / "study.yaml", again)
+            write_whole(reports_folder(settings.study) / CONFIG, again)
             if pending:
                 workers.open(settings)
                 make(pending, workers, jobs)

@@ -1,0 +1,98 @@
+"""What a study has planned: the command that makes it, and that its name stays with its data, model and settings."""
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+from docfloqa.arms import choose_arms
+from docfloqa.exceptions import SettingsError, shown
+from docfloqa.files import PROJECT, reports_folder, resolve
+from docfloqa.runs.run import SETTINGS_WITHOUT_EFFECT, read_record
+from docfloqa.settings import PROFILES, Settings
+
+PLAN, CONFIG = "study.json", "study.yaml"
+OF_A_RUN = ("vision_trainable", "seed")
+# What may be on the hub, where a plan holds the commit as well.
+SOURCES = ("data", "validation_data", "model")
+
+
+def read_plan(study: Path) -> dict[str, Any]:
+    """What a study has planned, by its folder of reports; nothing where there is no plan."""
+    return json.loads((study / PLAN).read_text()) if (study / PLAN).is_file() else {}
+
+
+def study_command(name: str, arms: tuple[str, ...] = ()) -> str:
+    """The whole command that makes a study, or goes on with it, and `arms` beside those that it has."""
+    folder = reports_folder(name)
+    plan, config = read_plan(folder), folder / CONFIG
+    words = ["docfloqa", "study"]
+    if not plan:
+        # A name alone would train on drawn pages.
+        return shlex.join(
+            [*words, *(["--profile", name] if name in PROFILES else ["--name", name, "--data", "FOLDER"])]
+        )
+    if config.is_file():
+        words += ["--config", str(config.relative_to(PROJECT) if config.is_relative_to(PROJECT) else config)]
+    else:
+        words += ["--name", name, *_options(plan)]
+    further = [arm for arm in arms if arm not in plan.get("arms", {})]
+    return shlex.join([*words, *(["--arms", *plan.get("arms", {}), *further] if further else [])])
+
+
+def _options(plan: dict[str, Any]) -> list[str]:
+    """Ratios, seeds and what differs from the embedded profile, of a plan made before studies had a `CONFIG`."""
+    usual, words = Settings().to_dict(), []
+    runs = [
+        read_record(reports_folder(plan["settings"]["study"]) / "runs" / run).get("settings") for run in plan["runs"]
+    ]
+    for option, key in (("--ratios", OF_A_RUN[0]), ("--seeds", OF_A_RUN[1])):
+        words += [option, *map(str, sorted({run[key] for run in runs if run}))]
+    for key, value in Settings.from_dict(plan["settings"]).to_dict().items():
+        if value != usual[key] and key not in (*OF_A_RUN, "study"):
+            option = key.replace("_", "-")
+            words += [f"--{'' if value else 'no-'}{option}"] if isinstance(value, bool) else [f"--{option}", str(value)]
+    return words
+
+
+def check_name(settings: Settings, single: bool = False) -> None:
+    """Raise `SettingsError` where the study of these settings' name was planned with other ones.
+
+    Of a `single` run the settings may be those of an arm.
+    """
+    folder = reports_folder(settings.study)
+    if not (plan := read_plan(folder)):
+        return
+    planned = Settings.from_dict(plan["settings"])
+    allowed = [planned.replace(vision_trainable=settings.vision_trainable, seed=settings.seed)]
+    if single:
+        of_arms = [
+            variant.runs(planned, [settings.seed]) for arm in choose_arms(["all"], planned) for variant in arm.variants
+        ]
+        allowed += [run for runs in of_arms for run in runs]
+    there, here = min((_differing(one, settings) for one in allowed), key=lambda sides: len(sides[0]))
+    if there:
+        raise SettingsError(
+            f"study {settings.study!r} was made with {_said(there)}, and {_said(here)} is asked for; give it another "
+            f"--name, or remove {folder} to begin anew"
+        )
+
+
+def _differing(planned: Settings, asked: Settings) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What two settings have that the other one has not, where that makes other runs."""
+    there, here = planned.to_dict(), asked.to_dict()
+    # Data and model are what people mean by a name.
+    names = [*SOURCES, *(name for name in there if name not in SOURCES)]
+    names = [name for name in names if name not in SETTINGS_WITHOUT_EFFECT and not _same(name, there[name], here[name])]
+    return {name: there[name] for name in names}, {name: here[name] for name in names}
+
+
+def _same(name: str, planned: Any, asked: Any) -> bool:
+    if name not in SOURCES or None in (planned, asked):
+        return planned == asked
+    # A commit is looked up for whoever names none.
+    return resolve(asked) in (resolve(planned), planned.partition("@")[0])
+
+
+def _said(settings: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {shown(value)}" for name, value in settings.items())
