@@ -213,17 +213,17 @@ def test_ask_gives_an_answer_of_every_ratio(two, capsys):
     assert capsys.readouterr().out.startswith("0 % trained  ")
 
 
-def test_evaluate_gives_every_metric_with_an_interval(two, capsys):
+def test_evaluate_gives_every_metric_and_no_interval_of_three_documents(two, capsys):
     scored = result_of(["evaluate", "vision000"], capsys)
     assert scored["run"] == "embedded/vision000-seed0-fake" and scored["data"] == "synth"
     assert set(scored["metrics"]) == {*METRICS, "val_loss"} and scored["documents"] == 3
     for name, interval in scored["metrics"].items():
-        assert interval["low"] <= interval["estimate"] <= interval["high"], name
+        assert interval["low"] is interval["high"] is None and interval["estimate"] >= 0, name
     other = result_of(["evaluate", "vision000", "--synth-shift", "layout"], capsys)
     assert other["metrics"] != scored["metrics"]
     assert main(["evaluate", "vision000"]) == 0
     shown = capsys.readouterr().out
-    assert "anls" in shown and "95 % interval over documents" in shown
+    assert "anls" in shown and "95 % interval over documents" in shown and shown.count("[–, –]") == len(METRICS) + 1
 
 
 def test_a_csv_is_imported_and_evaluated_on(two, capsys, tmp_path):
@@ -254,7 +254,8 @@ def test_compare_tests_every_metric(two, capsys):
         difference = paired_difference(*sides, name)
         found = compared["metrics"][name]
         assert found["difference"] == pytest.approx(difference.estimate)
-        assert found["p_value"] == pytest.approx(difference.p_value())
+        # Of four documents there is none.
+        assert found["p_value"] is found["low"] is found["high"] is None and difference.doubt
         assert found["second"] - found["first"] == pytest.approx(found["difference"])
         assert 0 < found["p_permutation"] <= 1
     assert compared["metrics"]["exact_match"]["p_mcnemar"] == mcnemar_p_value(*sides)["p_value"].iloc[0]

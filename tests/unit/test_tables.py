@@ -261,6 +261,19 @@ def test_the_floor_is_what_wrong_pages_give(study, unreadable):
         assert row["difference"].startswith(f"{100 * (own - other):.1f} [")
 
 
+@pytest.mark.parametrize(
+    ("steps", "warmup", "highest", "says"),
+    [
+        (600, 20, 1e-3, "0.001; 600 steps, 20 of them warm-up"),
+        (9, 20, 4.5e-4, "0.001, which was never reached: at most 0.00045; 9 steps, 20 of them warm-up"),
+    ],
+)
+def test_the_report_says_which_schedule_there_was(study, steps, warmup, highest, says):
+    was = {"schedule": {"steps": steps, "steps_done": steps, "warmup_steps": warmup, "highest_learning_rate": highest}}
+    one = dataclasses.replace(study, records={run: record | was for run, record in study.records.items()})
+    assert setup_table(one)["of every run"]["learning rate"] == says
+
+
 def test_the_setup_is_the_studys_own(study):
     said = setup_table(study)["of every run"]
     assert said["validation questions"] == "120 on 30 documents" and said["learning rate"].startswith("0.001,")

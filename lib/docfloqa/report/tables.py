@@ -110,12 +110,28 @@ def setup_table(study: Study) -> pd.DataFrame:
         "seeds (orders of the training questions)": study.runs["seed"].nunique(),
         "epochs": settings.epochs,
         "batch size": settings.batch_size,
-        "learning rate": f"{settings.learning_rate:g}, to zero after {settings.warmup_steps} steps of warm-up",
+        "learning rate": _schedule(study),
         "weight decay": f"{settings.weight_decay:g}",
         "beams, tokens of an answer": f"{settings.num_beams}, at most {settings.max_new_tokens}",
         "planned runs that are missing": len(study.missing),
     }
     return pd.DataFrame({"of every run": map(str, rows.values())}, pd.Index(rows, name="the study"))
+
+
+def _schedule(study: Study) -> str:
+    """The learning rate and its course, as the runs of the ratios had it."""
+    rate = f"{study.settings.learning_rate:g}"
+    schedules = [record["schedule"] for record in study.records.values() if record.get("schedule")]
+    if not schedules:
+        # Runs of before it was recorded: as they were set.
+        return f"{rate}, to zero after {study.settings.warmup_steps} steps of warm-up"
+    steps, warmup = (
+        " to ".join(dict.fromkeys(f"{end([one[key] for one in schedules]):,}" for end in (min, max)))
+        for key in ("steps", "warmup_steps")
+    )
+    highest = max(one["highest_learning_rate"] for one in schedules)
+    never = "" if highest >= 0.999 * study.settings.learning_rate else f", which was never reached: at most {highest:g}"
+    return f"{rate}{never}; {steps} steps, {warmup} of them warm-up"
 
 
 def run_table(study: Study) -> pd.DataFrame:
