@@ -13,16 +13,16 @@ INCOMPLETE, BAD_INPUT = 1, 2  # exit codes
 
 def study(settings: Settings, **planned: Any) -> tuple:
     """Explore, fine-tune every ratio, analyse and export the report."""
-    from docfloqa.files import reports_folder
+    from docfloqa.report.next_steps import next_steps
     from docfloqa.report.verdicts import as_text, verdicts
     from docfloqa.runs.results import Study
     from docfloqa.study.study import make_study
 
     made = make_study(settings, **planned)
-    found = verdicts(Study.load(settings.study))
-    files = "\n  ".join([f"the report is in {reports_folder(settings.study)}:", *(path.name for path in made.files)])
+    study = Study.load(settings.study)
+    found = verdicts(study)
     data = {"study": settings.study, "runs": made.runs, "verdicts": found, "files": made.files}
-    text = f"{made.runs.to_string(index=False)}\n\n{as_text(found)}\n\n{files}"
+    text = f"{made.runs.to_string(index=False)}\n\n{as_text(found)}\n\n{next_steps(study, made.files)}"
     return data, text, 0 if made.complete else INCOMPLETE
 
 
