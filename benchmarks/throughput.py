@@ -47,12 +47,12 @@ from docfloqa.files import PROJECT, write_whole
 from docfloqa.model.device import (
     autocast,
     compute_device,
+    computed_in,
     describe_device,
     finish_device,
     matrix_product_rate,
     peak_memory,
     use_device,
-    uses_bf16,
 )
 from docfloqa.model.freezing import freeze
 from docfloqa.runs.run import git_commit, now
@@ -508,7 +508,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(json.dumps(measure_memory(arguments.memory_of, variants[0], dataset)))
         return
     rows = dataset["train"]
-    precision = torch.bfloat16 if uses_bf16(settings) else torch.float32
+    precision = computed_in(settings)
     result = {
         "command": f"python benchmarks/throughput.py {' '.join(sys.argv[1:] if argv is None else argv)}".strip(),
         "date": now()[:10],

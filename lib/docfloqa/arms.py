@@ -11,6 +11,7 @@ from docfloqa.settings import SHIFTS, SIDES, UNITS, Settings
 RATIOS = (0.0, 0.33, 0.66, 1.0)
 # An arm's runs train for so many times fewer epochs than the study, so that all arms take less than twice as long.
 FEWER_EPOCHS = 2
+LENGTHS = ("epochs", "max_steps")
 SIDE_SHARE = 0.33  # of the vision encoder's parameters
 LORA_SHARE = 0.1  # of the model's parameters
 # Adapters begin at zero: what moves weights gently from where they are does not move them at all.
@@ -33,9 +34,9 @@ class Variant:
 
     def runs(self, settings: Settings, seeds: Sequence[int]) -> list[Settings]:
         """The settings of its runs, one for every seed."""
-        epochs = max(1, settings.epochs // FEWER_EPOCHS)
+        fewer = {name: max(1, most // FEWER_EPOCHS) for name in LENGTHS if (most := getattr(settings, name))}
         chosen = seeds[:1] if self.first_seed_only else seeds
-        return [settings.replace(epochs=epochs, seed=seed, **self.changes) for seed in chosen]
+        return [settings.replace(**fewer, seed=seed, **self.changes) for seed in chosen]
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,10 @@ PARTS = ("none", "stem", "stage1", "stage2", "stage3", "stage4", "all")
 PREFIXES = ("token", "text", "none")
 BATCHINGS = ("uniform", "by_image")
 SHIFTS = ("input", "layout", "content")
+# Of transformers, those that need nothing else to be installed or given.
+SCHEDULES = (*"linear cosine cosine_with_restarts polynomial constant constant_with_warmup inverse_sqrt".split(),)
+OPTIMIZERS = (*"adamw_torch_fused adamw_torch adafactor sgd rmsprop adagrad".split(),)
+TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
 SHARE = (0, 1)
 SEED = (0, 2**31 - 1)
 COUNT = (1, 10**9)
@@ -122,14 +126,25 @@ class Training(Group):
     )
     seed: int = _setting(0, "of the order of the questions and of everything random in training", SEED)
     epochs: int = _setting(8, "how often every question is trained on", (1, 10**4))
-    batch_size: int = _setting(24, "questions in a step", (1, 10**5))
+    max_steps: int | None = _setting(None, "how many steps, whatever `epochs` says; none takes `epochs`", COUNT)
+    early_stopping_patience: int | None = _setting(
+        None, "epochs without a better ANLS after which training ends; none trains to the end", (1, 10**4)
+    )
+    batch_size: int = _setting(24, "questions in a batch", (1, 10**5))
+    gradient_accumulation_steps: int = _setting(1, "batches that make a step together", (1, 10**4))
     batching: str = _setting("by_image", "uniform shuffles questions, by_image keeps a page's together", BATCHINGS)
     learning_rate: float = _setting(1e-3, "after the warm-up", POSITIVE)
-    weight_decay: float = _setting(0.01, "AdamW's", (0, 1))
+    weight_decay: float = _setting(0.01, "the optimizer's", (0, 1))
     warmup_steps: int = _setting(20, "steps in which the learning rate rises, a fifth of all at most", (0, 10**7))
     warmup_ratio: float | None = _setting(None, "the same as a share of all steps; none takes warmup_steps", SHARE)
+    lr_scheduler_type: str = _setting("linear", "how the learning rate goes on after the warm-up", SCHEDULES)
+    optim: str = _setting("adamw_torch_fused", "the optimizer", OPTIMIZERS)
     max_grad_norm: float = _setting(1.0, "longer gradients are clipped to it", POSITIVE)
-    precision: str = _setting("auto", "of computation; auto is bf16 on a GPU that has it", ("auto", "fp32", "bf16"))
+    precision: str = _setting(
+        "auto",
+        "of computation; auto is bf16 on a GPU that has it, fp16 on another one, fp32 on a CPU",
+        ("auto", "fp32", "bf16", "fp16"),
+    )
     static_shapes: str = _setting(
         "auto",
         "whether batches come in few shapes, so that a GPU gets a step as one CUDA graph; auto is on where a GPU "
@@ -146,6 +161,12 @@ class Decoding(Group):
     num_beams: int = _setting(1, "beams of the search for an answer; 1 is greedy", (1, 64))
     max_new_tokens: int = _setting(24, "the longest answer, in tokens", (1, 1024))
     eval_batch_size: int = _setting(64, "questions answered at a time", (1, 10**5))
+    eval_questions: int | None = _setting(
+        None,
+        "validation questions answered after an epoch, drawn by document; all are before training, and after the last "
+        "and the best epoch; none takes all",
+        COUNT,
+    )
 
 
 @dataclass(frozen=True)
@@ -154,6 +175,7 @@ class Storage(Group):
 
     study: str = _setting("embedded", "the name of reports and figures", lambda _, name: check_study_name(name))
     vision_cache: bool = _setting(True, "compute outputs of the encoder's frozen beginning once, and keep them on disk")
+    report_to: tuple[str, ...] = _setting((), "trackers that are told how a run goes, by the run's id", TRACKERS)
     cache_gib: float = _setting(20.0, "how much all of them may take there, in GiB", POSITIVE)
     allow_cpu: bool = _setting(True, "whether a run may go on where there is no GPU")
 
@@ -240,10 +262,8 @@ def _checked(field: dataclasses.Field, value: Any) -> Any:
             raise SettingsError(f"{name} is {shown(one)} of type {type(one).__name__}; allowed is {field.type}")
     if callable(allowed):
         allowed(name, value)
-    elif kind is str:
-        for one in items:
-            if one not in allowed:
-                raise SettingsError(f"{name} is {shown(one)}; allowed are {', '.join(allowed)}")
+    elif kind is str and (wrong := [one for one in items if one not in allowed]):
+        raise SettingsError(f"{name} is {shown(wrong[0])}; allowed are {', '.join(allowed)}")
     elif kind in (int, float) and not (
         len(items) <= MOST_LEGS and all(allowed[0] <= one <= allowed[1] for one in items)
     ):

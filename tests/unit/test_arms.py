@@ -14,8 +14,7 @@ from transformers import Florence2ForConditionalGeneration
 from docfloqa.arms import ARMS, SIDE_SHARE, choose_arms
 from docfloqa.exceptions import RunError, SettingsError
 from docfloqa.model.florence import load_florence
-from docfloqa.model.freezing import freeze, without_adapters
-from docfloqa.runs.run import in_fp16
+from docfloqa.model.freezing import freeze, in_fp16, without_adapters
 from docfloqa.settings import SHIFTS, Freezing, Settings
 from docfloqa.study.sweep import plan
 from docfloqa.training.batches import Pages, QuestionCollator

@@ -35,7 +35,7 @@ def test_the_paper_profile_is_the_published_setting():
         ("unit", "layer"),
         ("side", "left"),
         ("prefix", ""),
-        ("precision", "fp16"),
+        ("precision", "fp8"),
         ("batching", "by_document"),
         ("study", "../elsewhere"),
         ("study", ""),

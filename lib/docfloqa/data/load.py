@@ -90,7 +90,7 @@ def load_checked(settings: Settings, splits: Sequence[str] = SPLITS) -> tuple[Da
     for split, rows in found.items():
         if not len(rows):
             raise DataError(f"split {split!r} of {sources[split]!r} has no usable row; {checks}")
-        found[split] = _draw_documents(rows, getattr(settings, f"{split}_questions"))
+        found[split] = draw_documents(rows, getattr(settings, f"{split}_questions"))
         checks.kept[split] = len(found[split])
     if "validation" in found and len(set(found["validation"]["document_id"])) < 2:
         raise DataError(
@@ -152,7 +152,7 @@ def check_image(image: dict[str, Any] | None, known: dict[str, str | None]) -> t
     return page, known[page]
 
 
-def _draw_documents(rows: Dataset, limit: int | None) -> Dataset:
+def draw_documents(rows: Dataset, limit: int | None) -> Dataset:
     """At most `limit` questions, whole documents in an order that does not depend on the study's seeds."""
     if limit is None or limit >= len(rows):
         return rows

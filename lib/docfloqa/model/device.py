@@ -6,6 +6,7 @@ import re
 import resource
 import threading
 from contextlib import AbstractContextManager
+from importlib.util import find_spec
 from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from docfloqa.exceptions import DocFloQAError
+from docfloqa.exceptions import DocFloQAError, SettingsError
 from docfloqa.files import resolve
 from docfloqa.settings import Settings
 
+FP16, BF16_CAPABILITY = "fp16", (8, 0)
 PROMPT_TOKENS, ANSWER_TOKENS = 20, 8
 
 
@@ -82,10 +84,21 @@ def peak_memory() -> dict[str, float]:
     return peak
 
 
-def uses_bf16(settings: Settings) -> bool:
-    """Whether the run computes in bf16 under autocast: asked for, or "auto" on a GPU that has it."""
-    able = settings.precision == "auto" and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-    return able or settings.precision == "bf16"
+def precision(settings: Settings) -> str:
+    """What the run computes in under autocast, "fp32", "bf16" or "fp16".
+
+    "auto" is fp32 on a CPU, and on a GPU bf16 where it has that, else fp16; fp16 is fp32 on a CPU.
+    """
+    gpu = torch.cuda.is_available()
+    if settings.precision == "auto":
+        # CUDA supports bf16 on older ones too, by emulation.
+        return ("bf16" if torch.cuda.get_device_capability() >= BF16_CAPABILITY else FP16) if gpu else "fp32"
+    return "fp32" if settings.precision == FP16 and not gpu else settings.precision
+
+
+def computed_in(settings: Settings) -> torch.dtype:
+    """`precision` as PyTorch has it."""
+    return {"bf16": torch.bfloat16, FP16: torch.half}.get(precision(settings), torch.float32)
 
 
 def uses_static_shapes(settings: Settings, processes: int) -> bool:
@@ -96,15 +109,22 @@ def uses_static_shapes(settings: Settings, processes: int) -> bool:
 
 def autocast(settings: Settings) -> AbstractContextManager:
     """The autocast context of evaluation; training's is the trainer's, by the same rule."""
-    return torch.autocast(compute_device().type, torch.bfloat16, enabled=uses_bf16(settings))
+    dtype = computed_in(settings)
+    return torch.autocast(compute_device().type, dtype, enabled=dtype != torch.float32)
 
 
 def require_device(settings: Settings) -> dict[str, Any]:
-    """`describe_device()`, unless the settings want a GPU and there is none.
+    """`describe_device()`, unless the settings want what is not here: a GPU, fp16 without one, a tracker.
 
-    Raises `NoGPUError` with the time that the run as published, every question with its page, needs on this CPU.
+    Raises `SettingsError`, and `NoGPUError` with the time that the run as published, every question with its page,
+    needs on this CPU.
     """
+    for tracker in settings.report_to:
+        if not find_spec(tracker):
+            raise SettingsError(f"report_to has {tracker!r}, which is not installed here: pip install {tracker}")
     device = describe_device()
+    if device["kind"] == "cpu" and settings.precision == FP16:
+        raise SettingsError("precision is fp16 and there is no GPU; allowed without one are auto, fp32 and bf16")
     if device["kind"] == "cpu" and not settings.allow_cpu:
         # Only now, and below too: a kernel that is asked for its device answers without what takes seconds to import.
         from docfloqa.data.schema import DOCVQA
@@ -122,7 +142,7 @@ def require_device(settings: Settings) -> dict[str, Any]:
 def least_time(settings: Settings, questions: int) -> str:
     """What a run on so many questions computes, and how long that takes at the rate of a matrix product here."""
     flops = training_flops(settings) * questions * settings.epochs
-    rate = matrix_product_rate(torch.bfloat16 if uses_bf16(settings) else torch.float32)
+    rate = matrix_product_rate(computed_in(settings))
     units = {"days": 86400, "hours": 3600, "minutes": 60, "seconds": 1}
     name = next((name for name, unit in units.items() if flops / rate > 2 * unit), "seconds")
     return (

@@ -4,12 +4,13 @@ import copy
 import re
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Any
 
 import pandas as pd
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
-from torch import nn
+from torch import Tensor, nn
 
 from docfloqa.exceptions import SettingsError
 from docfloqa.model.florence import vision_sub_blocks
@@ -60,6 +61,16 @@ def without_adapters(model: nn.Module) -> nn.Module:
             layer.merge()
             merged.set_submodule(name, layer.get_base_layer())
     return merged
+
+
+def in_fp16(model: nn.Module) -> dict[str, Tensor] | None:
+    """The weights in fp16, tied ones as one tensor still; None where one is too large for it (above 65,504)."""
+    halves: dict[tuple, Any] = {}
+    weights = {
+        name: halves.setdefault((weight.data_ptr(), weight.shape), weight.half())
+        for name, weight in model.state_dict().items()
+    }
+    return weights if all(bool(weight.isfinite().all()) for weight in halves.values()) else None
 
 
 @dataclass(frozen=True)

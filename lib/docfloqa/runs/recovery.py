@@ -41,7 +41,7 @@ def refresh(run: Run) -> None:
 def epochs_kept(run: Run) -> int:
     """How many trained epochs are kept undamaged, from the first one on; a damaged one is set aside."""
     kept = 0
-    for epoch in range(run.settings.epochs + 1):
+    for epoch in range(run.epochs_begun() + 1):
         answers, row = run.epoch_files(epoch)
         if run.has_epoch(epoch):
             kept += epoch == kept + 1

@@ -14,7 +14,17 @@ from docfloqa.files import expanded, is_folder, output_folder, reports_folder, r
 from docfloqa.metrics import METRICS
 from docfloqa.runs.plans import PLAN, read_plan, study_command
 from docfloqa.runs.run import Run, is_complete, read_record
-from docfloqa.runs.tables import CONTROL, EPOCHS, PACKED, PREDICTIONS, RECORD, is_packed, packed_records, read_tables
+from docfloqa.runs.tables import (
+    CONTROL,
+    EPOCHS,
+    PACKED,
+    PREDICTIONS,
+    RECORD,
+    ended_after,
+    is_packed,
+    packed_records,
+    read_tables,
+)
 from docfloqa.settings import Settings
 from docfloqa.versions import PAGES, TRAINING
 
@@ -132,7 +142,7 @@ class Study:
     @cached_property
     def last_answers(self) -> pd.DataFrame:
         """The predictions after every run's last epoch."""
-        last = {run: record["settings"]["epochs"] for run, record in self.records.items()}
+        last = {run: ended_after(record) for run, record in self.records.items()}
         answers = self.collect(PREDICTIONS, epochs=set(last.values()))
         return answers[answers["epoch"] == answers["run"].map(last)].reset_index(drop=True)
 
@@ -151,7 +161,7 @@ class Study:
             for column in {"answers", "question_types"} & set(frame):
                 frame[column] = [same.setdefault(tuple(value), value) for value in frame[column]]
             if "epoch" not in frame:
-                frame["epoch"] = settings["epochs"]
+                frame["epoch"] = ended_after(self.records[run])
             keys = {"run": run, **self._variant(run), **{key: settings[key] for key in RUN_KEYS}}
             for index, (key, value) in enumerate(keys.items()):
                 frame.insert(index, key, value)

@@ -20,13 +20,22 @@ import pandas as pd
 from docfloqa import files
 from docfloqa.exceptions import DamagedError, ModelError, RunError
 from docfloqa.metrics import METRICS
-from docfloqa.runs.tables import CONTROL, EPOCHS, PREDICTIONS, RECORD, is_packed, packed_records, read_table
+from docfloqa.runs.tables import (
+    CONTROL,
+    EPOCHS,
+    PREDICTIONS,
+    RECORD,
+    ended_after,
+    is_packed,
+    packed_records,
+    read_table,
+)
 from docfloqa.settings import Settings
 from docfloqa.versions import PAGES, TRAINING
 
 # Whoever reads results need not wait for torch and transformers, which take seconds.
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
     from transformers import Florence2ForConditionalGeneration, Florence2Processor, ProcessorMixin
 
 RESULT_FILES = (EPOCHS, PREDICTIONS, CONTROL)
@@ -36,9 +45,12 @@ COMPLETE, RUNNING, FAILED, INTERRUPTED = "complete", "running", "failed", "inter
 IDENTIFYING_VERSIONS = ("torch", "transformers")
 VERSIONED = (*IDENTIFYING_VERSIONS, "tokenizers", "datasets", "accelerate", "peft", "numpy", "pillow")
 # These say where and whether a run is made, not what it computes.
-SETTINGS_WITHOUT_EFFECT = ("study", "cache_gib", "allow_cpu")
+SETTINGS_WITHOUT_EFFECT = ("study", "report_to", "cache_gib", "allow_cpu")
 # Later than the first runs: each makes another run only where it is not at its default; older runs stay current.
-ADDED_SETTINGS = ("warmup_ratio", "parts")
+ADDED_SETTINGS = (
+    *("warmup_ratio", "max_steps", "early_stopping_patience", "gradient_accumulation_steps", "lr_scheduler_type"),
+    *("optim", "eval_questions", "parts"),
+)
 # Of what a study writes itself no commit can know.
 RESULTS = (":!/reports", ":!/figures")
 
@@ -125,16 +137,6 @@ def git_commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return commit + ("+changes" if changed else "")
-
-
-def in_fp16(model: "nn.Module") -> "dict[str, Tensor] | None":
-    """The weights in fp16, tied ones as one tensor still; None where one is too large for it (above 65,504)."""
-    halves: dict[tuple, Any] = {}
-    weights = {
-        name: halves.setdefault((weight.data_ptr(), weight.shape), weight.half())
-        for name, weight in model.state_dict().items()
-    }
-    return weights if all(bool(weight.isfinite().all()) for weight in halves.values()) else None
 
 
 @dataclass(unsafe_hash=True)
@@ -244,6 +246,10 @@ class Run:
         """The row of the later `epochs.csv` that a run which is not complete has kept of an epoch."""
         return files.read_sealed(self.epoch_files(epoch)[1])["row"]
 
+    def epochs_begun(self) -> int:
+        """The last epoch of which a run that is not complete has kept anything; 0 where there is none."""
+        return max((int(path.stem.rpartition("-")[2]) for path in self.folder.glob("epochs/epoch-*")), default=0)
+
     def has_epoch(self, epoch: int) -> bool:
         """Whether an epoch has been evaluated, and is kept undamaged."""
         try:
@@ -256,7 +262,8 @@ class Run:
 
         def quality(epoch: int) -> tuple[float, float]:
             row = self.epoch_row(epoch)
-            return row["anls"], -row["val_loss"]
+            # All epochs by the same questions, see `eval_questions`.
+            return row.get("subset_anls", row["anls"]), -row.get("subset_loss", row["val_loss"])
 
         return max(range(1, last + 1), key=quality)
 
@@ -265,7 +272,7 @@ class Run:
 
         The best model, which nothing is trained from, is kept in fp16, half as large, where fp16 can hold it.
         """
-        from docfloqa.model.freezing import without_adapters
+        from docfloqa.model.freezing import in_fp16, without_adapters
 
         part = self.folder / f".{name}.part"
         shutil.rmtree(part, ignore_errors=True)
@@ -286,16 +293,16 @@ class Run:
         except FileNotFoundError:
             return None
 
-    def finish(self, control: pd.DataFrame, **entries: Any) -> None:
+    def finish(self, control: pd.DataFrame, last_epoch: int, **entries: Any) -> None:
         """Keep the answers on wrong pages, put the epochs together, and call the run complete last of all."""
         files.write_whole(self.folder / CONTROL, control.to_parquet(index=False))
-        epochs = range(self.settings.epochs + 1)
+        epochs = range(last_epoch + 1)
         files.write_whole(self.folder / EPOCHS, pd.DataFrame(map(self.epoch_row, epochs)).to_csv(index=False))
         answers = pd.concat(pd.read_parquet(self.epoch_files(epoch)[0]) for epoch in epochs)
         files.write_whole(self.folder / PREDICTIONS, answers.to_parquet(index=False))
         checksums = {name: files.checksum(self.folder / name) for name in RESULT_FILES}
-        best = self.best_epoch(self.settings.epochs)
-        self.update(status=COMPLETE, finished=now(), best_epoch=best, files=checksums, **entries)
+        ended = {"best_epoch": self.best_epoch(last_epoch), "last_epoch": last_epoch}
+        self.update(status=COMPLETE, finished=now(), files=checksums, **ended, **entries)
         self.tidy()
 
     def tidy(self) -> None:
@@ -317,7 +324,7 @@ class Run:
 
     def answers(self, epoch: int | None = None) -> pd.DataFrame:
         """The validation answers after an epoch, None for the last one; columns as `evaluate` gives them."""
-        return read_table(self.folder, PREDICTIONS, epochs=[self.settings.epochs if epoch is None else epoch])
+        return read_table(self.folder, PREDICTIONS, epochs=[ended_after(self.record) if epoch is None else epoch])
 
     @property
     def model_folder(self) -> Path:

@@ -15,6 +15,11 @@ RECORD, EPOCHS, PREDICTIONS, CONTROL = "run.json", "epochs.csv", "predictions.pa
 PACKED, PACKED_RECORDS = "packed", "runs.parquet"
 
 
+def ended_after(record: dict[str, Any]) -> int:
+    """The last epoch of a run, from its record: the settings' number of epochs, unless something else ended it."""
+    return record.get("last_epoch", record["settings"]["epochs"])
+
+
 def packed_file(study: Path, name: str) -> Path:
     """Where a study's folder keeps the tables `name` of its packed runs: one Parquet file, with a column `run`."""
     return (study / PACKED / name).with_suffix(".parquet")

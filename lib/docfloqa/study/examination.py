@@ -134,7 +134,7 @@ class Examination:
         what = f"no GPU; {device['name']}, {device['cores']} cores"
         if device["gpus"]:
             free, total = torch.cuda.mem_get_info()
-            bf16 = "" if torch.cuda.is_bf16_supported() else ", no bf16"
+            bf16 = "" if torch.cuda.get_device_capability() >= on.BF16_CAPABILITY else ", no bf16"
             what = f"{device['gpus']} GPU, {device['name']}: {size(free)} of {size(total)} free{bf16}"
         return f"{what}; memory: {size(memory.available)} of {size(memory.total)} free"
 
@@ -264,7 +264,7 @@ class Examination:
             f"label {decode(label[label != -100])}, accepted: {', '.join(map(repr, answered['answers']))}\n"
             f"before training: answer {answered['prediction']!r}, loss {loss:.2f}\n"
             f"encoded and once forward in {forward:.1f} s, answered in {seconds:.1f} s, "
-            f"in {'bf16' if on.uses_bf16(settings) else 'fp32'} on {network.device.type}"
+            f"in {on.precision(settings)} on {network.device.type}"
         )
 
     def run(self) -> str:

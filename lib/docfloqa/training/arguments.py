@@ -8,7 +8,7 @@ from tqdm.auto import tqdm
 from transformers import Seq2SeqTrainingArguments, TrainerCallback
 
 from docfloqa.exceptions import SettingsError
-from docfloqa.model.device import compute_device, uses_bf16
+from docfloqa.model.device import compute_device, precision
 from docfloqa.runs.progress import epoch_line, scores
 from docfloqa.runs.recovery import seal_checkpoint
 from docfloqa.runs.run import Run
@@ -16,23 +16,26 @@ from docfloqa.settings import Settings
 
 # The last one, and the one before in case it is damaged.
 CHECKPOINTS = 2
+LOGGED_STEPS = 10  # between two losses that a tracker is told
 STEPS_PER_WARM_UP = 5  # at least
 PROGRESS_SECONDS = 1.0  # between two words about a run's progress, at least
 
 
 def training_arguments(settings: Settings, run: Run) -> Seq2SeqTrainingArguments:
-    """The trainer's arguments for a run: AdamW, linear schedule, one checkpoint and evaluation an epoch.
+    """The trainer's arguments for a run, one checkpoint and evaluation an epoch.
 
     Raises `SettingsError` for a batch that the processes of the run cannot share.
     """
     on_gpu = compute_device().type == "cuda"
-    same = ("learning_rate", "weight_decay", "max_grad_norm", "seed")
+    same = "learning_rate weight_decay max_grad_norm seed gradient_accumulation_steps lr_scheduler_type optim".split()
     arguments = Seq2SeqTrainingArguments(
         output_dir=str(run.checkpoints),
         num_train_epochs=settings.epochs,
+        max_steps=settings.max_steps or -1,
         **{name: getattr(settings, name) for name in same},
-        optim="adamw_torch_fused",
-        bf16=uses_bf16(settings),
+        bf16=precision(settings) == "bf16",
+        # With the scaling of losses that fp16 needs.
+        fp16=precision(settings) == "fp16",
         # Named only where it is wanted: newer versions of transformers give it another name.
         **({"gradient_checkpointing": True} if settings.gradient_checkpointing else {}),
         use_cpu=not on_gpu,
@@ -44,7 +47,11 @@ def training_arguments(settings: Settings, run: Run) -> Seq2SeqTrainingArguments
         eval_strategy="epoch",
         save_strategy="epoch",
         save_total_limit=CHECKPOINTS,
-        logging_strategy="no",
+        logging_strategy="steps" if settings.report_to else "no",
+        logging_steps=LOGGED_STEPS,
+        report_to=list(settings.report_to),
+        run_name=run.id,
+        project=settings.study,
         # To look at every loss a GPU would have to be waited for; the run itself does, a step later.
         logging_nan_inf_filter=False,
         disable_tqdm=True,
@@ -96,7 +103,7 @@ class RunProgress(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         if state.global_step and state.is_world_process_zero:
             # The interruption may have come between a checkpoint and the best model.
-            self.trainer.keep_best(round(state.epoch))
+            self.trainer.keep_best(self.trainer.epoch)
         # Where nothing can be drawn over, as in a file, `show` writes lines.
         shown = {"desc": self.trainer.run.id, "unit": "step", "disable": None if state.is_world_process_zero else True}
         self.bar, self.begun = tqdm(total=state.max_steps, initial=state.global_step, **shown), time.monotonic()
@@ -111,17 +118,18 @@ class RunProgress(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         self.bar.update(state.global_step - self.bar.n)
-        self.done, self.doing = args.num_train_epochs * state.global_step / state.max_steps, "training"
+        self.done, self.doing = self.trainer.settings.epochs * state.global_step / state.max_steps, "training"
         self.still_going()
 
     def on_save(self, args, state, control, **kwargs):
         # Every process keeps the state of its random numbers there.
         self.trainer.accelerator.wait_for_everyone()
         if state.is_world_process_zero:
-            epoch = round(state.epoch)
+            epoch = self.trainer.epoch
             seal_checkpoint(self.trainer.run.checkpoints / f"checkpoint-{state.global_step}", epoch)
             # Only then, since the best model can be made again from it.
             self.trainer.keep_best(epoch)
+        control.should_training_stop |= self.trainer.stops_after(self.trainer.epoch)
 
     def on_train_end(self, args, state, control, **kwargs):
         self.bar.close()

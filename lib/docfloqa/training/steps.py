@@ -4,11 +4,21 @@ import warnings
 from typing import Any
 
 import torch
-from accelerate.utils.memory import clear_device_cache
+from accelerate.utils import gather_object
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import Tensor, nn
+from transformers import Seq2SeqTrainer
+
+from docfloqa.exceptions import DocFloQAError, StudyError
+from docfloqa.training.batches import NOTHING
 
 WARM_UP = 2  # steps before a capture, in which libraries choose their kernels
 MOST_GRAPHS = 32  # each takes up to a second to capture
+BEYOND_MEMORY = "gradient_checkpointing, or bf16 precision"
+
+
+class DivergedError(DocFloQAError, RuntimeError):
+    """The training loss is not finite: names the step, the learning rate and the questions of the batch."""
 
 
 def split_batch(batch: dict[str, Tensor], questions: int) -> list[dict[str, Tensor]]:
@@ -112,3 +122,82 @@ class _Graph:
 
 def _trained(model: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+class StepTrainer(Seq2SeqTrainer):
+    """transformers' trainer with steps that are looked at, and made in as many parts as memory asks for.
+
+    `captured`, `micro_batch`, `unchecked`, `loss_sum`, `loss_tokens`, the `run` and the `training_collator` are those
+    of `docfloqa.training.trainer.DocVQATrainer`.
+    """
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """A part's share of the batch's mean cross-entropy; `num_items_in_batch` are the whole batch's label tokens."""
+        inputs.pop("index")
+        tokens = (inputs["labels"] != -100).sum()
+        outputs = model(**inputs)
+        # Where a process has no question of the last batch, the others still wait for its gradients. A process alone
+        # does not ask, for a GPU would have to answer first.
+        loss = outputs.loss if self.args.world_size == 1 or tokens else 0 * outputs.logits.sum()
+        # Gradients are averaged over processes.
+        return loss * (self.args.world_size * tokens / num_items_in_batch)
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        """The loss of a step, its gradients added up over as many parts as memory asks for: the whole, halves, ...
+
+        The trainer's own `auto_find_batch_size` takes smaller batches instead, and so makes another run.
+        """
+        self._check_loss()
+        step = super().training_step
+        loss = None
+        if self.captured:
+            if not model.training:
+                model.train()
+            batch = self._prepare_inputs({name: tensor for name, tensor in inputs.items() if name != "index"})
+            loss = self.captured(model, batch)
+        while loss is None:
+            questions = self.micro_batch or len(inputs["index"])
+            try:
+                loss = sum(step(model, part, num_items_in_batch) for part in split_batch(inputs, questions))
+            except RuntimeError as error:
+                # Several processes would no longer take the same number of parts, and wait for each other for ever.
+                if not should_reduce_batch_size(error) or self.args.world_size > 1:
+                    raise
+                # To begin again would lose what other batches have added to the gradients.
+                together = self.args.gradient_accumulation_steps > 1
+                if questions == 1 or together:
+                    advice = "a smaller batch_size with more gradient_accumulation_steps" if together else BEYOND_MEMORY
+                    what = f"{questions} questions at a time do" if questions > 1 else "one question at a time does"
+                    raise StudyError(f"{what} not fit in memory: {error}. Try {advice}") from error
+            if loss is None:
+                # Here the error no longer holds on to what was computed.
+                self._halve(questions)
+        # Looked at a step later, since a GPU would have to be waited for.
+        when = f"at step {self.state.global_step + 1} with learning rate {self._get_learning_rate():.3g}"
+        self.unchecked = loss, inputs["index"], when
+        self.loss_sum += loss * (num_items_in_batch / self.args.world_size)
+        self.loss_tokens += (inputs["labels"] != -100).sum()
+        return loss
+
+    def _halve(self, questions: int) -> None:
+        self.model.zero_grad()
+        clear_device_cache(garbage_collection=True)
+        if self.captured:
+            self.captured.release()
+        self.micro_batch = (questions + 1) // 2
+        now = {"step": self.state.global_step + 1, "micro_batch": self.micro_batch}
+        self.run.update(micro_batch=self.micro_batch, out_of_memory=[*self.run.record.get("out_of_memory", []), now])
+
+    def _check_loss(self) -> None:
+        if self.unchecked is None:
+            return
+        (loss, index, when), self.unchecked = self.unchecked, None
+        losses = self.accelerator.gather(loss)
+        if not torch.isfinite(losses).all():
+            ids = self.training_collator.rows["questionId"]
+            asked = ", ".join(str(ids[one]) for one in gather_object(index.tolist()) if one != NOTHING)
+            raise DivergedError(f"the training loss is {losses.mean().item()} {when}; questions of the batch: {asked}")
+
+    def floating_point_ops(self, inputs) -> int:
+        """None counted: the trainer would walk through every module of the model at every step to guess them."""
+        return 0

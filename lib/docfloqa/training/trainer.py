@@ -1,25 +1,29 @@
 """One run: evaluate, train with transformers' Seq2SeqTrainer, evaluate after every epoch, resume."""
 
+import math
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
-from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 from torch import Tensor
-from transformers import PrinterCallback, Seq2SeqTrainer
+from transformers import PrinterCallback, TrainerState
+from transformers.integrations import TensorBoardCallback
+from transformers.trainer import TRAINER_STATE_NAME
 
 from docfloqa.data.hub import pinned
-from docfloqa.data.load import data_checksum, load_checked
+from docfloqa.data.load import data_checksum, draw_documents, load_checked
 from docfloqa.data.novelty import PagesRead
-from docfloqa.exceptions import DocFloQAError, ModelError, RunError, StudyError
+from docfloqa.exceptions import ModelError, RunError
 from docfloqa.files import folder_bytes, room_for
+from docfloqa.metrics import METRICS
 from docfloqa.model.device import compute_device, describe_device, peak_memory, require_device, uses_static_shapes
-from docfloqa.model.florence import generation_config, load_florence, weights_checksum
+from docfloqa.model.florence import Florence2ForDocVQA, generation_config, load_florence, weights_checksum
 from docfloqa.model.freezing import freeze
 from docfloqa.runs.recovery import last_checkpoint, refresh
 from docfloqa.runs.run import BEST_MODEL, LAST_MODEL, Run
@@ -27,18 +31,14 @@ from docfloqa.settings import Settings
 from docfloqa.training.arguments import CHECKPOINTS, RunProgress, training_arguments, warmup_steps
 from docfloqa.training.batches import NOTHING, EpochSampler, Pages, QuestionCollator
 from docfloqa.training.evaluation import evaluate
-from docfloqa.training.steps import CapturedSteps, split_batch
+from docfloqa.training.steps import CapturedSteps, DivergedError, StepTrainer
 from docfloqa.training.vision_cache import ResidentPages, cache_states
 
 # Of an answer with its question and scores, and of the processor in every model folder.
 ANSWER_BYTES, PROCESSOR_BYTES = 1000, 2**22
 
 
-class DivergedError(DocFloQAError, RuntimeError):
-    """The training loss is not finite: names the step, the learning rate and the questions of the batch."""
-
-
-class DocVQATrainer(Seq2SeqTrainer):
+class DocVQATrainer(StepTrainer):
     """transformers' trainer on questions that share pages, with the study's evaluation and record (`run`).
 
     What is trained is in `trainable`. `loaded` are a model and its processor in place of the settings' own.
@@ -58,14 +58,22 @@ class DocVQATrainer(Seq2SeqTrainer):
         self.images = {split: Pages(dataset[split], processor) for split in dataset}
         static = uses_static_shapes(settings, arguments.world_size)
         common = {"shuffled_questions": settings.shuffled_questions, "static_shapes": static}
-        self.training_collator, self.validation_collator, self.control_collator = (
-            QuestionCollator(dataset[split], model, processor, settings.prefix, self.images[split], wrong, **common)
-            for split, wrong in (("train", False), ("validation", False), ("validation", True))
-        )
+
+        def collator(split: str, rows: Dataset | None = None, wrong: bool = False) -> QuestionCollator:
+            rows, pages = rows or dataset[split], self.images[split]
+            return QuestionCollator(rows, model, processor, settings.prefix, pages, wrong, **common)
+
+        self.training_collator, self.validation_collator = collator("train"), collator("validation")
+        self.control_collator, self.subset_collator = collator("validation", wrong=True), self.validation_collator
+        if (settings.eval_questions or len(dataset["validation"])) < len(dataset["validation"]):
+            some = draw_documents(dataset["validation"], settings.eval_questions)
+            self.subset_collator = collator("validation", some)
         text = model.config.text_config
         # What processes tell each other, what is computed again in the backward pass, and layers that the host drops by
         # chance cannot be captured.
         alone = arguments.world_size == 1 and not settings.gradient_checkpointing
+        # A graph begins with gradients at zero, and scales no loss.
+        alone &= settings.gradient_accumulation_steps == 1 and not arguments.fp16
         drops = text.encoder_layerdrop or text.decoder_layerdrop
         captures = static and compute_device().type == "cuda" and alone and not drops
         self.captured = CapturedSteps() if captures else None
@@ -86,6 +94,10 @@ class DocVQATrainer(Seq2SeqTrainer):
         )
         # Its dictionaries would be printed between the bars.
         self.remove_callback(PrinterCallback)
+        for callback in self.callback_handler.callbacks:
+            # Else in the folder of checkpoints, which are deleted.
+            if isinstance(callback, TensorBoardCallback) and not callback.logging_dir:
+                callback.logging_dir = str(self.run.folder / "tensorboard")
 
     def fit(self) -> Run:
         """Make the run from the last epoch kept; a complete one is left as it is, one in the making waited for.
@@ -126,15 +138,25 @@ class DocVQATrainer(Seq2SeqTrainer):
             self.use_states()
             if not evaluated:
                 self.evaluate()
-            self.train(resume_from_checkpoint=last)
+            if last and self._ended_at(last):
+                # The trainer would make a further step.
+                self._load_from_checkpoint(last)
+                self.state = TrainerState.load_from_json(str(Path(last, TRAINER_STATE_NAME)))
+                self.keep_best(self.epoch)
+            else:
+                self.train(resume_from_checkpoint=last)
             run.update(cuda_graphs=len(self.captured.graphs) if self.captured else 0)
+            self._answer_the_rest(self.epoch, self.model)
             self.progress.report(self.settings.epochs, "evaluating on wrong pages")
             control = self.answers(self.control_collator)
         finally:
             self._use(self.images, vision_start=0)
+        self.accelerator.wait_for_everyone()
+        if (best := run.best_epoch(self.epoch)) != self.epoch:
+            self._answer_the_rest(best)
         if self.is_world_process_zero():
-            run.save_model(self.model, self.processing_class, LAST_MODEL, self.settings.epochs)
-            run.finish(control, seconds=self._seconds(), peak_memory=peak_memory())
+            run.save_model(self.model, self.processing_class, LAST_MODEL, self.epoch)
+            run.finish(control, self.epoch, seconds=self._seconds(), peak_memory=peak_memory())
 
     def _bytes_needed(self) -> int:
         """What the run still writes, at most: checkpoints (one more while it is written), models, answers."""
@@ -144,6 +166,20 @@ class DocVQATrainer(Seq2SeqTrainer):
         kept = min(CHECKPOINTS + 1, self.settings.epochs) * (weights + moments) + 2 * weights
         answers = 2 * ANSWER_BYTES * len(self.eval_dataset) * (self.settings.epochs + 2)
         return max(0, kept + answers + PROCESSOR_BYTES - folder_bytes(self.run.folder))
+
+    def _ended_at(self, checkpoint: str) -> bool:
+        steps = int(checkpoint.rpartition("-")[2])
+        return steps == self.settings.max_steps or self.stops_after(self.run.epochs_begun())
+
+    def stops_after(self, epoch: int) -> bool:
+        """Whether training ends early after this epoch, which is kept."""
+        patience = self.settings.early_stopping_patience
+        return patience is not None and epoch - self.run.best_epoch(epoch) >= patience
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that is being trained, or was last; one that the last step ended before its end counts."""
+        return math.ceil(self.state.epoch or 0)
 
     def _seconds(self) -> float:
         return round(time.perf_counter() - self.started, 1)
@@ -175,7 +211,8 @@ class DocVQATrainer(Seq2SeqTrainer):
     def _use(self, pages: dict[str, Pages], vision_start: int) -> None:
         self.model.vision_start = vision_start
         self.training_collator.states = pages["train"]
-        self.validation_collator.states = self.control_collator.states = pages["validation"]
+        for collator in (self.validation_collator, self.control_collator, self.subset_collator):
+            collator.states = pages["validation"]
 
     def answers(self, collator: QuestionCollator) -> pd.DataFrame:
         """The answers to a split's questions (see `docfloqa.training.evaluation`)."""
@@ -187,22 +224,36 @@ class DocVQATrainer(Seq2SeqTrainer):
         self.captured.release()
         return self.answers(collator)
 
+    def _answer_the_rest(self, epoch: int, model: Florence2ForDocVQA | None = None) -> None:
+        """Keep the answers to all questions after an epoch, of its model or else the best one."""
+        if self.subset_collator is self.validation_collator:
+            return
+        model = model or self.run.load()[0]
+        predictions = evaluate(model, self.validation_collator, self.settings, self.progress.still_going)
+        if self.is_world_process_zero():
+            row = self.run.epoch_row(epoch)
+            del row["epoch"]
+            self.run.save_epoch(epoch, predictions, **{name: row[name] for name in row.keys() - {*METRICS, "val_loss"}})
+
     def evaluate(self, *args, **kwargs) -> dict[str, float]:
-        """Answer every validation question, keep the epoch in the run, and return its figures.
+        """Answer the validation questions, keep the epoch in the run, and return its figures.
 
         Raises `DivergedError` where the last training loss or a validation loss is not finite: nothing is kept then.
         """
         self._check_loss()
-        epoch, figures = round(self.state.epoch or 0), {}
+        epoch, figures = self.epoch, {}
         self.progress.report(epoch, "evaluating")
         started = time.perf_counter()
         if epoch:
             seconds = started - self.epoch_started
+            # The last step may have ended the epoch before its end.
+            trained = len(self.training_collator.rows) * (self.state.epoch - epoch + 1)
             losses, tokens = np.sum(gather_object([(float(self.loss_sum), int(self.loss_tokens))]), axis=0)
             figures["train_loss"] = losses / tokens
             figures["train_seconds"] = round(seconds, 3)
-            figures["train_samples_per_second"] = round(len(self.training_collator.rows) / seconds, 3)
-        predictions = self.answers(self.validation_collator)
+            figures["train_samples_per_second"] = round(trained / seconds, 3)
+        some = epoch and self.subset_collator is not self.validation_collator
+        predictions = self.answers(self.subset_collator if some else self.validation_collator)
         if not np.isfinite(predictions["loss_sum"]).all():
             # The gradients of the last step may have been too large, though its loss was not.
             when = f"after step {self.state.global_step}" if epoch else "of the model before training"
@@ -210,74 +261,16 @@ class DocVQATrainer(Seq2SeqTrainer):
         if not self.is_world_process_zero():
             return {}
         figures["evaluation_seconds"] = round(time.perf_counter() - started, 3)
+        if some:
+            figures["subset_anls"] = predictions["anls"].mean()
+            figures["subset_loss"] = predictions["loss_sum"].sum() / predictions["tokens"].sum()
         row = self.run.save_epoch(epoch, predictions, **figures)
+        if self.settings.report_to:
+            names = {"val_loss": "loss"}
+            self.log({f"eval_{names.get(name, name)}": row[name] for name in (*METRICS, "val_loss")})
         self.run.update(seconds=self._seconds(), schedule={**self.schedule, "steps_done": self.state.global_step})
         self.progress.show(row)
         return row
-
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """A part's share of the batch's mean cross-entropy; `num_items_in_batch` are the whole batch's label tokens."""
-        inputs.pop("index")
-        tokens = (inputs["labels"] != -100).sum()
-        outputs = model(**inputs)
-        # Where a process has no question of the last batch, the others still wait for its gradients. A process alone
-        # does not ask, for a GPU would have to answer first.
-        loss = outputs.loss if self.args.world_size == 1 or tokens else 0 * outputs.logits.sum()
-        # Gradients are averaged over processes.
-        return loss * (self.args.world_size * tokens / num_items_in_batch)
-
-    def training_step(self, model, inputs, num_items_in_batch=None):
-        """The loss of a step, its gradients added up over as many parts as memory asks for: the whole, halves, ...
-
-        The trainer's own `auto_find_batch_size` takes smaller batches instead, and so makes another run.
-        """
-        self._check_loss()
-        step = super().training_step
-        loss = None
-        if self.captured:
-            if not model.training:
-                model.train()
-            batch = self._prepare_inputs({name: tensor for name, tensor in inputs.items() if name != "index"})
-            loss = self.captured(model, batch)
-        while loss is None:
-            questions = self.micro_batch or len(inputs["index"])
-            try:
-                loss = sum(step(model, part, num_items_in_batch) for part in split_batch(inputs, questions))
-            except RuntimeError as error:
-                # Several processes would no longer take the same number of parts, and wait for each other for ever.
-                if not should_reduce_batch_size(error) or self.args.world_size > 1:
-                    raise
-                if questions == 1:
-                    advice = "Try gradient_checkpointing, or bf16 precision"
-                    raise StudyError(f"one question at a time does not fit in memory: {error}. {advice}") from error
-            if loss is None:
-                # Here the error no longer holds on to what was computed.
-                self._halve(questions)
-        # Looked at a step later, since a GPU would have to be waited for.
-        when = f"at step {self.state.global_step + 1} with learning rate {self._get_learning_rate():.3g}"
-        self.unchecked = loss, inputs["index"], when
-        self.loss_sum += loss * (num_items_in_batch / self.args.world_size)
-        self.loss_tokens += (inputs["labels"] != -100).sum()
-        return loss
-
-    def _halve(self, questions: int) -> None:
-        self.model.zero_grad()
-        clear_device_cache(garbage_collection=True)
-        if self.captured:
-            self.captured.release()
-        self.micro_batch = (questions + 1) // 2
-        now = {"step": self.state.global_step + 1, "micro_batch": self.micro_batch}
-        self.run.update(micro_batch=self.micro_batch, out_of_memory=[*self.run.record.get("out_of_memory", []), now])
-
-    def _check_loss(self) -> None:
-        if self.unchecked is None:
-            return
-        (loss, index, when), self.unchecked = self.unchecked, None
-        losses = self.accelerator.gather(loss)
-        if not torch.isfinite(losses).all():
-            ids = self.training_collator.rows["questionId"]
-            asked = ", ".join(str(ids[one]) for one in gather_object(index.tolist()) if one != NOTHING)
-            raise DivergedError(f"the training loss is {losses.mean().item()} {when}; questions of the batch: {asked}")
 
     def keep_best(self, epoch: int) -> None:
         """Keep the weights as the best model if this epoch is the best so far and they are not kept yet."""
@@ -293,10 +286,6 @@ class DocVQATrainer(Seq2SeqTrainer):
         self.schedule = {"steps": num_training_steps, "warmup_steps": self.args.warmup_steps}
         self.schedule["highest_learning_rate"] = before
         return super().create_scheduler(num_training_steps, optimizer)
-
-    def floating_point_ops(self, inputs) -> int:
-        """None counted: the trainer would walk through every module of the model at every step to guess them."""
-        return 0
 
     def _get_train_sampler(self, train_dataset=None) -> EpochSampler:
         chosen = self.settings.batching, self.settings.seed, self.settings.batch_size, self.args.world_size

@@ -21,7 +21,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from docfloqa.files import check_digest, data_folder, free_bytes, held, is_sound, with_digest, write_whole
-from docfloqa.model.device import autocast, describe_device, uses_bf16
+from docfloqa.model.device import autocast, describe_device, precision
 from docfloqa.model.florence import Florence2ForDocVQA, vision_sub_blocks
 from docfloqa.settings import Settings
 from docfloqa.training.batches import Pages, split
@@ -60,7 +60,8 @@ class CachedPages:
         if self.boundary:
             about |= {
                 "vision": self.model.config.vision_config.to_dict(),
-                "bf16": uses_bf16(self.settings),
+                "bf16": precision(self.settings) == "bf16",
+                **({"fp16": True} if precision(self.settings) == "fp16" else {}),
                 "device": describe_device()["name"],
                 # Processors of one name differ in what they compute with.
                 "instructions": torch.backends.cpu.get_cpu_capability(),
