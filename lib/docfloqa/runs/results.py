@@ -20,7 +20,7 @@ from docfloqa.runs.tables import (
     PACKED,
     PREDICTIONS,
     RECORD,
-    ended_after,
+    ended_at,
     is_packed,
     packed_records,
     read_tables,
@@ -142,7 +142,7 @@ class Study:
     @cached_property
     def last_answers(self) -> pd.DataFrame:
         """The predictions after every run's last epoch."""
-        last = {run: ended_after(record) for run, record in self.records.items()}
+        last = {run: ended_at(record) for run, record in self.records.items()}
         answers = self.collect(PREDICTIONS, epochs=set(last.values()))
         return answers[answers["epoch"] == answers["run"].map(last)].reset_index(drop=True)
 
@@ -161,7 +161,7 @@ class Study:
             for column in {"answers", "question_types"} & set(frame):
                 frame[column] = [same.setdefault(tuple(value), value) for value in frame[column]]
             if "epoch" not in frame:
-                frame["epoch"] = ended_after(self.records[run])
+                frame["epoch"] = ended_at(self.records[run])
             keys = {"run": run, **self._variant(run), **{key: settings[key] for key in RUN_KEYS}}
             for index, (key, value) in enumerate(keys.items()):
                 frame.insert(index, key, value)

@@ -20,16 +20,7 @@ import pandas as pd
 from docfloqa import files
 from docfloqa.exceptions import DamagedError, ModelError, RunError
 from docfloqa.metrics import METRICS
-from docfloqa.runs.tables import (
-    CONTROL,
-    EPOCHS,
-    PREDICTIONS,
-    RECORD,
-    ended_after,
-    is_packed,
-    packed_records,
-    read_table,
-)
+from docfloqa.runs.tables import CONTROL, EPOCHS, PREDICTIONS, RECORD, ended_at, is_packed, packed_records, read_table
 from docfloqa.settings import Settings
 from docfloqa.versions import PAGES, TRAINING
 
@@ -324,7 +315,7 @@ class Run:
 
     def answers(self, epoch: int | None = None) -> pd.DataFrame:
         """The validation answers after an epoch, None for the last one; columns as `evaluate` gives them."""
-        return read_table(self.folder, PREDICTIONS, epochs=[ended_after(self.record) if epoch is None else epoch])
+        return read_table(self.folder, PREDICTIONS, epochs=[ended_at(self.record) if epoch is None else epoch])
 
     @property
     def model_folder(self) -> Path:

@@ -15,7 +15,7 @@ RECORD, EPOCHS, PREDICTIONS, CONTROL = "run.json", "epochs.csv", "predictions.pa
 PACKED, PACKED_RECORDS = "packed", "runs.parquet"
 
 
-def ended_after(record: dict[str, Any]) -> int:
+def ended_at(record: dict[str, Any]) -> int:
     """The last epoch of a run, from its record: the settings' number of epochs, unless something else ended it."""
     return record.get("last_epoch", record["settings"]["epochs"])
 
