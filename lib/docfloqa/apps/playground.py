@@ -1,10 +1,12 @@
 """Questions of one's own to a study's models: answers side by side, and where on the page each model looked."""
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import ipywidgets
 import pandas as pd
+from datasets import Dataset
 from IPython.utils.capture import capture_output
 from matplotlib.figure import Figure
 from PIL import Image
@@ -45,6 +47,28 @@ def models_and_note(study: str) -> tuple[list[Asked], str]:
         return [untrained], note
 
 
+def telling_question(models: list[Asked], rows: Dataset, places: Sequence[int]) -> tuple[int | None, str]:
+    """What to open on: the first question that the largest share trained gets right and the smallest does not.
+
+    Given are its index in `rows`, None where there is none, and the rule as a sentence, "" without two runs to compare.
+    Asked are the pages that `places` begin.
+    """
+    trained = [asked for asked in models if asked.run]
+    if len(trained) < 2:
+        return None, ""
+    right = []
+    for asked in (trained[-1], trained[0]):
+        # The model that is asked is that of the best epoch.
+        answers = asked.run.answers(asked.run.record["best_epoch"])
+        right.append(set(answers["question_id"][answers["exact_match"] == 1]))
+    pages = {rows["page"][place] for place in places}
+    listed = zip(rows["questionId"], rows["page"], strict=True)
+    telling = (index for index, (name, page) in enumerate(listed) if name in right[0] - right[1] and page in pages)
+    found, names = next(telling, None), f"{trained[-1].name} answers right and {trained[0].name} does not"
+    said = f"the first question that {names}" if found is not None else f"the first of all: there is none that {names}"
+    return found, f"What is asked first is {said}."
+
+
 def shorten(text: str) -> str:
     """A text of any length as a heading has room for."""
     return text if len(text) <= HEADING else f"{text[: HEADING - 2].rstrip()} …"
@@ -61,7 +85,7 @@ class Playground(ipywidgets.VBox):
 
     The page is one of the study's validation documents or an uploaded PNG, JPEG or page of a PDF, which is kept
     in this process's memory only. `ask` answers, `model` and `token` choose whose attention is drawn over the
-    page. The first question of the first document is asked at once, so that there is something to see.
+    page. A question is asked at once, so that there is something to see (see `telling_question`).
     """
 
     def __init__(self, study: str):
@@ -72,13 +96,15 @@ class Playground(ipywidgets.VBox):
         self._loaded: dict[str, Any] = {}
         self._looked: dict[str, Attention] = {}
         note, self.status, self.answered, self.page, self.view = (ipywidgets.HTML() for _ in range(5))
-        note.value = text_html(self.note) if self.note else ""
         # Beside each other where there is room.
         for half in (self.page, self.view):
             half.layout.flex, half.layout.min_width = "1 1 20em", "0"
         places, names = pd.Series(self.rows["page"]).drop_duplicates().index, self.rows["document_id"]
         documents = [(names[place], place) for place in places[:LISTED]]
         models = [asked.name for asked in self.models]
+        first, rule = telling_question(self.models, self.rows, places[:LISTED])
+        said = " ".join(filter(None, (self.note, rule)))
+        note.value = text_html(said) if said else ""
 
         choice, about = ipywidgets.Dropdown, "Any about the page; those that were asked of it before are suggested"
         self.document = control(choice, "document", "A validation document of the study", options=documents)
@@ -98,6 +124,10 @@ class Playground(ipywidgets.VBox):
         self.button.on_click(self.ask)
         self.question.on_msg(self._press)
         self._choose_document()
+        if first is not None:
+            page = self.rows["page"][first]
+            self.document.value = next(place for place in places if self.rows["page"][place] == page)
+            self.question.value = self.rows["question"][first]
         self.ask()
         pages, asking = [self.document, self.upload, self.number], [self.question, self.button]
         rows = [note, pages, asking, self.status, self.answered, [self.model, self.token]]
