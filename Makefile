@@ -1,4 +1,4 @@
-# make study | doctor | estimate | robustness | ship | test | test-browser | test-faults | test-paper | lab | demo | report | bench | batching | lint: each makes the environment that it needs first.
+# make study makes a study; make help says what else there is. Each makes the environment that it needs first.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -25,76 +25,75 @@ HERE = $(if $(KERNEL),--kernel '$(KERNEL)') $(if $(ALLOW_CPU),--allow-cpu)
 WHERE = $(HERE) $(if $(SCHEDULER),--scheduler '$(SCHEDULER)')
 OF = --name '$(or $(NAME),$(PROFILE),embedded)'
 
-.PHONY: study doctor estimate robustness ship test test-browser test-faults test-paper lab demo report bench batching lint lock clean
+.PHONY: study help doctor estimate robustness ship test test-browser test-faults test-paper lab demo report bench batching lint lock clean
 
-study: $(VENV)/installed
+study: $(VENV)/installed ## make a study and its report: PROFILE=, NAME=, DATA=, MODEL=, RATIOS=, SEEDS=, ARMS=, ARGS='--epochs 4'
 	$(BIN)/python -m docfloqa study $(WHAT) $(WHERE) $(ARGS)
 
-# What that study would meet here, line by line, before anything is downloaded.
-doctor: $(VENV)/installed
+help: ## one line a target
+	@sed -n "s/^\([a-z-]*\):.*## /\1:/p" $(MAKEFILE_LIST) | awk -F: '{ printf "make %-14s%s\n", $$1, substr($$0, length($$1) + 2) }'
+
+doctor: $(VENV)/installed ## what that study would meet here, line by line, before anything is downloaded
 	$(BIN)/python -m docfloqa doctor $(WITH) $(HERE) $(ARGS)
 
-# Time, memory and disk of the study that make study would make.
-estimate: $(VENV)/installed
+estimate: $(VENV)/installed ## time, memory and disk of the study that make study would make
 	$(BIN)/python -m docfloqa estimate $(WHAT) $(ARGS)
 
-report: $(VENV)/installed
+report: $(VENV)/installed ## analyse a study's runs and export its report again: NAME=
 	$(BIN)/python -m docfloqa report $(OF) $(ARGS)
 
-# The best models of a study's runs on bad scans and on other data.
-robustness: $(VENV)/installed
+robustness: $(VENV)/installed ## score a study's best models on bad scans and on other data: NAME=, CROSS=
 	$(BIN)/python -m docfloqa robustness $(OF) $(if $(CROSS),--cross $(CROSS)) $(ARGS)
 
-# The study whose results are in the repository.
-ship: $(VENV)/installed
+ship: $(VENV)/installed ## the study whose results are in the repository
 	$(BIN)/python -m docfloqa study --name shipped --seeds 0 1 2 --arms all
 	$(BIN)/python -m docfloqa pack shipped
 
 # Two processes, a file of tests in each at a time: shared studies and models are made once.
 PYTEST = $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-test: $(VENV)/installed
+test: $(VENV)/installed ## run the tests
 	$(PYTEST)
 
-lab: $(VENV)/installed
+lab: $(VENV)/installed ## open the notebooks in JupyterLab
 	$(BIN)/python -m docfloqa lab
 
 # The playground as a web page, for this machine only; the address that it prints holds a token.
-demo: $(VENV)/installed
+demo: $(VENV)/installed ## the playground as a web page, for this machine only: NAME=
 	$(BIN)/python -m docfloqa demo $(OF) $(ARGS)
 
 # JupyterLab and the demo in a real browser, Debian's chromium (CHROMIUM=... for another).
-test-browser: $(VENV)/installed
+test-browser: $(VENV)/installed ## test JupyterLab and the demo in a real browser (CHROMIUM=... for another than Debian's)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'playwright>=1.50'
 	command -v "$${CHROMIUM:-chromium}" > /dev/null || { apt-get update -q && apt-get install -qy chromium; }
 	$(PYTEST) tests/browser
 
 # Against the published way; on a machine that does nothing else. DEVICE=cuda measures a GPU.
-bench: $(VENV)/installed
+bench: $(VENV)/installed ## measure training and evaluation against the published way: MODEL=, DEVICE=cuda
 	$(BIN)/python benchmarks/throughput.py --model $(or $(MODEL),tiny) --device $(or $(DEVICE),cpu)
 
 # Whether keeping the questions of a page together changes what is learnt; compares with the shipped runs.
-batching: $(VENV)/installed
+batching: $(VENV)/installed ## compare batches by page with batches of single questions
 	$(BIN)/python -m docfloqa sweep --name uniform --seeds 0 1 2 --batching uniform
 	$(BIN)/python benchmarks/batching.py
 
 # Kills, corruption, bad input, longer than what make test has of them; and the benchmarks' commands.
-test-faults: $(VENV)/installed
+test-faults: $(VENV)/installed ## test kills, corruption and bad input at length, and the benchmarks' commands
 	$(PYTEST) tests/faults tests/benchmarks
 
 # The paper profile to its end without a GPU: with its defaults on small files of the real structure, and on a model of
 # Florence-2-base's size with random weights.
-test-paper: $(VENV)/installed
+test-paper: $(VENV)/installed ## test the paper profile to its end without a GPU
 	$(PYTEST) tests/paper
 
-lint: $(VENV)/installed
+lint: $(VENV)/installed ## check style, imports and notebooks
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/nbstripout --verify --extra-keys "metadata.papermill cell.metadata.papermill metadata.widgets" notebooks/*.ipynb
 
 # Pins what is installed now. A local version (torch's +cpu) is no version that others can install.
-lock: $(VENV)/installed
+lock: $(VENV)/installed ## pin what is installed now in requirements.lock
 	{ sed -n '/^#/p' requirements.lock; $(BIN)/pip freeze --all --exclude-editable --exclude pip | sed 's/+cpu$$//' | LC_ALL=C sort -f; } > requirements.new
 	mv requirements.new requirements.lock
 
@@ -106,5 +105,5 @@ $(VENV)/installed: pyproject.toml requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
-clean:
+clean: ## remove the environment
 	rm -rf $(VENV)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
-from docfloqa.exceptions import SettingsError
+from docfloqa.exceptions import SettingsError, did_you_mean
 from docfloqa.settings import SHIFTS, SIDES, UNITS, Settings
 
 RATIOS = (0.0, 0.33, 0.66, 1.0)
@@ -191,5 +191,6 @@ def choose_arms(names: Iterable[str], settings: Settings) -> list[Arm]:
     """The arms of these names, "all" for every one; raises `SettingsError` for another name."""
     for name in names:
         if name not in (*ARMS, "all"):
-            raise SettingsError(f"arm is {name!r}; allowed are {', '.join(ARMS)}, or all")
+            allowed = f"{', '.join(ARMS)}, or all{did_you_mean(name, ARMS)}"
+            raise SettingsError(f"arm is {name!r}; allowed are {allowed}")
     return [arm(settings) for name, arm in ARMS.items() if name in names or "all" in names]

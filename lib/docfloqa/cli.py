@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import redirect_stdout
+from importlib.metadata import version
 from multiprocessing import active_children
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
@@ -17,6 +18,7 @@ from typer.core import TyperCommand
 
 from docfloqa import verbs
 from docfloqa.exceptions import IncompleteRunError
+from docfloqa.model.processes import compute_alone
 from docfloqa.parameters import read_config
 from docfloqa.settings import EVALUATION_SETTINGS, GROUPS, PROFILES, Settings
 
@@ -105,6 +107,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        print(f"docfloqa {version('docfloqa')}")
+        raise typer.Exit
+
+
+VERSION = typer.Option("--version", help="say which version this is", callback=_tell_version)
+
+
+@app.callback()
+def _options(version: Annotated[bool, VERSION] = False) -> None:
+    pass
+
+
 class _Command(TyperCommand):
     """Options under the names of their groups."""
 
@@ -137,6 +153,9 @@ def _add(
 
     def command(**given: Any) -> None:
         as_json = given.pop("json")
+        # One run alone is made by several processes, of torchrun.
+        if function is not verbs.run:
+            compute_alone()
         raise typer.Exit(_carry_out(lambda: function(**_arguments(given, own, fields)), as_json))
 
     command.__signature__ = inspect.Signature(parameters)
@@ -256,6 +275,7 @@ _add(verbs.evaluate, "embedded/vision100 --data my_folder", EVALUATION_SETTINGS)
 _add(verbs.compare, "shipped/vision000-seed0 shipped/vision100-seed0")
 _add(verbs.export, "embedded/vision100 my_model")
 _add(verbs.import_csv, "questions.csv my_data --images scans")
+_add(verbs.runs, "--name embedded")
 _add(verbs.pack, "shipped")
 _add(verbs.demo, "--name embedded")
 _add(verbs.lab, "")

@@ -1,5 +1,7 @@
 """What a user can cause, and how a message shows what was given."""
 
+from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import Any
 
 LONGEST_SHOWN = 200
@@ -53,3 +55,9 @@ def shown(value: Any) -> str:
         # Python does not write out an integer of thousands of digits.
         return f"a {type(value).__name__} that is too large to be shown"
     return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
+
+
+def did_you_mean(name: Any, known: Iterable[str]) -> str:
+    """The known name that is closest to a wrong one, as the end of a message; nothing where none is close."""
+    close = get_close_matches(name, list(known), n=1) if isinstance(name, str) else ()
+    return f"; did you mean {close[0]}?" if close else ""

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, TypeVar
 
 import yaml
 
-from docfloqa.exceptions import SettingsError, shown
+from docfloqa.exceptions import SettingsError, did_you_mean, shown
 
 Number = TypeVar("Number", int, float)
 # What else lies in reports/ and figures/, and what some systems cannot have as a folder's name.
@@ -63,7 +63,8 @@ def read_config(path: str | Path) -> dict[str, Any]:
         raise SettingsError(f"{str(path)!r} holds {shown(config)}; allowed are {', '.join(CONFIG)}, by name")
     for name, value in config.items():
         if name not in CONFIG:
-            raise SettingsError(f"{str(path)!r} has {shown(name)}; allowed are {', '.join(CONFIG)}")
+            allowed = f"{', '.join(CONFIG)}{did_you_mean(name, CONFIG)}"
+            raise SettingsError(f"{str(path)!r} has {shown(name)}; allowed are {allowed}")
         kind, wanted = CONFIG[name]
         if not isinstance(value, kind):
             raise SettingsError(f"{name} of {str(path)!r} is {shown(value)}; allowed is {wanted}")
@@ -91,7 +92,8 @@ def check_parameters(notebook: Path, parameters: dict[str, Any]) -> None:
     known = inspect_notebook(literal(notebook))
     for name, value in parameters.items():
         if name not in known:
-            raise SettingsError(f"{notebook.name} has no parameter {shown(name)}; it has {', '.join(known)}")
+            there = f"{', '.join(known)}{did_you_mean(name, known)}"
+            raise SettingsError(f"{notebook.name} has no parameter {shown(name)}; it has {there}")
         if not isinstance(value, str | int | float | None):
             raise SettingsError(f"parameter {name} is {shown(value)}; allowed are text and numbers")
 

@@ -8,7 +8,7 @@ from typing import Any, Self, get_args, get_origin
 
 import yaml
 
-from docfloqa.exceptions import SettingsError, shown
+from docfloqa.exceptions import SettingsError, did_you_mean, shown
 from docfloqa.parameters import by_name, check_source, check_study_name
 
 UNITS = ("tensor", "block", "stage")
@@ -194,7 +194,9 @@ class Settings(Storage, Decoding, Training, Drawing, Questions, Freezing):
         Raises `SettingsError` for an unknown profile or field, or a value that is not allowed.
         """
         if not isinstance(name, str) or name not in PROFILES:
-            raise SettingsError(f"profile is {shown(name)}; allowed are {', '.join(PROFILES)}")
+            raise SettingsError(
+                f"profile is {shown(name)}; allowed are {', '.join(PROFILES)}{did_you_mean(name, PROFILES)}"
+            )
         given = {field: value for field, value in overrides.items() if value is not None}
         return cls.from_dict({"study": name, **PROFILES[name], **given})
 
@@ -213,7 +215,8 @@ class Settings(Storage, Decoding, Training, Drawing, Questions, Freezing):
         names = [field.name for field in dataclasses.fields(cls)]
         for name in values:
             if name not in names:
-                raise SettingsError(f"unknown setting {shown(name)}; settings are {', '.join(names)}")
+                known = f"settings are {', '.join(names)}{did_you_mean(name, names)}"
+                raise SettingsError(f"unknown setting {shown(name)}; {known}")
         return cls(**values)
 
     @classmethod
@@ -263,7 +266,8 @@ def _checked(field: dataclasses.Field, value: Any) -> Any:
     if callable(allowed):
         allowed(name, value)
     elif kind is str and (wrong := [one for one in items if one not in allowed]):
-        raise SettingsError(f"{name} is {shown(wrong[0])}; allowed are {', '.join(allowed)}")
+        known = f"{', '.join(allowed)}{did_you_mean(wrong[0], allowed)}"
+        raise SettingsError(f"{name} is {shown(wrong[0])}; allowed are {known}")
     elif kind in (int, float) and not (
         len(items) <= MOST_LEGS and all(allowed[0] <= one <= allowed[1] for one in items)
     ):

@@ -8,7 +8,8 @@ from docfloqa.exceptions import SettingsError
 from docfloqa.settings import SHIFTS, Settings
 
 INCOMPLETE, BAD_INPUT = 1, 2  # exit codes
-# The library is imported where it is used: torch and transformers take seconds, which help need not wait for.
+# The library is imported where it is used: torch and transformers take seconds, for which neither help need wait nor
+# whoever has named a run or study that is not there.
 
 
 def study(settings: Settings, **planned: Any) -> tuple:
@@ -42,7 +43,7 @@ def run(settings: Settings) -> tuple | None:
     check_name(settings, single=True)
     import pandas as pd
 
-    from docfloqa.study.sweep import status
+    from docfloqa.study.listing import status
     from docfloqa.training.trainer import make_run
 
     made = make_run(settings)
@@ -93,19 +94,21 @@ def robustness(name: str = "embedded", cross: Sequence[str] | None = None) -> tu
 
 def ask(image, question, page=1, study=None, run=None, model=None, ratio=None) -> tuple:
     """Ask a question about a page: every ratio of a study, a run, or a model."""
-    from docfloqa.apps import ask as asking
     from docfloqa.data.images import read_page
-    from docfloqa.runs.results import find_run
+    from docfloqa.runs.results import Study, find_run
     from docfloqa.text import flat
 
-    asking.check_question(question)
     if sum(map(bool, (study, run, model))) > 1:
         raise SettingsError("--study, --run and --model each choose what is asked; allowed is one of them")
     if ratio is not None and (run or model):
         raise SettingsError("--ratio chooses among a study's runs; it goes with --study, or alone")
     shown = read_page(image, page)
+    found = find_run(run) if run else model or Study.load(study or "embedded")
+
+    from docfloqa.apps import ask as asking
+
+    asking.check_question(question)
     if run:
-        found = find_run(run)
         models = [asking.Asked(found.name, found, found.settings)]
     elif model:
         # As the embedded profile would ask it.
@@ -129,10 +132,12 @@ def ask(image, question, page=1, study=None, run=None, model=None, ratio=None) -
 
 def answer(run, folder, questions="questions.csv", out="answers.csv") -> tuple:
     """Answer a table of questions about a folder of pages; when killed, the same command goes on."""
-    from docfloqa.apps.answer import answer_folder, as_text
     from docfloqa.runs.results import find_run
 
     found = find_run(run)
+
+    from docfloqa.apps.answer import answer_folder, as_text
+
     answers = answer_folder(found, folder, questions, out)
     return {"run": found.name, "out": out, "answers": answers}, as_text(answers, out)
 
@@ -141,9 +146,11 @@ def evaluate(run, changes, data=None) -> tuple:
     """Score a run's best model on validation questions, its own or others."""
     from docfloqa.analysis.intervals import LOSS, score_intervals
     from docfloqa.runs.results import find_run
-    from docfloqa.training.evaluation import evaluate_run
 
     found = find_run(run)
+
+    from docfloqa.training.evaluation import evaluate_run
+
     settings = found.settings.replace(**changes, **({"validation_data": data} if data else {}))
     started = time.perf_counter()
     answers = evaluate_run(found, settings)
@@ -193,10 +200,12 @@ def compare(first, second, questions=10) -> tuple:
 
 def export(run, folder) -> tuple:
     """Write a run's best model in fp16 for plain transformers, with a model card."""
-    from docfloqa.apps.export import export_run
     from docfloqa.runs.results import find_run
 
     found = find_run(run)
+
+    from docfloqa.apps.export import export_run
+
     folder = export_run(found, folder)
     return {"run": found.name, "folder": folder}, f"{found.name} is in {folder}, with a model card"
 
@@ -217,6 +226,15 @@ def import_csv(csv, folder, images=None, validation_share=0.2, seed=0, skip_bad_
     return done, "\n".join(lines)
 
 
+def runs(name=None) -> tuple:
+    """List the runs of a study, or of all: arm, ratio, seed, how they stand, epochs, ANLS after the last one."""
+    from docfloqa.study.listing import list_runs
+
+    found = list_runs(name)
+    text = found.to_string(index=False, na_rep="", float_format="{:.3g}".format)
+    return {"runs": found}, text if len(found) else "no run is here yet: make study"
+
+
 def pack(name) -> tuple:
     """Put a study's complete runs into a few files in place of a folder each; weights stay in theirs."""
     from docfloqa.runs.packing import pack as pack_study
@@ -228,7 +246,10 @@ def pack(name) -> tuple:
 def demo(name="embedded", port=8866) -> None:
     """Serve the playground as a web page for this machine only; the address that it prints holds a token."""
     from docfloqa.apps.demo import serve
+    from docfloqa.runs.results import Study
 
+    # Voilà would show visitors a page without models.
+    Study.load(name)
     serve(name, port)
 
 

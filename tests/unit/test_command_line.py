@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import fields
+from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
@@ -23,14 +24,16 @@ from docfloqa.analysis.paired import (
 from docfloqa.cli import app, main
 from docfloqa.data.load import load_docvqa
 from docfloqa.exceptions import IncompleteRunError, RunError, SettingsError
-from docfloqa.files import runs_folder
+from docfloqa.files import runs_folder, write_whole
 from docfloqa.metrics import METRICS
 from docfloqa.report.verdicts import verdicts
+from docfloqa.runs.packing import pack
 from docfloqa.runs.results import find_run
+from docfloqa.runs.run import COMPLETE, INTERRUPTED, Run
 from docfloqa.settings import GROUPS, PROFILES, Settings
 
 VERBS = (
-    "study sweep run doctor estimate report robustness ask answer evaluate compare export import-csv pack demo lab"
+    "study sweep run doctor estimate report robustness ask answer evaluate compare export import-csv runs pack demo lab"
 ).split()
 
 
@@ -131,7 +134,9 @@ def test_the_file_of_a_study_makes_it_again(profile, asked, tmp_path):
     ("text", "message"),
     [
         ("epochs: 3", "has 'epochs'; allowed are profile, settings, ratios, seeds, arms"),
-        ("settings: {epoch: 3}", "unknown setting 'epoch'"),
+        ("settings: {epohcs: 3}", "; did you mean epochs?"),
+        ("setings: {epochs: 3}", "allowed are profile, settings, ratios, seeds, arms; did you mean settings?"),
+        ("settings: {precision: bf61}", "precision is 'bf61'; allowed are auto, fp32, bf16; did you mean bf16?"),
         ("settings: {epochs: many}", "epochs is 'many'"),
         ("settings: 3", "settings of 'study.yaml' is 3; allowed is settings by name"),
         ("ratios: 0 1", "ratios of 'study.yaml' is '0 1'; allowed is a list"),
@@ -389,3 +394,53 @@ def test_the_runs_of_the_ratios_are_meant_before_those_of_the_arms(output):
     shutil.copytree(folder / "vision000-seed0-fake", folder / "vision000-seed0-of-an-arm")
     assert find_run("vision000").id == "vision000-seed0-fake"
     assert find_run("vision000-seed0-of").id == "vision000-seed0-of-an-arm"
+
+
+def test_a_wrong_verb_option_or_arm_is_answered_with_the_right_one(capsys):
+    for wrong, meant in (
+        (["stduy"], "Did you mean 'study'?"),
+        (["study", "--epohcs", "3"], "--epochs"),
+        (["study", "--arms", "cumulativ"], "did you mean cumulative?"),
+        (["study", "--profile", "smok"], "did you mean smoke?"),
+    ):
+        assert main(wrong) == 2
+        assert meant in capsys.readouterr().err
+
+
+def test_the_version_is_told(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"docfloqa {version('docfloqa')}\n"
+
+
+def test_runs_are_listed_with_how_they_stand(output, capsys):
+    study = write_study("first", ratios=(0.0, 1.0), seeds=(0,), arms=("lora",), missing=1)
+    write_study("second", ratios=(0.33,), seeds=(4,))
+    begun = Run("vision066-seed7-begun", study.settings.replace(vision_trainable=0.66, seed=7))
+    begun.start()
+    begun.update(status=INTERRUPTED)
+    for epoch in range(3):
+        write_whole(begun.epoch_files(epoch)[1], "{}")
+    found = result_of(["runs"], capsys)["runs"]
+    assert {run["study"] for run in found} == {"first", "second"} and found[-1]["seed"] == 4
+    rows = {run["run"]: [*run.values()][2:] for run in found}
+    assert rows["vision066-seed7-begun"] == ["earlier", 0.66, 7, INTERRUPTED, 2, 3, None]
+    assert rows["vision000-seed99-fake"] == ["", None, None, "not begun", 0, None, None]
+    assert {row[0] for row in rows.values()} == {"", "lora", "earlier"}
+    last = study.epochs.query("vision_trainable == 1")["anls"].iloc[-1]
+    assert rows["vision100-seed0-fake"] == ["", 1.0, 0, COMPLETE, 3, 3, pytest.approx(last)]
+    pack("second")
+    assert result_of(["runs", "--name", "second"], capsys)["runs"] == [found[-1]]
+    assert main(["runs", "--name", "secnd"]) == 2
+    assert "there is no study 'secnd'; studies here are first, second" in capsys.readouterr().err
+
+
+def test_a_wrong_name_of_a_run_or_study_is_refused_without_waiting_for_torch(two):
+    page = str(two / "page.png")
+    wrong = [["export", "none", "x"], ["evaluate", "none"], ["compare", "none", "vision0"], ["answer", "none", "."]]
+    wrong += [["ask", page, "what?", "--run", "none"], ["ask", page, "what?", "--study", "none"], ["pack", "none"]]
+    wrong += [[verb, "--name", "none"] for verb in ("demo", "report", "robustness", "runs")]
+    code = f"import sys\nfrom docfloqa.cli import main\nprint([main(one) for one in {wrong}])\n"
+    code += "assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[0] == str([2] * len(wrong))
+    assert done.stderr.count("'none'") == len(wrong)

@@ -149,6 +149,13 @@ def test_make_gives_its_variables_to_the_verb():
     assert made("robustness", "PROFILE=smoke", "CROSS=layout x") == "robustness --name 'smoke' --cross layout x"
 
 
+def test_make_help_has_a_line_for_every_target():
+    shown = subprocess.run(["make", "-s", "help"], cwd=PROJECT, capture_output=True, text=True, check=True).stdout
+    [targets] = re.findall(r"^\.PHONY: (.*)$", (PROJECT / "Makefile").read_text(), re.M)
+    lines = [line.split(maxsplit=2) for line in shown.splitlines()]
+    assert sorted(target for _, target, _ in lines) == sorted(targets.split()), "and each says what it is for"
+
+
 def test_what_is_tested_is_what_is_pinned():
     from importlib.metadata import version
 

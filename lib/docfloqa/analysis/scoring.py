@@ -22,7 +22,8 @@ from docfloqa.data.degradations import degraded_pages
 from docfloqa.data.load import load_docvqa
 from docfloqa.exceptions import SettingsError
 from docfloqa.files import checksum, is_folder, resolve, runs_folder, write_whole
-from docfloqa.model.device import describe_device, end_with_parent
+from docfloqa.model.device import describe_device
+from docfloqa.model.processes import end_with_parent
 from docfloqa.runs.results import Study
 from docfloqa.runs.run import BEST_MODEL, Run
 from docfloqa.settings import SHIFTS, Settings

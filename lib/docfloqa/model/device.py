@@ -4,10 +4,8 @@ import os
 import platform
 import re
 import resource
-import threading
 from contextlib import AbstractContextManager
 from importlib.util import find_spec
-from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from docfloqa.exceptions import DocFloQAError, SettingsError
 from docfloqa.files import resolve
+from docfloqa.model.processes import compute_alone
 from docfloqa.settings import Settings
 
 FP16, BF16_CAPABILITY = "fp16", (8, 0)
@@ -27,10 +26,11 @@ class NoGPUError(DocFloQAError, RuntimeError):
 
 
 def use_device(gpu: str | None = None, threads: int | None = None) -> None:
-    """Confine this process to one GPU (as `CUDA_VISIBLE_DEVICES` names it) and to so many CPU threads.
+    """Confine this process to itself, to one GPU (as `CUDA_VISIBLE_DEVICES` names it) and to so many CPU threads.
 
     Raises `RuntimeError` when CUDA has been used already.
     """
+    compute_alone()
     if gpu is not None:
         if torch.cuda.is_initialized():
             raise RuntimeError(f"GPU {gpu!r} is chosen too late: CUDA is already in use; restart the kernel")
@@ -192,13 +192,3 @@ def finish_device() -> None:
     """Wait until a GPU has done what it was given; a CPU always has."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-
-
-def end_with_parent() -> None:
-    """Let this process end as soon as the one that began it is gone, however that ended."""
-
-    def watch() -> None:
-        parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

@@ -23,6 +23,7 @@ from tqdm.auto import tqdm
 
 from docfloqa.exceptions import StudyError, shown
 from docfloqa.files import NOTEBOOKS
+from docfloqa.model.processes import compute_alone, end_with_parent
 from docfloqa.parameters import check_parameters, literal
 from docfloqa.runs.run import FAILED, INTERRUPTED, PROGRESS, Run, read_record
 from docfloqa.settings import Settings
@@ -164,6 +165,7 @@ def execute(
     cell, `StudyError` for a kernel that died again, and `KeyboardInterrupt` where `stop_kernels` has ended it.
     """
     check_parameters(NOTEBOOKS / notebook, parameters)
+    compute_alone()
     options |= {"kernel_name": kernel or DEFAULT_KERNEL, "progress_bar": False, "cwd": NOTEBOOKS}
     paths = literal(NOTEBOOKS / notebook), literal(part)
     for attempt in range(1 + RETRIES):
@@ -191,15 +193,8 @@ def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
 
     Raises `BrokenProcessPool` when the process is killed.
     """
-    with ProcessPoolExecutor(1, get_context("spawn"), initializer=_begin) as process:
+    with ProcessPoolExecutor(1, get_context("spawn"), initializer=end_with_parent) as process:
         return process.submit(function, *arguments).result()
-
-
-def _begin() -> None:
-    # Only there: the process that asks need not wait for torch.
-    from docfloqa.model.device import end_with_parent
-
-    end_with_parent()
 
 
 def settle(part: Path, path: Path, **metadata: Any) -> Path:

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import chain
-from pathlib import Path
 from typing import Any, Self
 
 import pandas as pd
@@ -20,10 +19,11 @@ from docfloqa.model.folder import known_weights
 from docfloqa.runs.plans import CONFIG, PLAN, check_name
 from docfloqa.runs.recovery import refresh
 from docfloqa.runs.results import planned_runs
-from docfloqa.runs.run import COMPLETE, Run, is_complete, now, read_record
-from docfloqa.runs.tables import EPOCHS, is_packed, read_table
+from docfloqa.runs.run import COMPLETE, Run, now
+from docfloqa.runs.tables import is_packed
 from docfloqa.settings import Settings
 from docfloqa.study.kernels import EXECUTED, execute_run
+from docfloqa.study.listing import status
 from docfloqa.study.monitor import Watcher
 from docfloqa.study.workers import LocalWorkers, make
 
@@ -176,18 +176,3 @@ def write_plan(settings: Settings, planned: Plan) -> None:
 def study_status(study: str) -> pd.DataFrame:
     """How each planned run of a study stands, the ratios as they were asked for, then the arms."""
     return pd.DataFrame([status(runs_folder(study) / run) for run in chain(*planned_runs(study))])
-
-
-def status(folder: Path) -> dict[str, Any]:
-    """How a run stands, read from its folder."""
-    record, complete = read_record(folder), is_complete(folder)
-    settings = record.get("identity", {}).get("settings", {})
-    return {
-        "run": folder.name,
-        "vision_trainable": settings.get("vision_trainable"),
-        "seed": settings.get("seed"),
-        "status": COMPLETE if complete else record.get("status", "not begun"),
-        "anls": read_table(folder, EPOCHS)["anls"].iloc[-1] if complete else None,
-        "minutes": round(record["seconds"] / 60, 2) if complete else None,
-        "error": record.get("error"),
-    }

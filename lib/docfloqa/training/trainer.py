@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 from datasets import Dataset, DatasetDict
 from torch import Tensor
@@ -25,6 +24,7 @@ from docfloqa.metrics import METRICS
 from docfloqa.model.device import compute_device, describe_device, peak_memory, require_device, uses_static_shapes
 from docfloqa.model.florence import Florence2ForDocVQA, generation_config, load_florence, weights_checksum
 from docfloqa.model.freezing import freeze
+from docfloqa.model.processes import join_processes
 from docfloqa.runs.recovery import last_checkpoint, refresh
 from docfloqa.runs.run import BEST_MODEL, LAST_MODEL, Run
 from docfloqa.settings import Settings
@@ -299,7 +299,7 @@ def make_run(settings: Settings) -> Run:
     and model raise, `NoGPUError`, and what `DocVQATrainer.fit` raises otherwise.
     """
     # Joins the processes of torchrun, where it has started this one.
-    state = PartialState(cpu=compute_device().type == "cpu")
+    state = join_processes(cpu=compute_device().type == "cpu")
     require_device(settings)
     # Data is drawn, downloaded and checked once; the others read what is on the disk then.
     with state.main_process_first():
