@@ -57,18 +57,19 @@ OPTIONS: dict[str, tuple[Any, str]] = {
     "run": (str, RUN),
     "model": (str, "only a model folder, or a hub id"),
     "ratio": (float, "only this ratio of the study"),
-    "data": (str, "other questions: synth, a folder with validation-*.parquet, or a hub id (default: the run's own)"),
+    "data": (str, "other questions: synth, what import takes, or a hub id (default: the run's own)"),
     "first": (str, RUN),
     "second": (str, "another run, made with the same validation questions"),
     "questions": (int, "how many to show of each kind"),
     "folder": (Path, "a new or empty folder; export also replaces an earlier one"),
-    "csv": (
-        Path,
-        "in UTF-8, separated by commas, semicolons or tabs; columns image, question, answers (several separated by "
-        '"|") and, where wanted, split (train or validation), document, question_id, question_type',
+    "source": (
+        str,
+        "a CSV, TSV, JSON or parquet file of questions, a folder with one, or a hub id; columns image, question, "
+        'answers (in a CSV several separated by "|") and, where wanted, split (train or validation), document, '
+        "question_id, question_type, page (of a PDF or TIFF)",
     ),
-    "images": (Path, "the folder of images (default: where the CSV is)"),
-    "validation_share": (float, "without a column split: the share of documents to validate on"),
+    "images": (Path, "the folder of images (default: where the questions are)"),
+    "validation_share": (float, "where no split is told: the share of documents to validate on"),
     "seed": (int, "of drawing these documents"),
     "skip_bad_rows": (bool, "leave rows out that cannot be used, and list them"),
     "port": (int, "of this machine"),
@@ -160,7 +161,7 @@ def _add(
 
     command.__signature__ = inspect.Signature(parameters)
     command.__annotations__ = {one.name: one.annotation for one in parameters}
-    verb = function.__name__.replace("_", "-")
+    verb = function.__name__.strip("_").replace("_", "-")
     epilog = f"example: docfloqa {verb} {example}\n\n{EXIT_CODES}"
     app.command(verb, cls=_Command, help=function.__doc__, epilog=epilog)(command)
 
@@ -187,13 +188,13 @@ def _setting(name: str) -> inspect.Parameter:
 
 def _arguments(given: dict[str, Any], own: Iterable[str], fields: Iterable[str]) -> dict[str, Any]:
     """The arguments of a verb from its options; settings are those of profile, file and options, the last first."""
-    from docfloqa.files import PROJECT, is_folder
+    from docfloqa.files import PROJECT, is_there
 
     chosen = {name: value for name in fields if (value := given.pop(name)) not in (None, [])}
     for values in (given, chosen):
         for name in ("data", "model", "validation_data"):
             # Kernels work in another folder; what they would not find gets its whole path.
-            if (path := values.get(name)) and is_folder(path) and not is_folder(PROJECT / path):
+            if (path := values.get(name)) and is_there(path) and not is_there(PROJECT / path):
                 values[name] = str(Path(path).resolve())
     if "changes" in own:
         return given | {"changes": chosen}
@@ -274,7 +275,7 @@ _add(
 _add(verbs.evaluate, "embedded/vision100 --data my_folder", EVALUATION_SETTINGS)
 _add(verbs.compare, "shipped/vision000-seed0 shipped/vision100-seed0")
 _add(verbs.export, "embedded/vision100 my_model")
-_add(verbs.import_csv, "questions.csv my_data --images scans")
+_add(verbs.import_, "questions.csv my_data --images scans")
 _add(verbs.runs, "--name embedded")
 _add(verbs.pack, "shipped")
 _add(verbs.demo, "--name embedded")

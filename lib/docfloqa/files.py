@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from difflib import get_close_matches
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from docfloqa.parameters import check_study_name
 PROJECT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = PROJECT / "notebooks"
 TINY_MODEL = PROJECT / "data" / "florence2-tiny"
+LOCAL = (".csv", ".tsv", ".jsonl", ".json", ".parquet")  # no repository of the hub is called so
 CHECKSUM, MANIFEST, DIGEST_BYTES = "checksum", "checksums.json", 32
 
 
@@ -54,9 +56,17 @@ def runs_folder(study: str) -> Path:
 
 
 def resolve(name: str | Path) -> str:
-    """A local folder, taken from the working directory or else the project; anything else is a hub id."""
-    folders = filter(is_folder, (expanded(name), PROJECT / name))
-    return str(next((folder.resolve() for folder in folders), name))
+    """A local folder or file, taken from the working directory or else the project; anything else is a hub id."""
+    found = filter(is_there, (expanded(name), PROJECT / name))
+    return str(next((path.resolve() for path in found), name))
+
+
+def is_there(path: str | Path) -> bool:
+    """Whether there is such a file or folder, as `is_folder`."""
+    try:
+        return Path(path).exists()
+    except (OSError, ValueError):
+        return False
 
 
 def is_folder(path: str | Path) -> bool:
@@ -73,8 +83,25 @@ def expanded(path: str | Path) -> Path:
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether a name has the form `owner/name` or `owner/name@revision` of the Hugging Face hub."""
-    return re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*(@(?!.*\.\.)\w[\w./-]*)?", name) is not None
+    """Whether a name is of the Hugging Face hub: `owner/name@revision`, or `owner/name` that cannot be meant locally.
+
+    It is where there is a folder `owner`, and where `name` ends as a file of questions does.
+    """
+    owner, _, rest = name.partition("/")
+    if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*(@(?!.*\.\.)\w[\w./-]*)?", name) is None:
+        return False
+    return "@" in name or not (is_folder(owner) or is_folder(PROJECT / owner) or Path(rest).suffix in LOCAL)
+
+
+def did_you_mean(path: str | Path) -> str:
+    """What is there in place of a local path that is not, as the end of a sentence; "" where nothing is like it."""
+    path = expanded(path)
+    with suppress(OSError, ValueError):
+        above = next(folder for folder in path.parents if folder.is_dir())
+        name = path.relative_to(above).parts[0]
+        if near := get_close_matches(name, [other.name for other in above.iterdir()], n=1):
+            return f"; did you mean {str(above / near[0])!r}?"
+    return ""
 
 
 def write_whole(path: Path, content: str | bytes) -> None:

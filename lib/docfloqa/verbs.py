@@ -210,20 +210,13 @@ def export(run, folder) -> tuple:
     return {"run": found.name, "folder": folder}, f"{found.name} is in {folder}, with a model card"
 
 
-def import_csv(csv, folder, images=None, validation_share=0.2, seed=0, skip_bad_rows=False) -> tuple:
-    """Make a data set from a folder of images and a CSV of questions and answers."""
-    from docfloqa.data.importing import import_csv as write_data
+def import_(source, folder, images=None, validation_share=0.2, seed=0, skip_bad_rows=False) -> tuple:
+    """Make a data set from tables of questions with images or PDFs beside them, or from other data sets."""
+    from docfloqa.data.importing.data_set import import_data
+    from docfloqa.data.importing.summary import grouped, summary
 
-    done = write_data(csv, folder, images, validation_share, seed, skip_bad_rows)
-    lines = [f"row left out: {problem}" for problem in done.left_out]
-    for split, count in done.questions.items():
-        lines.append(f"{split}: {count} questions on {done.documents[split]} documents")
-    lines.append(
-        f"a study on it: make study DATA={done.folder} NAME=mine"
-        if "train" in done.questions
-        else f"a run on it: docfloqa evaluate RUN --data {done.folder}"
-    )
-    return done, "\n".join(lines)
+    done = import_data(source, folder, images, validation_share, seed, skip_bad_rows)
+    return done, "\n".join([*(f"left out: {line}" for line in grouped(done.left_out)), *summary(done, source)])
 
 
 def runs(name=None) -> tuple:

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from bad_input.case import BadInput, refused
 from bad_input.images import PROGRAM, file_of, noise
 from bad_input.texts import ANY_TEXT, TRICKY
-from docfloqa.data.importing import CsvImportError, import_csv
+from docfloqa.data.importing.data_set import import_data
+from docfloqa.exceptions import DataError
 from docfloqa.files import FolderError
 
 HEADER = ["image", "question", "answers"]
@@ -50,7 +51,7 @@ def imported(content: bytes, **further):
         path = scans(root) / "questions.csv"
         path.write_bytes(content)
         try:
-            done = import_csv(path, root / "data", **further)
+            done = import_data(path, root / "data", **further)
         finally:
             assert not [one for one in root.iterdir() if ".part" in one.name]
         return done, pd.concat([pd.read_parquet(one) for one in sorted(done.folder.iterdir())])
@@ -59,17 +60,17 @@ def imported(content: bytes, **further):
 def encoding(case) -> None:
     text, name = case
     content = text_of([HEADER, *GOOD, ["0.png", text, "x"]]).encode(name, errors="ignore")
-    refused(CsvImportError, "not in UTF-8", imported, content)
+    refused(DataError, "not in UTF-8", imported, content)
 
 
 def header(columns: list[str]) -> None:
     content = text_of([columns, *GOOD]).encode()
-    refused(CsvImportError, "lacks the columns|twice", imported, content)
+    refused(DataError, "lacks the columns|twice", imported, content)
 
 
 def image_path(name: str) -> None:
     content = text_of([HEADER, *GOOD, [name, "Where?", "x"]]).encode()
-    refused(CsvImportError, "row 6, image|not in UTF-8", imported, content)
+    refused(DataError, "row 6, image|not in UTF-8", imported, content)
     if "\0" not in name:
         done, frame = imported(content, skip_bad_rows=True)
         assert len(frame) == 4 and [problem.row for problem in done.left_out] == [6]
@@ -91,20 +92,20 @@ def cell(texts: list[str]) -> int:
 def only_separators(case) -> None:
     bars, blank = case
     content = text_of([HEADER, *GOOD, ["0.png", "Where?", blank.join("|" * bars)]]).encode()
-    refused(CsvImportError, "row 6, answers.*no answer", imported, content)
+    refused(DataError, "row 6, answers.*no answer", imported, content)
 
 
 def structure(text: str) -> None:
-    refused(CsvImportError, "cannot be read after row|rows cannot be used|lacks|questions on", imported, text.encode())
+    refused(DataError, "cannot be read after row|rows cannot be used|lacks|questions on", imported, text.encode())
 
 
 def any_bytes(content: bytes) -> None:
-    refused(CsvImportError, "questions.csv", imported, content)
+    refused(DataError, "questions.csv", imported, content)
 
 
 def share(value) -> None:
     content = text_of([HEADER, *GOOD]).encode()
-    refused(CsvImportError, "validation_share is", imported, content, validation_share=value)
+    refused(DataError, "validation_share is", imported, content, validation_share=value)
 
 
 def place(name: str) -> None:
@@ -112,8 +113,8 @@ def place(name: str) -> None:
         path = scans(Path(root)) / "questions.csv"
         path.write_text(text_of([HEADER, *GOOD]))
         (path.parent / "file").write_text("x")
-        refused(FolderError, "cannot be made|is a file|not empty", import_csv, path, path.parent / name)
-        refused(CsvImportError, "no folder of images", import_csv, path, Path(root) / "new", Path(root) / "\0" / name)
+        refused(FolderError, "cannot be made|is a file|not empty", import_data, path, path.parent / name)
+        refused(DataError, "no folder of images", import_data, path, Path(root) / "new", Path(root) / "\0" / name)
 
 
 IMAGE_PATHS = "../outside.png|/etc/passwd|/dev/zero|link.png|passwd.png|up/outside.png|loop.png|pipe.png|.|..|/|".split(
@@ -161,8 +162,7 @@ CSV_CLASSES = [
         "CSV, another encoding",
         "an error that names the first wrong byte and its line",
         st.tuples(
-            st.sampled_from(["é", "Zoë", "ñ", "ÿ"]),
-            st.sampled_from(["latin-1", "cp1252", "utf-16", "utf-16-be", "utf-32"]),
+            st.sampled_from(["é", "Zoë", "ñ", "ÿ"]), st.sampled_from(["latin-1", "cp1252", "utf-16-le", "utf-16-be"])
         ),
         encoding,
         0.4,

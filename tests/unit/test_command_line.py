@@ -33,7 +33,7 @@ from docfloqa.runs.run import COMPLETE, INTERRUPTED, Run
 from docfloqa.settings import GROUPS, PROFILES, Settings
 
 VERBS = (
-    "study sweep run doctor estimate report robustness ask answer evaluate compare export import-csv runs pack demo lab"
+    "study sweep run doctor estimate report robustness ask answer evaluate compare export import runs pack demo lab"
 ).split()
 
 
@@ -236,7 +236,7 @@ def test_a_csv_is_imported_and_evaluated_on(two, capsys, tmp_path):
         Image.new("RGB", (50, 50), (90 * place, 0, 0)).save(tmp_path / f"{place}.png")
     rows = "".join(f"{place}.png,what?,a|b,validation\n" for place in range(2))
     (tmp_path / "mine.csv").write_text(f"image,question,answers,split\n{rows}2.png,what?,a,validation\n")
-    arguments = ["import-csv", str(tmp_path / "mine.csv"), str(tmp_path / "data")]
+    arguments = ["import", str(tmp_path / "mine.csv"), str(tmp_path / "data")]
     assert main(arguments) == 2
     assert "row 4, image '2.png': there is no file" in capsys.readouterr().err
     done = result_of([*arguments, "--skip-bad-rows"], capsys)
@@ -335,7 +335,7 @@ def test_a_run_that_is_not_complete_is_exit_code_1(two, capsys):
         (["ask", "page.png", "what?", "--run", "vision1", "--model", "x"], "allowed is one of them"),
         (["compare", "vision000", "vision100", "--questions", "-1"], "--questions is -1; allowed is 0 or more"),
         (["export", "vision000", "."], "is not empty"),
-        (["import-csv", "none.csv", "new"], "there is no file 'none.csv'"),
+        (["import", "none.csv", "new"], "there is no file or folder"),
     ],
 )
 def test_bad_input_is_told_and_exit_code_2(arguments, message, two, capsys, monkeypatch):

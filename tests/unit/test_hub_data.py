@@ -158,15 +158,14 @@ def test_one_id_of_a_document_is_enough(folder, gone, named):
 def test_columns_that_are_lacking_are_listed_with_the_names_that_are_accepted(source, output):
     write_data_set(output / "there", source, **SMALL)
     gone = {
-        M4: ("questionId", "answers", "docId", "ucsf_document_id"),
-        PIXPARSE: ("question_id", "answers", "other_metadata"),
+        M4: ("questionId", "answers", "question", "docId", "ucsf_document_id"),
+        PIXPARSE: ("question_id", "answers", "question", "other_metadata"),
     }[source]
     changed(output / "there/data/train-00001-of-00002.parquet", **dict.fromkeys(gone))
     with pytest.raises(DataError) as error:
         load(output / "there")
     assert (
-        f"split 'train' of '{output / 'there'}' lacks the columns questionId (or question_id), answers, "
-        "ucsf_document_id (or other_metadata.ucsf_document_id, docId, other_metadata.doc_id); it has "
+        f"split 'train' of '{output / 'there'}' lacks the columns question (or query), answers (or answer); it has "
     ) in str(error.value)
 
 
@@ -238,6 +237,6 @@ def test_a_file_that_others_tell_of_and_that_is_missing_is_told(folder):
 
 def test_nothing_is_left_of_a_reading_that_failed(folder, output):
     changed(folder / "train-00001-of-00002.parquet", answers=None)
-    with pytest.raises(DataError, match="lacks the columns answers"):
+    with pytest.raises(DataError, match=r"lacks the columns answers \(or answer\)"):
         load(folder)
     assert not list((output / "data/cache/questions").iterdir())

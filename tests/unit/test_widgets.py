@@ -349,7 +349,7 @@ def test_pages_are_read_from_images_and_documents(kind):
         (file_of("GIF"), "no image"),
         (file_of("PNG")[:60], "no image"),
         (b"%PDF-1.7 nothing", "damaged"),
-        (file_of("PDF"), "has 1 pages, and page is 2; allowed is 1 to 1"),
+        (file_of("PDF"), "has 1 page, and page is 2; allowed is 1"),
     ],
 )
 def test_what_is_no_page_is_refused(content, message):

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pypdfium2
 import torch
 from datasets import Dataset
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from docfloqa.apps.ask import check_question, is_unlike, novelty
-from docfloqa.data.images import PageError, read_bytes, read_page
+from docfloqa.data.images import PageError, count_pages, read_bytes, read_page
 from docfloqa.exceptions import DocFloQAError, RunError, shown
 from docfloqa.files import expanded, held, is_folder, write_whole
 from docfloqa.metrics import anls
@@ -171,15 +170,12 @@ def _count(path: Path) -> tuple[int, str]:
     """How many pages a file has, and what is wrong with it; one page that cannot be read where there is none."""
     try:
         content = read_bytes(path)
-        if path.suffix.lower() != ".pdf":
-            return 1, ""
-        with pypdfium2.PdfDocument(content) as pdf:
-            return len(pdf), ""
     except PageError as error:
         return 1, str(error)
-    except pypdfium2.PdfiumError:
-        # Why not is said where it is opened.
-        return 1, ""
+    with suppress(PageError):
+        return count_pages(content), ""
+    # Why not is said where it is opened.
+    return 1, ""
 
 
 def _answers(run: Run, folder: Path, tasks: list[Task], whole: int) -> Iterator[tuple[Task, dict[str, Any]]]:

@@ -8,7 +8,9 @@ from pathlib import Path
 from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import HTTPError
 
-from docfloqa.exceptions import DocFloQAError
+from docfloqa.data.importing.kinds import patterns
+from docfloqa.data.schema import SPLITS
+from docfloqa.exceptions import DataError, DocFloQAError
 from docfloqa.files import is_hub_id, reports_folder, resolve, write_whole
 from docfloqa.settings import Settings
 
@@ -24,6 +26,8 @@ COMMITS = {
 }
 # Neither the code of a repository nor its pickles are so much as downloaded.
 MODEL_FILES = ("*.json", "*.txt", "*.safetensors")
+# lmms-lab/DocVQA holds two data sets; its card lists no training split, and its test answers are empty.
+HUB_FOLDERS = {"lmms-lab/DocVQA": "DocVQA"}
 REVISIONS = "revisions.json"
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -48,6 +52,16 @@ def snapshot(name: str, files: Sequence[str], kind: str = "model") -> Path:
         return _snapshot(name, files, kind)
     except (OSError, ValueError, HTTPError) as error:
         raise not_to_be_had(name, files, kind, error) from error
+
+
+def data_snapshot(name: str, splits: Sequence[str] = SPLITS) -> Path:
+    """The folder with the parquet files of these splits of a hub's data set; raises `DataError`."""
+    below = HUB_FOLDERS.get(split_revision(name)[0], ".")
+    wanted = [str(Path(below, pattern)) for split in splits for pattern in patterns(split)]
+    try:
+        return snapshot(name, wanted, "dataset") / below
+    except HubError as error:
+        raise DataError(f"data set {name!r} cannot be had: {error} as data; see data/README.md") from error
 
 
 def cached_snapshot(name: str, files: Sequence[str], kind: str = "model") -> Path | None:

@@ -1,23 +1,28 @@
 """Pages as images: read from files of any kind, checked, brought to the size that a model takes."""
 
 import math
+import re
 import subprocess
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pypdfium2
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
-from docfloqa.exceptions import DocFloQAError, shown
+from docfloqa.exceptions import LONGEST_SHOWN, DocFloQAError, shown
 from docfloqa.files import expanded
 
 LARGEST_IMAGE = 100_000_000  # pixels; a page of A3 at 600 dpi has 70 million
 # Not all that Pillow opens: of PostScript it would run the program.
 FORMATS = ("PNG", "JPEG", "TIFF", "GIF", "BMP", "WEBP")
 PDF, PDF_MARK, PDF_DPI = "PDF", b"%PDF-", 200
+# The further frames of a JPEG are previews and gain maps, not pages.
+OF_SEVERAL_PAGES = ("TIFF", "GIF", "PNG", "WEBP")
 SIXTEEN_BIT = ("I;16", "I;16L", "I;16B")
 # Of any other mode nobody can say which value is white.
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", *SIXTEEN_BIT)
@@ -27,12 +32,21 @@ LARGEST_UPLOAD = 8 * 2**20  # bytes
 # A page of A3 at 400 dpi has 31 million pixels, and no model here sees more than 768 across.
 UPLOAD = {"formats": ("PNG", "JPEG", PDF), "largest": 50_000_000, "longest": 2000}
 SECONDS = 30.0
+# Text in a PNG is of no matter for a page: one piece of it may have what Pillow allows all of it together, 64 MiB.
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
 KINDS = ".png,.jpg,.jpeg,.pdf"
 ALLOWED = f"allowed are PNG, JPEG and PDF files of at most {LARGEST_UPLOAD // 2**20} MiB"
 
 
 class PageError(DocFloQAError, ValueError):
-    """What is no page: says what is wrong and what is allowed, and of a file that was given by its name that name."""
+    """What is no page: says what is wrong and what is allowed, and of a file that was given by its name that name.
+
+    `reason` is what the decoder says, where a decoder does.
+    """
+
+    def __init__(self, message: str, reason: str = ""):
+        super().__init__(message)
+        self.reason = reason or message
 
 
 class ImageTooLargeError(PageError):
@@ -42,7 +56,7 @@ class ImageTooLargeError(PageError):
 def decode_page(
     content: bytes, formats: tuple[str, ...] = FORMATS, number=1, largest=LARGEST_IMAGE, longest=math.inf
 ) -> Image.Image:
-    """The page that a file holds, as `as_page` gives it, or the page `number` (from 1) of a PDF at 200 dpi.
+    """The page `number` (from 1) of a file, as `as_page` gives it: a frame of an image, a page of a PDF at 200 dpi.
 
     It is made smaller where it has more than `longest` pixels across or down. Raises `ImageTooLargeError` for more
     than `largest` pixels, which are not decoded, and `PageError` for what is none of `formats`, is damaged, has no such
@@ -52,42 +66,92 @@ def decode_page(
     if PDF in formats and PDF_MARK in content[:1024]:
         page = _pdf_page(content, number, largest, longest)
     else:
-        page = _image_page(content, formats, largest)
+        page = _image_page(content, formats, number, largest)
     if max(page.size) > longest:
         page.thumbnail((longest, longest))
     return page
 
 
-def _image_page(content: bytes, formats: tuple[str, ...], largest: int) -> Image.Image:
+def count_pages(content: bytes, formats: tuple[str, ...] = (*FORMATS, PDF)) -> int:
+    """How many pages a file has: a PDF's, a TIFF's, the frames of a GIF, PNG or WEBP. Raises as `decode_page` does."""
+    if PDF in formats and PDF_MARK in content[:1024]:
+        with _reading_pdf(), pypdfium2.PdfDocument(content) as pdf:
+            return len(pdf)
+    with _reading(formats), _opened(content, formats) as image:
+        return _frames(image)
+
+
+def _opened(content: bytes, formats: tuple[str, ...]) -> Image.Image:
+    return Image.open(BytesIO(content), formats=[kind for kind in formats if kind != PDF])
+
+
+def _frames(image: Image.Image) -> int:
+    return getattr(image, "n_frames", 1) if image.format in OF_SEVERAL_PAGES else 1
+
+
+def _image_page(content: bytes, formats: tuple[str, ...], number: int, largest: int) -> Image.Image:
+    with _reading(formats, largest), _opened(content, formats) as image:
+        # An image of one page is that page, whatever number it has in its document.
+        if number != 1 and (pages := _frames(image)) > 1:
+            _check_number(number, pages)
+            image.seek(number - 1)
+        _check_pixels(image.width * image.height, largest)
+        image.load()
+        return as_page(image)
+
+
+@contextmanager
+def _reading(formats: tuple[str, ...], largest: int = LARGEST_IMAGE) -> Iterator[None]:
+    """Whatever a decoder says of a file becomes a `PageError` with its reason."""
     try:
         with warnings.catch_warnings():
             # The limit is ours, Pillow's warning comes at another one; what it says of damage comes as errors, too.
             warnings.simplefilter("ignore")
-            with Image.open(BytesIO(content), formats=[kind for kind in formats if kind != PDF]) as image:
-                _check_pixels(image.width * image.height, largest)
-                image.load()
-                return as_page(image)
+            yield
     except PageError:
         raise
     except Image.DecompressionBombError:
         raise ImageTooLargeError(f"has far more than the {largest:,} pixels that are allowed") from None
     except Exception as error:
         # Decoders fail in every way on what is damaged: struct.error, KeyError, zlib.error, MemoryError and so on.
-        raise PageError(f"is no image that can be decoded; allowed are {', '.join(formats)}") from error
+        reason = _reason(error)
+        told = f"is no image that can be decoded{reason and f' ({reason})'}; allowed are {', '.join(formats)}"
+        raise PageError(told, reason or "it is in no format that is allowed") from error
+
+
+def _reason(error: Exception) -> str:
+    """What a decoder says, the same for every file with the same damage, and how to lift a limit of Pillow's."""
+    if isinstance(error, UnidentifiedImageError):
+        # Pillow's sentence names an address in memory.
+        return ""
+    told = re.sub(r" \(\d+ bytes not processed\)", "", " ".join(str(error).split())[:LONGEST_SHOWN])
+    if "MAX_TEXT" in told or "too much memory used for text" in told.lower():
+        told += ": Pillow's limit for the text in a PNG; remove that text with: mogrify -strip FILE"
+    return told or type(error).__name__
 
 
 def _pdf_page(content: bytes, number: int, largest: int, longest: float) -> Image.Image:
+    with _reading_pdf(), pypdfium2.PdfDocument(content) as pdf:
+        _check_number(number, len(pdf))
+        page = pdf[number - 1]
+        width, height = page.get_size()
+        scale = min(PDF_DPI / 72, longest / max(width, height))  # a PDF measures in points
+        _check_pixels(width * height * scale**2, largest)
+        return page.render(scale=scale).to_pil().convert("RGB")
+
+
+@contextmanager
+def _reading_pdf() -> Iterator[None]:
     try:
-        with pypdfium2.PdfDocument(content) as pdf:
-            if not 1 <= number <= len(pdf):
-                raise PageError(f"has {len(pdf)} pages, and page is {number}; allowed is 1 to {len(pdf)}")
-            page = pdf[number - 1]
-            width, height = page.get_size()
-            scale = min(PDF_DPI / 72, longest / max(width, height))  # a PDF measures in points
-            _check_pixels(width * height * scale**2, largest)
-            return page.render(scale=scale).to_pil().convert("RGB")
+        yield
     except pypdfium2.PdfiumError as error:
         raise PageError(f"is no PDF that can be decoded (damaged, or with a password): {error}") from error
+
+
+def _check_number(number: int, pages: int) -> None:
+    if not 1 <= number <= pages:
+        allowed = f"1 to {pages}" if pages > 1 else "1"
+        raise PageError(f"has {pages} page{'s' * (pages > 1)}, and page is {number}; allowed is {allowed}")
 
 
 def _check_pixels(pixels: float, largest: int) -> None:
@@ -130,10 +194,11 @@ def read_page(path: str | Path, number: int = 1) -> Image.Image:
     content = read_bytes(path)
     try:
         page = decode_page(content, (*FORMATS, PDF), number, LARGEST_IMAGE)
+        pages = 1 if number == 1 else count_pages(content)
     except PageError as error:
-        raise PageError(f"{str(path)!r} {error}") from error
-    if number != 1 and PDF_MARK not in content[:1024]:
-        raise PageError(f"{str(path)!r} is an image, and page is {number}; allowed is 1, or a PDF")
+        raise PageError(f"{str(path)!r} {error}", error.reason) from error
+    if number != 1 and pages == 1:
+        raise PageError(f"{str(path)!r} is an image, and page is {number}; allowed is 1, or a file of several pages")
     return page
 
 

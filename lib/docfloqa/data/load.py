@@ -14,13 +14,13 @@ import pandas as pd
 from datasets import Dataset, DatasetDict, Image
 from tqdm.auto import tqdm
 
-from docfloqa.data.images import LARGEST_IMAGE, ImageTooLargeError, PageError, decode_page
-from docfloqa.data.sources import SPLITS, read_split
+from docfloqa.data.images import FORMATS, LARGEST_IMAGE, ImageTooLargeError, PageError, count_pages, decode_page
+from docfloqa.data.sources import IMAGES_ARE, SPLITS, read_split
 from docfloqa.exceptions import DataError, shown
 from docfloqa.files import remembered
 from docfloqa.settings import Settings
 
-CHECKS = 3  # what these checks are called where results are remembered: those of other checks do not count
+CHECKS = 4  # what these checks are called where results are remembered: those of other checks do not count
 
 
 @dataclass
@@ -46,7 +46,8 @@ class Checks:
         return pd.DataFrame({"rows": ids.size(), "first ids": first}).reset_index()
 
     def __str__(self) -> str:
-        return f"{len(self.left_out)} rows are left out:\n{self.summary().to_string(index=False)}"
+        count = len(self.left_out)
+        return f"{count} {'row is' if count == 1 else 'rows are'} left out:\n{self.summary().to_string(index=False)}"
 
 
 def load_docvqa(settings: Settings, split: str | None = None) -> DatasetDict | Dataset:
@@ -60,11 +61,12 @@ def load_checked(settings: Settings, splits: Sequence[str] = SPLITS) -> tuple[Da
 
     Two columns are added: `page`, the checksum of the image's bytes, equal for questions on the same
     page; and `document_id`, the document that questions are clustered by. Where both splits are loaded they are
-    disjoint by document and by page: what is also in validation is left out of training, under whatever document id.
+    disjoint by document and by page: what is also in validation is left out of training, under whatever document id,
+    and in whatever file that has the same pixels.
 
     Raises what `read_split` raises, and `DataError` for a split without a usable row; warns when rows are left out.
     """
-    checks, found = Checks(), {}
+    checks, found, pixels = Checks(), {}, {}
     sources = {"train": settings.data, "validation": settings.validation_data or settings.data}
     for split in splits:
         # At once from one source, so that one command fills the hub's cache.
@@ -75,17 +77,20 @@ def load_checked(settings: Settings, splits: Sequence[str] = SPLITS) -> tuple[Da
         checks.read[split] = len(rows)
         inspected = remembered(f"{content}-{CHECKS}", partial(_inspect, rows, split))
         reasons = {int(index): reason for index, reason in inspected["left_out"].items()}
+        pixels |= inspected["pixels"]
         ids = zip(rows["ucsf_document_id"], rows["docId"], strict=True)
-        documents = [name or f"docId {number}" for name, number in ids]
+        named = [name or (None if number is None else f"docId {number}") for name, number in ids]
+        # What has no document's id is a document of its own.
+        documents = [name or f"page {page[:12]}" for name, page in zip(named, inspected["pages"], strict=True)]
         rows = rows.add_column("page", inspected["pages"]).add_column("document_id", documents)
         found[split] = checks.leave_out(split, rows, reasons)
     if {*found} == {*SPLITS}:
         # Ids differ between sources, and within one where a page was scanned into two documents.
-        shared = {
-            index: f"{column.removesuffix('_id')} is also in validation"
-            for column in ("page", "document_id")
-            for index in np.flatnonzero(pd.Series(found["train"][column][:]).isin(found["validation"][column][:]))
-        }
+        shared = {}
+        for column, known in (("page", pixels), ("document_id", {})):
+            ours, others = ([known.get(one, one) for one in found[split][column]] for split in SPLITS)
+            where = np.flatnonzero(pd.Series(ours, dtype=object).isin(others))
+            shared |= dict.fromkeys(where, f"{column.removesuffix('_id')} is also in validation")
         found["train"] = checks.leave_out("train", found["train"], shared)
     for split, rows in found.items():
         if not len(rows):
@@ -115,41 +120,52 @@ def data_checksum(dataset: DatasetDict) -> str:
 def _inspect(rows: Dataset, split: str) -> dict[str, Any]:
     """The page of every row, and the reason of each that cannot be used, by its index."""
     images = rows.select_columns("image").cast_column("image", Image(decode=False))
-    known: dict[str, str | None] = {}
+    known: dict[str, tuple[str | None, str]] = {}
     checked = [
         check_image(row["image"], known)
         for row in tqdm(images, f"checking {split}", unit="row", leave=False, disable=None)
     ]
     texts = rows.remove_columns("image").to_pandas()
-    missing = texts[["question", "questionId"]].fillna("").map(str.strip) == ""
+    missing = texts["question"].fillna("").str.strip() == ""
     answers = pd.Series([[(one or "").strip() for one in several or ()] for several in rows["answers"]])
-    problems = pd.Series([problem for _, problem in checked], dtype=object)
+    problems = pd.Series([problem for _, problem, _ in checked], dtype=object)
     # The last that holds is told. An empty answer would make saying nothing right.
     problems[texts["questionId"].duplicated()] = "duplicate question id"
-    problems[texts["ucsf_document_id"].fillna("").eq("") & texts["docId"].isna()] = "no document id"
-    problems[missing["questionId"]] = "no question id"
     problems[~answers.map(all)] = "an answer is empty"
     problems[~answers.map(any)] = "no answer"
-    problems[missing["question"]] = "empty question"
-    return {"pages": [page for page, _ in checked], "left_out": problems.dropna().to_dict()}
+    problems[missing] = "empty question"
+    pages = [page for page, _, _ in checked]
+    pixels = {page: one for page, _, one in checked if one}
+    return {"pages": pages, "pixels": pixels, "left_out": problems.dropna().to_dict()}
 
 
-def check_image(image: dict[str, Any] | None, known: dict[str, str | None]) -> tuple[str, str | None]:
-    """The page of an image as parquet holds it, a checksum, and why it cannot be used; `known` remembers by page."""
+def check_image(image: dict[str, Any] | None, known: dict[str, tuple[str | None, str]]) -> tuple[str, str | None, str]:
+    """Three things of an image as parquet holds it: its page, a checksum; why it cannot be used; one of its pixels.
+
+    `known` remembers them by page. Two files with the same pixels are two pages here, with one checksum of pixels.
+    """
     content = (image or {}).get("bytes")
     if not content:
         # A path would make a data set read whatever file of this machine it names.
-        return "", "image is a path, not in the row" if image and image.get("path") else "no image"
+        return "", f"image is a path, not in the row. {IMAGES_ARE}" if image and image.get("path") else "no image", ""
     page = hashlib.sha1(content, usedforsecurity=False).hexdigest()
     if page not in known:
-        known[page] = None
+        pixels = ""
         try:
-            decode_page(content)
+            decoded = decode_page(content)
+            pixels = hashlib.sha1(str(decoded.size).encode() + decoded.tobytes(), usedforsecurity=False).hexdigest()
+            pages = count_pages(content, FORMATS)
+            wrong = (
+                f"image has {pages} pages, and a row has one; docfloqa import takes a column page"
+                if pages > 1
+                else None
+            )
         except ImageTooLargeError:
-            known[page] = f"image of more than {LARGEST_IMAGE:,} pixels"
-        except PageError:
-            known[page] = "image cannot be decoded"
-    return page, known[page]
+            wrong = f"image of more than {LARGEST_IMAGE:,} pixels"
+        except PageError as error:
+            wrong = f"image cannot be decoded: {error.reason}"
+        known[page] = wrong, pixels
+    return page, *known[page]
 
 
 def draw_documents(rows: Dataset, limit: int | None) -> Dataset:

@@ -22,11 +22,32 @@ FEATURES = Features(
 # names are those of pixparse/docvqa-single-page-questions.
 NAMES = {column: (column,) for column in FEATURES} | {
     "questionId": ("questionId", "question_id"),
+    "question": ("question", "query"),
+    "question_types": ("question_types", "question_type"),
     "docId": ("docId", "other_metadata.doc_id"),
-    "ucsf_document_id": ("ucsf_document_id", "other_metadata.ucsf_document_id"),
+    "ucsf_document_id": ("ucsf_document_id", "other_metadata.ucsf_document_id", "document_id"),
     "ucsf_document_page_no": ("ucsf_document_page_no", "other_metadata.ucsf_document_page_no"),
+    "answers": ("answers", "answer"),
+    "data_split": ("data_split", "split"),
 }
-# One column of each is demanded; the others are null where they are not there.
-DEMANDED = (("questionId",), ("question",), ("image",), ("answers",), ("ucsf_document_id", "docId"))
+DEMANDED = ("question", "image", "answers")  # the others are filled where they are not there
+# What tables of questions call their columns, however they are written: "Question ID" is "question_id".
+COLUMNS = {
+    "image": ("image", "image_path", "file_name", "image_file", "file", "path"),
+    "question": NAMES["question"],
+    "answers": NAMES["answers"],
+    "split": ("split", "data_split"),
+    "document": ("document", *NAMES["ucsf_document_id"], *NAMES["docId"]),
+    "question_id": NAMES["questionId"],
+    "question_type": NAMES["question_types"],
+    "page": ("page", "page_number"),
+}
+SPLIT_NAMES = {"train": "train", "training": "train"} | dict.fromkeys(("validation", "val", "dev"), "validation")
+# Columns of data sets with several pages to a question: MP-DocVQA's, DUDE's and what others call them.
+SEVERAL_PAGES = ("images", "image_paths", "file_names", "page_ids", "image_1", "answers_page_bounding_boxes")
+ONE_PAGE = (
+    "has several pages to a question, in {}, and a model here sees one: write a row for each question with the page "
+    "that its answer is on, as an image or as a PDF with its number in a column page"
+)
 # Published sizes of DocVQA's splits (Mathew et al., WACV 2021): questions and pages.
 DOCVQA = {"train": (39_463, 10_194), "validation": (5_349, 1_286)}

@@ -1,8 +1,7 @@
-"""Questions from the hub, a folder of parquet files or SynthDocVQA, read in the one schema."""
+"""Questions from the hub, from what is here in any kind, or from SynthDocVQA, read in the one schema."""
 
 import hashlib
 import json
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -13,20 +12,30 @@ from datasets import Dataset
 from datasets.table import cast_array_to_feature
 from tqdm.auto import tqdm
 
-from docfloqa.data.hub import HubError, snapshot, split_revision
-from docfloqa.data.schema import DEMANDED, FEATURES, NAMES, SPLITS
+from docfloqa.data.hub import data_snapshot
+from docfloqa.data.importing.data_set import find, import_data, state_of
+from docfloqa.data.importing.kinds import SAVED, parquet_files, parquet_folder
+from docfloqa.data.schema import DEMANDED, FEATURES, NAMES, ONE_PAGE, SEVERAL_PAGES, SPLITS
 from docfloqa.data.synth.dataset import synth_folder
 from docfloqa.exceptions import DataError
-from docfloqa.files import checksum, data_folder, held, is_hub_id, remembered, resolve, whole_folder
+from docfloqa.files import (
+    checksum,
+    data_folder,
+    did_you_mean,
+    held,
+    is_hub_id,
+    is_there,
+    remembered,
+    resolve,
+    whole_folder,
+)
 from docfloqa.settings import Settings
 
 TRAINING_DATA = "HuggingFaceM4/DocumentVQA"
-# lmms-lab/DocVQA holds two data sets; its card lists no training split, and its test answers are empty.
-HUB_FOLDERS = {"lmms-lab/DocVQA": "DocVQA"}
-PARQUET_FILES = ("{split}-*.parquet", "{split}.parquet", "data/{split}-*.parquet")
-SHARD = re.compile(r"-(\d+)-of-(\d+)")
+IMPORT_TAKES = "docfloqa import SOURCE FOLDER takes tables with images beside them, too"
+IMAGES_ARE = 'A row holds its image as {"bytes": ..., "path": ...}; docfloqa import SOURCE FOLDER puts files in'
 ROWS, ROWS_AT_ONCE = "rows.arrow", 100  # each with its page
-READING = 1  # what this reading is called where its results are kept: those of another one do not count
+READING = 2  # what this reading is called where its results are kept: those of another one do not count
 
 
 def read_split(source: str, split: str, settings: Settings, together: Sequence[str]) -> tuple[Dataset, str]:
@@ -60,38 +69,43 @@ def _write(files: list[Path], of: str, folder: Path) -> None:
 
 
 def files_of(source: str, split: str, settings: Settings, together: Sequence[str] = SPLITS) -> list[Path]:
-    """The parquet files of a split; those `together` are downloaded or drawn. Raises `DataError` where some lack."""
+    """The parquet files of a split; those `together` are downloaded, drawn, or made of what is here in another kind.
+
+    Raises `DataError` where some lack.
+    """
     resolved = str(synth_folder(settings, split)) if source == "synth" else resolve(source)
-    folder = Path(resolved)
-    if not folder.is_dir():
-        if not is_hub_id(resolved):
-            raise DataError(
-                f"data {source!r} is not a folder; give 'synth', a folder of parquet files, or a hub id such as "
-                f"{TRAINING_DATA!r}"
-            )
-        below = HUB_FOLDERS.get(split_revision(resolved)[0], ".")
-        wanted = [str(Path(below, pattern.format(split=one))) for one in together for pattern in PARQUET_FILES]
-        try:
-            folder = snapshot(resolved, wanted, "dataset") / below
-        except HubError as error:
-            raise DataError(f"data set {source!r} cannot be had: {error} as data; see data/README.md") from error
-    files = sorted(file for pattern in PARQUET_FILES for file in folder.glob(pattern.format(split=split)))
-    if not files:
+    path = Path(resolved)
+    if is_hub_id(resolved) and not is_there(path):
+        folder = data_snapshot(resolved, together)
+    elif not is_there(path):
+        raise DataError(
+            f"data {source!r} is not a folder or file; give 'synth', a folder, a file of questions, or a hub id such "
+            f"as {TRAINING_DATA!r}{did_you_mean(resolved)}"
+        )
+    else:
+        folder = _as_parquet(path, source)
+    if not (files := parquet_files(folder, split)):
         found = sorted(path.name for path in (*folder.glob("*.parquet"), *folder.glob("data/*.parquet")))
         hint = f"; to train, use {TRAINING_DATA!r} or a folder with both splits" if split == "train" else ""
         raise DataError(
             f"data folder {source!r} has no {split}-*.parquet; it has {', '.join(found[:5]) or 'no parquet file'}{hint}"
         )
-    # A name such as train-00001-of-00038.parquet tells of files that may not be there.
-    shards = [named.groups() for named in map(SHARD.search, (file.name for file in files)) if named]
-    for count in {count for _, count in shards}:
-        there = {int(number) for number, of in shards if of == count}
-        if missing := {*range(int(count))} - there:
-            raise DataError(
-                f"data {source!r} has {len(there)} of the {int(count)} files that {files[0].name} is one of; number "
-                f"{min(missing)} is missing. Get the others, or give the files names without '-of-{count}'"
-            )
     return files
+
+
+def _as_parquet(path: Path, source: str) -> Path:
+    """The folder with the parquet files of what is here; what is of another kind is imported once, into the cache."""
+    saved = path.is_dir() and any((path / name).is_file() for name in SAVED)
+    if path.is_dir() and not saved and (folder := parquet_folder(path)):
+        return folder
+    found = find(path)
+    folder = data_folder() / "cache" / "imported" / state_of(found)
+    if not folder.is_dir():
+        with held(f"imported-{folder.name}", f"the import of {source!r}"):
+            if not folder.is_dir():
+                tqdm.write(f"{source}: {found.kind}; its pages are put into {folder}")
+                import_data(path, folder)
+    return folder
 
 
 def _content(files: list[Path], of: str) -> str:
@@ -115,9 +129,10 @@ def batches_in_schema(file: Path, of: str) -> Iterator[pa.RecordBatch]:
     """The rows of a parquet file in the schema, some at a time; columns that the schema has not are not read."""
     try:
         with pq.ParquetFile(file) as shard:
-            names = column_names(shard.schema_arrow, of)
+            names, number = column_names(shard.schema_arrow, of), 0
             for batch in shard.iter_batches(ROWS_AT_ONCE, columns=list(names.values())):
-                yield _in_schema(batch, names, of)
+                yield _in_schema(batch, names, of, [f"{file.stem}-{number + row}" for row in range(len(batch))])
+                number += len(batch)
     except DataError:
         raise
     except (pa.ArrowException, LookupError, OSError, ValueError) as error:
@@ -131,15 +146,18 @@ def column_names(schema: pa.Schema, of: str) -> dict[str, str]:
         if pa.types.is_struct(field.type):
             there |= {f"{field.name}.{inner.name}" for inner in field.type}
     found = {column: [name for name in names if name in there] for column, names in NAMES.items()}
-    lacking = [columns for columns in DEMANDED if not any(found[column] for column in columns)]
+    lacking = [column for column in DEMANDED if not found[column]]
+    if "image" in lacking and (several := [name for name in schema.names if name in SEVERAL_PAGES]):
+        raise DataError(f"{of} {ONE_PAGE.format(several[0])}")
     if lacking:
-        accepted = [[name for column in columns for name in NAMES[column]] for columns in lacking]
-        wanted = [f"{first} (or {', '.join(others)})" if others else first for first, *others in accepted]
-        raise DataError(f"{of} lacks the columns {', '.join(wanted)}; it has {', '.join(schema.names)}")
+        wanted = [
+            f"{first} (or {', '.join(others)})" if others else first for first, *others in map(NAMES.get, lacking)
+        ]
+        raise DataError(f"{of} lacks the columns {', '.join(wanted)}; it has {', '.join(schema.names)}. {IMPORT_TAKES}")
     return {column: names[0] for column, names in found.items() if names}
 
 
-def _in_schema(batch: pa.RecordBatch, names: dict[str, str], of: str) -> pa.RecordBatch:
+def _in_schema(batch: pa.RecordBatch, names: dict[str, str], of: str, ids: list[str]) -> pa.RecordBatch:
     # Types are those of the schema: in one file of a data set a column may be null throughout.
     schema = FEATURES.arrow_schema
     columns = {field.name: pa.nulls(len(batch), field.type) for field in schema}
@@ -150,14 +168,24 @@ def _in_schema(batch: pa.RecordBatch, names: dict[str, str], of: str) -> pa.Reco
         if pa.types.is_floating(values.type):
             # So pandas writes missing ids.
             values = pc.if_else(pc.is_nan(values), None, values)
+        wanted = schema.field(column).type
         try:
             columns[column] = cast_array_to_feature(values, FEATURES[column])
             if column != "image":
                 # Parquet does not say whether what is called text is in UTF-8.
                 columns[column].validate(full=True)
         except (pa.ArrowException, TypeError, ValueError) as error:
-            wanted = schema.field(column).type
-            raise DataError(f"column {name!r} of {of} has another type than {wanted}: {error}") from error
+            if column == "docId" and not pa.types.is_nested(values.type):
+                # A document's name, not its number: the id of documents that have no other.
+                columns[column] = pa.nulls(len(batch), wanted)
+                if "ucsf_document_id" not in names:
+                    columns["ucsf_document_id"] = values.cast(pa.string())
+                continue
+            hint = f". {IMAGES_ARE}" if column == "image" else ""
+            raise DataError(f"column {name!r} of {of} has another type than {wanted}: {error}{hint}") from error
     kinds = [[kind for kind in row or () if kind] for row in columns["question_types"].to_pylist()]
     columns["question_types"] = pa.array(kinds, schema.field("question_types").type)
+    given = columns["questionId"].to_pylist()
+    filled = [one if (one or "").strip() else name for one, name in zip(given, ids, strict=True)]
+    columns["questionId"] = pa.array(filled, schema.field("questionId").type)
     return pa.RecordBatch.from_pydict(columns, schema=schema)

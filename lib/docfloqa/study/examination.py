@@ -21,10 +21,11 @@ from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import HTTPError
 from huggingface_hub.utils import filter_repo_objects
 
-from docfloqa.data.hub import MODEL_FILES, HubError, cached_snapshot, not_to_be_had, split_revision
+from docfloqa.data.hub import HUB_FOLDERS, MODEL_FILES, HubError, cached_snapshot, not_to_be_had, split_revision
+from docfloqa.data.importing.kinds import patterns
 from docfloqa.data.load import check_image, load_checked
 from docfloqa.data.schema import DOCVQA, FEATURES, SPLITS
-from docfloqa.data.sources import HUB_FOLDERS, PARQUET_FILES, batches_in_schema, files_of
+from docfloqa.data.sources import batches_in_schema, files_of
 from docfloqa.exceptions import DataError, DocFloQAError, ModelError
 from docfloqa.files import free_bytes, is_hub_id, output_folder, resolve, room_for, runs_folder, size
 from docfloqa.model import device as on
@@ -108,11 +109,7 @@ class Examination:
             source = Source(name)
             if name != "synth":
                 below = Path(HUB_FOLDERS.get(split_revision(name)[0], "."))
-                source = find(
-                    name,
-                    [[str(below / one.format(split=split)) for one in PARQUET_FILES] for split in splits],
-                    "dataset",
-                )
+                source = find(name, [[str(below / one) for one in patterns(split)] for split in splits], "dataset")
                 if source.where and source.where != resolve(name):
                     source = source._replace(where=str(source.where / below))
             found |= dict.fromkeys(splits, source)

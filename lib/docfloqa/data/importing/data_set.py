@@ -1,0 +1,259 @@
+"""A data set from whatever holds questions and pages: every row checked, pages put into parquet files."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from docfloqa.data.hub import data_snapshot
+from docfloqa.data.importing.kinds import Found, recognise
+from docfloqa.data.importing.pages import Pages
+from docfloqa.data.importing.summary import FEWEST_FOR_STUDY, Imported, Problem, counted, grouped
+from docfloqa.data.importing.tables import ROWS_AT_ONCE, Table, TableError, text_of, texts
+from docfloqa.data.schema import FEATURES, ONE_PAGE, SPLIT_NAMES, SPLITS
+from docfloqa.exceptions import DataError
+from docfloqa.files import check_writable, expanded, is_folder, is_hub_id, resolve, whole_folder
+
+IMPORTING = 1  # what these rules are called where their results are kept: those of others do not count
+TEXTS = ("question", "split", "document", "question_id", "page")
+
+
+class ImportProblems(DataError):
+    """What cannot become a data set: `problems` are those of single rows, if that is why."""
+
+    def __init__(self, message: str, problems: Sequence[Problem] = ()):
+        self.problems = list(problems)
+        super().__init__("\n".join([message, *(f"  {line}" for line in grouped(self.problems))]))
+
+
+def import_data(
+    source: str | Path,
+    folder: Path,
+    images: Path | None = None,
+    validation_share: float = 0.2,
+    seed: int = 0,
+    skip_bad_rows: bool = False,
+) -> Imported:
+    """Write `train-` and `validation-00000-of-00001.parquet` into `folder`, which appears whole or not at all.
+
+    `source` is a file, a folder or a hub id of a kind that `recognise` knows. Paths of images begin at `images`, else
+    where the questions are; what they name must lie below it. Where no split is told, `validation_share` of the
+    documents, in (0, 1), at least two, are drawn with `seed` for validation. Pages of PDFs and of files with several
+    pages become PNG, other images stay as they are.
+
+    Raises `ImportProblems` with the problems of all rows, unless `skip_bad_rows` leaves these rows out, and for too few
+    documents; `DataError` for a source that cannot be read; `FolderError` for a folder that is not empty.
+    """
+    if not 0 < validation_share < 1:
+        raise ImportProblems(f"validation_share is {validation_share!r}; allowed is a number between 0 and 1")
+    check_writable(folder)
+    found = find(source)
+    root = expanded(images) if images else None
+    if root is not None and not is_folder(root):
+        raise ImportProblems(f"there is no folder of images {str(root)!r}")
+    pages = Pages(root)
+    rows, problems = _rows(found.tables, pages)
+    leaks: list[Problem] = []
+    rows, drawn = _checked(rows, problems, leaks, found.tables, validation_share, seed)
+    for some in (problems, leaks):
+        some.sort(key=lambda problem: (problem.file, problem.row))
+    name = str(source)
+    if problems and not skip_bad_rows:
+        bad = counted(len({(problem.file, problem.row) for problem in problems}), "row")
+        told = f"{name!r}: {bad} cannot be used, and nothing is written"
+        raise ImportProblems(f"{told}; docfloqa import with --skip-bad-rows leaves them out", problems)
+    by_split = rows.groupby("split")["document"]
+    questions, documents = by_split.size().to_dict(), by_split.nunique().to_dict()
+    fewest = FEWEST_FOR_STUDY if drawn else 1
+    if documents.get("validation", 0) < fewest or (drawn and "train" not in documents):
+        raise ImportProblems(
+            f"{name!r} has usable questions on {counted(sum(documents.values()), 'document')}, of which "
+            f"{documents.get('validation', 0)} are for validation; allowed are at least {fewest} for "
+            f"validation{' and one for training' if drawn else ''}",
+            problems,
+        )
+    number = rows.groupby("document")["content"].transform(lambda some: pd.factorize(some)[0] + 1).astype(str)
+    rows["page"] = rows["page"].where(rows["page"] != "", number)
+    rows["docId"] = pd.factorize(rows["document"])[0]
+    with whole_folder(folder) as part:
+        for split, chosen in rows.groupby("split"):
+            path = part / f"{split}-00000-of-00001.parquet"
+            with pq.ParquetWriter(path, FEATURES.arrow_schema) as writer:
+                for batch in _batches(chosen, found.tables, pages):
+                    writer.write_batch(batch)
+    answers = [first for first, *_ in rows["answers"]]
+    return Imported(expanded(folder), found.kind, questions, documents, problems + leaks, found.left_aside, answers)
+
+
+def find(source: str | Path) -> Found:
+    """The kind and tables of what is here, or of a hub id; raises `DataError`."""
+    resolved = resolve(source)
+    return recognise(data_snapshot(resolved) if is_hub_id(resolved) else expanded(resolved))
+
+
+def state_of(found: Found) -> str:
+    """A checksum of what a source's tables say, and of the size and last change of every file that they name."""
+    digest, pages = hashlib.sha256(), Pages(None)
+    for table in found.tables:
+        # Images within a table are not read for this.
+        for file in sorted(table.path.rglob("*")) if table.path.is_dir() else [table.path]:
+            state = file.stat()
+            digest.update(repr([file.name, state.st_size, state.st_mtime_ns, state.st_ctime_ns]).encode())
+        for row in table.read():
+            image = row.values["image"]
+            within = len(image["bytes"] or b"") if isinstance(image, dict) else None
+            digest.update(
+                repr([row.number, row.values if within is None else {**row.values, "image": within}]).encode()
+            )
+            with suppress(OSError, RuntimeError, TypeError, ValueError):
+                state = pages.file_of(table, image).stat()
+                digest.update(repr([state.st_size, state.st_mtime_ns, state.st_ctime_ns]).encode())
+    return f"{digest.hexdigest()}-{IMPORTING}"
+
+
+def _rows(tables: Sequence[Table], pages: Pages) -> tuple[pd.DataFrame, list[Problem]]:
+    """The rows of all tables without their images, and the problems of those that have one by themselves."""
+    rows, problems = [], []
+    for place, table in enumerate(tables):
+        for row in table.read():
+            if isinstance(row.values.get("image"), list):
+                if len(row.values["image"]) != 1:
+                    raise TableError(f"{str(table.path)!r} {ONE_PAGE.format('image')}")
+                row.values["image"] = row.values["image"][0]
+            one = {name: text_of(row.values.get(name)) for name in TEXTS}
+            one["split"] = SPLIT_NAMES.get(table.split or one["split"].lower(), one["split"])
+            image = row.values.get("image")
+            one["image"] = image.get("path") or "" if isinstance(image, dict) else text_of(image)
+            wrong = {"cells": row.wrong} if row.wrong else {}
+            for name in ("answers", "question_type"):
+                try:
+                    one[name] = texts(row.values.get(name), table.bars)
+                except ValueError as error:
+                    one[name], wrong[name] = [], str(error)
+            if not row.wrong:
+                one["name"], one["content"], wrong["image"] = pages.look(table, image, one["page"])
+                wrong["question"] = "" if one["question"] else "no question; allowed is any text"
+                if not one["answers"]:
+                    wrong.setdefault("answers", "no answer; allowed is at least one, separated by '|'")
+            told = Problem(row.number, "", "", "", table.path.name if len(tables) > 1 else "")
+            found = [
+                Problem(told.row, column, _given(row.values, column), reason, told.file)
+                for column, reason in wrong.items()
+                if reason
+            ]
+            rows.append({"table": place, "row": row.number, "file": told.file, "bad": bool(found), **one})
+            problems += found
+    columns = ["table", "row", "file", "bad", *TEXTS, "image", "answers", "question_type", "name", "content"]
+    return pd.DataFrame(rows, columns=columns), problems
+
+
+def _given(values: dict[str, Any], column: str) -> str:
+    if column == "cells":
+        return ", ".join(map(text_of, values.values()))
+    value = values.get(column)
+    return text_of(value.get("path") if isinstance(value, dict) else value)
+
+
+def _checked(
+    rows: pd.DataFrame,
+    problems: list[Problem],
+    leaks: list[Problem],
+    tables: Sequence[Table],
+    validation_share: float,
+    seed: int,
+) -> tuple[pd.DataFrame, bool]:
+    """The rows that go well together, with ids, documents and splits, and whether the splits were drawn.
+
+    `leaks` get the training rows about documents or pages of validation.
+    """
+    told = any("split" in table.columns for table in tables if not table.split)
+    drawn = not told and all(table.split in ("", "train") for table in tables)
+    if not drawn:
+        wrong = rows["split"].isin(SPLITS).map({True: "", False: "no split; allowed are train and validation"})
+        _less(rows[wrong != ""], "split", wrong[wrong != ""], problems)
+        rows = rows[wrong == ""]
+    rows = rows[~rows["bad"].astype(bool)].copy()
+    # Two files with the same pixels are one page, so one document unless the questions say otherwise.
+    own = rows["name"].where(rows["name"] != "", "page " + rows["content"].str[:12])
+    name = own.groupby(rows["content"]).transform("first") if len(rows) else own
+    rows["document"] = rows["document"].where(rows["document"] != "", name)
+    stems = [table.path.stem for table in tables]
+    if len({*stems}) < len(stems):
+        stems = [f"{table.path.parent.name}-{table.path.stem}" for table in tables]
+    stems = rows["table"].map(dict(enumerate(stems)))
+    rows["question_id"] = rows["question_id"].where(rows["question_id"] != "", stems + "-" + rows["row"].astype(str))
+    by_hand = rows["table"].map(dict(enumerate(table.bars for table in tables)))
+    for column, keys, reason in (
+        ("question_id", ["question_id"], "also the id of {}; allowed is every id once"),
+        ("question", ["question", "content"], "asked of the same image in {}; allowed is once, with all its answers"),
+    ):
+        first = rows.index.to_series().groupby([rows[key] for key in ("split", *keys)]).transform("first")
+        if column == "question":
+            # In a published data set people were asked the same twice.
+            first = first.where(by_hand, rows.index)
+        reasons = ["" if here == there else reason.format(_row_of(rows.loc[there])) for here, there in first.items()]
+        rows = _less(rows, column, pd.Series(reasons, rows.index, dtype=object), problems)
+    if drawn:
+        documents = sorted(set(rows["document"]))
+        wanted = max(FEWEST_FOR_STUDY, round(validation_share * len(documents)))
+        chosen = Random(seed).sample(documents, min(wanted, len(documents)))
+        rows = rows.assign(split=np.where(rows["document"].isin(chosen), "validation", "train"))
+    for column, key in (("document", "document"), ("image", "content")):
+        validated = rows[rows["split"] == "validation"].drop_duplicates(key).set_index(key)
+        reasons = [
+            f"also in validation, in {_row_of(validated.loc[row[key]])}; left out of training"
+            if row["split"] == "train" and row[key] in validated.index
+            else ""
+            for row in rows.to_dict("records")
+        ]
+        rows = _less(rows, column, pd.Series(reasons, rows.index, dtype=object), leaks)
+    return rows, drawn
+
+
+def _less(rows: pd.DataFrame, column: str, reasons: pd.Series, problems: list[Problem]) -> pd.DataFrame:
+    """The rows without a reason to leave them out; the others are added to `problems`."""
+    for index in reasons.index[reasons != ""]:
+        row = rows.loc[index]
+        problems.append(Problem(int(row["row"]), column, row[column], reasons[index], row["file"]))
+    return rows[reasons == ""].copy()
+
+
+def _row_of(row: pd.Series) -> str:
+    return f"{row['file'] and row['file'] + ' '}row {row['row']}"
+
+
+def _batches(chosen: pd.DataFrame, tables: Sequence[Table], pages: Pages) -> Iterator[pa.RecordBatch]:
+    """The rows of a split in the schema, in order; images are read again, since memory may not hold them all."""
+    wanted = {(row["table"], row["row"]): row for row in chosen.to_dict("records")}
+    batch: list[dict[str, Any]] = []
+    for place in sorted(set(chosen["table"])):
+        for row in tables[place].read():
+            if (one := wanted.get((place, row.number))) is None:
+                continue
+            image = row.values["image"]
+            image = image[0] if isinstance(image, list) else image
+            batch.append(
+                {
+                    "questionId": one["question_id"],
+                    "question": one["question"],
+                    "question_types": one["question_type"],
+                    "image": pages.load(tables[place], image, text_of(row.values.get("page"))),
+                    "docId": one["docId"],
+                    "ucsf_document_id": one["document"],
+                    "ucsf_document_page_no": one["page"],
+                    "answers": one["answers"],
+                    "data_split": one["split"],
+                }
+            )
+            if len(batch) == ROWS_AT_ONCE:
+                yield pa.RecordBatch.from_pylist(batch, schema=FEATURES.arrow_schema)
+                batch = []
+    if batch:
+        yield pa.RecordBatch.from_pylist(batch, schema=FEATURES.arrow_schema)

@@ -1,0 +1,181 @@
+"""Which kind of data a file or folder is, and the tables of questions in it."""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+
+from datasets import Dataset, load_from_disk
+
+from docfloqa.data.importing.tables import (
+    ROWS_AT_ONCE,
+    Row,
+    Table,
+    TableError,
+    arrow_table,
+    csv_table,
+    json_table,
+    parquet_table,
+)
+from docfloqa.data.schema import SPLIT_NAMES, SPLITS
+from docfloqa.exceptions import DataError
+from docfloqa.files import did_you_mean, is_folder, is_there
+
+READERS: dict[str, Callable[[Path], Table]] = {
+    ".csv": csv_table,
+    ".tsv": csv_table,
+    ".jsonl": json_table,
+    ".ndjson": json_table,
+    ".json": json_table,
+    ".parquet": parquet_table,
+}
+PARQUET_FILES = ("{split}-*.parquet", "{split}.parquet", "data/{split}-*.parquet")
+SHARD = re.compile(r"-(\d+)-of-(\d+)")
+SAVED = ("dataset_dict.json", "state.json")
+NOT_USED = "test"
+ACCEPTED = (
+    "a folder with train-*.parquet and validation-*.parquet, a CSV, TSV, JSON or parquet file of questions or a folder "
+    "with one, or what datasets' save_to_disk has written"
+)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a source is, and its tables; `left_aside` are files of other splits."""
+
+    kind: str
+    tables: list[Table]
+    left_aside: tuple[str, ...] = ()
+
+
+def patterns(split: str) -> list[str]:
+    """What files of a split are called in a folder of parquet files."""
+    names = [name for name, meant in SPLIT_NAMES.items() if meant == split]
+    return [pattern.format(split=name) for name in names for pattern in PARQUET_FILES]
+
+
+def parquet_folder(folder: Path) -> Path | None:
+    """The folder itself, or the one below it, as the hub's client downloads it, that has parquet files by split.
+
+    Raises `DataError` where there are several.
+    """
+    if any(parquet_files(folder, split) for split in SPLITS):
+        return folder
+    below = [one for one in sorted(folder.iterdir()) if one.is_dir() and not one.name.startswith(".")]
+    found = [one for one in below if any(parquet_files(one, split) for split in SPLITS)]
+    if len(found) > 1:
+        names = ", ".join(str(one) for one in found)
+        raise DataError(f"{str(folder)!r} has several data sets; give one of {names}")
+    return found[0] if found else None
+
+
+def parquet_files(folder: Path, split: str) -> list[Path]:
+    """The parquet files of a split, in order; raises `DataError` where one of several is not there."""
+    files = sorted({file for pattern in patterns(split) for file in folder.glob(pattern)})
+    # A name such as train-00001-of-00038.parquet tells of files that may not be there.
+    shards = [named.groups() for named in map(SHARD.search, (file.name for file in files)) if named]
+    for count in {count for _, count in shards}:
+        there = {int(number) for number, of in shards if of == count}
+        if missing := {*range(int(count))} - there:
+            raise DataError(
+                f"data {str(folder)!r} has {len(there)} of the {int(count)} files that {files[0].name} is one of; "
+                f"number {min(missing)} is missing. Get the others, or give the files names without '-of-{count}'"
+            )
+    return files
+
+
+def recognise(path: Path) -> Found:
+    """The kind and tables of a file or folder; raises `DataError` for what is neither there nor of a known kind."""
+    if not is_there(path):
+        raise DataError(f"there is no file or folder {str(path)!r}{did_you_mean(path)}")
+    if not path.is_dir():
+        table = _table(path)
+        # Of a file that is given by its name all questions are meant.
+        return Found(table.kind, [replace(table, split="")])
+    if saved := next((path / name for name in SAVED if (path / name).is_file()), None):
+        return _saved(path, saved.name)
+    if folder := parquet_folder(path):
+        tables = [_of_files(folder, split, files) for split in SPLITS if (files := parquet_files(folder, split))]
+        return Found("parquet files by split", tables)
+    return _of_tables(path)
+
+
+def _table(path: Path) -> Table:
+    if path.suffix.lower() not in READERS:
+        raise DataError(f"{str(path)!r} is no file of questions; allowed are {', '.join(READERS)}")
+    table = READERS[path.suffix.lower()](path)
+    return replace(table, split=_split_of(path.stem))
+
+
+def _split_of(name: str) -> str:
+    """The split that a file's name tells, "" where it tells none."""
+    words = re.findall(r"[a-z]+", name.lower())
+    return next((meant for word in words if (meant := {**SPLIT_NAMES, "test": NOT_USED}.get(word))), "")
+
+
+def _of_files(folder: Path, split: str, files: Sequence[Path]) -> Table:
+    tables = [parquet_table(file) for file in files]
+
+    def read() -> Iterator[Row]:
+        rows = chain.from_iterable(table.read() for table in tables)
+        yield from (Row(number, row.values) for number, row in enumerate(rows, 1))
+
+    columns = frozenset().union(*(table.columns for table in tables))
+    return Table(folder / split, "parquet", folder, read, split, columns=columns)
+
+
+def _saved(folder: Path, name: str) -> Found:
+    try:
+        saved = load_from_disk(str(folder))
+    except (OSError, ValueError, KeyError) as error:
+        raise TableError(f"{str(folder)!r} has {name}, and datasets cannot load it: {error}") from error
+    parts = {"": saved} if isinstance(saved, Dataset) else dict(saved)
+    tables = []
+    for split, part in parts.items():
+        meant = _split_of(split)
+        if split and meant not in SPLITS:
+            continue
+
+        def batches(columns: list[str], part: Dataset = part):
+            return part.select_columns(columns).with_format("arrow").iter(ROWS_AT_ONCE)
+
+        place = folder / split if split else folder
+        table = arrow_table(place, "saved", part.features.arrow_schema, batches, meant)
+        tables.append(replace(table, images=folder))
+    if not tables:
+        raise TableError(f"{str(folder)!r} has the splits {', '.join(parts)}; allowed are {', '.join(SPLIT_NAMES)}")
+    aside = tuple(split for split in parts if split and _split_of(split) not in SPLITS)
+    return Found("a data set saved by datasets", tables, aside)
+
+
+def _of_tables(folder: Path) -> Found:
+    metadata = sorted(
+        file for place in (folder, *filter(is_folder, folder.iterdir())) for file in _questions(place, "metadata")
+    )
+    if metadata:
+        tables = [_table(file) for file in metadata]
+        # datasets' ImageFolder tells the split by the folder.
+        tables = [
+            replace(one, split="" if one.path.parent == folder else _split_of(one.path.parent.name)) for one in tables
+        ]
+        aside = tuple(one.path.parent.name for one in tables if one.split == NOT_USED)
+        tables = [one for one in tables if one.split != NOT_USED]
+        return Found(f"datasets' ImageFolder with {metadata[0].name}", tables, aside)
+    files = _questions(folder)
+    named = [file for file in files if _split_of(file.stem)] or files
+    used = [file for file in named if _split_of(file.stem) != NOT_USED]
+    if not used:
+        there = ", ".join(sorted(one.name for one in folder.iterdir())[:5]) or "nothing"
+        raise DataError(f"data folder {str(folder)!r} has no questions: it has {there}; allowed is {ACCEPTED}")
+    if len(used) > 1 and not all(_split_of(file.stem) for file in used):
+        names = ", ".join(file.name for file in used[:5])
+        raise DataError(f"data folder {str(folder)!r} has several files of questions, {names}; give one of them")
+    tables = [_table(file) for file in used]
+    aside = tuple(file.name for file in named if file not in used)
+    return Found(", ".join(dict.fromkeys(table.kind for table in tables)), tables, aside)
+
+
+def _questions(folder: Path, stem: str = "") -> list[Path]:
+    files = (file for file in folder.iterdir() if file.suffix.lower() in READERS and file.is_file())
+    return sorted(file for file in files if not stem or file.stem == stem)

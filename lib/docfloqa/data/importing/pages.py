@@ -1,0 +1,100 @@
+"""The page of a row of questions: an image in the row, or a file below the folder of images, and which page of it."""
+
+import hashlib
+import io
+import re
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+from docfloqa.data.images import FORMATS, PDF, PDF_MARK, PageError, count_pages, decode_page, read_bytes
+from docfloqa.data.importing.tables import Table, text_of
+from docfloqa.exceptions import shown
+
+WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\")
+
+
+class Pages:
+    """Images of rows, looked at once: below `root`, or, without one, below the folder that their table is in."""
+
+    def __init__(self, root: Path | None):
+        self.root = root
+        self.known: dict[tuple, tuple[str, str, str]] = {}
+
+    def look(self, table: Table, value: Any, page: str) -> tuple[str, str, str]:
+        """Name and checksum of the pixels of a row's page, and what is wrong with it."""
+        try:
+            key = (table.path.parent, value if isinstance(value, str) else _sum(value), page)
+        except (TypeError, AttributeError):
+            return "", "", f"is {shown(value)}; allowed is a file, or an image in the row"
+        if key not in self.known:
+            try:
+                content, name = self._content(table, value)
+                content_sum = _sum(decode_page(content, (*FORMATS, PDF), self._number(content, page)))
+                # The path within a row is a name that other pages may have, too.
+                within = isinstance(value, dict) and value.get("bytes")
+                self.known[key] = "" if within else name, content_sum, ""
+            except (OSError, RuntimeError, ValueError) as error:
+                # RuntimeError: links in a circle.
+                self.known[key] = "", "", str(error)
+        return self.known[key]
+
+    def load(self, table: Table, value: Any, page: str) -> dict[str, Any]:
+        """A row's page as parquet holds it."""
+        content, name = self._content(table, value)
+        if PDF_MARK in content[:1024] or count_pages(content) > 1:
+            buffer = io.BytesIO()
+            decode_page(content, (*FORMATS, PDF), self._number(content, page)).save(buffer, "PNG")
+            content = buffer.getvalue()
+        return {"bytes": content, "path": name or None}
+
+    @staticmethod
+    def _number(content: bytes, page: str) -> int:
+        pages = count_pages(content)
+        if not page and pages > 1:
+            raise PageError(f"has {pages} pages, and no page is told; allowed is a column page with 1 to {pages}")
+        if page and not (page.isdecimal() and int(page)):
+            raise PageError(f"page is {shown(page)}; allowed is a whole number from 1")
+        return int(page or 1)
+
+    def _content(self, table: Table, value: Any) -> tuple[bytes, str]:
+        if isinstance(value, dict) and value.get("bytes"):
+            return value["bytes"], PurePosixPath(value.get("path") or "").name
+        path = self.file_of(table, value)
+        return read_bytes(path), path.relative_to(self._root(table)).as_posix()
+
+    def file_of(self, table: Table, value: Any) -> Path:
+        """The file that a row names, below the folder of images; raises `ValueError` where it names none."""
+        name = text_of(value.get("path") if isinstance(value, dict) else value)
+        if not name:
+            raise ValueError("no image; allowed is a file in the folder of images")
+        return self._below(table, name)
+
+    def _root(self, table: Table) -> Path:
+        return (self.root or table.images).resolve()
+
+    def _below(self, table: Table, name: str) -> Path:
+        """The file that a row names, also by a path of Windows or by its name alone; links are followed first."""
+        root, tried = self._root(table), [name]
+        tried += [name.replace("\\", "/")] if "\\" in name else []
+        # RRC's questions name documents/x.png, whatever the folder of images is called.
+        tried += [PureWindowsPath(name).name] if self.root else []
+        paths = [(root / one).resolve() for one in tried]
+        path = next((path for path in paths if path.is_relative_to(root) and path.is_file()), paths[0])
+        if WINDOWS.match(name) and not path.is_file():
+            raise ValueError(
+                "is a whole path of Windows; allowed are paths below the folder of images, or that folder as --images"
+            )
+        if not path.is_relative_to(root):
+            raise ValueError(f"outside of the folder of images; allowed are files in {str(root)!r} (see --images)")
+        if not path.exists():
+            raise ValueError(f"there is no file of this name in {str(root)!r} (see --images)")
+        return path
+
+
+def _sum(image: Any) -> str:
+    """A checksum of an image's pixels, or of the bytes or path that a row holds."""
+    if isinstance(image, dict):
+        content = image.get("bytes") or str(image.get("path") or "").encode(errors="surrogateescape")
+    else:
+        content = b"" if image is None else f"{image.size}".encode() + image.tobytes()
+    return hashlib.sha1(content, usedforsecurity=False).hexdigest()

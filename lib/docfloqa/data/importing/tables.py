@@ -1,0 +1,286 @@
+"""Questions row by row, from a CSV, TSV, JSON or parquet file or what `datasets` has saved, under their usual names."""
+
+import ast
+import codecs
+import csv
+import io
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from docfloqa.data.images import PageError, read_bytes
+from docfloqa.data.schema import COLUMNS, ONE_PAGE, SEVERAL_PAGES
+from docfloqa.exceptions import DataError, shown
+
+DEMANDED = ("image", "question", "answers")
+DELIMITERS = ",;\t"
+SEPARATOR = "|"  # between the answers, and between the types, of a question
+# The longer marks first: one begins as the other.
+MARKS = {
+    codecs.BOM_UTF8: "utf-8",
+    codecs.BOM_UTF32_LE: "utf-32-le",
+    codecs.BOM_UTF32_BE: "utf-32-be",
+    codecs.BOM_UTF16_LE: "utf-16-le",
+    codecs.BOM_UTF16_BE: "utf-16-be",
+}
+AS_UTF8 = "save it as 'CSV UTF-8'"
+BRACKETS = {"[": "]", "(": ")", "{": "}"}
+LIST = 'allowed are answers separated by \'|\', or a list of texts in quotes such as ["7", "7 USD"]'
+ROWS_AT_ONCE = 100  # each with its page
+
+
+class TableError(DataError):
+    """A file of questions that cannot be read: names it, what is wrong and what is allowed."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A question as it is written: its number in its file, values by the names in `COLUMNS`, what is wrong of all."""
+
+    number: int
+    values: dict[str, Any]
+    wrong: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """The questions of a file or saved split: `read` gives its rows, the same ones whenever it is called.
+
+    Paths of images begin at `images`; `split` is that of all rows, "" where none is told; `bars` says whether cells
+    hold several answers separated by "|".
+    """
+
+    path: Path
+    kind: str
+    images: Path
+    read: Callable[[], Iterator[Row]]
+    split: str = ""
+    bars: bool = False
+    columns: frozenset[str] = frozenset()
+
+
+def csv_table(path: Path) -> Table:
+    """A CSV or TSV: UTF-8 or with a mark of its encoding, its cells separated by commas, semicolons or tabs.
+
+    Rows are numbered as a spreadsheet does: the header is row 1. Cells that are missing at the end are empty. Raises
+    `TableError` for another encoding, for quotes that are not closed and for a header that lacks columns.
+    """
+    rows = _cells(path, _text(path))
+    header = rows.pop(min(rows), []) if rows else []
+    names = columns_of(header, path)
+    kept = {number: cells for number, cells in rows.items() if any(cells)}
+
+    def read() -> Iterator[Row]:
+        for number, cells in kept.items():
+            while len(cells) > len(header) and not cells[-1]:
+                cells.pop()
+            wrong = f"has {len(cells)} cells; allowed are {len(header)}, as in the first row"
+            wrong = f"{wrong} (what holds a separator stands in quotes)" if len(cells) > len(header) else ""
+            cells = cells + [""] * (len(header) - len(cells))
+            yield Row(number, {column: cells[header.index(name)] for column, name in names.items()}, wrong)
+
+    kind = "a TSV" if path.suffix.lower() == ".tsv" else "a CSV"
+    return Table(path, kind, path.parent, read, bars=True, columns=frozenset(names))
+
+
+def json_table(path: Path) -> Table:
+    """JSON lines, a JSON list of objects, or RRC's JSON, an object with such a list as `data`; rows count from 1."""
+    text, kind = _text(path), "JSON lines"
+    try:
+        rows = json.loads(text)
+        if isinstance(rows, dict) and isinstance(rows.get("data"), list):
+            rows, kind = rows["data"], "RRC's JSON"
+        elif isinstance(rows, list):
+            kind = "a JSON list"
+        else:
+            rows = [rows]
+    except (RecursionError, ValueError):
+        rows = []
+        for number, line in enumerate(text.splitlines(), 1):
+            try:
+                rows += [json.loads(line)] if line.strip() else []
+            except (RecursionError, ValueError) as error:
+                raise TableError(f"{str(path)!r} is no JSON: line {number}: {error}") from None
+    if wrong := next((row for row in rows if not isinstance(row, dict)), None):
+        raise TableError(f"{str(path)!r} holds {shown(wrong)}; allowed are objects with {', '.join(DEMANDED)}")
+    rows = [_flat(row) for row in rows]
+    names = columns_of(dict.fromkeys(name for row in rows for name in row), path)
+
+    def read() -> Iterator[Row]:
+        for number, row in enumerate(rows, 1):
+            yield Row(number, {column: row.get(name) for column, name in names.items()})
+
+    return Table(path, kind, path.parent, read, columns=frozenset(names))
+
+
+def parquet_table(path: Path) -> Table:
+    """A parquet file; rows count from 1."""
+    try:
+        schema = pq.read_schema(path)
+    except (pa.ArrowException, OSError) as error:
+        raise TableError(f"{str(path)!r} cannot be read as parquet: {error}") from None
+
+    def batches(columns: list[str]) -> Iterator[pa.RecordBatch]:
+        with pq.ParquetFile(path) as file:
+            yield from file.iter_batches(ROWS_AT_ONCE, columns=columns)
+
+    return arrow_table(path, "parquet", schema, batches)
+
+
+def arrow_table(
+    path: Path, kind: str, schema: pa.Schema, batches: Callable[[list[str]], Iterable[Any]], split: str = ""
+) -> Table:
+    """Rows of batches that arrow holds, of which the columns that are wanted are asked for by name."""
+    there = list(schema.names)
+    for field in schema:
+        if pa.types.is_struct(field.type):
+            there += [f"{field.name}.{inner.name}" for inner in field.type]
+    names = columns_of(there, path)
+
+    def read() -> Iterator[Row]:
+        wanted = {name if name in schema.names else name.partition(".")[0] for name in names.values()}
+        try:
+            rows = (row for batch in batches(sorted(wanted)) for row in batch.to_pylist())
+            for number, row in enumerate(map(_flat, rows), 1):
+                yield Row(number, {column: row.get(name) for column, name in names.items()})
+        except (pa.ArrowException, OSError) as error:
+            raise TableError(f"{str(path)!r} cannot be read: {error}") from error
+
+    return Table(path, kind, path if path.is_dir() else path.parent, read, split, columns=frozenset(names))
+
+
+def columns_of(header: Iterable[str], path: Path) -> dict[str, str]:
+    """What a table calls the columns that it has, by their names in `COLUMNS`; the others are not read."""
+    header = list(header)
+    folded = [_folded(name) for name in header]
+    names = {column: [_folded(name) for name in several] for column, several in COLUMNS.items()}
+    found = {column: next((name for name in several if name in folded), "") for column, several in names.items()}
+    several = [name for name in header if name.lower() in SEVERAL_PAGES]
+    if several and not found["image"]:
+        raise TableError(f"{str(path)!r} {ONE_PAGE.format(several[0])}")
+    missing = [column for column in DEMANDED if not found[column]]
+    twice = [column for column, name in found.items() if name and folded.count(name) > 1]
+    if missing or twice:
+        wrong = f"lacks the columns {', '.join(missing)}" if missing else f"has {', '.join(twice)} twice"
+        further = ", ".join(column for column in COLUMNS if column not in DEMANDED)
+        raise TableError(
+            f"{str(path)!r} {wrong}; it has {shown(', '.join(header))[1:-1] or 'nothing'}, and allowed are "
+            f"{', '.join(DEMANDED)} and, where wanted, {further}"
+        )
+    return {column: header[folded.index(name)] for column, name in found.items() if name}
+
+
+def texts(value: Any, bars: bool) -> list[str]:
+    """The texts of a cell: a list's, those between bars where `bars`, or those of a list that is written as Python or
+    JSON writes it, numpy's without commas included. Raises `ValueError` for another list."""
+    if isinstance(value, list):
+        if wrong := next((one for one in value if not isinstance(one, str | int | float | None)), None):
+            raise ValueError(f"{shown(wrong)} is no text; allowed is a text or a list of texts")
+        return list(dict.fromkeys(filter(None, map(text_of, value))))
+    cell = text_of(value)
+    if BRACKETS.get(cell[:1]) == cell[-1:] != "" or cell[:2] in ("['", '["'):
+        written = _written_list(cell)
+        if written is not None:
+            return list(dict.fromkeys(filter(None, map(str.strip, written))))
+    return list(dict.fromkeys(filter(None, map(str.strip, cell.split(SEPARATOR) if bars else [cell]))))
+
+
+def text_of(value: Any) -> str:
+    """A value as text: nothing for what is missing, whole numbers without a point."""
+    if value is None or value != value:
+        return ""
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value).strip()
+
+
+def _written_list(cell: str) -> list[str] | None:
+    """The texts of a written list, None for what is no list; raises `ValueError` for a list of anything else."""
+    try:
+        found = json.loads(cell)
+    except (RecursionError, ValueError):
+        found = _python_list(cell)
+    if isinstance(found, list | tuple | set) and found and all(isinstance(one, str) for one in found):
+        return [*found] if isinstance(found, list | tuple) else sorted(found)
+    if found == []:
+        return []
+    # "[illegible]" is an answer, and so is "(12)".
+    if isinstance(found, list) or cell[:2] in ("['", '["'):
+        raise ValueError(f"looks like a list that is cut, or holds more than texts; {LIST}")
+    return None
+
+
+def _python_list(cell: str) -> Any:
+    # numpy writes ['a' 'b'], which Python would take for one text.
+    quoted = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
+    apart = cell
+    if re.fullmatch(rf"\[\s*(?:{quoted})(?:\s+(?:{quoted}))+\s*\]", cell):
+        apart = re.sub(rf"({quoted})\s+(?=['\"])", r"\1, ", cell)
+    try:
+        return ast.literal_eval(apart)
+    except (MemoryError, RecursionError, SyntaxError, ValueError):
+        return None
+
+
+def _text(path: Path) -> str:
+    try:
+        content = read_bytes(path)
+    except PageError as error:
+        raise TableError(str(error)) from None
+    mark = next((mark for mark in MARKS if content.startswith(mark)), b"")
+    encoding = MARKS.get(mark, "utf-8")
+    try:
+        text = content[len(mark) :].decode(encoding)
+    except UnicodeDecodeError as error:
+        if encoding != "utf-8":
+            raise TableError(f"{str(path)!r} is not in {encoding.upper()}, as its first bytes say: {error}") from None
+        line, byte = content[: error.start].count(b"\n") + 1, content[error.start : error.start + 1]
+        with_windows = byte.decode("cp1252", errors="ignore")
+        known = f", {with_windows!r} in Windows' cp1252" if with_windows else ""
+        raise TableError(
+            f"{str(path)!r} is not in UTF-8: byte {byte[0]:#04x} in line {line}{known}; {AS_UTF8}, or: "
+            f"iconv -f CP1252 -t UTF-8 {path.name} > utf8-{path.name}"
+        ) from None
+    if "\0" in text:
+        raise TableError(f"{str(path)!r} is not in UTF-8: it has zero bytes; {AS_UTF8}")
+    return text
+
+
+def _cells(path: Path, text: str) -> dict[int, list[str]]:
+    lines = io.StringIO(text, newline="")
+    first, before = text.partition("\n")[0], 0
+    # Excel's own mark of the separator.
+    if told := re.match(r"\ufeff?\"?sep=(.)\"?\r?$", first):
+        delimiter, before = told[1], 1
+        next(lines)
+    else:
+        # Not csv.Sniffer, which guesses from how often signs occur: the names of the columns are known.
+        known = {_folded(name) for several in COLUMNS.values() for name in several}
+        delimiter = max(DELIMITERS, key=lambda sign: len({_folded(name) for name in first.split(sign)} & known))
+    rows: dict[int, list[str]] = {}
+    try:
+        for row in csv.reader(lines, delimiter=delimiter, strict=True):
+            rows[before + len(rows) + 1] = [cell.strip() for cell in row]
+    except csv.Error as error:
+        # What follows a quote that is never closed cannot be told apart.
+        raise TableError(
+            f"{str(path)!r} cannot be read after row {before + len(rows)}: {error}; allowed are cells in quotes, in "
+            "which a quote is written twice"
+        ) from error
+    return rows
+
+
+def _folded(name: str) -> str:
+    return re.sub(r"[\s_-]", "", name).lower()
+
+
+def _flat(row: dict[str, Any]) -> dict[str, Any]:
+    """A row with the fields of its structs beside them, as "struct.field"."""
+    inner = {
+        f"{name}.{key}": one for name, value in row.items() if isinstance(value, dict) for key, one in value.items()
+    }
+    return {**inner, **row}
