@@ -39,6 +39,15 @@ def _setting(default: Any, meaning: str, allowed: Any = None) -> Any:
     return dataclasses.field(default=default, metadata={"meaning": meaning, "allowed": allowed})
 
 
+def _any(*_: Any) -> None:
+    """Any text: what it may be, the model knows."""
+
+
+def _check_lora(name: str, share: float) -> None:
+    if not 0 <= share <= 1:
+        raise SettingsError(f"{name} is {shown(share)}; allowed is a number from 0 to 1, a share; a rank is lora_rank")
+
+
 @dataclass(frozen=True)
 class Group:
     """Settings that belong together, each cast to its type and checked on construction."""
@@ -66,17 +75,32 @@ class Freezing(Group):
         "stage1 to stage4, all, or none",
         PARTS,
     )
-    lora: float = _setting(0.0, "LoRA adapters, trained in place of weights, as a share of parameters; 0: none", SHARE)
+    lora: float = _setting(
+        0.0,
+        "LoRA adapters, trained in place of weights, as a share of parameters (a rank is lora_rank); 0: none",
+        _check_lora,
+    )
+    lora_rank: int | None = _setting(None, "the same by the adapters' rank; none takes lora", (1, 10**4))
+    lora_alpha: float | None = _setting(None, "by how much adapters count, over the rank; none is 2 ranks", POSITIVE)
+    lora_targets: tuple[str, ...] = _setting(
+        (), "linear layers with adapters, by the end of their names, as q_proj v_proj; none are all that train", _any
+    )
     trained_before: tuple[float, ...] = _setting(
         (), "shares trained one after another before, on the same weights, each as long (the published protocol)", SHARE
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.lora and self.trained_before:
+        adapters = "lora" if self.lora else "lora_rank" if self.lora_rank else None
+        if self.lora and self.lora_rank:
+            raise SettingsError(f"lora is {self.lora!r} and lora_rank {self.lora_rank!r}; allowed is one of the two")
+        for name in ("lora_alpha", "lora_targets"):
+            if (value := getattr(self, name)) and not adapters:
+                raise SettingsError(f"{name} is {shown(value)} without adapters; it goes with lora_rank or lora")
+        if adapters and self.trained_before:
             raise SettingsError(
-                f"lora is {self.lora!r} and trained_before {self.trained_before!r}; allowed is one of the two, since "
-                "adapters are merged into the weights when a run ends"
+                f"{adapters} is {getattr(self, adapters)!r} and trained_before {self.trained_before!r}; allowed is one "
+                "of the two, since adapters are merged into the weights when a run ends"
             )
         if self.parts and (self.vision_trainable != 1 or self.trained_before):
             raise SettingsError(

@@ -69,6 +69,17 @@ def test_too_small_a_share_for_lora_is_refused(tiny):
         freeze(tiny[0], Freezing(0.0, lora=1e-5))
 
 
+def test_adapters_have_the_rank_alpha_and_targets_that_were_asked_for(tiny):
+    model = tiny[0]
+    found = freeze(model, Freezing(lora_rank=3, lora_alpha=12, lora_targets=("q_proj", "encoder.layers.0.fc1")))
+    adapters = {name: layer for name, layer in model.named_modules() if isinstance(layer, LoraLayer)}
+    assert found.lora_rank == 3 and {layer.scaling["default"] for layer in adapters.values()} == {4.0}
+    ends = {name.rpartition(".")[2] for name in adapters}
+    assert ends == {"q_proj", "fc1"} and sum("fc1" in name for name in adapters) == 1
+    with pytest.raises(SettingsError, match=r"lora_targets has 'queries'; no linear layer that trains ends so, but in"):
+        freeze(tiny[0], Freezing(lora_rank=3, lora_targets=("queries",)))
+
+
 def test_a_lora_run_keeps_its_answers_when_it_is_loaded_without_adapters(dataset, output):
     settings = Settings.profile("smoke", vision_trainable=1.0, lora=0.1)
     run = trainer_of(settings, dataset).fit()
@@ -218,7 +229,12 @@ def test_every_run_is_planned_once_after_the_one_that_it_goes_on_from(output):
         ({"trained_before": 0.5}, "trained_before is 0.5; allowed is a list of numbers"),
         ({"trained_before": ["a"]}, "trained_before is 'a' of type str"),
         ({"trained_before": [0.0], "lora": 0.1}, "allowed is one of the two"),
-        ({"lora": 2}, "lora is 2; allowed is a number from 0 to 1"),
+        ({"lora": 16}, "lora is 16; allowed is a number from 0 to 1, a share; a rank is lora_rank"),
+        ({"lora_rank": 0}, "lora_rank is 0; allowed is a number from 1"),
+        ({"lora": 0.1, "lora_rank": 8}, "lora is 0.1 and lora_rank 8; allowed is one of the two"),
+        ({"lora_targets": ["q_proj"]}, "without adapters; it goes with lora_rank or lora"),
+        ({"lora_alpha": 8.0}, "lora_alpha is 8.0 without adapters"),
+        ({"trained_before": [0.0], "lora_rank": 8}, "lora_rank is 8 and trained_before"),
         ({"counted": "layers"}, "counted is 'layers'; allowed are units, parameters"),
     ],
 )

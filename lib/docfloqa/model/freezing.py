@@ -17,12 +17,13 @@ from docfloqa.model.florence import vision_sub_blocks
 from docfloqa.settings import Freezing
 
 
-def add_adapters(model: nn.Module, share: float) -> int:
-    """Train LoRA adapters beside every trainable linear layer of vision tower and language model, and the projector.
+def add_adapters(model: nn.Module, freezing: Freezing) -> int:
+    """Train LoRA adapters beside trainable linear layers of vision tower and language model, and the projector.
 
-    All adapters have one rank, which is returned: together they have about `share` of the model's parameters. They
-    start at zero, so that the model's outputs are what they were. Raises `SettingsError` when no linear layer is
-    trainable, or for a share that less than half of rank 1 has. Source: Hu et al., LoRA, ICLR 2022.
+    Beside those that `lora_targets` names, or all. All adapters have one rank, which is returned: `lora_rank`, or the
+    one at which they have about the share `lora` of the model's parameters. They start at zero, so that the model's
+    outputs are what they were. Raises `SettingsError` when no linear layer is trainable, for a target that none is
+    called, and for a share that less than half of rank 1 has. Source: Hu et al., LoRA, ICLR 2022.
     """
     layers = {
         name: layer
@@ -31,14 +32,24 @@ def add_adapters(model: nn.Module, share: float) -> int:
     }
     if not layers:
         raise SettingsError("no linear layer is trainable, so there is nothing that adapters could stand beside")
+    targets = freezing.lora_targets
+    for target in targets:
+        if not any(f".{name}".endswith(f".{target}") for name in layers):
+            known = ", ".join(sorted({name.rpartition(".")[2] for name in layers}))
+            raise SettingsError(f"lora_targets has {target!r}; no linear layer that trains ends so, but in {known}")
+    if targets:
+        ends = tuple(f".{target}" for target in targets)
+        layers = {name: layer for name, layer in layers.items() if f".{name}".endswith(ends)}
     of_rank_1 = sum(layer.in_features + layer.out_features for layer in layers.values())
-    wanted = share * sum(parameter.numel() for parameter in model.parameters())
-    rank = round(wanted / of_rank_1)
+    wanted = freezing.lora * sum(parameter.numel() for parameter in model.parameters())
+    rank = freezing.lora_rank or round(wanted / of_rank_1)
     if rank < 1:
         raise SettingsError(
-            f"lora is {share!r}, which is {wanted:,.0f} parameters; adapters of rank 1 have {of_rank_1:,} already"
+            f"lora is {freezing.lora!r}, which is {wanted:,.0f} parameters; adapters of rank 1 have {of_rank_1:,} "
+            "already"
         )
-    config = LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, bias="none", target_modules=list(layers))
+    alpha = freezing.lora_alpha or 2 * rank
+    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, bias="none", target_modules=list(layers))
     with torch.random.fork_rng():
         # A run's seed is the order of its questions; every run starts from the same weights.
         torch.manual_seed(0)
@@ -136,7 +147,7 @@ def freeze(model: nn.Module, freezing: Freezing) -> Trainable:
 
     The share is rounded to whole units or, where parameters are counted, taken as near as whole units come to it, from
     the "output" side the last of them, from the "input" side the first. Projector and language model are trainable at
-    every share. With `lora` above 0 adapters (`add_adapters`) are trained in place of what would be.
+    every share. With `lora` above 0, or a `lora_rank`, adapters (`add_adapters`) are trained in place of what would be.
     """
     share, tower = freezing.vision_trainable, model.model.vision_tower
     sizes = {name: parameter.numel() for name, parameter in tower.named_parameters()}
@@ -153,7 +164,7 @@ def freeze(model: nn.Module, freezing: Freezing) -> Trainable:
     model.requires_grad_(True)
     for name, parameter in tower.named_parameters():
         parameter.requires_grad_(name in names)
-    rank = add_adapters(model, freezing.lora) if freezing.lora else 0
+    rank = add_adapters(model, freezing) if freezing.lora or freezing.lora_rank else 0
     # Sub-blocks change between train and eval mode with what is frozen.
     model.train(model.training)
     sub_blocks = vision_sub_blocks(model)

@@ -40,7 +40,7 @@ SETTINGS_WITHOUT_EFFECT = ("study", "report_to", "cache_gib", "allow_cpu")
 # Later than the first runs: each makes another run only where it is not at its default; older runs stay current.
 ADDED_SETTINGS = (
     *("warmup_ratio", "max_steps", "early_stopping_patience", "gradient_accumulation_steps", "lr_scheduler_type"),
-    *("optim", "eval_questions", "parts"),
+    *("optim", "eval_questions", "parts", "lora_rank", "lora_alpha", "lora_targets"),
 )
 # Of what a study writes itself no commit can know.
 RESULTS = (":!/reports", ":!/figures")

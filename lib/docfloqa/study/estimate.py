@@ -37,7 +37,7 @@ from docfloqa.training.trainer import CHECKPOINTS, DocVQATrainer
 from docfloqa.training.vision_cache import cache_states
 
 # What a run's time, memory and disk depend on; runs that agree in all of it are of one kind.
-COSTLY = ("vision_trainable", "parts", "unit", "side", "counted", "lora")
+COSTLY = ("vision_trainable", "parts", "unit", "side", "counted", "lora", "lora_rank", "lora_targets")
 SAMPLE, STEPS, WARM_UP = "sample", 24, 4
 LONGEST = 60.0  # seconds of training steps for one kind of run
 EVALUATED = 192  # questions

@@ -311,7 +311,7 @@ class Examination:
         """What is trained; of a model that is yet to be downloaded, as of Florence-2-base."""
         network = self.network
         if network is None:
-            if self.sources["model"].where or self.settings.lora:
+            if self.sources["model"].where or self.settings.lora or self.settings.lora_rank:
                 raise NotHereError("not tried: there is no model to count")
             with torch.device("meta"):
                 network = Florence2ForDocVQA(base_config())
