@@ -121,7 +121,9 @@ def test_a_folder_named_from_the_working_directory_is_found_by_kernels_too(asked
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_the_file_of_a_study_makes_it_again(profile, asked, tmp_path):
-    settings = Settings.profile(profile, study="mine", trained_before=(0.0,), static_shapes="off", learning_rate=1e-4)
+    given = {"data": "owner/mine"} if profile == "own" else {}
+    given |= {"trained_before": (0.0,), "static_shapes": "off", "learning_rate": 1e-4}
+    settings = Settings.profile(profile, study="mine", **given)
     file = tmp_path / "study.yaml"
     file.write_text(settings.to_config(ratios=(0, 0.3333333), seeds=(1,), arms=("lora",)))
     again, planned = asked("--config", file)

@@ -48,7 +48,7 @@ def test_the_library_raises_its_own_errors_for_what_is_given_on_the_command_line
         (["--learning-rate", "0"], "learning_rate is 0.0; allowed is a positive finite number"),
         (["--precision", "fp8"], "precision is 'fp8'; allowed are auto, fp32, bf16"),
         (["--synth-validation-documents", "1"], "has one document only"),
-        (["--profile", "embeded"], "profile is 'embeded'; allowed are smoke, embedded, paper"),
+        (["--profile", "embeded"], "profile is 'embeded'; allowed are smoke, embedded, own, paper"),
         (["--model", "nowhere"], "model 'nowhere'"),
         (["--data", "nowhere"], "nowhere"),
         (["--ratio", "2"], "vision_trainable is 2.0; allowed is a number from 0 to 1"),

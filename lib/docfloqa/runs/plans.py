@@ -9,7 +9,7 @@ from docfloqa.arms import choose_arms
 from docfloqa.exceptions import SettingsError, shown
 from docfloqa.files import PROJECT, reports_folder, resolve
 from docfloqa.runs.run import SETTINGS_WITHOUT_EFFECT, read_record
-from docfloqa.settings import PROFILES, Settings
+from docfloqa.settings import OWN, PROFILES, Settings
 
 PLAN, CONFIG = "study.json", "study.yaml"
 OF_A_RUN = ("vision_trainable", "seed")
@@ -30,7 +30,10 @@ def study_command(name: str, arms: tuple[str, ...] = ()) -> str:
     if not plan:
         # A name alone would train on drawn pages.
         return shlex.join(
-            [*words, *(["--profile", name] if name in PROFILES else ["--name", name, "--data", "FOLDER"])]
+            [
+                *words,
+                *(["--profile", name] if name in PROFILES and name != OWN else ["--name", name, "--data", "FOLDER"]),
+            ]
         )
     if config.is_file():
         words += ["--config", str(config.relative_to(PROJECT) if config.is_relative_to(PROJECT) else config)]
