@@ -20,7 +20,7 @@ from docfloqa import verbs
 from docfloqa.exceptions import IncompleteRunError
 from docfloqa.model.processes import compute_alone
 from docfloqa.parameters import read_config
-from docfloqa.settings import EVALUATION_SETTINGS, GROUPS, PROFILES, Settings
+from docfloqa.settings import EVALUATION_SETTINGS, GROUPS, OF_A_RUN, PROFILES, Settings
 
 INTERRUPTED = 130
 EXIT_CODES = (
@@ -30,7 +30,7 @@ EXIT_CODES = (
 # What is not among the dependencies of a study, and the extra that has it.
 EXTRAS = {"voila": "demo", "distributed": "cluster", "jupyterlab": "lab"}
 FIELDS = {field.name: (field, group.__doc__.rstrip(".")) for group in GROUPS for field in dataclasses.fields(group)}
-OF_STUDIES = [name for name in FIELDS if name not in ("vision_trainable", "seed")]
+OF_STUDIES = [name for name in FIELDS if name not in OF_A_RUN]
 NAMES = {"study": ["--name"], "vision_trainable": ["--ratio", "--vision-trainable"]}
 PLAN = {"ratios": [0, 0.33, 0.66, 1], "seeds": [0], "arms": []}
 MAKING = [*PLAN, "kernel", "scheduler", "jobs"]

@@ -31,6 +31,7 @@ EVALUATION_SETTINGS = (
     "validation_questions synth_scale synth_shift synth_validation_documents synth_seed precision num_beams "
     "max_new_tokens eval_batch_size"
 ).split()
+OF_A_RUN = ("vision_trainable", "seed", "fold")  # what a study's runs differ in, its arms' left aside
 MOST_LEGS = 16  # of trained_before: a run's folder names them all
 
 
@@ -119,10 +120,24 @@ class Questions(Group):
     validation_data: str | None = _setting(None, "the same to validate on; none validates on `data`", check_source)
     train_questions: int | None = _setting(None, "how many at most, drawn by document; none takes all", COUNT)
     validation_questions: int | None = _setting(None, "how many at most, drawn by document; none takes all", COUNT)
+    folds: int | None = _setting(
+        None, "folds of k-fold cross-validation over the documents of both splits; none keeps the splits", (2, 100)
+    )
+    fold: int | None = _setting(None, "which of the folds a run validates on, from 1 on", (1, 100))
     prefix: str = _setting("token", "how <DocVQA> stands before a question", PREFIXES)
     shuffled_questions: bool = _setting(
         False, "a control: every question has the text of another one, and its own answers"
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.fold and self.fold > (self.folds or 0):
+            raise SettingsError(f"fold is {self.fold} and folds is {self.folds}; allowed is a number from 1 to folds")
+        if self.folds and (self.validation_data or self.validation_questions):
+            raise SettingsError(
+                f"folds is {self.folds}, with validation_data or validation_questions beside it; allowed is one of the "
+                "two, since folds validate on every document"
+            )
 
 
 @dataclass(frozen=True)
@@ -266,8 +281,8 @@ class Settings(Storage, Decoding, Training, Drawing, Questions, Freezing):
     def to_config(self, **planned: Any) -> str:
         """The YAML by which `docfloqa study --config` makes the study of these settings and runs again."""
         usual = EMBEDDED.to_dict()
-        # A study's runs have these from ratios and seeds.
-        usual |= {name: getattr(self, name) for name in ("vision_trainable", "seed")}
+        # A study's runs have these from ratios, seeds and folds.
+        usual |= {name: getattr(self, name) for name in OF_A_RUN}
         changed = {name: value for name, value in self.to_dict().items() if value != usual[name]}
         about = {"profile": "embedded", **planned, "settings": {"study": self.study, **changed}}
         # YAML as JSON has it, without tuples.

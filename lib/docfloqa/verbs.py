@@ -41,6 +41,10 @@ def run(settings: Settings) -> tuple | None:
     from docfloqa.runs.plans import check_name
 
     check_name(settings, single=True)
+    if settings.folds and not settings.fold:
+        raise SettingsError(
+            f"folds is {settings.folds} and fold is none; a run needs --fold, from 1 to {settings.folds}"
+        )
     import pandas as pd
 
     from docfloqa.study.listing import status
@@ -151,7 +155,9 @@ def evaluate(run, changes, data=None) -> tuple:
 
     from docfloqa.training.evaluation import evaluate_run
 
-    settings = found.settings.replace(**changes, **({"validation_data": data} if data else {}))
+    settings = found.settings.replace(
+        **changes, **({"validation_data": data, "folds": None, "fold": None} if data else {})
+    )
     started = time.perf_counter()
     answers = evaluate_run(found, settings)
     about = {

@@ -21,9 +21,9 @@ def test_the_profile_own_is_for_documents_of_ones_own():
     tiny = Settings.profile("own", data="my_scans", model="data/florence2-tiny")
     assert tiny.learning_rate == Settings().learning_rate
     assert Settings.profile("own", data="x", model=tiny.model, learning_rate=1e-4).learning_rate == 1e-4
-    for given in ({}, {"data": "synth"}):
+    for drawn in ({}, {"data": "synth"}):
         with pytest.raises(SettingsError, match="profile own is for documents of your own; give them with --data"):
-            Settings.profile("own", **given)
+            Settings.profile("own", **drawn)
 
 
 def test_the_paper_profile_is_the_published_setting():

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from docfloqa.analysis.robustness import CLEAN_PAGES, CROSS, NUMBERS, PAGE_SETS, ROBUSTNESS, kept_identity, read_scores
 from docfloqa.data.degradations import degraded_pages
 from docfloqa.data.load import load_docvqa
-from docfloqa.exceptions import SettingsError
+from docfloqa.exceptions import RunError, SettingsError
 from docfloqa.files import checksum, is_folder, resolve, runs_folder, write_whole
 from docfloqa.model.device import describe_device
 from docfloqa.model.processes import end_with_parent
@@ -77,8 +77,14 @@ def score_runs(study: Study, name: str, rows: Dataset, page_sets: Sequence[tuple
     A run's scores are kept as `<name>.parquet` in its folder with what identifies them; what is stale is made again,
     what was interrupted goes on from the last page set. On a CPU there is a process of one thread for each core, on a
     GPU one process. Of a run without a best model only what is there already is read.
-    Raises `RunError` when no run has scores or a model to make them with, and for a damaged model.
+    Raises `RunError` when no run has scores or a model to make them with, for a damaged model, and for folds, whose
+    models were trained on most of these pages.
     """
+    if study.settings.folds:
+        raise RunError(
+            f"study {study.name!r} has {study.settings.folds} folds, and bad scans and other data are for studies "
+            "without; docfloqa evaluate RUN scores a run of a fold on its own pages, and with --data on others"
+        )
     data, stale, tasks = _checksum_of(rows.select_columns(QUESTION).to_dict()), {}, []
     for run, record in study.records.items():
         folder, settings = runs_folder(study.name) / run, Settings.from_dict(record["settings"])

@@ -14,6 +14,7 @@ import pandas as pd
 from datasets import Dataset, DatasetDict, Image
 from tqdm.auto import tqdm
 
+from docfloqa.data.folds import of_fold
 from docfloqa.data.images import FORMATS, LARGEST_IMAGE, ImageTooLargeError, PageError, count_pages, decode_page
 from docfloqa.data.sources import IMAGES_ARE, SPLITS, read_split
 from docfloqa.exceptions import DataError, shown
@@ -62,11 +63,12 @@ def load_checked(settings: Settings, splits: Sequence[str] = SPLITS) -> tuple[Da
     Two columns are added: `page`, the checksum of the image's bytes, equal for questions on the same
     page; and `document_id`, the document that questions are clustered by. Where both splits are loaded they are
     disjoint by document and by page: what is also in validation is left out of training, under whatever document id,
-    and in whatever file that has the same pixels.
+    and in whatever file that has the same pixels. With `folds` both splits are read and divided anew by `of_fold`.
 
     Raises what `read_split` raises, and `DataError` for a split without a usable row; warns when rows are left out.
     """
     checks, found, pixels = Checks(), {}, {}
+    splits = SPLITS if settings.folds else splits
     sources = {"train": settings.data, "validation": settings.validation_data or settings.data}
     for split in splits:
         # At once from one source, so that one command fills the hub's cache.
@@ -84,7 +86,9 @@ def load_checked(settings: Settings, splits: Sequence[str] = SPLITS) -> tuple[Da
         documents = [name or f"page {page[:12]}" for name, page in zip(named, inspected["pages"], strict=True)]
         rows = rows.add_column("page", inspected["pages"]).add_column("document_id", documents)
         found[split] = checks.leave_out(split, rows, reasons)
-    if {*found} == {*SPLITS}:
+    if settings.folds:
+        found = of_fold(found, settings.folds, settings.fold, pixels)
+    elif {*found} == {*SPLITS}:
         # Ids differ between sources, and within one where a page was scanned into two documents.
         shared = {}
         for column, known in (("page", pixels), ("document_id", {})):

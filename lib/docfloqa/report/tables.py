@@ -107,6 +107,7 @@ def setup_table(study: Study) -> pd.DataFrame:
         "training questions": NONE if None in trained else f"{max(trained):,}",
         "validation questions": f"{counts['question_id']:,} on {counts['document_id']:,} documents",
         "validation documents": drawn if (settings.validation_data or settings.data) == "synth" else "given",
+        **({"folds over documents": settings.folds} if settings.folds else {}),
         "seeds (orders of the training questions)": study.runs["seed"].nunique(),
         "epochs": settings.epochs,
         "batch size": settings.batch_size,

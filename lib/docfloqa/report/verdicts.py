@@ -85,7 +85,9 @@ def as_text(found: pd.DataFrame) -> str:
 def validated_on(study: Study) -> str:
     """On how much a study was validated, in a sentence."""
     counts = study.last_answers[["question_id", "document_id"]].nunique()
-    return f"{_counted(counts['question_id'], 'question')} on {_counted(counts['document_id'])} validate."
+    folds = study.settings.folds
+    each = f", each document once, in {folds} folds by models that were not trained on it" if folds else ""
+    return f"{_counted(counts['question_id'], 'question')} on {_counted(counts['document_id'])} validate{each}."
 
 
 def _counted(count: int, of: str = "document") -> str:

@@ -9,10 +9,9 @@ from docfloqa.arms import choose_arms
 from docfloqa.exceptions import SettingsError, shown
 from docfloqa.files import PROJECT, reports_folder, resolve
 from docfloqa.runs.run import SETTINGS_WITHOUT_EFFECT, read_record
-from docfloqa.settings import OWN, PROFILES, Settings
+from docfloqa.settings import OF_A_RUN, OWN, PROFILES, Settings
 
 PLAN, CONFIG = "study.json", "study.yaml"
-OF_A_RUN = ("vision_trainable", "seed")
 # What may be on the hub, where a plan holds the commit as well.
 SOURCES = ("data", "validation_data", "model")
 
@@ -67,7 +66,7 @@ def check_name(settings: Settings, single: bool = False) -> None:
     if not (plan := read_plan(folder)):
         return
     planned = Settings.from_dict(plan["settings"])
-    allowed = [planned.replace(vision_trainable=settings.vision_trainable, seed=settings.seed)]
+    allowed = [planned.replace(**{name: getattr(settings, name) for name in OF_A_RUN})]
     if single:
         of_arms = [
             variant.runs(planned, [settings.seed]) for arm in choose_arms(["all"], planned) for variant in arm.variants

@@ -1,5 +1,6 @@
 """A study's runs as tidy frames, and runs by what people call them."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property, wraps
@@ -75,11 +76,14 @@ class Study:
             path = reports_folder(name) / PLAN
             raise RunError(f"study {name!r} has no {path}; make it with: {study_command(name)}")
         records, missing = _read(name, plan["runs"])
+        settings = Settings.from_dict(plan["settings"])
+        if settings.folds:
+            records, missing = _whole_folds(records, missing, settings.folds)
         if not records:
             errors = "; ".join(sorted({record["error"] for record in missing.values() if record.get("error")}))
             why = f"they stopped with: {errors}" if errors else f"{study_command(name)} makes them"
             raise RunError(f"none of the {len(missing)} runs of study {name!r} is complete; {why}")
-        return cls(name, Settings.from_dict(plan["settings"]), records, missing, plan.get("arms", {}))
+        return cls(name, settings, records, missing, plan.get("arms", {}))
 
     def arm(self, arm: str) -> Self | None:
         """The complete runs of an arm; None where the study has none of it."""
@@ -177,6 +181,18 @@ def _read(study: str, runs: Iterable[str]) -> tuple[dict[str, dict[str, Any]], d
     records = {run: read_record(runs_folder(study) / run) for run in runs}
     complete = {run: record for run, record in records.items() if is_complete(runs_folder(study) / run)}
     return complete, {run: record for run, record in records.items() if run not in complete}
+
+
+def _whole_folds(records: dict, missing: dict, folds: int) -> tuple[dict, dict]:
+    """Runs of ratios and seeds that have every fold, so that all are of the same documents, and those of the others."""
+    counts = Counter(tuple(record["settings"][key] for key in RUN_KEYS) for record in records.values())
+    whole = {
+        run: record
+        for run, record in records.items()
+        if counts[tuple(record["settings"][key] for key in RUN_KEYS)] == folds
+    }
+    waits = {run: record | {"status": "another fold of it is not complete"} for run, record in records.items()}
+    return whole, missing | {run: record for run, record in waits.items() if run not in whole}
 
 
 def planned_runs(study: str) -> tuple[list[str], list[str]]:

@@ -40,7 +40,7 @@ SETTINGS_WITHOUT_EFFECT = ("study", "report_to", "cache_gib", "allow_cpu")
 # Later than the first runs: each makes another run only where it is not at its default; older runs stay current.
 ADDED_SETTINGS = (
     *("warmup_ratio", "max_steps", "early_stopping_patience", "gradient_accumulation_steps", "lr_scheduler_type"),
-    *("optim", "eval_questions", "parts", "lora_rank", "lora_alpha", "lora_targets"),
+    *("optim", "eval_questions", "parts", "lora_rank", "lora_alpha", "lora_targets", "folds", "fold"),
 )
 # Of what a study writes itself no commit can know.
 RESULTS = (":!/reports", ":!/figures")
@@ -67,9 +67,10 @@ def run_id(settings: Settings, weights: str, data: str) -> str:
     """The name of a run's folder: ratio or parts and seed for people, then a checksum of its `identity`."""
     content = json.dumps(identity(settings, weights, data), sort_keys=True)
     digest = hashlib.sha256(content.encode()).hexdigest()[:10]
+    fold = f"-fold{settings.fold}" if settings.fold else ""
     earlier = "".join(f"after{100 * ratio:03.0f}-" for ratio in settings.trained_before)
     trained = "-".join(settings.parts) or f"vision{100 * settings.vision_trainable:03.0f}"
-    return f"{earlier}{trained}-seed{settings.seed}-{digest}"
+    return f"{earlier}{trained}-seed{settings.seed}{fold}-{digest}"
 
 
 def read_record(folder: Path) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from docfloqa.report.verdicts import MARGIN
 from docfloqa.runs.plans import check_name
 from docfloqa.runs.results import Study
 from docfloqa.runs.run import COMPLETE, git_commit, now
-from docfloqa.settings import SHIFTS, Settings
+from docfloqa.settings import OF_A_RUN, SHIFTS, Settings
 from docfloqa.study.doctor import check_study
 from docfloqa.study.kernels import execute, settle, stop_kernels
 from docfloqa.study.monitor import Watcher
@@ -133,12 +133,11 @@ def run_notebook(name: str, settings: Settings, parameters: dict[str, Any], **op
         except PapermillExecutionError as error:
             settle(part, failed)
             raise StudyError(f"{name} stopped with {error.ename}: {error.evalue}; see {failed}") from None
-        run_settings = ("vision_trainable", "seed")
         about = {
             "study": settings.study,
             "date": now()[:10],
             "commit": git_commit(),
-            "settings": {name: value for name, value in settings.to_dict().items() if name not in run_settings},
+            "settings": {name: value for name, value in settings.to_dict().items() if name not in OF_A_RUN},
         }
         failed.unlink(missing_ok=True)
         tqdm.write(f"{name} done in {time.monotonic() - started:.0f} s")

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import chain
+from itertools import chain, product
 from typing import Any, Self
 
 import pandas as pd
@@ -72,7 +72,15 @@ def settings_of_runs(
             raise SettingsError(f"{name} are {list(values)!r}; allowed is at least one value, none of them twice")
     if jobs is not None and (type(jobs) is not int or jobs < 1):
         raise SettingsError(f"jobs is {shown(jobs)}; allowed is a whole number from 1 on")
-    of_ratios = [settings.replace(vision_trainable=ratio, seed=seed) for seed in seeds for ratio in ratios]
+    if settings.folds and arms:
+        raise SettingsError(
+            f"folds is {settings.folds} and arms are {', '.join(arms)}; allowed is one of the two: arms keep the splits"
+        )
+    folds = range(1, settings.folds + 1) if settings.folds else [None]
+    of_ratios = [
+        settings.replace(vision_trainable=ratio, seed=seed, fold=fold)
+        for seed, ratio, fold in product(seeds, ratios, folds)
+    ]
     of_arms = {
         arm.name: {variant.name: variant.runs(settings, seeds) for variant in arm.variants}
         for arm in choose_arms(arms, settings)
@@ -98,7 +106,7 @@ def plan(settings: Settings, ratios: Sequence[float], seeds: Sequence[int], arms
         of_data = {
             name: value
             for name, value in one.to_dict().items()
-            if name.startswith("synth_") or name.endswith(("data", "_questions"))
+            if name.startswith("synth_") or name.endswith(("data", "_questions")) or name in ("folds", "fold")
         }
         return Run.open(one, model, data(**of_data))
 
