@@ -1,9 +1,11 @@
 """What is given as text: settings by name, lists of numbers, names of studies and of folders, notebooks' parameters."""
 
+import dataclasses
 import json
 import re
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from types import NoneType
+from typing import Any, ClassVar, TypeVar, get_args, get_origin
 
 import yaml
 
@@ -14,6 +16,8 @@ Number = TypeVar("Number", int, float)
 DEVICES = "con prn aux nul".split() + [f"{port}{number}" for port in ("com", "lpt") for number in range(1, 10)]
 RESERVED = ("benchmarks", "screenshots", "log.md", *DEVICES)
 LONGEST_NAME, LONGEST_PART = 1000, 255  # bytes of a path, and of each part of it
+MOST_LEGS = 16  # of trained_before: a run's folder names them all
+POSITIVE = (5e-324, 1.7976931348623157e308)
 CONFIG = {"profile": (str, "a name"), "settings": (dict, "settings by name")}
 CONFIG |= dict.fromkeys(("ratios", "seeds", "arms"), (list, "a list"))
 NO_NAME = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -125,3 +129,36 @@ def check_source(name: str, source: str) -> None:
             f"{name} is {shown(source)}; allowed is a folder or a hub id: no control characters, at most "
             f"{LONGEST_NAME} bytes, and {LONGEST_PART} between two slashes"
         )
+
+
+def checked(field: dataclasses.Field, value: Any) -> Any:
+    """A setting's value, cast to its type; raises `SettingsError` for one that is not allowed."""
+    name, allowed = field.name, field.metadata["allowed"]
+    kind, *further = get_args(field.type) or [field.type]
+    if value is None and NoneType in further:
+        return None
+    several = get_origin(field.type) is tuple
+    # JSON knows no tuples.
+    if several and not isinstance(value, list | tuple):
+        what = "texts" if kind is str else "numbers"
+        raise SettingsError(f"{name} is {shown(value)}; allowed is a list of {what}")
+    items = value if several else [value]
+    for one in items:
+        # A notebook parameter may arrive as 1 where 1.0 is meant; True is never meant as 1.
+        if not isinstance(one, int | float if kind is float else kind) or isinstance(one, bool) != (kind is bool):
+            raise SettingsError(f"{name} is {shown(one)} of type {type(one).__name__}; allowed is {field.type}")
+    if callable(allowed):
+        allowed(name, value)
+    elif kind is str and (wrong := [one for one in items if one not in allowed]):
+        known = f"{', '.join(allowed)}{did_you_mean(wrong[0], allowed)}"
+        raise SettingsError(f"{name} is {shown(wrong[0])}; allowed are {known}")
+    elif kind in (int, float) and not (
+        len(items) <= MOST_LEGS and all(allowed[0] <= one <= allowed[1] for one in items)
+    ):
+        span = "from {} to {}".format(*allowed)
+        wanted = f"are at most {MOST_LEGS} numbers {span}" if several else f"is a number {span}"
+        wanted = "is a positive finite number" if allowed is POSITIVE else wanted
+        raise SettingsError(f"{name} is {shown(value)}; allowed {wanted}")
+    if kind is float:
+        items = list(map(float, items))
+    return tuple(items) if several else items[0]

@@ -3,13 +3,12 @@
 import dataclasses
 import json
 from dataclasses import dataclass
-from types import NoneType
-from typing import Any, Self, get_args, get_origin
+from typing import Any, Self
 
 import yaml
 
 from docfloqa.exceptions import SettingsError, did_you_mean, shown
-from docfloqa.parameters import by_name, check_source, check_study_name
+from docfloqa.parameters import POSITIVE, by_name, check_source, check_study_name, checked
 
 UNITS = ("tensor", "block", "stage")
 SIDES = ("output", "input")
@@ -25,14 +24,12 @@ SHARE = (0, 1)
 SEED = (0, 2**31 - 1)
 COUNT = (1, 10**9)
 DOCUMENTS = (1, 10**7)
-POSITIVE = (5e-324, 1.7976931348623157e308)
 # What may differ from a run's own settings when its model is scored again.
 EVALUATION_SETTINGS = (
     "validation_questions synth_scale synth_shift synth_validation_documents synth_seed precision num_beams "
     "max_new_tokens eval_batch_size"
 ).split()
 OF_A_RUN = ("vision_trainable", "seed", "fold")  # what a study's runs differ in, its arms' left aside
-MOST_LEGS = 16  # of trained_before: a run's folder names them all
 
 
 def _setting(default: Any, meaning: str, allowed: Any = None) -> Any:
@@ -55,7 +52,7 @@ class Group:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            object.__setattr__(self, field.name, _checked(field, getattr(self, field.name)))
+            object.__setattr__(self, field.name, checked(field, getattr(self, field.name)))
 
 
 @dataclass(frozen=True)
@@ -291,39 +288,6 @@ class Settings(Storage, Decoding, Training, Drawing, Questions, Freezing):
     def replace(self, **changes: Any) -> Self:
         """The same settings with some fields changed, validated again."""
         return Settings.from_dict({**self.to_dict(), **changes})
-
-
-def _checked(field: dataclasses.Field, value: Any) -> Any:
-    """A setting's value, cast to its type; raises `SettingsError` for one that is not allowed."""
-    name, allowed = field.name, field.metadata["allowed"]
-    kind, *further = get_args(field.type) or [field.type]
-    if value is None and NoneType in further:
-        return None
-    several = get_origin(field.type) is tuple
-    # JSON knows no tuples.
-    if several and not isinstance(value, list | tuple):
-        what = "texts" if kind is str else "numbers"
-        raise SettingsError(f"{name} is {shown(value)}; allowed is a list of {what}")
-    items = value if several else [value]
-    for one in items:
-        # A notebook parameter may arrive as 1 where 1.0 is meant; True is never meant as 1.
-        if not isinstance(one, int | float if kind is float else kind) or isinstance(one, bool) != (kind is bool):
-            raise SettingsError(f"{name} is {shown(one)} of type {type(one).__name__}; allowed is {field.type}")
-    if callable(allowed):
-        allowed(name, value)
-    elif kind is str and (wrong := [one for one in items if one not in allowed]):
-        known = f"{', '.join(allowed)}{did_you_mean(wrong[0], allowed)}"
-        raise SettingsError(f"{name} is {shown(wrong[0])}; allowed are {known}")
-    elif kind in (int, float) and not (
-        len(items) <= MOST_LEGS and all(allowed[0] <= one <= allowed[1] for one in items)
-    ):
-        span = "from {} to {}".format(*allowed)
-        wanted = f"are at most {MOST_LEGS} numbers {span}" if several else f"is a number {span}"
-        wanted = "is a positive finite number" if allowed is POSITIVE else wanted
-        raise SettingsError(f"{name} is {shown(value)}; allowed {wanted}")
-    if kind is float:
-        items = list(map(float, items))
-    return tuple(items) if several else items[0]
 
 
 EMBEDDED, OWN = Settings(), "own"
