@@ -93,7 +93,7 @@ def is_hub_id(name: str) -> bool:
     return "@" in name or not (is_folder(owner) or is_folder(PROJECT / owner) or Path(rest).suffix in LOCAL)
 
 
-def did_you_mean(path: str | Path) -> str:
+def nearest_path(path: str | Path) -> str:
     """What is there in place of a local path that is not, as the end of a sentence; "" where nothing is like it."""
     path = expanded(path)
     with suppress(OSError, ValueError):

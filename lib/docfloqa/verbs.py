@@ -98,7 +98,8 @@ def robustness(name: str = "embedded", cross: Sequence[str] | None = None) -> tu
 
 def ask(image, question, page=1, study=None, run=None, model=None, ratio=None) -> tuple:
     """Ask a question about a page: every ratio of a study, a run, or a model."""
-    from docfloqa.data.images import read_page
+    from docfloqa.data.images import count_pages, read_bytes, read_page
+    from docfloqa.files import expanded
     from docfloqa.runs.results import Study, find_run
     from docfloqa.text import flat
 
@@ -107,6 +108,7 @@ def ask(image, question, page=1, study=None, run=None, model=None, ratio=None) -
     if ratio is not None and (run or model):
         raise SettingsError("--ratio chooses among a study's runs; it goes with --study, or alone")
     shown = read_page(image, page)
+    pages = count_pages(read_bytes(expanded(image)))
     found = find_run(run) if run else model or Study.load(study or "embedded")
 
     from docfloqa.apps import ask as asking
@@ -127,7 +129,7 @@ def ask(image, question, page=1, study=None, run=None, model=None, ratio=None) -
         # All models of a study were trained on the same pages, which the one before training does not know.
         novel = asking.novelty(model, shown) if novel is None else novel
     width = max(len(one["model"]) for one in answers)
-    lines = []
+    lines = [f"page {page} of {pages}; --page asks about another"] if pages > 1 else []
     for one in answers:
         sure = asking.UNLIKE if asking.is_unlike(novel) else f"{100 * one['confidence']:.0f} % sure"
         lines.append(f"{one['model']:<{width}}  {flat(one['text']) or 'nothing'}  ({sure}, {one['seconds']:.2f} s)")
@@ -222,7 +224,8 @@ def import_(source, folder, images=None, validation_share=0.2, seed=0, skip_bad_
     from docfloqa.data.importing.summary import grouped, summary
 
     done = import_data(source, folder, images, validation_share, seed, skip_bad_rows)
-    return done, "\n".join([*(f"left out: {line}" for line in grouped(done.left_out)), *summary(done, source)])
+    lines = [*(f"left out: {line}" for line in grouped(done.left_out)), *summary(done, source)]
+    return {name: value for name, value in vars(done).items() if name != "answers"}, "\n".join(lines)
 
 
 def runs(name=None) -> tuple:

@@ -250,6 +250,18 @@ def test_wrong_pages_are_those_of_another_document(tiny, dataset):
         QuestionCollator(rows.select([0, 1]), model, processor, "token", wrong_pages=True)
 
 
+def test_answers_that_are_longer_than_an_answer_may_be_are_counted_when_a_run_begins(smoke, dataset, output):
+    trainer = trainer_of(smoke.replace(max_new_tokens=5), dataset)
+    _, longest = trainer.training_collator.longer_than(5)
+    none, count, every = (trainer.training_collator.longer_than(tokens)[0] for tokens in (longest, 5, 0))
+    assert 0 == none < count < every == len(dataset["train"])
+    with pytest.warns(
+        UserWarning, match=rf"{count} of {every} first answers of training are longer .* 5 tokens"
+    ) as told:
+        trainer._tell_of_long_answers()
+    assert len(told) == 2 and f"max_new_tokens of {longest} or more" in str(told[0].message)
+
+
 def test_evaluation_leaves_the_mode_of_the_model(tiny, dataset, smoke):
     model, processor = tiny
     freeze(model, Freezing(0.33))

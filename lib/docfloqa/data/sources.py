@@ -21,10 +21,10 @@ from docfloqa.exceptions import DataError
 from docfloqa.files import (
     checksum,
     data_folder,
-    did_you_mean,
     held,
     is_hub_id,
     is_there,
+    nearest_path,
     remembered,
     resolve,
     whole_folder,
@@ -80,7 +80,7 @@ def files_of(source: str, split: str, settings: Settings, together: Sequence[str
     elif not is_there(path):
         raise DataError(
             f"data {source!r} is not a folder or file; give 'synth', a folder, a file of questions, or a hub id such "
-            f"as {TRAINING_DATA!r}{did_you_mean(resolved)}"
+            f"as {TRAINING_DATA!r}{nearest_path(resolved)}"
         )
     else:
         folder = _as_parquet(path, source)

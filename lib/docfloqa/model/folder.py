@@ -9,7 +9,7 @@ from pathlib import Path
 
 from docfloqa.data.hub import MODEL_FILES, snapshot
 from docfloqa.exceptions import ModelError
-from docfloqa.files import check_folder, checksum, did_you_mean, is_hub_id, remembered, resolve
+from docfloqa.files import check_folder, checksum, is_hub_id, nearest_path, remembered, resolve
 from docfloqa.versions import TRAINING
 
 CHECKSUMS = "SHA256SUMS"
@@ -34,7 +34,7 @@ def model_folder(model: str | Path) -> Path:
     if not folder.is_dir():
         raise ModelError(
             "it is not a folder; give one written by save_pretrained or in Florence-2's original layout, or a hub "
-            f"id such as 'florence-community/Florence-2-base-ft'{did_you_mean(source)}"
+            f"id such as 'florence-community/Florence-2-base-ft'{nearest_path(source)}"
         )
     pickles = sorted(file.name for file in folder.glob("*.bin"))
     if pickles and not any(folder.glob("*.safetensors")):

@@ -111,6 +111,12 @@ class QuestionCollator:
             for ids in encode_text(processor, [accepted[0] for accepted in answers])
         ]
 
+    def longer_than(self, tokens: int) -> tuple[int, int]:
+        """How many labels an answer of so many tokens cannot reach, and how many tokens the longest needs."""
+        # The end may be missing.
+        lengths = [len(label) - 1 for label in self.labels]
+        return sum(length > tokens for length in lengths), max(lengths)
+
     def __call__(self, questions: Sequence[int]) -> dict[str, Tensor]:
         # A share without a question keeps one, whose answer does not count.
         questions = [index for index in questions if index != NOTHING] or [NOTHING]

@@ -2,6 +2,7 @@
 
 import math
 import time
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -131,6 +132,7 @@ class DocVQATrainer(StepTrainer):
         self.micro_batch = run.record.get("micro_batch")
         about = {"device": describe_device(), "processes": self.args.world_size, "data_checks": self.checks}
         run.start(freezing=vars(self.trainable), **about)
+        self._tell_of_long_answers()
         self._start_from_predecessor()
         # Kept with the model wherever it is copied to.
         self.model.config.pages_read = PagesRead.of(self.images["train"], self.images["validation"]).to_dict()
@@ -157,6 +159,17 @@ class DocVQATrainer(StepTrainer):
         if self.is_world_process_zero():
             run.save_model(self.model, self.processing_class, LAST_MODEL, self.epoch)
             run.finish(control, self.epoch, seconds=self._seconds(), peak_memory=peak_memory())
+
+    def _tell_of_long_answers(self) -> None:
+        allowed = self.settings.max_new_tokens
+        for split, collator in (("training", self.training_collator), ("validation", self.validation_collator)):
+            count, longest = collator.longer_than(allowed)
+            if count and self.is_world_process_zero():
+                warnings.warn(
+                    f"{count:,} of {len(collator.labels):,} first answers of {split} are longer than an answer may be, "
+                    f"{allowed} tokens: max_new_tokens of {longest} or more lets the model give them whole",
+                    stacklevel=2,
+                )
 
     def _bytes_needed(self) -> int:
         """What the run still writes, at most: checkpoints (one more while it is written), models, answers."""

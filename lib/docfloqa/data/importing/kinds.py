@@ -20,7 +20,7 @@ from docfloqa.data.importing.tables import (
 )
 from docfloqa.data.schema import SPLIT_NAMES, SPLITS
 from docfloqa.exceptions import DataError
-from docfloqa.files import did_you_mean, is_folder, is_there
+from docfloqa.files import is_folder, is_there, nearest_path
 
 READERS: dict[str, Callable[[Path], Table]] = {
     ".csv": csv_table,
@@ -88,7 +88,7 @@ def parquet_files(folder: Path, split: str) -> list[Path]:
 def recognise(path: Path) -> Found:
     """The kind and tables of a file or folder; raises `DataError` for what is neither there nor of a known kind."""
     if not is_there(path):
-        raise DataError(f"there is no file or folder {str(path)!r}{did_you_mean(path)}")
+        raise DataError(f"there is no file or folder {str(path)!r}{nearest_path(path)}")
     if not path.is_dir():
         table = _table(path)
         # Of a file that is given by its name all questions are meant.
