@@ -130,6 +130,16 @@ def as_image_folder(folder: Path) -> Path:
     return folder
 
 
+def as_image_folder_of_one_table(folder: Path) -> Path:
+    names = ["train/0.png", "train/1.png", "train/2.png", "train/3.png", "val/4.png", "val/5.png", "test/0.png"]
+    for name in names:
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copy(folder / Path(name).name, folder / name)
+    lines = [f"{name},What is {Path(name).stem}?,{Path(name).stem}" for name in names]
+    (folder / "metadata.csv").write_text("\n".join(["file_name,question,answer", *lines]))
+    return folder
+
+
 def as_saved(folder: Path) -> Path:
     data = Dataset.from_list([{**row, "image": {"bytes": (folder / row["image"]).read_bytes()}} for row in rows()])
     DatasetDict({"train": data.select(range(4)), "dev": data.select(range(4, 6))}).save_to_disk(folder / "saved")
@@ -164,6 +174,7 @@ KINDS = {
     as_jsonl: "JSON lines",
     as_list: "a JSON list",
     as_image_folder: "datasets' ImageFolder with metadata.jsonl",
+    as_image_folder_of_one_table: "datasets' ImageFolder with metadata.csv",
     as_saved: "a data set saved by datasets",
     as_one_saved: "a data set saved by datasets",
     as_parquet: "parquet",
@@ -185,6 +196,21 @@ def test_every_kind_is_recognised_imported_and_taken_as_data(kind, scans, output
     # The same as it is, without a word of an import.
     assert len(loaded(source)) == 4 and len(loaded(source, "validation")) == 2
     assert len({*loaded(source)["document_id"]}) == 4
+
+
+def test_paths_in_rows_of_parquet_are_imported_and_told_with_how_a_row_holds_an_image(scans, output):
+    for split, some in {"train": rows()[:4], "validation": rows()[4:]}.items():
+        pq.write_table(pa.Table.from_pylist(some), scans / f"{split}-0.parquet")
+    with pytest.raises(DataError, match=r"A row holds its image as \{\"bytes\": ..., \"path\": ...\}; docfloqa import"):
+        loaded(scans)
+    assert import_data(scans, output / "mine").questions == {"train": 4, "validation": 2}
+    some = [{**row, "image": {"bytes": None, "path": row["image"]}} for row in rows()[:4]]
+    pq.write_table(pa.Table.from_pylist(some), scans / "train-0.parquet")
+    assert import_data(scans, output / "other").questions == {"train": 4, "validation": 2}
+    some = [{"question": "q", "answers": "a", "image": {"bytes": b"x", "path": None}}]
+    pq.write_table(pa.Table.from_pylist(some), scans / "train-0.parquet")
+    with pytest.raises(DataError, match=r"column 'answers' .* docfloqa import SOURCE FOLDER takes a text"):
+        loaded(scans)
 
 
 def test_data_that_changed_are_imported_again(scans):
@@ -415,8 +441,19 @@ def test_what_came_of_an_import_is_told(scans, output):
     assert text.startswith("q.csv: a CSV, 4 training and 2 validation questions\ntrain: 4 questions on 4 documents\n")
     assert "2 documents to validate on: below 10 no interval is given" in text
     assert "the first answer of a question is the one trained on" in text
-    assert re.search(r"1 of 6 first answers is longer than the 24 tokens .* --max-new-tokens \d\d", text)
+    assert re.search(
+        r"1 of 6 first answers is longer than 24 tokens.* 0 longer than the 64 .* --max-new-tokens \d\d", text
+    )
     assert text.endswith(f"next: make study PROFILE=own DATA='{output / 'my data'}' NAME=my_data")
+
+
+def test_few_documents_are_best_validated_in_folds(scans, output):
+    for number in range(6, 15):
+        page(number).save(scans / f"{number}.png")
+    (scans / "q.csv").write_text("image,question,answers\n" + "".join(f"{number}.png,q?,a\n" for number in range(15)))
+    lines = summary(import_data(scans / "q.csv", output / "mine"), scans / "q.csv")
+    assert "--folds 5 validates every document once" in lines[-2]
+    assert lines[-1] == f"next: make study PROFILE=own DATA={output / 'mine'} NAME=mine ARGS='--folds 5'"
 
 
 def test_one_document_to_validate_on_imports_and_is_told(scans, output):

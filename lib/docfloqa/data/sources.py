@@ -33,6 +33,7 @@ from docfloqa.settings import Settings
 
 TRAINING_DATA = "HuggingFaceM4/DocumentVQA"
 IMPORT_TAKES = "docfloqa import SOURCE FOLDER takes tables with images beside them, too"
+TEXTS_TOO = "docfloqa import SOURCE FOLDER takes a text in place of a list, too"
 IMAGES_ARE = 'A row holds its image as {"bytes": ..., "path": ...}; docfloqa import SOURCE FOLDER puts files in'
 ROWS, ROWS_AT_ONCE = "rows.arrow", 100  # each with its page
 READING = 2  # what this reading is called where its results are kept: those of another one do not count
@@ -181,8 +182,9 @@ def _in_schema(batch: pa.RecordBatch, names: dict[str, str], of: str, ids: list[
                 if "ucsf_document_id" not in names:
                     columns["ucsf_document_id"] = values.cast(pa.string())
                 continue
-            hint = f". {IMAGES_ARE}" if column == "image" else ""
-            raise DataError(f"column {name!r} of {of} has another type than {wanted}: {error}{hint}") from error
+            hint = {"image": f". {IMAGES_ARE}", "answers": f". {TEXTS_TOO}"}.get(column, "")
+            told = " ".join(str(error).split())
+            raise DataError(f"column {name!r} of {of} has another type than {wanted}: {told}{hint}") from error
     kinds = [[kind for kind in row or () if kind] for row in columns["question_types"].to_pylist()]
     columns["question_types"] = pa.array(kinds, schema.field("question_types").type)
     given = columns["questionId"].to_pylist()

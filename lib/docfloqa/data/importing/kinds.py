@@ -17,6 +17,7 @@ from docfloqa.data.importing.tables import (
     csv_table,
     json_table,
     parquet_table,
+    text_of,
 )
 from docfloqa.data.schema import SPLIT_NAMES, SPLITS
 from docfloqa.exceptions import DataError
@@ -154,14 +155,15 @@ def _of_tables(folder: Path) -> Found:
         file for place in (folder, *filter(is_folder, folder.iterdir())) for file in _questions(place, "metadata")
     )
     if metadata:
-        tables = [_table(file) for file in metadata]
-        # datasets' ImageFolder tells the split by the folder.
+        # datasets' ImageFolder tells the split by the folder: of the table, or of the images.
+        tables = [replace(_table(file), split="") for file in metadata]
         tables = [
-            replace(one, split="" if one.path.parent == folder else _split_of(one.path.parent.name)) for one in tables
+            replace(one, split=_split_of(one.path.parent.name)) if one.path.parent != folder else _by_folder(one)
+            for one in tables
         ]
         aside = tuple(one.path.parent.name for one in tables if one.split == NOT_USED)
-        tables = [one for one in tables if one.split != NOT_USED]
-        return Found(f"datasets' ImageFolder with {metadata[0].name}", tables, aside)
+        used = [one for one in tables if one.split != NOT_USED]
+        return Found(f"datasets' ImageFolder with {metadata[0].name}", used, aside)
     files = _questions(folder)
     named = [file for file in files if _split_of(file.stem)] or files
     used = [file for file in named if _split_of(file.stem) != NOT_USED]
@@ -174,6 +176,21 @@ def _of_tables(folder: Path) -> Found:
     tables = [_table(file) for file in used]
     aside = tuple(file.name for file in named if file not in used)
     return Found(", ".join(dict.fromkeys(table.kind for table in tables)), tables, aside)
+
+
+def _by_folder(table: Table) -> Table:
+    """A table whose images lie in folders named by split: a row's is its image's, rows of another one are not read."""
+    folders = {text_of(row.values["image"]).partition("/")[0] for row in table.read()}
+    if "split" in table.columns or not all(map(_split_of, folders)):
+        return table
+
+    def read() -> Iterator[Row]:
+        for row in table.read():
+            split = _split_of(text_of(row.values["image"]).partition("/")[0])
+            if split != NOT_USED:
+                yield replace(row, values={**row.values, "split": split})
+
+    return replace(table, read=read, columns=table.columns | {"split"})
 
 
 def _questions(folder: Path, stem: str = "") -> list[Path]:

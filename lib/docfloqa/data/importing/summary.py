@@ -5,16 +5,16 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from docfloqa.data.folds import DOCUMENTS_IN_A_FOLD
 from docfloqa.data.schema import SPLITS
 from docfloqa.exceptions import shown
 from docfloqa.files import TINY_MODEL
-from docfloqa.settings import EMBEDDED
+from docfloqa.settings import EMBEDDED, OWN, PROFILES
 
 FEWEST_FOR_INTERVAL = 10  # documents: intervals over fewer hold the truth too rarely
+FOLDS = 5
 FEWEST_FOR_STUDY = 2  # documents to validate on: answers on other documents' pages are asked for, too
-LONGEST_ANSWER = EMBEDDED.max_new_tokens
 
 
 @dataclass(frozen=True)
@@ -80,29 +80,38 @@ def summary(done: Imported, source: str | Path) -> list[str]:
             "differs may be chance"
         )
     lines.append("the first answer of a question is the one trained on; when answers are scored, any of them counts")
-    lengths = [len(encoding.ids) + 1 for encoding in _tokenizer().encode_batch(done.answers, add_special_tokens=False)]
-    if long := sum(length > LONGEST_ANSWER for length in lengths):
-        lines.append(
-            f"{long} of {counted(len(lengths), 'first answer')} {'is' if long == 1 else 'are'} longer than the "
-            f"{LONGEST_ANSWER} tokens that the tiny model answers with (other models' tokens are longer): "
-            f"--max-new-tokens {max(lengths)} lets it answer them"
-        )
+    lines += _long_answers(done.answers)
     whole = shlex.quote(str(done.folder.resolve()))
     if "train" not in done.questions:
         return [*lines, f"next: docfloqa evaluate RUN --data {whole}"]
     if few < FEWEST_FOR_STUDY:
         return [*lines, f"a study needs {FEWEST_FOR_STUDY} documents to validate on: add one before the next command"]
+    folds = ""
+    if few < FEWEST_FOR_INTERVAL and sum(done.documents.values()) >= FOLDS * DOCUMENTS_IN_A_FOLD:
+        lines.append(f"--folds {FOLDS} validates every document once, by models that were not trained on it")
+        folds = f" ARGS='--folds {FOLDS}'"
     name = re.sub(r"[^A-Za-z0-9_-]+", "_", done.folder.resolve().name).strip("_-") or "mine"
-    return [*lines, f"next: make study PROFILE=own DATA={whole} NAME={name[:60]}"]
+    return [*lines, f"next: make study PROFILE={OWN} DATA={whole} NAME={name[:60]}{folds}"]
+
+
+def _long_answers(answers: Sequence[str]) -> list[str]:
+    # Not above: DATA is imported without it.
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(TINY_MODEL / "tokenizer.json"))
+    # The token that begins an answer counts, too.
+    lengths = [1 + len(encoding.ids) for encoding in tokenizer.encode_batch(list(answers), add_special_tokens=False)]
+    tiny, own = EMBEDDED.max_new_tokens, PROFILES[OWN]["max_new_tokens"]
+    if max(lengths) <= tiny:
+        return []
+    long, longest = (sum(length > allowed for length in lengths) for allowed in (tiny, own))
+    return [
+        f"{long} of {counted(len(lengths), 'first answer')} {'is' if long == 1 else 'are'} longer than {tiny} tokens, "
+        f"which the tiny model may answer with, {longest} longer than the {own} of profile {OWN} (in tokens of the "
+        f"tiny model, the shortest ones): --max-new-tokens {max(lengths)} allows for all"
+    ]
 
 
 def counted(count: int, what: str) -> str:
     """A number of things, "1 row" or "2 rows"."""
     return f"{count:,} {what}{'s' * (count != 1)}"
-
-
-def _tokenizer() -> Any:
-    # Not above: DATA is imported without it.
-    from tokenizers import Tokenizer
-
-    return Tokenizer.from_file(str(TINY_MODEL / "tokenizer.json"))
