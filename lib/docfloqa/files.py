@@ -332,6 +332,9 @@ def whole_folder(folder: Path, replaceable: Callable[[Path], bool] | None = None
         raise FolderError(f"folder {str(folder)!r} cannot be made: {error.strerror}") from error
     try:
         yield part
+        for path in part.rglob("*"):
+            # What is written by way of a temporary file would be for its owner alone.
+            path.chmod(part.stat().st_mode & (0o777 if path.is_dir() else 0o666))
         if folder.is_dir():
             shutil.rmtree(old, ignore_errors=True)
             folder.rename(old)

@@ -206,16 +206,21 @@ def compare(first, second, questions=10) -> tuple:
     return {**names, **data, "metrics": metrics.to_dict("index"), **few}, "\n".join(lines)
 
 
-def export(run, folder) -> tuple:
+def export(run, folder, license=None, push=None) -> tuple:
     """Write a run's best model in fp16 for plain transformers, with a model card."""
     from docfloqa.runs.results import find_run
 
     found = find_run(run)
 
-    from docfloqa.apps.export import export_run
+    from docfloqa.apps import export as exporting
 
-    folder = export_run(found, folder)
-    return {"run": found.name, "folder": folder}, f"{found.name} is in {folder}, with a model card"
+    if push:
+        exporting.check_push(push)
+    folder = exporting.export_run(found, folder, license)
+    text = f"{found.name} is in {folder}, with a model card" + ("" if license else " that names no licence (--license)")
+    pushed = exporting.push(folder, push) if push else None
+    text += f", and at {pushed}" if pushed else ""
+    return {"run": found.name, "folder": folder, "pushed": pushed}, text
 
 
 def import_(source, folder, images=None, validation_share=0.2, seed=0, skip_bad_rows=False) -> tuple:

@@ -1,25 +1,33 @@
 """A run's best model as a folder that plain transformers loads, with a model card in the hub's format."""
 
 import json
+import math
+import re
+import warnings
 from pathlib import Path
 
+import pandas as pd
 import torch
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData, get_token
+from huggingface_hub.errors import HTTPError
 from transformers import Florence2Processor
 
 from docfloqa.analysis.intervals import Interval, score_intervals
-from docfloqa.data.hub import split_revision
-from docfloqa.exceptions import RunError
+from docfloqa.data.hub import HubError, split_revision
+from docfloqa.exceptions import DocFloQAError, RunError, SettingsError, shown
 from docfloqa.files import TINY_MODEL, check_writable, is_hub_id, resolve, whole_folder
 from docfloqa.model.florence import Florence2ForDocVQA, generation_config
 from docfloqa.runs.run import SETTINGS_WITHOUT_EFFECT, Run
 from docfloqa.settings import Settings
 from docfloqa.text import escaped
+from docfloqa.training.evaluation import evaluate_run
 
 CARD = "README.md"
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
 TAG = "docfloqa"
-TASK = "document-question-answering"
+# What the model does, and the pipeline of transformers that does it.
+TASK, PIPELINE = "document-question-answering", "image-text-to-text"
+LICENSE = re.compile(r"[a-z0-9][a-z0-9.-]{0,63}")
 SYNTH = "SynthDocVQA"
 METRIC_NAMES = {"anls": "ANLS", "exact_match": "exact match", "f1": "F1", "accuracy": "accuracy"}
 SOURCES = ("model", "data", "validation_data")
@@ -28,17 +36,20 @@ EXPORTED = {CARD, "model.safetensors", *(f"{name}.json" for name in "config gene
 EXPORTED |= {"processor_config.json", "tokenizer_config.json"}
 
 
-def export_run(run: Run, folder: Path) -> Path:
+def export_run(run: Run, folder: Path, license: str | None = None) -> Path:
     """Write a run's best model in fp16, its processor and a model card; returns the folder.
 
-    The folder appears whole or not at all; one that holds an earlier export, and nothing else, is replaced. The
-    saved generation settings are the run's. Raises `FolderError` for a folder that must not be overwritten,
-    `RunError` where the model is gone or damaged, and for weights that fp16 cannot hold.
+    The scores of the card are those that `docfloqa.training.evaluation.evaluate_run` gives. Its licence is the hub's
+    name of one, or none. The folder appears whole or not at all; one that holds an earlier export, and nothing else,
+    is replaced. The saved generation settings are the run's. Raises `FolderError` for a folder that must not be
+    overwritten, `RunError` where the model is gone or damaged, and for weights that fp16 cannot hold.
     """
+    if license is not None and not LICENSE.fullmatch(license):
+        raise SettingsError(f"license is {shown(license)}; allowed are names of the hub, as apache-2.0, mit or other")
     check_writable(folder, is_export)
     settings = run.settings
     model, processor = run.load()
-    card = model_card(run, model, processor)
+    card = model_card(run, model, processor, license)
     model.half()
     for name, weights in model.named_parameters():
         if not torch.isfinite(weights).all():
@@ -58,23 +69,64 @@ def is_export(folder: Path) -> bool:
     return CARD in names <= EXPORTED and f"\n- {TAG}\n" in card.read_text(encoding="utf-8", errors="replace")
 
 
-def model_card(run: Run, model: Florence2ForDocVQA, processor: Florence2Processor) -> ModelCard:
-    """The card of a run's best model, its scores being those of the run's own evaluation at that epoch."""
+def push(folder: Path, repository: str) -> str:
+    """Upload an export to a repository of the hub, `owner/name`; a new one is private. Returns its address.
+
+    Raises `HubError` where the hub does not take it.
+    """
+    api = HfApi()
+    try:
+        address = api.create_repo(repository, private=True, exist_ok=True)
+        api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Export of DocFloQA-FreezeTune")
+    except (OSError, ValueError, HTTPError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise HubError(f"{folder} cannot be pushed to {repository}: {reason}") from error
+    return str(address)
+
+
+def check_push(repository: str) -> None:
+    """Raise `HubError` for what is no repository of the hub, or where there is no token."""
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
+        raise HubError(f"--push is {shown(repository)}; allowed is a repository of the hub, owner/name")
+    if not get_token():
+        raise HubError(f"to push to {repository}, the hub wants a token: hf auth login, or set HF_TOKEN")
+
+
+def scored(run: Run) -> tuple[pd.DataFrame, bool]:
+    """The answers of a run's best model, and whether it has just given them; else they are those of its training.
+
+    Weights are kept in fp16, which may change an answer. What was the run's data may be gone, or not the same.
+    """
+    kept = run.answers(run.record["best_epoch"])
+    try:
+        answers = evaluate_run(run, run.settings)
+    except DocFloQAError as error:
+        warnings.warn(f"the card has the scores of training, before rounding to fp16: {error}", stacklevel=2)
+        return kept, False
+    return (answers, True) if {*answers["question_id"]} == {*kept["question_id"]} else (kept, False)
+
+
+def model_card(
+    run: Run, model: Florence2ForDocVQA, processor: Florence2Processor, license: str | None = None
+) -> ModelCard:
+    """The card of a run's best model."""
     settings, record = run.settings, run.record
-    answers = run.answers(record["best_epoch"])
+    answers, measured = scored(run)
     intervals = score_intervals(answers)
     tiny = resolve(settings.model) == str(TINY_MODEL)
-    freezing, kept = record["freezing"], record.get("data_checks", {}).get("kept")
+    freezing, kept = record["freezing"], (record.get("data_checks") or {}).get("kept")
     shown = {
         name: source_name(value) if name in SOURCES and value else value
         for name, value in settings.to_dict().items()
         if name not in SETTINGS_WITHOUT_EFFECT
     }
     return ModelCard.from_template(
-        card_metadata(run, intervals, tiny),
+        card_metadata(run, intervals, license),
         template_path=str(TEMPLATE),
         run=run,
         tiny=tiny,
+        measured=measured,
+        license=license,
         side=processor.image_processor.size["height"],
         parameters=f"{model.num_parameters():,}",
         base_model=escaped(repository(settings.model)),
@@ -91,7 +143,7 @@ def model_card(run: Run, model: Florence2ForDocVQA, processor: Florence2Processo
     )
 
 
-def card_metadata(run: Run, intervals: dict[str, Interval], tiny: bool) -> ModelCardData:
+def card_metadata(run: Run, intervals: dict[str, Interval], license: str | None) -> ModelCardData:
     """The metadata of a card: what the model was made from, and its scores with their 95 % intervals."""
     settings, results = run.settings, []
     source = settings.validation_data or settings.data
@@ -99,16 +151,17 @@ def card_metadata(run: Run, intervals: dict[str, Interval], tiny: bool) -> Model
     for metric, label in METRIC_NAMES.items():
         found = {name: round(value, 4) for name, value in vars(intervals[metric]).items()}
         score = {"metric_type": metric, "metric_name": label, "metric_value": found.pop("estimate")}
-        # The hub's format has no place of its own for an interval.
-        score["metric_args"] = {"confidence": 0.95, **found, "resampled": "documents"}
+        # The hub's format has no place of its own for an interval; of few documents there is none.
+        if all(map(math.isfinite, found.values())):
+            score["metric_args"] = {"confidence": 0.95, **found, "resampled": "documents"}
         results.append(EvalResult(task_type=TASK, dataset_split="validation", **data, **score))
     return ModelCardData(
-        license="apache-2.0" if tiny else None,
+        license=license,
         base_model=repository(settings.model),
         datasets=list(dict.fromkeys(map(repository, (settings.data, source)))),
         metrics=list(METRIC_NAMES),
         library_name="transformers",
-        pipeline_tag=TASK,
+        pipeline_tag=PIPELINE,
         tags=[TAG, "florence2", "docvqa"],
         model_name=run.id,
         eval_results=results,
