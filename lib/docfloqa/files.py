@@ -245,6 +245,7 @@ def held(name: str, what: str) -> Iterator[None]:
 # What libraries say that write files without Python, and so raise no OSError.
 FULL = re.compile(r"No space left on device|Disk quota exceeded|PytorchStreamWriter|unexpected pos \d+")
 OUT_OF_REACH = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
+UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 WAY_OUT = "What is finished is kept: make room, or set DOCFLOQA_OUTPUT to another disk, and the same command goes on"
 
 
@@ -292,8 +293,14 @@ def caused_by_user(error: Exception) -> DocFloQAError | None:
         free = f"of which {size(free_bytes(folder))} are free"
         return DiskFullError(f"the disk of {folder} is full ({error}), {free}. {WAY_OUT}")
     if name and error.errno in OUT_OF_REACH:
-        return FolderError(f"{str(name)!r} is out of reach: {error.strerror}")
+        return FolderError(f"{str(name)!r} is out of reach: {error.strerror}{_elsewhere(name, error)}")
     return None
+
+
+def _elsewhere(path: str | Path, error: OSError) -> str:
+    """The end of a message where it is the output folder that cannot be written to."""
+    below = Path(path).absolute().is_relative_to(output_folder())
+    return "; set DOCFLOQA_OUTPUT to a folder that can be written to" if below and error.errno in UNWRITABLE else ""
 
 
 def size(count: int) -> str:
@@ -329,7 +336,9 @@ def whole_folder(folder: Path, replaceable: Callable[[Path], bool] | None = None
     try:
         part.mkdir(parents=True)
     except OSError as error:
-        raise FolderError(f"folder {str(folder)!r} cannot be made: {error.strerror}") from error
+        raise FolderError(
+            f"folder {str(folder)!r} cannot be made: {error.strerror}{_elsewhere(folder, error)}"
+        ) from error
     try:
         yield part
         for path in part.rglob("*"):

@@ -261,9 +261,7 @@ def demo(name="embedded", port=8866) -> None:
 
 
 def lab() -> None:
-    """Open the notebooks in JupyterLab."""
-    from jupyterlab.labapp import LabApp
+    """Open the notebooks in JupyterLab; those of the project are saved without outputs."""
+    from docfloqa.apps.lab import open_lab
 
-    from docfloqa.files import NOTEBOOKS
-
-    LabApp.launch_instance([str(NOTEBOOKS)])
+    open_lab()

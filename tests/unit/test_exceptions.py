@@ -2,7 +2,10 @@
 
 import ast
 import builtins
+import errno
 import inspect
+import os
+from pathlib import Path
 
 import pytest
 
@@ -67,3 +70,20 @@ def test_a_folder_out_of_reach_is_one_sentence(monkeypatch, capsys, tmp_path):
     monkeypatch.setenv("DOCFLOQA_OUTPUT", str(tmp_path / "file"))
     assert main(["run", "--profile", "smoke"]) == 2
     assert "is out of reach: Not a directory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("why", [errno.EACCES, errno.EPERM, errno.EROFS])
+@pytest.mark.parametrize("verb", ["run", "sweep", "estimate"])
+def test_an_output_folder_that_cannot_be_written_to_is_told_with_the_way_out(why, verb, output, monkeypatch, capsys):
+    make = Path.mkdir
+
+    def refused(path, *args, **options):
+        if path.is_relative_to(output):
+            raise OSError(why, os.strerror(why), str(path))
+        make(path, *args, **options)
+
+    monkeypatch.setattr(Path, "mkdir", refused)
+    assert main([verb, "--profile", "smoke"]) == 2
+    [told] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    way_out = f"{os.strerror(why)}; set DOCFLOQA_OUTPUT to a folder that can be written to"
+    assert str(output) in told and told.endswith(way_out)

@@ -107,7 +107,7 @@ def test_a_study_imports_only_what_it_depends_on():
     assert {name: imported[name] for name in EXTRAS} == {
         "voila": {"demo"},
         "distributed": {"cluster"},
-        "jupyterlab": {"verbs"},
+        "jupyterlab": {"lab"},
     }
 
 

@@ -14,7 +14,7 @@ from typing import TextIO
 from tqdm.auto import tqdm
 
 from docfloqa.exceptions import DocFloQAError, StudyError
-from docfloqa.files import TINY_MODEL, resolve
+from docfloqa.files import TINY_MODEL, caused_by_user, resolve
 from docfloqa.settings import Settings
 from docfloqa.study.kernels import in_own_process
 from docfloqa.text import flat
@@ -65,7 +65,7 @@ def examine(settings: Settings, kernel: str | None = None, subjects: Sequence[st
             except torch.OutOfMemoryError as error:
                 to_do = f"the memory of the GPU does not suffice for one question: {error}"
             except (OSError, DocFloQAError) as error:
-                to_do = str(error)
+                to_do = str(caused_by_user(error) or error)
             except Exception as error:
                 # A fault of ours, or of a library under a machine that nobody has tried.
                 place = traceback.extract_tb(error.__traceback__)[-1]
