@@ -304,6 +304,7 @@ PROFILES: dict[str, dict[str, Any]] = {
         "batching": "by_image",
         "learning_rate": 3e-5,
         "warmup_ratio": 0.1,
+        "early_stopping_patience": 4,
         "max_new_tokens": 64,
         "eval_batch_size": 16,
     },

@@ -6,7 +6,7 @@ from itertools import product
 import pandas as pd
 import pytest
 from datasets import Dataset
-from fake_study import write_run
+from fake_study import write_run, write_study
 
 from docfloqa.analysis import tables
 from docfloqa.analysis.contrasts import ratio_contrasts
@@ -15,7 +15,7 @@ from docfloqa.data.folds import of_fold
 from docfloqa.data.load import load_docvqa
 from docfloqa.exceptions import DataError, RunError, SettingsError
 from docfloqa.files import reports_folder, runs_folder
-from docfloqa.report.tables import setup_table, write_tables
+from docfloqa.report.tables import run_table, setup_table, write_tables
 from docfloqa.report.verdicts import validated_on, verdicts
 from docfloqa.runs.plans import check_name
 from docfloqa.runs.results import PLAN, Study
@@ -137,6 +137,25 @@ def test_a_ratio_and_seed_that_lack_a_fold_are_left_out(study):
         assert "another fold" in tables.reservations([partly]).to_string() and len(verdicts(partly)) == 1
     finally:
         record.write_text(whole)
+
+
+def test_runs_that_ended_early_count_with_what_they_had_last():
+    study = write_study("early", (0.0, 1.0), (0, 1), epochs=3, documents=12)
+    early = next(iter(study.records))
+    folder = runs_folder("early") / early
+    for name, read, write in (
+        ("epochs.csv", pd.read_csv, "to_csv"),
+        ("predictions.parquet", pd.read_parquet, "to_parquet"),
+    ):
+        frame = read(folder / name)
+        getattr(frame[frame["epoch"] <= 2], write)(folder / name, index=False)
+    record = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(record | {"last_epoch": 2}))
+    study = Study.load("early")
+    last = tables.scores(study).query("epoch == 3 and metric == 'anls' and vision_trainable == 0")["estimate"].item()
+    answers = study.last_answers
+    assert last == pytest.approx(answers[answers["vision_trainable"] == 0.0].groupby("run")["anls"].mean().mean())
+    assert len(run_table(study)) == 4 and all(path.stat().st_size for path in write_tables(study))
 
 
 def test_bad_scans_are_not_scored_with_models_that_know_the_pages(study):

@@ -122,8 +122,8 @@ class Study:
 
     @cached_property
     def epochs(self) -> pd.DataFrame:
-        """One row per run and epoch: the columns of `epochs.csv` after run, vision_trainable and seed."""
-        return self.collect(EPOCHS)
+        """One row per run and epoch, see `_held`: the columns of `epochs.csv` after run, vision_trainable and seed."""
+        return _held(self.collect(EPOCHS))
 
     @cached_property
     def predictions(self) -> pd.DataFrame:
@@ -135,8 +135,9 @@ class Study:
 
     @cached_property
     def epoch_scores(self) -> pd.DataFrame:
-        """The predictions of all epochs without question and answer: ids, metrics, loss."""
-        return self.collect(PREDICTIONS, ["epoch", "question_id", "document_id", *METRICS, "loss_sum", "tokens"])
+        """The predictions of all epochs, see `_held`, without question and answer: ids, metrics, loss."""
+        columns = ["epoch", "question_id", "document_id", *METRICS, "loss_sum", "tokens"]
+        return _held(self.collect(PREDICTIONS, columns))
 
     @cached_property
     def first_answers(self) -> pd.DataFrame:
@@ -174,6 +175,14 @@ class Study:
 
     def _variant(self, run: str) -> dict[str, str]:
         return next(({"variant": name} for name, runs in self.variants.items() if run in runs), {})
+
+
+def _held(frame: pd.DataFrame) -> pd.DataFrame:
+    """With the last rows of runs that ended early again at the epochs that others went on for, so that all have all."""
+    last = frame.groupby("run")["epoch"].max()
+    ended = frame[frame["epoch"] == frame["run"].map(last)]
+    later = [ended.assign(epoch=epoch)[ended["epoch"] < epoch] for epoch in range(last.min() + 1, last.max() + 1)]
+    return pd.concat([frame, *later]).sort_values([*RUN_KEYS, "epoch"], kind="stable", ignore_index=True)
 
 
 def _read(study: str, runs: Iterable[str]) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
