@@ -3,9 +3,9 @@
 A notebook's metadata says what it belongs to:
 `docfloqa = {"study": str, "date": "YYYY-MM-DD", "commit": str, "settings": {name: value}}`. An image's output
 metadata may carry `{"image/png": {"alt": str, "caption": str}}`. The first heading of level 1 is the title. Cells
-tagged `remove_cell` stay out. The output of a cell tagged `abstract` is set as one, in place of that of a cell tagged
-`references` stands the list of works cited, and the appendix begins with the cell tagged `appendix`; at its end are
-the settings.
+tagged `remove_cell` stay out, and those with a tag that the metadata's `left_out` lists. The output of a cell tagged
+`abstract` is set as one, in place of that of a cell tagged `references` stands the list of works cited, and the
+appendix begins with the cell tagged `appendix`; at its end are the settings.
 """
 
 import base64
@@ -60,7 +60,7 @@ def document(nb: NotebookNode, name: str = "Notebook") -> tuple[list[Node], dict
             if heading and not title:
                 title = stringify(heading["c"][2])
                 added.remove(heading)
-        if "remove_cell" in tags:
+        if {"remove_cell", *about.get("left_out", ())} & {*tags}:
             continue
         if "appendix" in tags:
             added.insert(0, raw("#show: appendix", "typst"))

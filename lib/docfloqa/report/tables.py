@@ -18,10 +18,12 @@ from docfloqa.analysis.paired import PairedDifference, holm
 from docfloqa.figures import study as figures
 from docfloqa.figures.style import publish
 from docfloqa.files import reports_folder, write_whole
+from docfloqa.report.findings import is_own
 from docfloqa.report.verdicts import MARGIN, readable, verdicts
 from docfloqa.runs.results import Study
 from docfloqa.text import NO_BREAK, flat, to_latex, to_markdown
 
+BESIDE_PUBLISHED = ("finetuning_curve", "freezing_ablation")
 INTERVAL = re.compile(r"\[[^][]{1,24}, [^][]{1,24}\]")
 
 
@@ -85,7 +87,10 @@ def write_tables(study: Study, beside: Sequence[Study] = (), margin: float = MAR
     frames |= {f"by_{name}": one for name, one in groups.items() if one.index.tolist() != [mistakes.NOT_KNOWN]}
     if confidence.has_confidence(study):
         frames["calibration"] = confidence.calibration(study)
-    frames |= {table.__name__: table() for table in (published.published_differences, published.published_systems)}
+    if is_own(study):
+        frames = {name: one for name, one in frames.items() if name not in BESIDE_PUBLISHED}
+    else:
+        frames |= {table.__name__: table() for table in (published.published_differences, published.published_systems)}
     for arm in study.arms:
         frames[f"arm_{arm}"] = tables.arm_summary(study, arm)
         frames[f"arm_{arm}_comparisons"] = tables.contrast_table(arm_contrasts(study, arm))

@@ -21,7 +21,7 @@ def read_plan(study: Path) -> dict[str, Any]:
     return json.loads((study / PLAN).read_text()) if (study / PLAN).is_file() else {}
 
 
-def study_command(name: str, arms: tuple[str, ...] = ()) -> str:
+def study_command(name: str, arms: tuple[str, ...] = (), *options: str) -> str:
     """The whole command that makes a study, or goes on with it, and `arms` beside those that it has."""
     folder = reports_folder(name)
     plan, config = read_plan(folder), folder / CONFIG
@@ -39,7 +39,7 @@ def study_command(name: str, arms: tuple[str, ...] = ()) -> str:
     else:
         words += ["--name", name, *_options(plan)]
     further = [arm for arm in arms if arm not in plan.get("arms", {})]
-    return shlex.join([*words, *(["--arms", *plan.get("arms", {}), *further] if further else [])])
+    return shlex.join([*words, *(["--arms", *plan.get("arms", {}), *further] if further else []), *options])
 
 
 def _options(plan: dict[str, Any]) -> list[str]:

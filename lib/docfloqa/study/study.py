@@ -19,6 +19,7 @@ from docfloqa.data.hub import pinned
 from docfloqa.exceptions import StudyError
 from docfloqa.files import held, reports_folder
 from docfloqa.report.export import export, export_study
+from docfloqa.report.findings import left_out
 from docfloqa.report.verdicts import MARGIN
 from docfloqa.runs.plans import check_name
 from docfloqa.runs.results import Study
@@ -139,6 +140,8 @@ def run_notebook(name: str, settings: Settings, parameters: dict[str, Any], **op
             "commit": git_commit(),
             "settings": {name: value for name, value in settings.to_dict().items() if name not in OF_A_RUN},
         }
+        if name == "04_analyze":
+            about["left_out"] = left_out(Study.load(settings.study))
         failed.unlink(missing_ok=True)
         tqdm.write(f"{name} done in {time.monotonic() - started:.0f} s")
         return settle(part, folder / f"{name}.ipynb", docfloqa=about)

@@ -1,0 +1,115 @@
+"""A study of one's own documents: what was found in three sentences, what was not run, what to do next."""
+
+import math
+
+from docfloqa.analysis.contrasts import Comparison, made, ratio_contrasts
+from docfloqa.analysis.intervals import FEWEST_DOCUMENTS, RATIO, Interval, percent
+from docfloqa.analysis.robustness import ROBUSTNESS, scored
+from docfloqa.analysis.tables import page_use_scores
+from docfloqa.arms import ARMS
+from docfloqa.data.hub import HUB_FOLDERS
+from docfloqa.data.sources import TRAINING_DATA
+from docfloqa.report.next_steps import command
+from docfloqa.report.verdicts import BETTER, MARGIN, WORSE, reads_pages, validated_on, verdicts
+from docfloqa.runs.plans import study_command
+from docfloqa.runs.results import Study
+
+# Tags of the report's cells about the published study, and of those about an arm; "arms" of those about any.
+PUBLISHED, ARM = "published", "arm-"
+
+
+def is_own(study: Study) -> bool:
+    """Whether a study is of documents of one's own: neither drawn ones nor DocVQA as the published study had it."""
+    data = {source.partition("@")[0] for source in (study.settings.data, study.settings.validation_data) if source}
+    return not data <= {"synth", TRAINING_DATA, *HUB_FOLDERS}
+
+
+def left_out(study: Study) -> list[str]:
+    """The tags of cells that a study's report does without; a study of one's own is not about the published one."""
+    if not is_own(study):
+        return []
+    lacking = [arm for arm in ARMS if not study.arm(arm)]
+    return [PUBLISHED, *(ARM + arm for arm in lacking), *(["arms"] if len(lacking) == len(ARMS) else [])]
+
+
+def findings(study: Study, margin: float = MARGIN) -> list[str]:
+    """Three sentences: whether the pages are read, whether a share is better, how many documents would settle it."""
+    pairs = made(ratio_contrasts(study))
+    found = verdicts(study, margin)
+    verdict_of = dict(found[found["part"] == "ratios"][["comparison", "verdict"]].itertuples(index=False))
+    widest = max(pairs, key=lambda pair: abs(pair.difference.estimate), default=None)
+    return [_reads(study), _better(pairs, verdict_of, widest), _settled(pairs, verdict_of, margin)]
+
+
+def _reads(study: Study) -> str:
+    best = study.last_answers.groupby(RATIO)["anls"].mean().idxmax()
+    used = page_use_scores(study).set_index([RATIO, "metric"])
+    own, wrong = (Interval(*used.loc[(best, name), ["estimate", "low", "high"]]) for name in ("own", "wrong"))
+    exact = 100 * study.last_answers.query(f"{RATIO} == @best")["exact_match"].mean()
+    scores = (
+        f"with {percent(best)} of the vision encoder trained, ANLS is {own.format(100)} with a question's own page "
+        f"(exact match {exact:.1f} %) and {wrong.format(100)} with another document's"
+    )
+    return (
+        f"**It reads your pages**: {scores}." if reads_pages(study) else f"**Not shown to read your pages**: {scores}."
+    )
+
+
+def _better(pairs: list[Comparison], verdict_of: dict[str, str], widest: Comparison | None) -> str:
+    if widest is None:
+        return "**No share is compared**: one share of the vision encoder has complete runs."
+    shown = [pair for pair in pairs if verdict_of[pair.name] in (BETTER, WORSE)]
+    if not shown:
+        return f"**No share is shown to be better**: the largest difference is {_difference(widest)}."
+    most = max(shown, key=lambda pair: abs(pair.difference.estimate))
+    return f"**A share is better**: {_difference(most)} ({len(shown)} of {len(pairs)} differences are shown)."
+
+
+def _difference(pair: Comparison) -> str:
+    return f"{pair.groups} = {pair.difference.interval().format(100)} points of ANLS"
+
+
+def _settled(pairs: list[Comparison], verdict_of: dict[str, str], margin: float) -> str:
+    unsettled = [pair.difference for pair in pairs if verdict_of[pair.name] == "not settled"]
+    if not unsettled:
+        return "**No further documents are needed** for these comparisons."
+    documents = unsettled[0].documents
+    if documents < FEWEST_DOCUMENTS:
+        more = FEWEST_DOCUMENTS - documents
+        return f"**{more} more documents** must validate before anything can be settled: {documents} do."
+    needed = max(one.documents_needed(margin / 100) for one in unsettled)
+    about = f"a true difference of {margin:g} points would be shown in 4 of 5 studies"
+    if any(math.isnan(one.documents_needed(margin / 100)) for one in unsettled):
+        return "**How many documents would settle it is unknown**: some shares gave the very same answers."
+    if needed == math.inf:
+        return f"**More documents alone would not settle it**: seeds vary too much for that {about}."
+    if needed <= documents:
+        return f"**No further documents are needed**: with {documents}, {about}; what is not settled is smaller."
+    seeds = unsettled[0].seeds
+    of = "this one seed" if seeds == 1 else f"{seeds} seeds"
+    return f"**About {needed - documents:,} more documents** would settle it: with {needed:,}, {about} ({of})."
+
+
+def not_run(study: Study) -> str:
+    """What the study was not made with, in a line; empty where it has everything."""
+    lacking = [f"the arm `{arm}`" for arm in ARMS if not study.arm(arm)]
+    lacking += [] if ROBUSTNESS in scored(study) else ["bad scans"]
+    return f"Not run: {', '.join(lacking)}." if lacking else ""
+
+
+def to_do(study: Study) -> str:
+    """What to do next, with the command."""
+    documents = study.last_answers["document_id"].nunique()
+    if documents < FEWEST_DOCUMENTS and not study.settings.folds:
+        again = study_command(study.name, (), "--folds", "5", "--name", f"{study.name}-folds")
+        return f"Next: validate on every document, `{again}`; then label more."
+    if not reads_pages(study):
+        return "Next: train for longer (`--epochs`) or at a higher rate (`--learning-rate`), under another `--name`."
+    best = study.epochs.loc[study.epochs["anls"].idxmax(), "run"]
+    return f"Next: take the best model with you, `{command('export', f'{study.name}/{best}', 'my_model')}`."
+
+
+def abstract(study: Study, margin: float = MARGIN) -> str:
+    """The beginning of the report of a study of one's own, as Markdown."""
+    sentences = "\n".join(f"{place}. {one}" for place, one in enumerate(findings(study, margin), 1))
+    return "\n\n".join(filter(None, (validated_on(study), sentences, not_run(study), to_do(study))))
