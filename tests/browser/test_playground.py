@@ -16,6 +16,7 @@ from servers import PATIENCE, Requests, Site
 expect.set_options(timeout=1000 * PATIENCE)
 
 QUESTION = "What is <b>this</b> & that?"
+WIDTH = 390  # pixels of a phone
 MARKER = b"a scan that stays in memory"
 
 
@@ -67,6 +68,12 @@ def play(page: Page) -> None:
     expect(picture_of_attention(page)).to_have_attribute("alt", re.compile("What is on my scan"))
 
 
+def luminance(page: Page) -> float:
+    """How bright the ground of a page is, in [0, 1]."""
+    colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    return sum(map(int, re.findall(r"\d+", colour)[:3])) / 765
+
+
 def upload(page: Page, file: dict) -> None:
     """Choose a file."""
     with page.expect_file_chooser() as chooser:
@@ -112,10 +119,21 @@ def test_as_the_demo(visitor: Page, chromium, demo: Site, scratch):
     assert "docfloqa.apps.playground" not in visitor.content()
     assert requests.seen and not requests.elsewhere()
 
-    other = chromium.new_context().new_page()
-    other.goto(f"{demo.address}&theme=dark")
-    expect(other.get_by_role("button", name="Ask", exact=True)).to_be_enabled()
+    assert luminance(visitor) > 0.9
+    other = chromium.new_context(viewport={"width": WIDTH, "height": 844}, color_scheme="dark").new_page()
+    other.goto(demo.address)
+    expect(picture_of_attention(other)).to_be_visible()
     assert "my-scan" not in other.content()
+    assert other.title().startswith("Ask a document") and luminance(other) < 0.1
+    for control in other.locator("button:visible, input:visible, select:visible, summary").all():
+        control.scroll_into_view_if_needed()
+        box = control.bounding_box()
+        assert box["x"] >= 0 and box["x"] + box["width"] <= WIDTH and box["height"] >= 20, control
+    assert other.evaluate("document.documentElement.scrollWidth") <= WIDTH
+    told = other.get_by_text("It is a hint at what was read").first
+    expect(told).to_be_hidden()
+    other.get_by_text("How this works").click()
+    expect(told).to_be_visible()
     other.context.close()
     kept = [path for path in Path(scratch["HOME"]).rglob("*") if path.is_file() and MARKER in path.read_bytes()]
     assert not kept

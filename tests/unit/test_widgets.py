@@ -384,7 +384,13 @@ def test_the_demo_serves_one_notebook_for_one_study():
     sources = [cell.source for cell in notebook.cells]
     assert any('study = "mine"' in source for source in sources)
     assert not [cell for cell in notebook.cells if STATIC in cell.metadata.get("tags", [])]
+    assert sources[0] == "# Ask a document" and notebook.metadata["title"] == "Ask a document (mine)"
+    assert sum(cell.cell_type == "markdown" for cell in notebook.cells) == 2
+    assert (
+        sources[-1].startswith("<details><summary>How this works</summary>") and "# The playground" not in sources[-1]
+    )
     config = demo_config(8866)
+    assert config.VoilaConfiguration.preheat_kernel
     assert config.Voila.ip == "127.0.0.1" and config.Voila.auto_token
     assert config.VoilaConfiguration.file_allowlist == []
     assert "default-src 'self'" in config.Voila.tornado_settings["headers"]["Content-Security-Policy"]
