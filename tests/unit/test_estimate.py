@@ -1,9 +1,11 @@
 """The estimate counts what a study does, stands in for what is not at hand, and leaves nothing behind."""
 
 import math
+import time
 
 import pytest
 import torch
+from datasets import DatasetDict
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,14 +14,18 @@ from docfloqa.data.schema import DOCVQA
 from docfloqa.files import TINY_MODEL, output_folder
 from docfloqa.model.florence import load_florence
 from docfloqa.settings import Settings
-from docfloqa.study.estimate import QUESTIONS_PER_PAGE, STEPS, WARM_UP, estimate, like_docvqa, makespan
+from docfloqa.study import calibration
+from docfloqa.study.calibration import MEASURED, calibrate
+from docfloqa.study.estimate import QUESTIONS_PER_PAGE, estimate, like_docvqa, makespan
 from docfloqa.study.kernels import Slot
 from docfloqa.study.sweep import plan
+from docfloqa.training.evaluation import evaluate
 
 PARTS = (
     "start decoding_a_page caching_a_page step evaluation_a_question save memory_mib gpu_mib state_bytes "
     "cached_sub_blocks model_bytes checkpoint_bytes"
 ).split()
+PARTS.extend(MEASURED)
 DURATIONS = st.lists(st.floats(0.01, 100), min_size=1, max_size=12)
 
 
@@ -51,6 +57,7 @@ def test_a_smoke_study_is_estimated_and_leaves_only_its_documents(output, tiny):
     assert {path.name for path in output_folder().iterdir()} == {"data"}
     assert not (output / "data" / "cache" / "vision").exists()
     assert "minutes" in str(result)
+    assert f"questions in a batch {settings.batch_size}" in result.measured and result.measured in str(result)
 
 
 def test_the_runs_of_arms_count_once_each_and_by_kind(output, monkeypatch):
@@ -58,7 +65,9 @@ def test_the_runs_of_arms_count_once_each_and_by_kind(output, monkeypatch):
 
     def one(_, settings, *rest):
         calibrated.append(settings)
-        return dict(zip(PARTS, (1.0, 0.0, 0.0, 0.1, 0.01, 0.0, 100.0, 0.0, 1000, 0, 10**6, 10**6), strict=True))
+        return dict(
+            zip(PARTS, (1.0, 0.0, 0.0, 0.1, 0.01, 0.0, 100.0, 0.0, 1000, 0, 10**6, 10**6, 1, 2, 3, 4), strict=True)
+        )
 
     monkeypatch.setattr(docfloqa.study.estimate, "in_own_process", one)
     monkeypatch.setattr(docfloqa.study.estimate, "random_base_model", lambda: TINY_MODEL)
@@ -78,7 +87,8 @@ def test_pages_are_decoded_once_and_states_computed_once_for_each_frozen_part(ou
     def one(_, settings, *rest):
         boundary = 0 if settings.vision_trainable == 1 else 7
         caching = 1.0 if boundary else 0.0
-        return dict(zip(PARTS, (0.0, 10.0, caching, 1e-9, 0.0, 0.0, 0.0, 0.0, 0, boundary, 0, 0), strict=True))
+        parts = (0.0, 10.0, caching, 1e-9, 0.0, 0.0, 0.0, 0.0, 0, boundary, 0, 0, 1, 2, 3, 4)
+        return dict(zip(PARTS, parts, strict=True))
 
     monkeypatch.setattr(docfloqa.study.estimate, "in_own_process", one)
     monkeypatch.setattr(docfloqa.study.estimate, "available_slots", lambda *_: [Slot(None, 1)])
@@ -101,8 +111,28 @@ def test_what_the_hub_holds_is_stood_in_for_in_docvqas_numbers(output, monkeypat
     questions, pages = DOCVQA["validation"]
     assert sizes == {"train": DOCVQA["train"], "validation": (500, math.ceil(pages * 500 / questions))}
     assert asked[0].data == "synth" and asked[0].synth_scale == "full"
-    assert asked[0].synth_documents * 3 >= (STEPS + WARM_UP) * settings.batch_size
+    # Drawing them must not take the minute, and a batch has pages of its own.
+    assert 2 * settings.batch_size <= asked[0].synth_documents <= 32
     assert len(stand_ins) == 1 and "drawn pages" in stand_ins[0]
+
+
+def test_a_model_too_slow_for_its_share_of_the_minute_is_measured_on_one_question(output, monkeypatch, dataset, smoke):
+    """Of the paper profile on a CPU, 25 minutes were not enough: pages, answers and batches had no bound."""
+    answered = []
+
+    def slow(network, collator, *rest):
+        answered.append(len(collator.rows))
+        time.sleep(0.3)
+        return evaluate(network, collator, *rest)
+
+    monkeypatch.setattr(calibration, "evaluate", slow)
+    DatasetDict(dataset).save_to_disk(output / calibration.SAMPLE)
+    settings = smoke.replace(batch_size=8)
+    found = calibrate(settings, Slot(None, 1), str(output), time.time(), 0.5)
+    assert {name: found[name] for name in MEASURED[:3]} == {"steps": 1, "questions in a batch": 1, "answers": 1}
+    assert answered == [1] and found["pages"] <= 3
+    # A step counts for the whole batch.
+    assert found["evaluation_a_question"] > 0.3 and found["step"] > 0
 
 
 def test_drawn_pages_have_as_many_questions_as_docvqas(dataset):

@@ -2,7 +2,6 @@
 
 import heapq
 import math
-import os
 import tempfile
 import threading
 import time
@@ -19,28 +18,27 @@ import pandas as pd
 import torch
 from datasets import Dataset, DatasetDict
 from tqdm.auto import tqdm
-from transformers import TrainerCallback
 
 from docfloqa.arms import RATIOS
 from docfloqa.data.load import load_checked
 from docfloqa.data.schema import DOCVQA
 from docfloqa.exceptions import StudyError
-from docfloqa.files import TINY_MODEL, data_folder, folder_bytes, is_hub_id, resolve, whole_folder
-from docfloqa.model.device import describe_device, finish_device, peak_memory, use_device
+from docfloqa.files import TINY_MODEL, data_folder, is_hub_id, resolve, whole_folder
+from docfloqa.model.device import describe_device
 from docfloqa.model.florence import Florence2ForDocVQA, base_config, generation_config, load_florence, load_processor
 from docfloqa.settings import Settings
+from docfloqa.study.calibration import MEASURED, SAMPLE, WARM_UP, calibrate
 from docfloqa.study.kernels import Slot, in_own_process
 from docfloqa.study.sweep import settings_of_runs
 from docfloqa.study.workers import available_slots, parameters
-from docfloqa.training.evaluation import evaluate
-from docfloqa.training.trainer import CHECKPOINTS, DocVQATrainer
-from docfloqa.training.vision_cache import cache_states
+from docfloqa.training.trainer import CHECKPOINTS
 
 # What a run's time, memory and disk depend on; runs that agree in all of it are of one kind.
 COSTLY = ("vision_trainable", "parts", "unit", "side", "counted", "lora", "lora_rank", "lora_targets")
-SAMPLE, STEPS, WARM_UP = "sample", 24, 4
-LONGEST = 60.0  # seconds of training steps for one kind of run
+STEPS = 24
+MINUTE = 60.0  # seconds of measuring, of which every kind of run has its share
 EVALUATED = 192  # questions
+DRAWN = {"train": 24, "validation": 8}  # documents in place of the hub's; one takes half a second
 RANDOM_ANSWER = 16  # tokens; a random model never ends an answer, and DocVQA's are rarely longer
 PAGE_SIZE = 768
 QUESTIONS_PER_PAGE = 3.9  # of DocVQA's training split: 39,463 questions on 10,194 pages
@@ -60,6 +58,7 @@ class Estimate:
     device: dict[str, Any]
     slots: int
     stand_ins: list[str]
+    measured: str
 
     def __str__(self) -> str:
         lasting = f"{self.hours:,.1f} hours" if self.hours >= 2 else f"{60 * self.hours:.1f} minutes"
@@ -68,7 +67,7 @@ class Estimate:
             f"({self.device['name']}, {self.slots} at a time)"
         )
         table = self.kinds.round(2).to_string(index=False)
-        return "\n".join([table, *(f"stood in for {one}" for one in self.stand_ins), total])
+        return "\n".join([table, *(f"stood in for {one}" for one in self.stand_ins), self.measured, total])
 
 
 def estimate(
@@ -80,8 +79,9 @@ def estimate(
 ) -> Estimate:
     """Time, memory and disk of the study that `sweep` would make with these arguments on this machine.
 
-    For every kind of run (see `COSTLY`), some steps of training, an evaluation and a checkpoint are made, as many side
-    by side as the study would have. A model of the hub that is not in its cache is stood in for by one of
+    For every kind of run (see `COSTLY`), some steps of training, answers and a checkpoint are made, as many kinds side
+    by side as the study would have, and as much of each as fits into its share of `MINUTE`, one question at least: of a
+    large model on a CPU a smaller batch. A model of the hub that is not in its cache is stood in for by one of
     Florence-2-base's size, data of the hub by drawn pages in DocVQA's numbers; nothing is downloaded. Documents of an
     arm under another shift are taken to be as many as the study's. States that a GPU keeps in its memory are not in
     `gpu_mib`. The scoring on bad scans that a study with arms ends with is not counted.
@@ -108,6 +108,10 @@ def estimate(
     slots = available_slots(device, settings)[:jobs]
     calibrated = _calibrate(sorted(set(kinds.values()), key=lambda kind: -kind.vision_trainable), slots, sample)
     each = pd.DataFrame([run.to_dict() | calibrated[kind] for run, kind in kinds.items()])
+    measured = "measured: " + "; ".join(
+        f"{name} {least:g}" + f" to {most:g}" * (most > least)
+        for name, least, most in pd.DataFrame(calibrated.values())[[*MEASURED]].agg(["min", "max"]).T.itertuples()
+    )
     each["samples_per_second"] = each["batch_size"] / each["step"]
     each["caching_minutes"] = pages * (each["decoding_a_page"] + each["caching_a_page"]) / 60
     steps = np.ceil(training / each["batch_size"])
@@ -142,6 +146,7 @@ def estimate(
         device=device,
         slots=len(slots),
         stand_ins=stand_ins,
+        measured=measured,
     )
 
 
@@ -162,7 +167,7 @@ def _calibrate(kinds: Sequence[Settings], slots: Sequence[Slot], sample: Dataset
 
     def one(kind: Settings) -> dict[str, float]:
         try:
-            return in_own_process(calibrate, kind, own.slot, scratch, time.time())
+            return in_own_process(calibrate, kind, own.slot, scratch, time.time(), MINUTE * len(slots) / len(kinds))
         except BrokenProcessPool:
             raise StudyError(
                 f"the calibration at vision_trainable {kind.vision_trainable:g} died, most likely for want of "
@@ -173,65 +178,6 @@ def _calibrate(kinds: Sequence[Settings], slots: Sequence[Slot], sample: Dataset
         sample.save_to_disk(Path(scratch, SAMPLE))
         made = tqdm(pool.map(one, kinds), total=len(kinds), desc="calibrating", unit="kind of run", disable=None)
         return dict(zip(kinds, made, strict=True))
-
-
-def calibrate(settings: Settings, slot: Slot, scratch: str, asked: float) -> dict[str, float]:
-    """A few steps, an evaluation and a checkpoint of one run on a sample of its data: seconds of each part, sizes."""
-    use_device(*slot)
-    os.environ["DOCFLOQA_OUTPUT"] = tempfile.mkdtemp(dir=scratch)
-    dataset = DatasetDict.load_from_disk(str(Path(scratch, SAMPLE)))
-    # One epoch over the sample, whose length the trainer takes from the data.
-    trainer = DocVQATrainer(settings.replace(epochs=1), dataset)
-    network, run = trainer.model, trainer.run
-    start = time.time() - asked
-    begun = time.perf_counter()
-    # The resized pages by themselves, which runs share whatever is frozen.
-    cache_states(trainer.images, network, 0, settings)
-    decoding = time.perf_counter() - begun
-    trainer.use_states()
-    clock = _Clock()
-    trainer.add_callback(clock)
-    trainer.args.eval_strategy = "no"
-    trainer.train()
-    collator = trainer.validation_collator
-    finish_device()
-    begun = time.perf_counter()
-    evaluate(network, collator, settings)
-    evaluation = time.perf_counter() - begun
-    memory = peak_memory()
-    pages = sum(len(images.names) for images in trainer.images.values())
-    network.save_pretrained(run.folder / "model")
-    return {
-        "start": start,
-        "decoding_a_page": decoding / pages,
-        "caching_a_page": run.record["caching_seconds"] / pages,
-        "step": np.diff(clock.times)[min(WARM_UP, len(clock.times) - 2) :].mean(),
-        "evaluation_a_question": evaluation / len(dataset["validation"]),
-        "save": clock.saving,
-        "memory_mib": memory["resident_mib"],
-        "gpu_mib": memory.get("gpu_mib", 0.0),
-        "state_bytes": collator.states.stack(collator.pages[:1]).nbytes,
-        "cached_sub_blocks": run.record["cached_sub_blocks"],
-        "model_bytes": folder_bytes(run.folder / "model"),
-        "checkpoint_bytes": folder_bytes(run.checkpoints),
-    }
-
-
-class _Clock(TrainerCallback):
-    """When every step of training has ended, and how many seconds it took to save a checkpoint after the last."""
-
-    def __init__(self):
-        self.times: list[float] = []
-
-    def on_step_end(self, args, state, control, **_):
-        finish_device()
-        self.times.append(time.perf_counter())
-        control.should_training_stop |= len(self.times) > WARM_UP and self.times[-1] - self.times[0] > LONGEST
-
-    on_epoch_begin = on_step_end
-
-    def on_save(self, *_, **__):
-        self.saving = time.perf_counter() - self.times[-1]
 
 
 def random_base_model() -> Path:
@@ -264,8 +210,8 @@ def _data(settings: Settings, stand_ins: list[str]) -> tuple[DatasetDict, dict[s
     if is_hub_id(resolve(settings.data)):
         stand_ins.append(f"data {settings.data}: drawn pages, counted as DocVQA's")
         documents = {
-            "synth_documents": math.ceil(wanted["train"] / 3),
-            "synth_validation_documents": math.ceil(wanted["validation"] / 3),
+            "synth_documents": max(DRAWN["train"], 2 * settings.batch_size),
+            "synth_validation_documents": DRAWN["validation"],
         }
         drawn, _ = load_checked(settings.replace(data="synth", validation_data=None, synth_scale="full", **documents))
         dataset = {split: like_docvqa(rows) for split, rows in drawn.items()}
@@ -280,7 +226,7 @@ def _data(settings: Settings, stand_ins: list[str]) -> tuple[DatasetDict, dict[s
         # groups questions by page.
         by_image = split == "validation" or settings.batching == "by_image"
         order = np.arange(len(rows)) if by_image else _earlier(rows).argsort(kind="stable")
-        dataset[split] = rows.select(sorted(order[: wanted[split]]))
+        dataset[split] = rows.select(order[: wanted[split]])
     return DatasetDict(dataset), sizes
 
 

@@ -1,0 +1,138 @@
+"""One kind of run of a study, measured on a sample of its data: a few steps, some answers, a checkpoint."""
+
+import os
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from datasets import Dataset, DatasetDict
+from transformers import Florence2Processor, TrainerCallback
+
+from docfloqa.files import folder_bytes
+from docfloqa.model.device import compute_device, finish_device, peak_memory, use_device
+from docfloqa.model.florence import Florence2ForDocVQA, load_florence
+from docfloqa.settings import Settings
+from docfloqa.study.kernels import Slot
+from docfloqa.training.batches import QuestionCollator
+from docfloqa.training.evaluation import evaluate
+from docfloqa.training.trainer import DocVQATrainer
+from docfloqa.training.vision_cache import cache_states
+
+SAMPLE, WARM_UP = "sample", 4
+# Of the seconds that it may take, these parts are steps and answers.
+OF_STEPS, OF_ANSWERS = 0.4, 0.3
+# Of a question answered, at most: its page through the vision encoder, backwards as well, and the optimizer's step.
+STEP = 3.0
+MEASURED = ("steps", "questions in a batch", "answers", "pages")
+
+
+def calibrate(settings: Settings, slot: Slot, scratch: str, asked: float, seconds: float) -> dict[str, float]:
+    """Steps, answers and a checkpoint of one run on a sample of its data: seconds of each part, sizes, how many.
+
+    Takes about so many `seconds` after the start, or one question's step and answer; a step is scaled to the batch.
+    """
+    use_device(*slot)
+    os.environ["DOCFLOQA_OUTPUT"] = tempfile.mkdtemp(dir=scratch)
+    dataset = DatasetDict.load_from_disk(str(Path(scratch, SAMPLE)))
+    loaded = load_florence(settings.model, settings.prefix)
+    start = time.time() - asked
+    one, batch, at_once = _seconds_a_question(*loaded, dataset["validation"], settings, seconds), settings.batch_size, 1
+    if compute_device().type == "cpu":
+        questions = int(OF_STEPS * seconds / (STEP * one))
+        batch = max(1, min(batch, questions // 2))
+        dataset["train"] = _first(dataset["train"], max(batch, questions // batch * batch))
+    else:
+        # As long as one takes, so many do.
+        at_once = settings.eval_batch_size
+    # A question's wrong page is that of another document.
+    documents = pd.factorize(np.array(dataset["validation"]["document_id"]))[0]
+    fewest, fitting = int((documents == 0).sum()) + 1, int(OF_ANSWERS * seconds / one) * at_once
+    dataset["validation"], answers = _first(dataset["validation"], max(fewest, fitting)), 1
+    # One epoch over the sample, whose length the trainer takes from the data.
+    trainer = DocVQATrainer(settings.replace(epochs=1, batch_size=batch), dataset, loaded=loaded)
+    network, run = trainer.model, trainer.run
+    begun = time.perf_counter()
+    # The resized pages by themselves, which runs share whatever is frozen.
+    cache_states(trainer.images, network, 0, settings)
+    decoding = time.perf_counter() - begun
+    trainer.use_states()
+    collator = trainer.validation_collator
+    finish_device()
+    if fitting > fewest:
+        begun, answers = time.perf_counter(), len(dataset["validation"])
+        evaluate(network, collator, settings)
+        one = (time.perf_counter() - begun) / answers
+    before = peak_memory()
+    clock = _Clock(OF_STEPS * seconds)
+    trainer.add_callback(clock)
+    trainer.args.eval_strategy = "no"
+    trainer.train()
+    whole = settings.batch_size / batch
+    pages = sum(len(images.names) for images in trainer.images.values())
+    checkpoint = [*run.checkpoints.rglob("*.*")]
+    return {
+        "start": start,
+        "decoding_a_page": decoding / pages,
+        "caching_a_page": run.record["caching_seconds"] / pages,
+        "step": whole * np.diff(clock.times)[min(WARM_UP, len(clock.times) - 2) :].mean(),
+        "evaluation_a_question": one,
+        "save": clock.saving,
+        **_memory(before, peak_memory(), network, whole),
+        "state_bytes": collator.states.stack(collator.pages[:1]).nbytes,
+        "cached_sub_blocks": run.record["cached_sub_blocks"],
+        # What is not the state of the training.
+        "model_bytes": sum(file.stat().st_size for file in checkpoint if file.suffix in (".safetensors", ".json")),
+        "checkpoint_bytes": folder_bytes(run.checkpoints),
+        **dict(zip(MEASURED, (len(clock.times) - 1, batch, answers, pages), strict=True)),
+    }
+
+
+def _seconds_a_question(
+    network: Florence2ForDocVQA, processor: Florence2Processor, rows: Dataset, settings: Settings, seconds: float
+) -> float:
+    """How long it takes to answer one question, its page through the whole vision encoder."""
+    collator = QuestionCollator(_first(rows, 1), network, processor, settings.prefix)
+    for _ in range(2):
+        begun = time.perf_counter()
+        evaluate(network, collator, settings)
+        finish_device()
+        took = time.perf_counter() - begun
+        # The first time a device may only be getting ready.
+        if took > seconds / 10:
+            break
+    return took
+
+
+def _memory(before: dict[str, float], peak: dict[str, float], network: Florence2ForDocVQA, whole: float) -> dict:
+    """Peak memory in MiB of a step of the `whole` batch, as many times the one that was measured."""
+    found = {"memory_mib": peak["resident_mib"], "gpu_mib": peak.get("gpu_mib", 0.0)}
+    if whole > 1:
+        # Gradients and AdamW's two numbers do not grow with the batch, activations do.
+        kept = sum(3 * tensor.nbytes for tensor in network.parameters() if tensor.requires_grad) / 2**20
+        grows = max(0.0, peak["resident_mib"] - before["resident_mib"] - kept)
+        found["memory_mib"] += (whole - 1) * grows
+    return found
+
+
+def _first(rows: Dataset, count: int) -> Dataset:
+    return rows.select(range(min(count, len(rows))))
+
+
+class _Clock(TrainerCallback):
+    """When every step of training has ended, and how many seconds it took to save a checkpoint after the last."""
+
+    def __init__(self, longest: float):
+        self.times: list[float] = []
+        self.longest = longest
+
+    def on_step_end(self, args, state, control, **_):
+        finish_device()
+        self.times.append(time.perf_counter())
+        control.should_training_stop |= len(self.times) > 1 and self.times[-1] - self.times[0] > self.longest
+
+    on_epoch_begin = on_step_end
+
+    def on_save(self, *_, **__):
+        self.saving = time.perf_counter() - self.times[-1]
