@@ -62,6 +62,7 @@ OPTIONS: dict[str, tuple[Any, str]] = {
     "second": (str, "another run, made with the same validation questions"),
     "questions": (int, "how many to show of each kind"),
     "license": (str, "the hub's name of the licence that the card states, as apache-2.0; else it names none"),
+    "adapter": (bool, "the LoRA adapters alone, for peft, in place of a model with them merged into its weights"),
     "push": (str, "also upload it to this repository of the hub, owner/name; a new one is private"),
     "folder": (Path, "a new or empty folder; export also replaces an earlier one"),
     "source": (

@@ -206,7 +206,7 @@ def compare(first, second, questions=10) -> tuple:
     return {**names, **data, "metrics": metrics.to_dict("index"), **few}, "\n".join(lines)
 
 
-def export(run, folder, license=None, push=None) -> tuple:
+def export(run, folder, license=None, adapter=False, push=None) -> tuple:
     """Write a run's best model in fp16 for plain transformers, with a model card."""
     from docfloqa.runs.results import find_run
 
@@ -216,8 +216,13 @@ def export(run, folder, license=None, push=None) -> tuple:
 
     if push:
         exporting.check_push(push)
-    folder = exporting.export_run(found, folder, license)
-    text = f"{found.name} is in {folder}, with a model card" + ("" if license else " that names no licence (--license)")
+    if adapter:
+        folder = exporting.export_adapter(found, folder)
+        text = f"the adapters of {found.name} are in {folder}"
+    else:
+        folder = exporting.export_run(found, folder, license)
+        text = f"{found.name} is in {folder}, with a model card"
+        text += "" if license else " that names no licence (--license)"
     pushed = exporting.push(folder, push) if push else None
     text += f", and at {pushed}" if pushed else ""
     return {"run": found.name, "folder": folder, "pushed": pushed}, text

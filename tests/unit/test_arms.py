@@ -5,14 +5,17 @@ import copy
 import pandas as pd
 import pytest
 import torch
+from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
 from smoke_runs import trainer_of
 from torch.nn.functional import cross_entropy
 from transformers import Florence2ForConditionalGeneration
 
+from docfloqa.apps.export import export_adapter
 from docfloqa.arms import ARMS, SIDE_SHARE, choose_arms
 from docfloqa.exceptions import RunError, SettingsError
+from docfloqa.files import FolderError
 from docfloqa.model.florence import load_florence
 from docfloqa.model.freezing import freeze, in_fp16, without_adapters
 from docfloqa.settings import SHIFTS, Freezing, Settings
@@ -89,6 +92,18 @@ def test_a_lora_run_keeps_its_answers_when_it_is_loaded_without_adapters(dataset
     kept, again = run.predictions().query("epoch == 2"), evaluate(model, collator, settings)
     assert kept["prediction"].tolist() == again["prediction"].tolist()
     assert kept["loss_sum"].tolist() == pytest.approx(again["loss_sum"].tolist(), rel=1e-4)
+    # So it does with its adapters beside the model that it started from.
+    folder = export_adapter(run, output / "mine")
+    assert not (folder / "model.safetensors").exists()
+    model, processor = load_florence(settings.model, settings.prefix)
+    beside = PeftModel.from_pretrained(model, folder).base_model.model.eval()
+    again = evaluate(beside, QuestionCollator(dataset["validation"], model, processor, "token"), settings)
+    best = run.answers(run.record["best_epoch"])
+    assert best["loss_sum"].tolist() == pytest.approx(again["loss_sum"].tolist(), rel=1e-3)
+    assert export_adapter(run, folder) == folder, "an earlier one is replaced"
+    (folder / "notes.txt").touch()
+    with pytest.raises(FolderError, match="mine' is not empty"):
+        export_adapter(run, folder)
 
 
 @pytest.mark.parametrize(("unit", "tolerance"), [("tensor", 0.05), ("block", 0.1), ("stage", 0.16)])

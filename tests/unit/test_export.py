@@ -245,3 +245,9 @@ def test_a_hub_that_refuses_is_told_in_a_sentence(trained, hub, monkeypatch):
 def test_a_licence_is_a_name_of_the_hub(exported):
     with pytest.raises(SettingsError, match="license is 'Apache 2'; allowed are names of the hub"):
         export_run(*exported, license="Apache 2")
+
+
+def test_a_run_without_adapters_has_none_to_export(exported, tmp_path):
+    with pytest.raises(RunError, match=r"has no adapters: it was made without lora_rank"):
+        export.export_adapter(exported[0], tmp_path / "adapter")
+    assert not (tmp_path / "adapter").exists()

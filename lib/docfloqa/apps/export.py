@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 import warnings
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from docfloqa.data.hub import HubError, split_revision
 from docfloqa.exceptions import DocFloQAError, RunError, SettingsError, shown
 from docfloqa.files import TINY_MODEL, check_writable, is_hub_id, resolve, whole_folder
 from docfloqa.model.florence import Florence2ForDocVQA, generation_config
-from docfloqa.runs.run import SETTINGS_WITHOUT_EFFECT, Run
+from docfloqa.runs.run import ADAPTER_FOLDER, SETTINGS_WITHOUT_EFFECT, Run
 from docfloqa.settings import Settings
 from docfloqa.text import escaped
 from docfloqa.training.evaluation import evaluate_run
@@ -33,6 +34,7 @@ METRIC_NAMES = {"anls": "ANLS", "exact_match": "exact match", "f1": "F1", "accur
 SOURCES = ("model", "data", "validation_data")
 # What an export consists of; a folder with anything else in it is never replaced.
 EXPORTED = {CARD, "model.safetensors", *(f"{name}.json" for name in "config generation_config tokenizer".split())}
+ADAPTER_FILES = {"adapter_config.json", "adapter_model.safetensors"}
 EXPORTED |= {"processor_config.json", "tokenizer_config.json"}
 
 
@@ -67,6 +69,33 @@ def is_export(folder: Path) -> bool:
     """Whether a folder holds what `export_run` writes, and nothing else."""
     names, card = {path.name for path in folder.iterdir()}, folder / CARD
     return CARD in names <= EXPORTED and f"\n- {TAG}\n" in card.read_text(encoding="utf-8", errors="replace")
+
+
+def export_adapter(run: Run, folder: Path) -> Path:
+    """Write the LoRA adapters of a run's best epoch, and its projector, as peft loads them, with the processor.
+
+    They go onto the model that the run started from, as `docfloqa.load_florence` gives it with the run's prefix.
+    Raises `RunError` for a run that was made without adapters, and what `export_run` does.
+    """
+    check_writable(folder, is_adapter)
+    _, processor = run.load()
+    source = run.model_folder / ADAPTER_FOLDER
+    if not source.is_dir():
+        raise RunError(
+            f"run {run.name} has no adapters: it was made without lora_rank and lora, or before they were kept"
+        )
+    with whole_folder(folder, is_adapter) as part:
+        shutil.copytree(source, part, dirs_exist_ok=True)
+        processor.save_pretrained(part)
+        # Its own card, by peft, knows of no run.
+        (part / CARD).unlink(missing_ok=True)
+    return folder
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds what `export_adapter` writes, and nothing else."""
+    names = {path.name for path in folder.iterdir()}
+    return ADAPTER_FILES <= names <= ADAPTER_FILES | EXPORTED
 
 
 def push(folder: Path, repository: str) -> str:

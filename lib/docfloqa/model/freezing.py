@@ -4,17 +4,23 @@ import copy
 import re
 from dataclasses import dataclass
 from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
+from peft.utils import SAFETENSORS_WEIGHTS_NAME as ADAPTER
+from peft.utils import get_peft_model_state_dict
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from docfloqa.exceptions import SettingsError
 from docfloqa.model.florence import vision_sub_blocks
 from docfloqa.settings import Freezing
+
+PROJECTOR = "multi_modal_projector"
 
 
 def add_adapters(model: nn.Module, freezing: Freezing) -> int:
@@ -57,6 +63,20 @@ def add_adapters(model: nn.Module, freezing: Freezing) -> int:
         inject_adapter_in_model(config, model)
     model.model.multi_modal_projector.requires_grad_(True)
     return rank
+
+
+def save_adapters(model: nn.Module, folder: Path) -> None:
+    """Write a model's adapters, and its projector, which is trained beside them, as peft loads them; if it has any."""
+    if not any(isinstance(layer, LoraLayer) for layer in model.modules()):
+        return
+    config = copy.copy(model.peft_config["default"])
+    config.modules_to_save = [PROJECTOR]
+    config.save_pretrained(str(folder))
+    weights = get_peft_model_state_dict(model)
+    projector = model.model.multi_modal_projector.state_dict(prefix=f"model.{PROJECTOR}.")
+    save_file(
+        {f"base_model.model.{name}": one.contiguous() for name, one in (weights | projector).items()}, folder / ADAPTER
+    )
 
 
 def without_adapters(model: nn.Module) -> nn.Module:

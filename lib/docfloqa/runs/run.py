@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from transformers import Florence2ForConditionalGeneration, Florence2Processor, ProcessorMixin
 
 RESULT_FILES = (EPOCHS, PREDICTIONS, CONTROL)
-LAST_MODEL, BEST_MODEL = "model", "best_model"
+LAST_MODEL, BEST_MODEL, ADAPTER_FOLDER = "model", "best_model", "adapter"
 PROGRESS = "progress.json"
 COMPLETE, RUNNING, FAILED, INTERRUPTED = "complete", "running", "failed", "interrupted"
 IDENTIFYING_VERSIONS = ("torch", "transformers")
@@ -264,13 +264,14 @@ class Run:
 
         The best model, which nothing is trained from, is kept in fp16, half as large, where fp16 can hold it.
         """
-        from docfloqa.model.freezing import in_fp16, without_adapters
+        from docfloqa.model.freezing import in_fp16, save_adapters, without_adapters
 
         part = self.folder / f".{name}.part"
         shutil.rmtree(part, ignore_errors=True)
         merged = without_adapters(model)
         merged.save_pretrained(part, state_dict=in_fp16(merged) if name == BEST_MODEL else None)
         processor.save_pretrained(part)
+        save_adapters(model, part / ADAPTER_FOLDER)
         files.seal_folder(part, epoch=epoch)
         shutil.rmtree(self.folder / name, ignore_errors=True)
         part.rename(self.folder / name)
