@@ -81,6 +81,17 @@ def test_rows_name_files_and_pages_and_what_is_wrong_is_told_in_them(run, scans)
     assert "ANLS" in as_text(frame.reset_index(), "x") and "on 1 answers" in as_text(frame.reset_index(), "x")
 
 
+def test_every_page_of_a_file_of_several_is_asked(tmp_path):
+    pages = [Image.new("L", (60, 80), 80 * place) for place in range(3)]
+    (tmp_path / "scans").mkdir()
+    pages[0].save(tmp_path / "scans" / "three.tiff", save_all=True, append_images=pages[1:])
+    pages[0].save(tmp_path / "scans" / "three.pdf", save_all=True, append_images=pages[1:])
+    asked = answering.tasks_of(table(tmp_path / "scans", "question", "a?"), tmp_path / "scans")
+    assert [(task.file, task.page) for task in asked] == [
+        (f"three.{kind}", page) for kind in ("pdf", "tiff") for page in (1, 2, 3)
+    ]
+
+
 def test_a_killed_one_goes_on_and_nothing_is_answered_twice(run, scans, monkeypatch):
     path, out = table(scans, "question", "a?", "b?"), scans.parent / "answers.csv"
     whole = answer_folder(run, scans, path, scans.parent / "whole.csv")

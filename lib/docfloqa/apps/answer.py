@@ -172,10 +172,11 @@ def _count(path: Path) -> tuple[int, str]:
         content = read_bytes(path)
     except PageError as error:
         return 1, str(error)
-    with suppress(PageError):
+    try:
         return count_pages(content), ""
-    # Why not is said where it is opened.
-    return 1, ""
+    except PageError:
+        # Why not is said where it is opened.
+        return 1, ""
 
 
 def _answers(run: Run, folder: Path, tasks: list[Task], whole: int) -> Iterator[tuple[Task, dict[str, Any]]]:
