@@ -1,6 +1,7 @@
 """Reports: what a reader sees of an executed notebook, on paper and on the screen."""
 
 import base64
+import hashlib
 import io
 import logging
 import os
@@ -319,7 +320,11 @@ def test_hostile_text_stays_text_in_the_page(text):
 
 def assert_inert(page: BeautifulSoup) -> None:
     """Nothing in the page runs, and nothing is fetched before the reader follows a link."""
-    assert not page.select("script, iframe, object, embed, link, base, form")
+    assert not page.select("iframe, object, embed, link, base, form")
+    # The page's own script alone has the hash that may run.
+    [script] = page.select("script")
+    digest = base64.b64encode(hashlib.sha256(script.text.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in page.select_one("meta[http-equiv]")["content"]
     for element in page.find_all(True):
         assert not [name for name in element.attrs if name.lower().startswith("on")]
         assert element.get("src", "data:").startswith("data:")
@@ -532,3 +537,16 @@ def test_nbconvert_finds_the_exporter(tmp_path, study):
     run = subprocess.run(command, env={**os.environ, **home}, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     assert (tmp_path / "study.pdf").read_bytes() == TypstExporter().from_filename(str(path))[0]
+
+
+@pytest.mark.parametrize(("inside", "turned"), [("<path d='M0 0'/>", True), ("<image href='data:,'/>", False)])
+def test_in_the_dark_drawings_are_turned_and_pages_are_not(inside, turned):
+    picture = f"<svg xmlns='http://www.w3.org/2000/svg' width='9' height='9'>{inside}</svg>"
+    page = html_of(new_notebook(cells=[code(shown({"image/svg+xml": picture}))]))
+    assert ("drawing" in page.img.get("class", [])) == turned
+    assert "prefers-color-scheme: dark" in page.style.text
+
+
+def test_contents_are_folded_until_the_script_knows_that_there_is_room():
+    page = html_of(new_notebook(cells=[new_markdown_cell("# T\n\n## A part"), code()]))
+    assert page.select("nav details:not([open])") and "min-width" in page.select_one("script").text

@@ -127,6 +127,8 @@ def html_of(blocks: list[Node], head: dict[str, str]) -> str:
                 # An SVG of many points weighs more than its picture.
                 images = [image for image in value[2][0]["c"] if image["c"][2][0].startswith("data:image/")]
                 smallest = min(images, key=lambda image: len(image["c"][2][0]), default=value[2][0]["c"][0]["c"][1][0])
+                classes = ["drawing"] if any(map(_is_drawing, images)) else []
+                smallest = {**smallest, "c": [["", classes, []], *smallest["c"][1:]]}
                 return {"t": key, "c": [*value[:2], [{"t": "Plain", "c": [smallest]}]]}
             case "Div" if "code" in value[0][1]:
                 fold = '<details class="code"><summary>code</summary>'
@@ -138,6 +140,12 @@ def html_of(blocks: list[Node], head: dict[str, str]) -> str:
 
     options = ["--standalone", "--mathml", "--toc", f"--template={PAGE}"]
     return tree.write(walk(blocks, shown, "", {}), "html", *options, pagetitle=head["title"], **head)
+
+
+def _is_drawing(image: Node) -> bool:
+    """Whether a picture is of lines and text alone, which may be turned for the dark; a page may not."""
+    kind, _, data = image["c"][2][0].partition(";base64,")
+    return kind.endswith("svg+xml") and b"<image" not in base64.b64decode(data)
 
 
 def quoted(text: str) -> str:
