@@ -92,8 +92,9 @@ def test_figures_draw_every_contrast_and_variant(study):
     assert len(figure.axes[0].containers) == len(of(study, "cumulative").contrasts)
     table = figures.equally_long(study)
     assert not table["variant"].str.contains("layout|content|after|times").any()
-    assert len(figures.pareto(study).axes[0].containers) == len(table)
-    assert render(figures.pareto(study), "pdf").startswith(b"%PDF")
+    plane = figures.pareto(study)
+    assert len(plane.axes[0].containers) == len(table)
+    assert render(plane, "pdf").startswith(b"%PDF")
 
 
 def test_what_costs_less_and_scores_more_dominates():

@@ -42,7 +42,17 @@ def test_the_longest_run_begins_first():
     assert makespan([2, 3, 4, 5], 1) == 14
 
 
-def test_a_smoke_study_is_estimated_and_leaves_only_its_documents(output, tiny):
+def test_a_smoke_study_is_estimated_and_leaves_only_its_documents(output, tiny, monkeypatch):
+    def in_this_process(function, *given):
+        with monkeypatch.context() as patch:
+            # It writes elsewhere.
+            patch.setenv("DOCFLOQA_OUTPUT", str(output))
+            return function(*given)
+
+    # Each process takes seconds to begin; `tests/faults` estimates with them.
+    monkeypatch.setattr(docfloqa.study.estimate, "in_own_process", in_this_process)
+    monkeypatch.setattr(docfloqa.study.estimate, "available_slots", lambda *_: [Slot(None, 1)])
+
     settings = Settings.profile("smoke")
     result = estimate(settings, ratios=[0, 1], seeds=[0, 1])
     rows = result.kinds.set_index("vision_trainable")

@@ -33,6 +33,7 @@ from docfloqa.data.degradations import DEGRADATIONS, SEVERITIES, degrade, degrad
 from docfloqa.data.load import load_checked
 from docfloqa.exceptions import RunError, SettingsError
 from docfloqa.figures import study as study_figures
+from docfloqa.figures import style
 from docfloqa.files import NOTEBOOKS, data_folder, figures_folder, reports_folder, runs_folder
 from docfloqa.model.florence import load_florence
 from docfloqa.runs.results import RUN_KEYS, Study
@@ -57,6 +58,8 @@ def made(tmp_path_factory):
     patch.chdir(NOTEBOOKS)
     # Each process takes seconds to begin; `tests/faults` has the notebook in a kernel, with processes.
     patch.setattr(scoring, "_in_processes", lambda tasks, _: [scoring._score(*task) for task in tasks])
+    # Figures are drawn, and saved empty; a whole study saves its own.
+    patch.setattr(style, "render", lambda figure, kind: b"")
     results = run_cells("05_robustness.ipynb", study="robust", cross="input layout")
     yield Study.load("robust"), dataset, results["found"]
     patch.undo()
