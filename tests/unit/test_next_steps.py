@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from fake_study import write_study
@@ -27,6 +28,13 @@ def test_a_study_ends_with_files_to_open_and_whole_commands(output):
         assert "my_invoices" in {taken.get("name"), taken.get("study"), str(taken.get("run")).split("/")[0]}
         if verb == "export":
             assert find_run(taken["run"]).settings.vision_trainable == 1
+
+
+def test_models_of_folds_are_not_scored_on_bad_scans(output):
+    study = write_study("my_folds", ability=(0.1, 0.8))
+    study = replace(study, settings=study.settings.replace(folds=5, fold=1, data=str(output)))
+    told = next_steps(study, [])
+    assert "robustness" not in told and "PAGE.png" in told and "example.png" not in told
 
 
 def test_a_command_is_quoted_and_begins_as_it_is_typed_here(output, monkeypatch, tmp_path):
