@@ -191,7 +191,7 @@ def _setting(name: str) -> inspect.Parameter:
 
 def _arguments(given: dict[str, Any], own: Iterable[str], fields: Iterable[str]) -> dict[str, Any]:
     """The arguments of a verb from its options; settings are those of profile, file and options, the last first."""
-    from docfloqa.files import PROJECT, is_there
+    from docfloqa.files import PROJECT, is_there, output_folder
 
     chosen = {name: value for name in fields if (value := given.pop(name)) not in (None, [])}
     for values in (given, chosen):
@@ -203,7 +203,9 @@ def _arguments(given: dict[str, Any], own: Iterable[str], fields: Iterable[str])
         return given | {"changes": chosen}
     if "settings" in own:
         profile, config = given.pop("profile"), given.pop("config")
-        wanted = read_config(config) if config else {}
+        # Of a report's command it is in the folder of results, wherever one is.
+        there = config and not is_there(config) and output_folder() / config
+        wanted = read_config(there if there and is_there(there) else config) if config else {}
         profile = profile or wanted.get("profile", "embedded")
         given["settings"] = Settings.from_parameters(profile, wanted.get("settings", {}), **chosen)
         given |= {name: given[name] or wanted.get(name, PLAN[name]) for name in PLAN.keys() & given.keys()}

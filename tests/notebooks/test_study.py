@@ -267,7 +267,7 @@ def test_a_run_that_was_stopped_on_purpose_has_not_failed(on_purpose, status, ou
             "max_new_tokens is 300; this model has 256 positions",
         ),
         (["sweep", "--profile", "smoke", "--model", "./nowhere"], "'./nowhere' cannot be loaded: it is not a folder"),
-        (["report", "--name", "nobody-made-it"], "make study PROFILE=... NAME=nobody-made-it"),
+        (["report", "--name", "nobody-made-it"], "docfloqa study --name nobody-made-it --data FOLDER"),
     ],
 )
 def test_bad_input_is_one_clear_line_and_exit_code_2(arguments, message, capsys, output):

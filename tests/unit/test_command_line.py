@@ -68,7 +68,7 @@ def test_every_verb_explains_itself(verb, capsys):
 def test_every_setting_is_an_option_with_its_meaning_under_its_group(verb, capsys):
     assert main([verb, "--help"]) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    of_runs = {"vision_trainable": "--ratio, --vision-trainable", "seed": "--seed"}
+    of_runs = {"vision_trainable": "--ratio, --vision-trainable", "seed": "--seed", "fold": "--fold"}
     for group in GROUPS:
         assert f" {group.__doc__.rstrip('.')}: --" in shown
         for field in fields(group):

@@ -7,6 +7,7 @@ import pytest
 from fake_study import write_study
 from nbformat.v4 import new_markdown_cell, new_notebook
 
+from docfloqa.arms import ARMS
 from docfloqa.files import NOTEBOOKS
 from docfloqa.report.export import document, html_of
 from docfloqa.report.findings import abstract, findings, is_own, left_out, not_run, to_do
@@ -57,9 +58,8 @@ def test_the_difference_told_is_the_verdicts_own(studies):
 
 
 def test_what_was_not_run_is_one_line_and_what_to_do_a_command(studies):
-    assert not_run(studies["clear"]) == (
-        "Not run: the arm `cumulative`, the arm `prefix`, the arm `lora`, the arm `side`, bad scans."
-    )
+    arms = ", ".join(f"the arm `{arm}`" for arm in ARMS)
+    assert not_run(studies["clear"]) == f"Not run: {arms}, bad scans."
     few = to_do(studies["few"])
     assert "docfloqa study --name few" in few and "--folds 5 --name few-folds" in few
     assert "export clear/vision100" in to_do(studies["clear"]) and "--epochs" in to_do(studies["blind"])

@@ -74,6 +74,7 @@ def test_asking_says_that_a_page_is_unlike_in_place_of_a_confidence(drawn, tiny,
     model.config.pages_read = drawn[0].to_dict()
     models = [Asked("before training", None, smoke), Asked("trained", None, smoke)]
     monkeypatch.setattr(asking, "models_of_study", lambda *_: models)
+    monkeypatch.setattr("docfloqa.runs.results.Study.load", lambda _: None)
     loaded = iter([tiny, (model, processor)] * 2)
     monkeypatch.setattr(Asked, "load", lambda self: next(loaded))
     strangers()["receipt"].save(tmp_path / "receipt.png")

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 from datasets import Dataset, Value
 from fake_study import write_study
+from scattered import until
 
 from docfloqa.files import reports_folder, runs_folder, write_sealed, write_whole
 from docfloqa.model.florence import load_florence
@@ -54,12 +55,20 @@ def after(folder, epoch: int, **scores: float) -> None:
 def test_in_a_file_a_sweep_is_a_line_for_every_epoch(begun, capsys):
     """Redrawn every second, a study of hours left tens of thousands of lines; once a minute, without its scores."""
     with Watcher("fake") as watcher:
-        time.sleep(0.3)
+        until(lambda: watcher.every)
         assert watcher.every.n == 3
         after(begun, 2, anls=0.5)
-        time.sleep(0.3)
+        until(lambda: watcher.told.get(begun.name) == 2)
     said = capsys.readouterr()
     assert said.out == "vision100 epoch 2/2 ANLS 50.0 loss 0.94\n" and not said.err
+
+
+def test_an_epoch_that_is_kept_and_not_told_by_its_run_yet_has_a_time_left(begun, capsys):
+    with Watcher("fake") as watcher:
+        until(lambda: watcher.every)
+        write_sealed(begun / "epochs" / "epoch-0002.json", {"row": {**ROW, "epoch": 2}})
+        until(lambda: watcher.told.get(begun.name) == 2)
+    assert " h left" not in capsys.readouterr().out
 
 
 def test_in_a_terminal_the_bars_show_the_scores_and_end_where_the_runs_are(begun, monkeypatch):
@@ -87,7 +96,8 @@ def test_the_end_of_a_bar_is_that_of_the_present_plan(begun, monkeypatch):
 def test_in_a_file_a_run_is_a_line_for_every_epoch(capsys):
     state = SimpleNamespace(is_world_process_zero=True, max_steps=40, global_step=10, epoch=2.0)
     run = SimpleNamespace(id="vision100-seed0-0123456789", report_progress=lambda *_: None)
-    trainer = SimpleNamespace(run=run, state=state, settings=SimpleNamespace(epochs=8), keep_best=lambda _: None)
+    settings = SimpleNamespace(epochs=8)
+    trainer = SimpleNamespace(run=run, state=state, settings=settings, keep_best=lambda _: None, epoch=2)
     progress = RunProgress(trainer)
     progress.show({**ROW, "epoch": 0.0})
     progress.on_train_begin(SimpleNamespace(num_train_epochs=8), state, None)

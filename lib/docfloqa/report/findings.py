@@ -1,6 +1,7 @@
 """A study of one's own documents: what was found in three sentences, what was not run, what to do next."""
 
 import math
+import shlex
 
 from docfloqa.analysis.contrasts import Comparison, made, ratio_contrasts
 from docfloqa.analysis.intervals import FEWEST_DOCUMENTS, RATIO, Interval, percent
@@ -9,7 +10,6 @@ from docfloqa.analysis.tables import page_use_scores
 from docfloqa.arms import ARMS
 from docfloqa.data.hub import HUB_FOLDERS
 from docfloqa.data.sources import TRAINING_DATA
-from docfloqa.report.next_steps import command
 from docfloqa.report.verdicts import BETTER, MARGIN, WORSE, reads_pages, validated_on, verdicts
 from docfloqa.runs.plans import study_command
 from docfloqa.runs.results import Study
@@ -106,7 +106,8 @@ def to_do(study: Study) -> str:
     if not reads_pages(study):
         return "Next: train for longer (`--epochs`) or at a higher rate (`--learning-rate`), under another `--name`."
     best = study.epochs.loc[study.epochs["anls"].idxmax(), "run"]
-    return f"Next: take the best model with you, `{command('export', f'{study.name}/{best}', 'my_model')}`."
+    export = shlex.join(["docfloqa", "export", f"{study.name}/{best}", "my_model"])
+    return f"Next: take the best model with you, `{export}`."
 
 
 def abstract(study: Study, margin: float = MARGIN) -> str:

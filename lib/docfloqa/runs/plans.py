@@ -7,7 +7,7 @@ from typing import Any
 
 from docfloqa.arms import choose_arms
 from docfloqa.exceptions import SettingsError, shown
-from docfloqa.files import PROJECT, reports_folder, resolve
+from docfloqa.files import output_folder, reports_folder, resolve
 from docfloqa.runs.run import SETTINGS_WITHOUT_EFFECT, read_record
 from docfloqa.settings import OF_A_RUN, OWN, PROFILES, Settings
 
@@ -28,14 +28,11 @@ def study_command(name: str, arms: tuple[str, ...] = (), *options: str) -> str:
     words = ["docfloqa", "study"]
     if not plan:
         # A name alone would train on drawn pages.
-        return shlex.join(
-            [
-                *words,
-                *(["--profile", name] if name in PROFILES and name != OWN else ["--name", name, "--data", "FOLDER"]),
-            ]
-        )
+        known = name in PROFILES and name != OWN
+        return shlex.join([*words, *(["--profile", name] if known else ["--name", name, "--data", "FOLDER"])])
     if config.is_file():
-        words += ["--config", str(config.relative_to(PROJECT) if config.is_relative_to(PROJECT) else config)]
+        # As the command line finds it from any folder; a report names no folder of the machine that made it.
+        words += ["--config", config.relative_to(output_folder()).as_posix()]
     else:
         words += ["--name", name, *_options(plan)]
     further = [arm for arm in arms if arm not in plan.get("arms", {})]

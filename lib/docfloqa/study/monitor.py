@@ -57,13 +57,13 @@ class Watcher(AbstractContextManager):
         for run, epochs in planned.items():
             folder = runs_folder(self.study) / run
             status, progress = read_record(folder).get("status"), read_progress(folder)
+            there = rows[run] = epochs_so_far(folder) if self.told.get(run, 0) < epochs else []
             if status == COMPLETE:
                 done += epochs
             elif status == RUNNING and progress["time"] >= self.begun:
                 going_on[run] = progress
-                done += progress["epochs_done"]
-            if self.told.get(run, 0) < epochs:
-                rows[run] = epochs_so_far(folder)
+                # An epoch is kept before the run says so.
+                done += max([progress["epochs_done"], *(row["epoch"] for row in there)])
         if self.every is None:
             shown = {"desc": f"{len(planned)} runs", "bar_format": FORM_OF_ALL, "disable": None}
             self.every = tqdm(total=sum(planned.values()), initial=done, **shown)
