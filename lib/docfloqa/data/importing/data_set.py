@@ -181,7 +181,7 @@ def _checked(
         rows = rows[wrong == ""]
     rows = rows[~rows["bad"].astype(bool)].copy()
     # Two files with the same pixels are one page, so one document unless the questions say otherwise.
-    own = rows["name"].where(rows["name"] != "", "page " + rows["content"].str[:12])
+    own = rows["name"].where(rows["name"] != "", "page " + rows["content"].astype(str).str[:12])
     name = own.groupby(rows["content"]).transform("first") if len(rows) else own
     rows["document"] = rows["document"].where(rows["document"] != "", name)
     stems = [table.path.stem for table in tables]

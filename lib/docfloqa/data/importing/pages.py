@@ -34,8 +34,8 @@ class Pages:
                 within = isinstance(value, dict) and value.get("bytes")
                 self.known[key] = "" if within else name, content_sum, ""
             except (OSError, RuntimeError, ValueError) as error:
-                # RuntimeError: links in a circle.
-                self.known[key] = "", "", str(error)
+                # RuntimeError: links in a circle. An OSError's own text has the whole path, however long it is.
+                self.known[key] = "", "", getattr(error, "strerror", None) or str(error)
         return self.known[key]
 
     def load(self, table: Table, value: Any, page: str) -> dict[str, Any]:
