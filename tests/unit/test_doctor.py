@@ -352,3 +352,15 @@ def test_the_embedded_study_does_not_wait(smoke, monkeypatch):
 def test_findings_are_told_without_control_characters():
     told = str(Finding("model", "a\x1b[31m\nb", "c\nd"))
     assert told == f"model{' ' * 7}a\ufffd[31m\n{' ' * 12}b\n{' ' * 12}-> c d"
+
+
+def test_the_data_of_a_study_with_folds_are_those_of_a_fold(output):
+    """Every study looks at its data before; with folds this one was refused for what the look itself had set."""
+    folder = str(synth_folder(Settings.profile("smoke"), "train").parent)
+    Path(folder, "both").mkdir()
+    for split in ("train", "validation"):
+        for file in synth_folder(Settings.profile("smoke"), split).glob("*.parquet"):
+            shutil.copy(file, Path(folder, "both"))
+    settings = Settings.profile("own", data=str(Path(folder, "both")), model="data/florence2-tiny", folds=3)
+    [found] = [one for one in examine(settings, subjects=["data"]) if one.subject == "data"]
+    assert not found.to_do and re.search(r"of 8 documents\n.*of 4 documents", found.found, re.S), found

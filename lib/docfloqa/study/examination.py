@@ -203,7 +203,9 @@ class Examination:
     def data(self) -> str:
         self.questions = {split: self._used(split, DOCVQA[split][0]) for split in SPLITS if self.sources[split].trouble}
         names = {split: self._where(split) for split in SPLITS}
-        settings = self.settings.replace(data=names["train"], validation_data=names["validation"])
+        # Of folds the first stands for all: each has every document, in one split or the other.
+        given = {"fold": 1} if self.settings.folds else {"validation_data": names["validation"]}
+        settings = self.settings.replace(data=names["train"], **given)
         files = {split: files_of(names[split], split, settings) for split in SPLITS}
         lines = [
             "; ".join(dict.fromkeys(names.values())),
