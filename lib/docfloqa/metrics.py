@@ -12,6 +12,8 @@ import numpy as np
 import pandas as pd
 from rapidfuzz.distance import Levenshtein
 
+# On fewer, 95 % intervals hold the truth too seldom (83 % of the time on 5), so that none is given.
+FEWEST_DOCUMENTS = 10
 Metric = Callable[[str, Sequence[str]], float]
 
 ANLS_THRESHOLD = 0.5

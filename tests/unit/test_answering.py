@@ -138,7 +138,8 @@ def test_a_page_that_has_changed_is_asked_again(run, scans):
         (b"", "has the columns ''; allowed are question"),
         (b"frage,file\na,b\n", "has the columns 'frage, file'"),
         (b"question\n\n", "no row with a question"),
-        ("question\nWas heißt es?".encode("latin-1"), "is not in UTF-8"),
+        ("question\nWas heißt es?".encode("latin-1"), "iconv -f CP1252"),
+        (b'question,file\n"What?,a.png\n', "cannot be read after row"),
     ],
 )
 def test_what_is_no_table_of_questions_is_refused(run, scans, content, message):
@@ -155,6 +156,12 @@ def test_a_table_as_spreadsheets_save_it_is_read(tmp_path):
         {"question": "What;\r\nnow?", "file": "a.png", "page": "3", "answers": ""},
         {"question": "short", "file": "", "page": "", "answers": ""},
     ]
+
+
+def test_a_table_in_utf_16_is_read(tmp_path):
+    path = tmp_path / "questions.csv"
+    path.write_text("question,file\nWas heißt es?,a.png\n", encoding="utf-16")
+    assert read_rows(path)[0][1]["question"] == "Was heißt es?"
 
 
 def test_where_nothing_can_be_answered_or_written_it_is_said_first(run, scans, tmp_path):

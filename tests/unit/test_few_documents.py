@@ -9,7 +9,8 @@ import pytest
 from fake_study import write_study
 
 from docfloqa.analysis import confidence, tables
-from docfloqa.analysis.intervals import FEWEST_DOCUMENTS, interval_table
+from docfloqa.analysis.intervals import interval_table
+from docfloqa.metrics import FEWEST_DOCUMENTS
 from docfloqa.report.tables import write_tables
 from docfloqa.report.verdicts import OPEN, as_text, reads_pages, verdicts
 from docfloqa.runs.results import Study

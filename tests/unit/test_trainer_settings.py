@@ -35,6 +35,15 @@ def interrupted(settings: Settings, dataset, monkeypatch, after: int) -> None:
         trainer_of(settings, dataset).fit()
 
 
+def trains_no_further(run: Run, dataset, output, monkeypatch) -> None:
+    """Interrupted in the evaluation that follows its training, such a run is finished without a further step."""
+    monkeypatch.setenv("DOCFLOQA_OUTPUT", str(output / "again"))
+    interrupted(run.settings, dataset, monkeypatch, after=4)
+    resumed = trainer_of(run.settings, dataset)
+    resumed.train = None
+    pd.testing.assert_frame_equal(resumed.fit().epochs()[SCORES], run.epochs()[SCORES], check_exact=True)
+
+
 def losing(monkeypatch, best: int) -> None:
     """Let every score after the epoch `best` be zero, and the others as they are."""
     save = Run.save_epoch
@@ -109,12 +118,7 @@ def test_training_ends_after_so_many_steps_in_the_midst_of_an_epoch(dataset, out
     assert run.record["schedule"]["steps_done"] == per_epoch + 1 and run.record["last_epoch"] == 2
     assert run.epochs()["epoch"].tolist() == [0, 1, 2]
     assert run.answers()["epoch"].tolist() == [2] * len(dataset["validation"])
-    # Interrupted after its last checkpoint, it makes no further step.
-    monkeypatch.setenv("DOCFLOQA_OUTPUT", str(output / "again"))
-    interrupted(settings, dataset, monkeypatch, after=4)
-    resumed = trainer_of(settings, dataset)
-    resumed.train = None
-    pd.testing.assert_frame_equal(resumed.fit().epochs()[SCORES], run.epochs()[SCORES], check_exact=True)
+    trains_no_further(run, dataset, output, monkeypatch)
 
 
 def test_training_ends_early_when_the_score_does_not_rise(dataset, output, monkeypatch):
@@ -124,12 +128,7 @@ def test_training_ends_early_when_the_score_does_not_rise(dataset, output, monke
     assert run.record["last_epoch"] == 2 and run.record["best_epoch"] == 1
     assert run.epochs()["epoch"].tolist() == [0, 1, 2]
     assert open_run(run.folder).answers()["epoch"].unique() == [2]
-    # Interrupted after it has stopped, it does not train on.
-    monkeypatch.setenv("DOCFLOQA_OUTPUT", str(output / "again"))
-    interrupted(settings, dataset, monkeypatch, after=4)
-    resumed = trainer_of(settings, dataset)
-    resumed.train = None
-    pd.testing.assert_frame_equal(resumed.fit().epochs()[SCORES], run.epochs()[SCORES], check_exact=True)
+    trains_no_further(run, dataset, output, monkeypatch)
 
 
 def test_epochs_are_scored_on_some_questions_and_the_last_and_the_best_on_all(dataset, output, monkeypatch):

@@ -7,8 +7,9 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from statsmodels.stats.proportion import proportion_confint
 
-from docfloqa.analysis.intervals import FEWEST_DOCUMENTS, RATIO, Interval, number, percent
+from docfloqa.analysis.intervals import RATIO, Interval, number, percent
 from docfloqa.exceptions import RunError
+from docfloqa.metrics import FEWEST_DOCUMENTS
 from docfloqa.runs.results import Study, once_for_study
 
 # A confidence is the probability of one text, so "right" is what is said of one text.

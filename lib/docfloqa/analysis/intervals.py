@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from docfloqa.metrics import METRICS
+from docfloqa.metrics import FEWEST_DOCUMENTS, METRICS
 from docfloqa.text import NO_BREAK
 
 LOSS, RATIO = "val_loss", "vision_trainable"
@@ -18,8 +18,6 @@ TITLES = {
     **{"clean": "clean pages (%)", "area": "area under the curve (%)", "lost": "lost (points)"},
 }
 RESAMPLES = 2000
-# On fewer, 95 % intervals hold the truth too seldom (83 % of the time on 5), so that none is given.
-FEWEST_DOCUMENTS = 10
 UNKNOWN = "unknown"
 ENDS = (1 - 0.95) / 2, 1 - (1 - 0.95) / 2
 

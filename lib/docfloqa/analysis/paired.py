@@ -14,9 +14,9 @@ from scipy.stats import permutation_test
 from scipy.stats import t as student
 from statsmodels.stats.contingency_tables import mcnemar
 
-from docfloqa.analysis.intervals import FEWEST_DOCUMENTS, Interval, number, p_text
+from docfloqa.analysis.intervals import Interval, number, p_text
 from docfloqa.exceptions import RunError
-from docfloqa.metrics import METRICS
+from docfloqa.metrics import FEWEST_DOCUMENTS, METRICS
 from docfloqa.runs.run import Run
 
 KEYS = ["seed", "document_id", "question_id"]

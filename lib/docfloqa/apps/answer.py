@@ -1,6 +1,5 @@
 """A table of questions about a folder of pages, answered in one go; what is answered once is not answered again."""
 
-import csv
 import hashlib
 import json
 from collections.abc import Iterator
@@ -17,7 +16,8 @@ from tqdm.auto import tqdm
 
 from docfloqa.apps.ask import check_question, is_unlike, novelty
 from docfloqa.data.images import PageError, count_pages, read_bytes, read_page
-from docfloqa.exceptions import DocFloQAError, RunError, shown
+from docfloqa.data.importing.tables import SEPARATOR, TableError, cells_of
+from docfloqa.exceptions import RunError, shown
 from docfloqa.files import expanded, held, is_folder, write_whole
 from docfloqa.metrics import anls
 from docfloqa.runs.run import Run
@@ -25,13 +25,8 @@ from docfloqa.training.batches import QuestionCollator, resized, split
 from docfloqa.training.evaluation import evaluate
 
 SUFFIXES = {".pdf", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".gif", ".bmp", ".webp"}
-SEPARATOR = "|"  # between accepted answers
 AT_ONCE = 64  # questions between two times that answers are kept
 COLUMNS = ["row", "file", "page", "question", "answer", "confidence", "novelty", "error"]
-
-
-class TableError(DocFloQAError, ValueError):
-    """A table of questions that cannot be read or answered: names it and says what is allowed."""
 
 
 @dataclass(frozen=True)
@@ -128,15 +123,8 @@ def tasks_of(table: Path, folder: Path) -> list[Task]:
 
 def read_rows(table: Path) -> list[tuple[int, dict[str, str]]]:
     """The rows of a CSV with a number each: question, and file, page and answers, "" where there is none."""
-    try:
-        text = read_bytes(table).decode("utf-8-sig")
-    except PageError as error:
-        raise TableError(str(error)) from None
-    except UnicodeDecodeError:
-        raise TableError(f"{str(table)!r} is not in UTF-8; save it as 'CSV UTF-8'") from None
-    first = text.partition("\n")[0]
-    rows = list(csv.reader(text.splitlines(keepends=True), delimiter=max(",;\t", key=first.count)))
-    header = [name.strip().lower() for name in rows[0]] if rows else []
+    rows = cells_of(table)
+    header = [name.lower() for name in rows.pop(min(rows))] if rows else []
     if "question" not in header:
         raise TableError(
             f"{str(table)!r} has the columns {shown(', '.join(header))}; allowed are question and, where wanted, file, "
@@ -144,12 +132,10 @@ def read_rows(table: Path) -> list[tuple[int, dict[str, str]]]:
         )
     header = ["file" if name == "image" and "file" not in header else name for name in header]
     found = []
-    for number, cells in enumerate(rows[1:], 2):
-        # Where there is only one column, a comma is a part of the question.
-        cells = cells if len(header) > 1 else [",".join(cells)]
+    for number, cells in rows.items():
         row = dict.fromkeys(("question", "file", "page", "answers"), "")
-        row |= {name: cell.strip() for name, cell in zip(header, cells, strict=False)}
-        if any(map(str.strip, cells)):
+        row |= dict(zip(header, cells, strict=False))
+        if any(cells):
             found.append((number, row))
     if not found:
         raise TableError(f"{str(table)!r} has no row with a question")

@@ -4,12 +4,13 @@ import math
 import shlex
 
 from docfloqa.analysis.contrasts import Comparison, made, ratio_contrasts
-from docfloqa.analysis.intervals import FEWEST_DOCUMENTS, RATIO, Interval, percent
+from docfloqa.analysis.intervals import RATIO, Interval, percent
 from docfloqa.analysis.robustness import ROBUSTNESS, scored
 from docfloqa.analysis.tables import page_use_scores
 from docfloqa.arms import ARMS
 from docfloqa.data.hub import HUB_FOLDERS
 from docfloqa.data.sources import TRAINING_DATA
+from docfloqa.metrics import FEWEST_DOCUMENTS
 from docfloqa.report.verdicts import BETTER, MARGIN, WORSE, reads_pages, validated_on, verdicts
 from docfloqa.runs.plans import study_command
 from docfloqa.runs.results import Study

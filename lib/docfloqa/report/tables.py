@@ -13,11 +13,12 @@ from IPython.display import HTML, Markdown, display
 
 from docfloqa.analysis import confidence, mistakes, published, tables
 from docfloqa.analysis.contrasts import arm_contrasts, interactions, lacking, made
-from docfloqa.analysis.intervals import FEWEST_DOCUMENTS, NONE, RATIO, last_epoch, number, p_text, percent
+from docfloqa.analysis.intervals import NONE, RATIO, last_epoch, number, p_text, percent
 from docfloqa.analysis.paired import PairedDifference, holm
 from docfloqa.figures import study as figures
 from docfloqa.figures.style import publish
 from docfloqa.files import reports_folder, write_whole
+from docfloqa.metrics import FEWEST_DOCUMENTS
 from docfloqa.report.findings import is_own
 from docfloqa.report.verdicts import MARGIN, readable, verdicts
 from docfloqa.runs.results import Study

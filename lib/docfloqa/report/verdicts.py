@@ -4,9 +4,10 @@ import numpy as np
 import pandas as pd
 
 from docfloqa.analysis.contrasts import contrasts, holm_p_values
-from docfloqa.analysis.intervals import FEWEST_DOCUMENTS, NONE, Interval, p_text
+from docfloqa.analysis.intervals import NONE, Interval, p_text
 from docfloqa.analysis.paired import SIGNIFICANT
 from docfloqa.analysis.tables import page_use_scores
+from docfloqa.metrics import FEWEST_DOCUMENTS
 from docfloqa.runs.results import Study
 
 BETTER, WORSE, OPEN = "better", "worse", "not settled"

@@ -10,9 +10,9 @@ from docfloqa.data.folds import DOCUMENTS_IN_A_FOLD
 from docfloqa.data.schema import SPLITS
 from docfloqa.exceptions import shown
 from docfloqa.files import TINY_MODEL
+from docfloqa.metrics import FEWEST_DOCUMENTS
 from docfloqa.settings import EMBEDDED, OWN, PROFILES
 
-FEWEST_FOR_INTERVAL = 10  # documents: intervals over fewer hold the truth too rarely
 FOLDS = 5
 FEWEST_FOR_STUDY = 2  # documents to validate on: answers on other documents' pages are asked for, too
 
@@ -74,9 +74,9 @@ def summary(done: Imported, source: str | Path) -> list[str]:
     for split, count in done.questions.items():
         lines.append(f"{split}: {counted(count, 'question')} on {counted(done.documents[split], 'document')}")
     few = done.documents["validation"]
-    if few < FEWEST_FOR_INTERVAL:
+    if few < FEWEST_DOCUMENTS:
         lines.append(
-            f"{counted(few, 'document')} to validate on: below {FEWEST_FOR_INTERVAL} no interval is given, and what "
+            f"{counted(few, 'document')} to validate on: below {FEWEST_DOCUMENTS} no interval is given, and what "
             "differs may be chance"
         )
     lines.append("the first answer of a question is the one trained on; when answers are scored, any of them counts")
@@ -87,7 +87,7 @@ def summary(done: Imported, source: str | Path) -> list[str]:
     if few < FEWEST_FOR_STUDY:
         return [*lines, f"a study needs {FEWEST_FOR_STUDY} documents to validate on: add one before the next command"]
     folds = ""
-    if few < FEWEST_FOR_INTERVAL and sum(done.documents.values()) >= FOLDS * DOCUMENTS_IN_A_FOLD:
+    if few < FEWEST_DOCUMENTS and sum(done.documents.values()) >= FOLDS * DOCUMENTS_IN_A_FOLD:
         lines.append(f"--folds {FOLDS} validates every document once, by models that were not trained on it")
         folds = f" ARGS='--folds {FOLDS}'"
     name = re.sub(r"[^A-Za-z0-9_-]+", "_", done.folder.resolve().name).strip("_-") or "mine"

@@ -71,7 +71,7 @@ def csv_table(path: Path) -> Table:
     Rows are numbered as a spreadsheet does: the header is row 1. Cells that are missing at the end are empty. Raises
     `TableError` for another encoding, for quotes that are not closed and for a header that lacks columns.
     """
-    rows = _cells(path, _text(path))
+    rows = cells_of(path)
     header = rows.pop(min(rows), []) if rows else []
     names = columns_of(header, path)
     kept = {number: cells for number, cells in rows.items() if any(cells)}
@@ -91,7 +91,7 @@ def csv_table(path: Path) -> Table:
 
 def json_table(path: Path) -> Table:
     """JSON lines, a JSON list of objects, or RRC's JSON, an object with such a list as `data`; rows count from 1."""
-    text, kind = _text(path), "JSON lines"
+    text, kind = text_in(path), "JSON lines"
     try:
         rows = json.loads(text)
         if isinstance(rows, dict) and isinstance(rows.get("data"), list):
@@ -226,7 +226,8 @@ def _python_list(cell: str) -> Any:
         return None
 
 
-def _text(path: Path) -> str:
+def text_in(path: Path) -> str:
+    """What a file says, in UTF-8 or as its mark tells; raises `TableError` for another encoding, with the remedy."""
     try:
         content = read_bytes(path)
     except PageError as error:
@@ -250,13 +251,18 @@ def _text(path: Path) -> str:
     return text
 
 
-def _cells(path: Path, text: str) -> dict[int, list[str]]:
+def cells_of(path: Path) -> dict[int, list[str]]:
+    """The cells of every row of a CSV or TSV, by its number; raises `TableError` where they cannot be told apart."""
+    text = text_in(path)
     lines = io.StringIO(text, newline="")
     first, before = text.partition("\n")[0], 0
     # Excel's own mark of the separator.
     if told := re.match(r"\ufeff?\"?sep=(.)\"?\r?$", first):
         delimiter, before = told[1], 1
         next(lines)
+    elif not set(DELIMITERS) & set(first):
+        # One column: what stands in it is not taken apart.
+        delimiter = "\x1f"
     else:
         # Not csv.Sniffer, which guesses from how often signs occur: the names of the columns are known.
         known = {_folded(name) for several in COLUMNS.values() for name in several}
