@@ -57,6 +57,11 @@ def shown(value: Any) -> str:
     return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
 
 
+def printable(text: str) -> str:
+    """A text as UTF-8 can hold it: what a file's name or JSON may have beside it is written out."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 def did_you_mean(name: Any, known: Iterable[str]) -> str:
     """The known name that is closest to a wrong one, as the end of a message; nothing where none is close."""
     close = get_close_matches(name, list(known), n=1) if isinstance(name, str) else ()

@@ -93,7 +93,8 @@ def nearest_path(path: str | Path) -> str:
     with suppress(OSError, ValueError):
         above = next(folder for folder in path.parents if folder.is_dir())
         name = path.relative_to(above).parts[0]
-        if near := get_close_matches(name, [other.name for other in above.iterdir()], n=1):
+        # What has this very name is a link that leads nowhere.
+        if near := get_close_matches(name, [other.name for other in above.iterdir() if other.name != name], n=1):
             return f"; did you mean {str(above / near[0])!r}?"
     return ""
 

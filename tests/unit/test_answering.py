@@ -1,6 +1,8 @@
 """A folder of pages and a table of questions: all answered once, and what is wrong told in its row."""
 
 import json
+import os
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -10,7 +12,7 @@ from small_study import small_study
 
 from docfloqa import verbs
 from docfloqa.apps import answer as answering
-from docfloqa.apps.answer import TableError, answer_folder, as_text, read_rows
+from docfloqa.apps.answer import TableError, answer_folder, as_text, tasks_of
 from docfloqa.apps.ask import answer
 from docfloqa.data.images import read_page
 from docfloqa.data.load import load_docvqa
@@ -73,7 +75,7 @@ def test_rows_name_files_and_pages_and_what_is_wrong_is_told_in_them(run, scans)
         4: "has 2 pages, and page is 3",
         5: "there is no file",
         6: "question is ''",
-        7: "page is '2'",
+        7: "page is 2 and no file is named",
     }.items():
         assert told in frame["error"][row]
     [first, *_] = json.loads((scans.parent / "answers.json").read_text())
@@ -135,8 +137,8 @@ def test_a_page_that_has_changed_is_asked_again(run, scans):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "has the columns ''; allowed are question"),
-        (b"frage,file\na,b\n", "has the columns 'frage, file'"),
+        (b"", "lacks the columns question; it has nothing"),
+        (b"frage,file\na,b\n", "lacks the columns question; it has frage, file"),
         (b"question\n\n", "no row with a question"),
         ("question\nWas heißt es?".encode("latin-1"), "iconv -f CP1252"),
         (b'question,file\n"What?,a.png\n', "cannot be read after row"),
@@ -149,19 +151,84 @@ def test_what_is_no_table_of_questions_is_refused(run, scans, content, message):
         answer_folder(run, scans, path, scans.parent / "answers.csv")
 
 
-def test_a_table_as_spreadsheets_save_it_is_read(tmp_path):
-    path = tmp_path / "questions.csv"
-    path.write_bytes('\ufeffQuestion;File;Page\r\n"What;\r\nnow?";a.png;3\r\nshort\r\n'.encode())
-    assert [row for _, row in read_rows(path)] == [
-        {"question": "What;\r\nnow?", "file": "a.png", "page": "3", "answers": ""},
-        {"question": "short", "file": "", "page": "", "answers": ""},
+@pytest.fixture
+def pages(tmp_path) -> Path:
+    """A folder of pages that nobody answers about."""
+    folder = tmp_path / "pages"
+    folder.mkdir()
+    Image.new("L", (60, 80), 99).save(folder / "a.png")
+    return folder
+
+
+def asked(pages: Path, content: str | bytes) -> list[answering.Task]:
+    path = pages.parent / "questions.csv"
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return tasks_of(path, pages)
+
+
+@pytest.mark.parametrize("blank", ["", ";;\r\n\r\n"])
+def test_a_table_as_spreadsheets_save_it_is_read(blank, pages):
+    tasks = asked(pages, f'\ufeff{blank}Query;File name;Page\r\n"What;\r\nnow?";a.png;3.0\r\nshort\r\n')
+    assert [(task.question, task.file, task.page) for task in tasks] == [
+        ("What;\r\nnow?", "a.png", 3),
+        ("short", "a.png", 1),
     ]
+    [task] = asked(pages, "question,file\nWas heißt es?,a.png\n".encode("utf-16"))
+    assert task.question == "Was heißt es?"
 
 
-def test_a_table_in_utf_16_is_read(tmp_path):
-    path = tmp_path / "questions.csv"
-    path.write_text("question,file\nWas heißt es?,a.png\n", encoding="utf-16")
-    assert read_rows(path)[0][1]["question"] == "Was heißt es?"
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ("What is a, b?,a.png", "has 3 cells; allowed are 2"),
+        ("a?,/etc/passwd", "outside of the folder of images"),
+        ("a?,../outside.png", "outside of the folder of images"),
+        ("a?,link.png", "outside of the folder of images"),
+        ("a?,C:\\scans\\a.png", "is a whole path of Windows"),
+        (f"a?,{'x' * 300}", "names no file .File name too long"),
+        ("a?,.", "it is no file"),
+    ],
+)
+def test_what_import_refuses_is_refused_here_and_told_in_its_row(row, told, pages):
+    Image.new("L", (60, 80)).save(pages.parent / "outside.png")
+    (pages / "link.png").symlink_to(pages.parent / "outside.png")
+    [task] = asked(pages, f"question,file\n{row}\n")
+    assert re.search(told, task.error)
+
+
+@pytest.mark.parametrize("page", ["0", "-1", "1-2", "1.5", "²", "٣", "9" * 5000])
+def test_a_page_that_is_no_number_is_told_in_its_row(page, pages):
+    [task] = asked(pages, f"question,file,page\na?,a.png,{page}\n")
+    assert task.error.startswith("page is ") and "allowed is a whole number from 1" in task.error
+
+
+def test_a_column_that_is_there_twice_is_refused_and_a_written_list_is_several_answers(pages):
+    with pytest.raises(TableError, match="has question twice"):
+        asked(pages, "question,question\na?,b?\n")
+    good, cut = asked(pages, "question,answers\na?,\"['0', '0 USD']\"\nb?,\"['0', 0]\"\n")
+    assert good.accepted == ("0", "0 USD") and "looks like a list that is cut" in cut.error
+
+
+def test_what_other_systems_leave_in_a_folder_is_no_page_and_any_name_of_a_file_is_written(pages):
+    (pages / "__MACOSX").mkdir()
+    (pages / "folder.pdf").mkdir()
+    for name in (b"__MACOSX/._a.png", b".hidden.png", b"caf\xe9.png"):
+        Path(os.fsdecode(bytes(pages) + b"/" + name)).write_bytes((pages / "a.png").read_bytes())
+    tasks = asked(pages, "question\na?\n")
+    frame = answering._frame(tasks, {task.key: {"answer": "x", "confidence": 1.0, "novelty": None} for task in tasks})
+    assert frame["file"].tolist() == ["a.png", r"caf\udce9.png"]
+    frame.to_csv(pages / "answers.csv")
+
+
+@pytest.mark.parametrize(
+    "content", [b"a,b\n1,2\n", b"5\n", b"[1]\n", b"{}\n", b"\xff\n", b'{"run": "r", "key": "k"}\n', None]
+)
+def test_a_file_that_is_in_the_way_is_left_as_it_is(content, tmp_path):
+    part = tmp_path / "answers.csv.part"
+    part.mkdir() if content is None else part.write_bytes(content)
+    with pytest.raises(TableError, match="holds no answers of an earlier call"):
+        answering._kept(part, "r")
+    assert content is None or part.read_bytes() == content
 
 
 def test_where_nothing_can_be_answered_or_written_it_is_said_first(run, scans, tmp_path):

@@ -6,7 +6,7 @@ from PIL import Image
 
 from docfloqa.data.importing.data_set import ImportProblems, import_data
 from docfloqa.data.load import load_checked
-from docfloqa.exceptions import DataError
+from docfloqa.exceptions import DataError, SettingsError
 from docfloqa.files import FolderError
 from docfloqa.settings import Settings
 
@@ -213,3 +213,47 @@ def test_a_folder_with_something_in_it_is_left_alone(images, output):
         import_data(write(images, GOOD), images / "0.png" / "mine")
     with pytest.raises(DataError, match="no folder of images"):
         import_data(write(images, GOOD), output / "new", output / "nowhere")
+
+
+def test_a_number_of_a_page_as_pandas_writes_it_and_blank_rows_before_the_header(images, output):
+    pages = [Image.new("L", (40, 30), 60 * place) for place in range(3)]
+    pages[0].save(images / "three.tiff", save_all=True, append_images=pages[1:])
+    rows = GOOD.replace("\n", ",\n").replace("answers,", "answers,page") + "three.tiff,And there?,A,3.0\n"
+    done = import_data(write(images, f",,\n\n{rows}"), output / "mine")
+    frame = pd.concat([pd.read_parquet(path) for path in done.folder.iterdir()])
+    assert frame.set_index("question")["ucsf_document_page_no"]["And there?"] == "3"
+    assert frame.set_index("question")["questionId"]["What is 0?"] == "questions-4"
+
+
+@pytest.mark.parametrize("page", ["0", "-1", "1-2", "1.5", "²", "9" * 5000])
+def test_a_page_that_is_no_number_is_told(page, images, output):
+    text = GOOD.replace("\n", ",\n").replace("answers,", "answers,page") + f"5.png,And?,A,{page}\n"
+    with pytest.raises(DataError, match=r"row 8, image '5.png': page is '.*; allowed is a whole number from 1"):
+        import_data(write(images, text), output / "mine")
+
+
+def test_a_column_of_splits_that_is_empty_tells_none(images, output):
+    text = GOOD.replace("\n", ",\n").replace("answers,", "answers,split")
+    assert import_data(write(images, text), output / "mine").questions == {"train": 4, "validation": 2}
+
+
+def test_a_file_is_found_by_its_name_alone_only_where_its_folder_is_not_there(images, output):
+    Image.new("L", (40, 30), 77).save(images / "more" / "0.png")
+    text = GOOD.replace("0.png", "elsewhere/0.png")
+    assert import_data(write(output, text), output / "mine", images).questions["train"] == 4
+    with pytest.raises(DataError, match=r"row 3, image 'more/1.png': there is no file"):
+        import_data(write(output, text.replace("1.png", "more/1.png")), output / "other", images)
+
+
+def test_what_an_earlier_import_left_below_a_folder_does_not_stand_for_its_questions(images, output):
+    write(images, GOOD)
+    (images / "._questions.csv").write_bytes(b"\0\5\x16\7")
+    import_data(images, images / "data")
+    with pytest.raises(DataError, match=r"has several data sets; give one of .*/data, .*/questions.csv"):
+        import_data(images, output / "mine")
+    assert import_data(images / "questions.csv", output / "mine").kind == "a CSV"
+
+
+def test_a_source_without_a_name_is_no_folder(output):
+    with pytest.raises(SettingsError, match="source is empty"):
+        import_data("", output / "mine")

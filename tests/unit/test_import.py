@@ -347,7 +347,7 @@ def test_paths_of_windows(scans, output):
         import_data(scans / "q.csv", output / "no")
     first, whole, empty = str(told.value).splitlines()
     assert "6 rows cannot be used" in first
-    assert whole.startswith("  5 rows: is a whole path of Windows; allowed are paths below the folder of images")
+    assert whole.startswith("  5 rows: is a whole path of Windows; allowed are files in '")
     assert whole.endswith(r"the first is row 2, image 'C:\\Users\\Zoe\\0.png'")
     assert empty.startswith("  row 7, answers '': no answer")
     # The folder of images is what they lie in.
@@ -480,3 +480,49 @@ def test_the_recipe_for_parquet_files_works_with_paths_opened_images_and_bytes(s
         exec(recipe.replace("train-", f"{split}-"), known)
     assert [page_of["image"].size[0] for page_of in loaded(scans / "my_data")] == [20, 21, 22]
     assert loaded(scans / "my_data", "validation").features["image"] == FEATURES["image"]
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "told"),
+    [
+        ("question", {"en": "a?"}, "is {'en': 'a?'}; allowed is a text or a number"),
+        ("question", ["a?"], "is ['a?']; allowed"),
+        ("answers", {"text": ["a"]}, "is {'text': ['a']}; allowed"),
+        ("document", {"id": 1}, "is {'id': 1}; allowed"),
+        ("page", [1], "is [1]; allowed"),
+        ("question", "a \ud800", "holds a half of a sign"),
+        ("answers", ["a \ud800"], "holds a half of a sign"),
+        ("question_id", "\udfff", "holds a half of a sign"),
+        ("image", "\ud800.png", "names no file"),
+        ("image", "a\0.png", "names no file"),
+    ],
+)
+def test_a_value_that_is_no_text_is_told(column, value, told, scans):
+    lines = [row | {column: value} if number == 2 else row for number, row in enumerate(rows())]
+    (scans / "q.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    with pytest.raises(ImportProblems) as caught:
+        import_data(scans / "q.jsonl", scans.parent / "mine")
+    assert told in str(caught.value) and [problem.row for problem in caught.value.problems] == [3]
+
+
+def test_a_line_of_json_ends_where_it_ends_and_null_is_no_row(scans):
+    lines = [json.dumps(row | {"question": f"{row['question']}\u2028\x85"}, ensure_ascii=False) for row in rows()]
+    (scans / "q.jsonl").write_text("\r\n".join(lines), newline="")
+    assert import_data(scans / "q.jsonl", scans.parent / "mine").questions["train"] == 4
+    (scans / "q.jsonl").write_text("null")
+    with pytest.raises(DataError, match="holds None; allowed are objects with"):
+        import_data(scans / "q.jsonl", scans.parent / "other")
+
+
+def test_parquet_with_the_bytes_of_its_images(scans):
+    images = [(scans / f"{number}.png").read_bytes() for number in range(6)]
+    pd.DataFrame(rows()).assign(image=images).to_parquet(scans.parent / "q.parquet")
+    import_data(scans.parent / "q.parquet", scans.parent / "mine")
+    assert sorted(row["bytes"] for row in written(scans.parent / "mine")["image"]) == sorted(images)
+
+
+def test_files_that_are_not_read_are_told(scans):
+    (scans / "train.csv").write_text("image,question,answers\n" + "".join(f"{n}.png,{n}?,{n}\n" for n in range(6)))
+    (scans / "more.csv").write_text("x")
+    done = import_data(scans, scans.parent / "mine")
+    assert "left aside: more.csv" in summary(done, scans)

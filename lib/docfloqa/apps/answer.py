@@ -3,8 +3,8 @@
 import hashlib
 import json
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ from tqdm.auto import tqdm
 
 from docfloqa.apps.ask import check_question, is_unlike, novelty
 from docfloqa.data.images import PageError, count_pages, read_bytes, read_page
-from docfloqa.data.importing.tables import SEPARATOR, TableError, cells_of
-from docfloqa.exceptions import RunError, shown
+from docfloqa.data.importing.pages import file_below, page_number
+from docfloqa.data.importing.tables import SEPARATOR, TableError, csv_table, texts
+from docfloqa.exceptions import RunError, printable, shown
 from docfloqa.files import expanded, held, is_folder, write_whole
 from docfloqa.metrics import anls
 from docfloqa.runs.run import Run
@@ -26,14 +27,15 @@ from docfloqa.training.evaluation import evaluate
 
 SUFFIXES = {".pdf", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".gif", ".bmp", ".webp"}
 AT_ONCE = 64  # questions between two times that answers are kept
+ASKED = ("question", "image", "page", "answers")
 COLUMNS = ["row", "file", "page", "question", "answer", "confidence", "novelty", "error"]
 
 
 @dataclass(frozen=True)
 class Task:
-    """A question about a page: `row` of the table (the header is 1), `file` in the folder, what is wrong if anything.
+    """A question about a page: `row` of the table (the header is 1), `file` as it is named, what is wrong if anything.
 
-    `state` is the file's size and time, so that a page that has changed is asked again.
+    `path` is where the file is, `state` its size and time, so that a page that has changed is asked again.
     """
 
     row: int
@@ -41,13 +43,9 @@ class Task:
     page: int
     question: str
     accepted: tuple[str, ...]
+    path: Path | None = None
     state: tuple[int, int] | None = None
     error: str = ""
-
-    @property
-    def path(self) -> str:
-        """The file as it is found here, also where it is named as on Windows."""
-        return self.file.replace("\\", "/")
 
     @property
     def key(self) -> str:
@@ -87,7 +85,7 @@ def answer_folder(run: Run, folder: Path, questions: Path, out: Path) -> pd.Data
         done = _kept(part, run.id)
         if pending := [task for task in tasks if task.key not in done]:
             with part.open("a") as kept:
-                for task, answer in _answers(run, folder, pending, len(tasks)):
+                for task, answer in _answers(run, pending, len(tasks)):
                     done[task.key] = answer
                     kept.write(json.dumps({"run": run.id, "key": task.key, "answer": answer}) + "\n")
                     kept.flush()
@@ -102,70 +100,64 @@ def tasks_of(table: Path, folder: Path) -> list[Task]:
 
     Raises `TableError` for a file that is no such table and for a folder without a page.
     """
-    rows, asked = read_rows(table), []
-    names = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES and path.is_file()]
-    if not names and not all(row["file"] for _, row in rows):
+    rows, asked = [*csv_table(table, ("question",), ASKED).read()], []
+    if not rows:
+        raise TableError(f"{str(table)!r} has no row with a question")
+    files = sorted(path.relative_to(folder) for path in folder.rglob("*") if _is_page(path))
+    # macOS puts ._scan.png beside scan.png.
+    names = [path.as_posix() for path in files if not any(part.startswith(".") for part in path.parts)]
+    if not names and not all(row.values.get("image") for row in rows):
         raise TableError(f"{str(folder)!r} has no page; allowed are files {', '.join(sorted(SUFFIXES))}")
-    known: dict[Path, tuple[int, str]] = {}
-    for number, row in rows:
-        accepted = tuple(filter(None, map(str.strip, row["answers"].split(SEPARATOR))))
-        for path in [folder / row["file"].replace("\\", "/")] if row["file"] else names:
-            if path not in known:
-                known[path] = _count(path)
-            pages, wrong = known[path]
-            wrong = wrong or _wrong(row)
-            chosen = [int(row["page"])] if row["page"] and not wrong else range(1, pages + 1)
-            state = None if wrong else (path.stat().st_size, path.stat().st_mtime_ns)
-            name = row["file"] or path.relative_to(folder).as_posix()
-            asked += [Task(number, name, page, row["question"], accepted, state, wrong) for page in chosen]
+    looked = cache(partial(_look, folder))
+    for row in rows:
+        cells, wrong = dict.fromkeys(ASKED, "") | row.values, row.wrong or _wrong(row.values)
+        try:
+            accepted = tuple(texts(cells["answers"], bars=True))
+        except ValueError as error:
+            accepted, wrong = (), wrong or f"answers {cells['answers']!r}: {error}"
+        for name in [cells["image"]] if cells["image"] else names:
+            path, pages, lost = looked(name)
+            error = wrong or lost
+            chosen = [page_number(cells["page"])] if cells["page"] and not error else range(1, pages + 1)
+            state = None if error else (path.stat().st_size, path.stat().st_mtime_ns)
+            asked += [Task(row.number, name, page, cells["question"], accepted, path, state, error) for page in chosen]
     return asked
 
 
-def read_rows(table: Path) -> list[tuple[int, dict[str, str]]]:
-    """The rows of a CSV with a number each: question, and file, page and answers, "" where there is none."""
-    rows = cells_of(table)
-    header = [name.lower() for name in rows.pop(min(rows))] if rows else []
-    if "question" not in header:
-        raise TableError(
-            f"{str(table)!r} has the columns {shown(', '.join(header))}; allowed are question and, where wanted, file, "
-            "page and answers"
-        )
-    header = ["file" if name == "image" and "file" not in header else name for name in header]
-    found = []
-    for number, cells in rows.items():
-        row = dict.fromkeys(("question", "file", "page", "answers"), "")
-        row |= dict(zip(header, cells, strict=False))
-        if any(cells):
-            found.append((number, row))
-    if not found:
-        raise TableError(f"{str(table)!r} has no row with a question")
-    return found
+def _is_page(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and not path.is_dir()
 
 
-def _wrong(row: dict[str, str]) -> str:
+def _wrong(cells: dict[str, str]) -> str:
     try:
-        check_question(row["question"])
-    except RunError as error:
+        check_question(cells["question"])
+        page = cells.get("page") and page_number(cells["page"])
+    except (RunError, PageError) as error:
         return str(error)
-    if row["page"] and not (row["page"].isdecimal() and row["file"]):
-        return f"page is {row['page']!r}; allowed is a number from 1 on, of a file that is named"
+    if page and not cells.get("image"):
+        return f"page is {page} and no file is named; allowed is a page of a file that is named"
     return ""
 
 
-def _count(path: Path) -> tuple[int, str]:
-    """How many pages a file has, and what is wrong with it; one page that cannot be read where there is none."""
+def _look(folder: Path, name: str) -> tuple[Path | None, int, str]:
+    """Where a file is, how many pages it has, and what is wrong with it; one page that cannot be read if there is none.
+
+    What lies outside of the folder is not read, by whatever link.
+    """
+    path = None
     try:
+        path = file_below(folder, name)
         content = read_bytes(path)
-    except PageError as error:
-        return 1, str(error)
+    except ValueError as error:
+        return path, 1, str(error)
     try:
-        return count_pages(content), ""
+        return path, max(1, count_pages(content)), ""
     except PageError:
         # Why not is said where it is opened.
-        return 1, ""
+        return path, 1, ""
 
 
-def _answers(run: Run, folder: Path, tasks: list[Task], whole: int) -> Iterator[tuple[Task, dict[str, Any]]]:
+def _answers(run: Run, tasks: list[Task], whole: int) -> Iterator[tuple[Task, dict[str, Any]]]:
     model, processor = run.load()
     with tqdm(total=whole, initial=whole - len(tasks), desc="answering", unit="question") as bar:
         for few in split(sorted(tasks, key=lambda task: (task.file, task.page, task.row)), AT_ONCE):
@@ -174,7 +166,7 @@ def _answers(run: Run, folder: Path, tasks: list[Task], whole: int) -> Iterator[
                 name = f"{task.file}:{task.page}"
                 if not task.error and name not in pages | wrong:
                     try:
-                        image = read_page(folder / task.path, task.page)
+                        image = read_page(task.path, task.page)
                         pages[name], novel[name] = resized(image, processor), novelty(model, image)
                     except PageError as error:
                         wrong[name] = str(error)
@@ -199,22 +191,23 @@ def _answers(run: Run, folder: Path, tasks: list[Task], whole: int) -> Iterator[
 
 def _kept(part: Path, run: str) -> dict[str, dict[str, Any]]:
     """The answers that an earlier call has kept, by the key of their task; a line that was cut off is none."""
-    if not part.is_file():
+    if not part.exists():
         return {}
-    text, lines = part.read_text(), []
-    for line in text.splitlines():
-        with suppress(ValueError):
-            lines.append(json.loads(line))
-    if others := {line["run"] for line in lines} - {run}:
+    try:
+        *lines, _cut = part.read_text().split("\n")
+        kept = [(line["run"], line["key"], dict(line["answer"])) for line in map(json.loads, lines)]
+        others = {str(other) for other, _, _ in kept} - {run}
+    except (OSError, LookupError, TypeError, ValueError):
+        raise TableError(f"{str(part)!r} holds no answers of an earlier call; move it, or name another --out") from None
+    if others:
         raise TableError(f"{str(part)!r} holds answers of {', '.join(sorted(others))}; delete it to ask another run")
-    if not text.endswith("\n"):
-        # The next line would go on where this one was cut off.
-        write_whole(part, "".join(f"{json.dumps(line)}\n" for line in lines))
-    return {line["key"]: line["answer"] for line in lines}
+    # The next line would go on where one was cut off.
+    write_whole(part, "".join(f"{line}\n" for line in lines))
+    return {key: answer for _, key, answer in kept}
 
 
 def _frame(tasks: list[Task], done: dict[str, dict[str, Any]]) -> pd.DataFrame:
-    rows = [{**vars(task), "error": "", **done[task.key]} for task in tasks]
+    rows = [{**vars(task), "error": "", **done[task.key], "file": printable(task.file)} for task in tasks]
     frame = pd.DataFrame(rows).reindex(columns=[*COLUMNS, "accepted"])
     if frame["accepted"].map(len).any():
         frame["answers"] = frame["accepted"].map(SEPARATOR.join)

@@ -16,10 +16,11 @@ from docfloqa.data.hub import data_snapshot
 from docfloqa.data.importing.kinds import Found, recognise
 from docfloqa.data.importing.pages import Pages
 from docfloqa.data.importing.summary import FEWEST_FOR_STUDY, Imported, Problem, counted, grouped
-from docfloqa.data.importing.tables import ROWS_AT_ONCE, Table, TableError, text_of, texts
+from docfloqa.data.importing.tables import ROWS_AT_ONCE, Table, TableError, plain_text, text_of, texts
 from docfloqa.data.schema import FEATURES, ONE_PAGE, SPLIT_NAMES, SPLITS
-from docfloqa.exceptions import DataError
+from docfloqa.exceptions import DataError, printable
 from docfloqa.files import check_writable, expanded, is_folder, is_hub_id, resolve, whole_folder
+from docfloqa.parameters import check_source
 
 IMPORTING = 1  # what these rules are called where their results are kept: those of others do not count
 TEXTS = ("question", "split", "document", "question_id", "page")
@@ -53,6 +54,7 @@ def import_data(
     """
     if not 0 < validation_share < 1:
         raise ImportProblems(f"validation_share is {validation_share!r}; allowed is a number between 0 and 1")
+    check_source("source", str(source))
     check_writable(folder)
     found = find(source)
     root = expanded(images) if images else None
@@ -127,11 +129,15 @@ def _rows(tables: Sequence[Table], pages: Pages) -> tuple[pd.DataFrame, list[Pro
                 if len(row.values["image"]) != 1:
                     raise TableError(f"{str(table.path)!r} {ONE_PAGE.format('image')}")
                 row.values["image"] = row.values["image"][0]
-            one = {name: text_of(row.values.get(name)) for name in TEXTS}
+            one, wrong = dict.fromkeys(TEXTS, ""), {"cells": row.wrong} if row.wrong else {}
+            for name in TEXTS:
+                try:
+                    one[name] = plain_text(row.values.get(name))
+                except ValueError as error:
+                    wrong[name] = str(error)
             one["split"] = SPLIT_NAMES.get(table.split or one["split"].lower(), one["split"])
             image = row.values.get("image")
-            one["image"] = image.get("path") or "" if isinstance(image, dict) else text_of(image)
-            wrong = {"cells": row.wrong} if row.wrong else {}
+            one["image"] = printable(text_of(image.get("path") if isinstance(image, dict) else image))
             for name in ("answers", "question_type"):
                 try:
                     one[name] = texts(row.values.get(name), table.bars)
@@ -139,7 +145,8 @@ def _rows(tables: Sequence[Table], pages: Pages) -> tuple[pd.DataFrame, list[Pro
                     one[name], wrong[name] = [], str(error)
             if not row.wrong:
                 one["name"], one["content"], wrong["image"] = pages.look(table, image, one["page"])
-                wrong["question"] = "" if one["question"] else "no question; allowed is any text"
+                if not one["question"]:
+                    wrong.setdefault("question", "no question; allowed is any text")
                 if not one["answers"]:
                     wrong.setdefault("answers", "no answer; allowed is at least one, separated by '|'")
             told = Problem(row.number, "", "", "", table.path.name if len(tables) > 1 else "")
@@ -173,7 +180,8 @@ def _checked(
 
     `leaks` get the training rows about documents or pages of validation.
     """
-    told = any("split" in table.columns for table in tables if not table.split)
+    # A column without any split tells none.
+    told = any("split" in table.columns for table in tables if not table.split) and (rows["split"] != "").any()
     drawn = not told and all(table.split in ("", "train") for table in tables)
     if not drawn:
         wrong = rows["split"].isin(SPLITS).map({True: "", False: "no split; allowed are train and validation"})

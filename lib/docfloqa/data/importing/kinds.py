@@ -59,14 +59,18 @@ def patterns(split: str) -> list[str]:
 def parquet_folder(folder: Path) -> Path | None:
     """The folder itself, or the one below it, as the hub's client downloads it, that has parquet files by split.
 
-    Raises `DataError` where there are several.
+    Raises `DataError` where there are several, or tables of questions beside the only one.
     """
-    if any(parquet_files(folder, split) for split in SPLITS):
+    files = [file for split in SPLITS for file in parquet_files(folder, split)]
+    # Those of an earlier import are not to stand for questions beside them. Data sets of the hub have JSON there.
+    here = any(file.parent == folder for file in files)
+    beside = [] if here else [file for file in _questions(folder) if file.suffix.lower() not in (".json", ".parquet")]
+    if files and not beside:
         return folder
     below = [one for one in sorted(folder.iterdir()) if one.is_dir() and not one.name.startswith(".")]
     found = [one for one in below if any(parquet_files(one, split) for split in SPLITS)]
-    if len(found) > 1:
-        names = ", ".join(str(one) for one in found)
+    if found and len(found) + len(beside) > 1:
+        names = ", ".join(str(one) for one in (*found, *beside))
         raise DataError(f"{str(folder)!r} has several data sets; give one of {names}")
     return found[0] if found else None
 
@@ -174,7 +178,7 @@ def _of_tables(folder: Path) -> Found:
         names = ", ".join(file.name for file in used[:5])
         raise DataError(f"data folder {str(folder)!r} has several files of questions, {names}; give one of them")
     tables = [_table(file) for file in used]
-    aside = tuple(file.name for file in named if file not in used)
+    aside = tuple(file.name for file in files if file not in used)
     return Found(", ".join(dict.fromkeys(table.kind for table in tables)), tables, aside)
 
 
@@ -194,5 +198,7 @@ def _by_folder(table: Table) -> Table:
 
 
 def _questions(folder: Path, stem: str = "") -> list[Path]:
+    # macOS puts ._questions.csv beside questions.csv.
     files = (file for file in folder.iterdir() if file.suffix.lower() in READERS and file.is_file())
+    files = (file for file in files if not file.name.startswith("."))
     return sorted(file for file in files if not stem or file.stem == stem)

@@ -8,7 +8,7 @@ from typing import Any
 
 from docfloqa.data.images import FORMATS, PDF, PDF_MARK, PageError, count_pages, decode_page, read_bytes
 from docfloqa.data.importing.tables import Table, text_of
-from docfloqa.exceptions import shown
+from docfloqa.exceptions import printable, shown
 
 WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\")
 
@@ -52,43 +52,58 @@ class Pages:
         pages = count_pages(content)
         if not page and pages > 1:
             raise PageError(f"has {pages} pages, and no page is told; allowed is a column page with 1 to {pages}")
-        if page and not (page.isdecimal() and int(page)):
-            raise PageError(f"page is {shown(page)}; allowed is a whole number from 1")
-        return int(page or 1)
+        return page_number(page or "1")
 
     def _content(self, table: Table, value: Any) -> tuple[bytes, str]:
         if isinstance(value, dict) and value.get("bytes"):
-            return value["bytes"], PurePosixPath(value.get("path") or "").name
+            return value["bytes"], printable(PurePosixPath(value.get("path") or "").name)
         path = self.file_of(table, value)
-        return read_bytes(path), path.relative_to(self._root(table)).as_posix()
+        return read_bytes(path), printable(path.relative_to(self._root(table)).as_posix())
 
     def file_of(self, table: Table, value: Any) -> Path:
         """The file that a row names, below the folder of images; raises `ValueError` where it names none."""
         name = text_of(value.get("path") if isinstance(value, dict) else value)
         if not name:
             raise ValueError("no image; allowed is a file in the folder of images")
-        return self._below(table, name)
+        # RRC's questions name documents/x.png, whatever the folder of images is called.
+        return file_below(self._root(table), name, bool(self.root), " (see --images)")
 
     def _root(self, table: Table) -> Path:
         return (self.root or table.images).resolve()
 
-    def _below(self, table: Table, name: str) -> Path:
-        """The file that a row names, also by a path of Windows or by its name alone; links are followed first."""
-        root, tried = self._root(table), [name]
-        tried += [name.replace("\\", "/")] if "\\" in name else []
-        # RRC's questions name documents/x.png, whatever the folder of images is called.
-        tried += [PureWindowsPath(name).name] if self.root else []
+
+def file_below(root: Path, name: str, by_name: bool = False, remedy: str = "") -> Path:
+    """The file that a row names below a folder, also by a path of Windows; links are followed first.
+
+    `by_name` it is also found without the folders that it is said to be in, where the first of them is not there.
+    Raises `ValueError` where there is none, or outside of the folder.
+    """
+    root, tried = root.resolve(), [name]
+    tried += [name.replace("\\", "/")] if "\\" in name else []
+    first, *below = PureWindowsPath(name).parts or [""]
+    try:
+        tried += [below[-1]] if by_name and below and not (root / first).is_dir() else []
         paths = [(root / one).resolve() for one in tried]
         path = next((path for path in paths if path.is_relative_to(root) and path.is_file()), paths[0])
-        if WINDOWS.match(name) and not path.is_file():
-            raise ValueError(
-                "is a whole path of Windows; allowed are paths below the folder of images, or that folder as --images"
-            )
-        if not path.is_relative_to(root):
-            raise ValueError(f"outside of the folder of images; allowed are files in {str(root)!r} (see --images)")
-        if not path.exists():
-            raise ValueError(f"there is no file of this name in {str(root)!r} (see --images)")
-        return path
+        there = path.exists()
+    except (OSError, RuntimeError, ValueError) as error:
+        # RuntimeError: links in a circle. ValueError: a name that no file can have.
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"names no file ({reason}); allowed are files in {str(root)!r}{remedy}") from None
+    if WINDOWS.match(name) and not path.is_file():
+        raise ValueError(f"is a whole path of Windows; allowed are files in {str(root)!r}{remedy}")
+    if not path.is_relative_to(root):
+        raise ValueError(f"outside of the folder of images; allowed are files in {str(root)!r}{remedy}")
+    if not there:
+        raise ValueError(f"there is no file of this name in {str(root)!r}{remedy}")
+    return path
+
+
+def page_number(text: str) -> int:
+    """The number of a page as a cell has it; raises `PageError` for anything but a whole number from 1."""
+    if not re.fullmatch(r"0*[1-9]\d{0,8}", text):
+        raise PageError(f"page is {shown(text)}; allowed is a whole number from 1")
+    return int(text)
 
 
 def _sum(image: Any) -> str:

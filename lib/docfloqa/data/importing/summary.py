@@ -70,7 +70,7 @@ def summary(done: Imported, source: str | Path) -> list[str]:
         f"{Path(source).name or source}: {done.kind}, {counts['train']} training and {counts['validation']} validation "
         "questions"
     ]
-    lines += [f"left aside, as no split of its name is used: {name}" for name in done.left_aside]
+    lines += [f"left aside: {name}" for name in done.left_aside]
     for split, count in done.questions.items():
         lines.append(f"{split}: {counted(count, 'question')} on {counted(done.documents[split], 'document')}")
     few = done.documents["validation"]

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from docfloqa.data.images import PageError, read_bytes
 from docfloqa.data.schema import COLUMNS, ONE_PAGE, SEVERAL_PAGES
-from docfloqa.exceptions import DataError, shown
+from docfloqa.exceptions import DataError, printable, shown
 
 DEMANDED = ("image", "question", "answers")
 DELIMITERS = ",;\t"
@@ -31,7 +31,7 @@ MARKS = {
 }
 AS_UTF8 = "save it as 'CSV UTF-8'"
 BRACKETS = {"[": "]", "(": ")", "{": "}"}
-LIST = 'allowed are answers separated by \'|\', or a list of texts in quotes such as ["7", "7 USD"]'
+LIST = 'allowed are texts separated by \'|\', or a list of texts in quotes such as ["7", "7 USD"]'
 ROWS_AT_ONCE = 100  # each with its page
 
 
@@ -65,25 +65,29 @@ class Table:
     columns: frozenset[str] = frozenset()
 
 
-def csv_table(path: Path) -> Table:
+def csv_table(path: Path, demanded: Sequence[str] = DEMANDED, allowed: Sequence[str] = (*COLUMNS,)) -> Table:
     """A CSV or TSV: UTF-8 or with a mark of its encoding, its cells separated by commas, semicolons or tabs.
 
-    Rows are numbered as a spreadsheet does: the header is row 1. Cells that are missing at the end are empty. Raises
-    `TableError` for another encoding, for quotes that are not closed and for a header that lacks columns.
+    Rows are numbered as a spreadsheet does, blank ones included; the first that is not blank is the header. Cells that
+    are missing at the end are empty. Raises `TableError` for another encoding, for quotes that are not closed and for a
+    header that lacks columns.
     """
-    rows = cells_of(path)
-    header = rows.pop(min(rows), []) if rows else []
-    names = columns_of(header, path)
-    kept = {number: cells for number, cells in rows.items() if any(cells)}
+    rows = {number: cells for number, cells in cells_of(path).items() if any(cells)}
+    header = rows.pop(min(rows)) if rows else []
+    names = columns_of(header, path, demanded, allowed)
 
     def read() -> Iterator[Row]:
-        for number, cells in kept.items():
+        for number, cells in rows.items():
             while len(cells) > len(header) and not cells[-1]:
                 cells.pop()
             wrong = f"has {len(cells)} cells; allowed are {len(header)}, as in the first row"
             wrong = f"{wrong} (what holds a separator stands in quotes)" if len(cells) > len(header) else ""
             cells = cells + [""] * (len(header) - len(cells))
-            yield Row(number, {column: cells[header.index(name)] for column, name in names.items()}, wrong)
+            values = {column: cells[header.index(name)] for column, name in names.items()}
+            if "page" in values:
+                # So pandas writes whole numbers of which one is missing.
+                values["page"] = re.sub(r"\.0+$", "", values["page"])
+            yield Row(number, values, wrong)
 
     kind = "a TSV" if path.suffix.lower() == ".tsv" else "a CSV"
     return Table(path, kind, path.parent, read, bars=True, columns=frozenset(names))
@@ -102,13 +106,14 @@ def json_table(path: Path) -> Table:
             rows = [rows]
     except (RecursionError, ValueError):
         rows = []
-        for number, line in enumerate(text.splitlines(), 1):
+        # Not splitlines, which takes signs that a text may hold for ends of lines.
+        for number, line in enumerate(text.split("\n"), 1):
             try:
                 rows += [json.loads(line)] if line.strip() else []
             except (RecursionError, ValueError) as error:
                 raise TableError(f"{str(path)!r} is no JSON: line {number}: {error}") from None
-    if wrong := next((row for row in rows if not isinstance(row, dict)), None):
-        raise TableError(f"{str(path)!r} holds {shown(wrong)}; allowed are objects with {', '.join(DEMANDED)}")
+    if wrong := [row for row in rows if not isinstance(row, dict)]:
+        raise TableError(f"{str(path)!r} holds {shown(wrong[0])}; allowed are objects with {', '.join(DEMANDED)}")
     rows = [_flat(row) for row in rows]
     names = columns_of(dict.fromkeys(name for row in rows for name in row), path)
 
@@ -148,30 +153,35 @@ def arrow_table(
         try:
             rows = (row for batch in batches(sorted(wanted)) for row in batch.to_pylist())
             for number, row in enumerate(map(_flat, rows), 1):
-                yield Row(number, {column: row.get(name) for column, name in names.items()})
+                values = {column: row.get(name) for column, name in names.items()}
+                if isinstance(image := values["image"], bytes):
+                    values["image"] = {"bytes": image, "path": None}
+                yield Row(number, values)
         except (pa.ArrowException, OSError) as error:
             raise TableError(f"{str(path)!r} cannot be read: {error}") from error
 
     return Table(path, kind, path if path.is_dir() else path.parent, read, split, columns=frozenset(names))
 
 
-def columns_of(header: Iterable[str], path: Path) -> dict[str, str]:
-    """What a table calls the columns that it has, by their names in `COLUMNS`; the others are not read."""
+def columns_of(
+    header: Iterable[str], path: Path, demanded: Sequence[str] = DEMANDED, allowed: Sequence[str] = (*COLUMNS,)
+) -> dict[str, str]:
+    """What a table calls those of the `allowed` columns that it has, by their names in `COLUMNS`."""
     header = list(header)
     folded = [_folded(name) for name in header]
-    names = {column: [_folded(name) for name in several] for column, several in COLUMNS.items()}
+    names = {column: [_folded(name) for name in several] for column, several in COLUMNS.items() if column in allowed}
     found = {column: next((name for name in several if name in folded), "") for column, several in names.items()}
     several = [name for name in header if name.lower() in SEVERAL_PAGES]
-    if several and not found["image"]:
+    if several and "image" in demanded and not found["image"]:
         raise TableError(f"{str(path)!r} {ONE_PAGE.format(several[0])}")
-    missing = [column for column in DEMANDED if not found[column]]
+    missing = [column for column in demanded if not found[column]]
     twice = [column for column, name in found.items() if name and folded.count(name) > 1]
     if missing or twice:
         wrong = f"lacks the columns {', '.join(missing)}" if missing else f"has {', '.join(twice)} twice"
-        further = ", ".join(column for column in COLUMNS if column not in DEMANDED)
+        further = ", ".join(column for column in allowed if column not in demanded)
         raise TableError(
             f"{str(path)!r} {wrong}; it has {shown(', '.join(header))[1:-1] or 'nothing'}, and allowed are "
-            f"{', '.join(DEMANDED)} and, where wanted, {further}"
+            f"{', '.join(demanded)} and, where wanted, {further}"
         )
     return {column: header[folded.index(name)] for column, name in found.items() if name}
 
@@ -182,8 +192,8 @@ def texts(value: Any, bars: bool) -> list[str]:
     if isinstance(value, list):
         if wrong := next((one for one in value if not isinstance(one, str | int | float | None)), None):
             raise ValueError(f"{shown(wrong)} is no text; allowed is a text or a list of texts")
-        return list(dict.fromkeys(filter(None, map(text_of, value))))
-    cell = text_of(value)
+        return list(dict.fromkeys(filter(None, map(plain_text, value))))
+    cell = plain_text(value)
     if BRACKETS.get(cell[:1]) == cell[-1:] != "" or cell[:2] in ("['", '["'):
         written = _written_list(cell)
         if written is not None:
@@ -196,6 +206,16 @@ def text_of(value: Any) -> str:
     if value is None or value != value:
         return ""
     return str(int(value) if isinstance(value, float) and value.is_integer() else value).strip()
+
+
+def plain_text(value: Any) -> str:
+    """`text_of` what must be a text or a number; raises `ValueError` for what holds others, and what is no UTF-8."""
+    if isinstance(value, bytes | dict | list | tuple):
+        raise ValueError(f"is {shown(value)}; allowed is a text or a number")
+    text = text_of(value)
+    if text != printable(text):
+        raise ValueError("holds a half of a sign (from \\ud800 to \\udfff); allowed is any text in UTF-8")
+    return text
 
 
 def _written_list(cell: str) -> list[str] | None:
@@ -255,7 +275,8 @@ def cells_of(path: Path) -> dict[int, list[str]]:
     """The cells of every row of a CSV or TSV, by its number; raises `TableError` where they cannot be told apart."""
     text = text_in(path)
     lines = io.StringIO(text, newline="")
-    first, before = text.partition("\n")[0], 0
+    # Blank rows may come before the header.
+    first, before = text.lstrip(f" \r\n{DELIMITERS}").partition("\n")[0], 0
     # Excel's own mark of the separator.
     if told := re.match(r"\ufeff?\"?sep=(.)\"?\r?$", first):
         delimiter, before = told[1], 1
