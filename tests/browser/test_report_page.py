@@ -62,7 +62,9 @@ def report(tmp_path_factory) -> Path:
     study = Study.load("shipped")
     svg = render(figures.compare_finetune(study), "svg").decode()
     figure = new_output("display_data", {FORMATS["svg"][0]: svg})
-    figure.metadata = {FORMATS["svg"][0]: {"alt": "Rising lines", "caption": HOSTILE}}
+    figure.metadata = {FORMATS["svg"][0]: {"alt": "Rising lines", "caption": HOSTILE, "drawing": True}}
+    scan = new_output("display_data", {FORMATS["svg"][0]: svg})
+    scan.metadata = {FORMATS["svg"][0]: {"alt": "A page", "caption": "A page", "drawing": False}}
     wide = tables.comparisons(study).rename(index={"33 % − 0 %": HOSTILE})
     show_table(wide, "A wide table")
     code = {"execution_count": 1}
@@ -72,7 +74,7 @@ def report(tmp_path_factory) -> Path:
         new_markdown_cell("# A title"),
         new_code_cell(source, outputs=abstract, metadata={"tags": ["abstract"]}, **code),
         *(new_markdown_cell(f"## Part {n}\n\n{'Words. ' * 400} [(Hu et al. 2022)](#ref-hu2022)") for n in (1, 2)),
-        new_code_cell(source, outputs=[figure, *outputs, new_output("stream", text=HOSTILE)], **code),
+        new_code_cell(source, outputs=[figure, scan, *outputs, new_output("stream", text=HOSTILE)], **code),
         new_markdown_cell("## References"),
         new_code_cell(source, metadata={"tags": ["references"]}, **code),
     ]
@@ -128,6 +130,15 @@ def test_the_reader_chooses_light_or_dark(reader):
     assert grounds["light"] != grounds["dark"] and grounds["system"] == grounds[reader.scheme]
 
 
+def test_in_the_dark_drawings_are_turned_and_pages_are_dimmed(reader):
+    looks = "image => getComputedStyle(image).filter"
+    for theme in ("light", "dark", "system"):
+        reader.get_by_label(theme, exact=True).check()
+        drawing, page = (reader.get_by_role("img", name=name).evaluate(looks) for name in ("Rising lines", "A page"))
+        is_dark = "dark" in (theme, reader.scheme if theme == "system" else "")
+        assert ("invert" in drawing, "brightness" in page, "invert" in page) == (is_dark, is_dark, False), theme
+
+
 def test_text_stands_out_from_its_ground(reader):
     for fold in reader.locator("details.code summary").all():
         fold.click()
@@ -149,6 +160,6 @@ def test_figures_and_tables_are_named_and_what_data_hold_is_text(reader):
     assert reader.get_by_role("img", name="Rising lines").evaluate("image => image.naturalWidth") > 100
     assert reader.get_by_role("table", name="A wide table").count() == 1
     words = "5\xa0%".join(HOSTILE.split("5 %"))
-    assert reader.locator("figcaption").inner_text().replace("5 %", "5\xa0%") == words
+    assert reader.locator("figcaption").first.inner_text().replace("5 %", "5\xa0%") == words
     assert reader.locator("pre.output").inner_text() == HOSTILE
     assert words in reader.locator("div.output").last.inner_text()

@@ -13,6 +13,7 @@ from fake_study import RATIOS, validation_of, write_study
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from PIL import Image
 
 from docfloqa.analysis.tables import percent
 from docfloqa.figures import study as figures
@@ -221,16 +222,20 @@ def displayed(monkeypatch):
     return calls
 
 
-def test_a_figure_is_shown_once_with_its_texts(displayed):
-    figure, _ = plt.subplots()
+@pytest.mark.parametrize("drawing", [True, False])
+def test_a_figure_is_shown_once_with_its_texts_and_whether_it_is_a_drawing(displayed, drawing):
+    figure, ax = plt.subplots()
+    if not drawing:
+        style.page(ax, Image.new("L", (9, 9)))
     style.show(figure, caption="what it is", alt="what one sees")
     assert not plt.fignum_exists(figure.number)
     ((data, options),) = displayed
-    assert set(data) == {"application/pdf", "image/svg+xml", "image/png"} and options["raw"]
-    assert all(options["metadata"][kind] == {"alt": "what one sees", "caption": "what it is"} for kind in data)
+    assert set(data) == {"application/pdf", "image/png", *(["image/svg+xml"] if drawing else [])} and options["raw"]
+    about = {"alt": "what one sees", "caption": "what it is", "drawing": drawing}
+    assert options["metadata"] == dict.fromkeys(data, about)
     assert base64.b64decode(data["application/pdf"]).startswith(b"%PDF")
     assert base64.b64decode(data["image/png"]).startswith(b"\x89PNG")
-    assert "<svg" in data["image/svg+xml"] and "<dc:date>" not in data["image/svg+xml"]
+    assert not drawing or ("<svg" in data["image/svg+xml"] and "<dc:date>" not in data["image/svg+xml"])
 
 
 def test_a_figure_is_published_whole_as_pdf_and_png_and_shown(displayed, studies):

@@ -539,11 +539,11 @@ def test_nbconvert_finds_the_exporter(tmp_path, study):
     assert (tmp_path / "study.pdf").read_bytes() == TypstExporter().from_filename(str(path))[0]
 
 
-@pytest.mark.parametrize(("inside", "turned"), [("<path d='M0 0'/>", True), ("<image href='data:,'/>", False)])
-def test_in_the_dark_drawings_are_turned_and_pages_are_not(inside, turned):
-    picture = f"<svg xmlns='http://www.w3.org/2000/svg' width='9' height='9'>{inside}</svg>"
-    page = html_of(new_notebook(cells=[code(shown({"image/svg+xml": picture}))]))
-    assert ("drawing" in page.img.get("class", [])) == turned
+@pytest.mark.parametrize("kind", ["image/png", "image/svg+xml"])
+@pytest.mark.parametrize("about", [{"drawing": True}, {"drawing": False}, {}])
+def test_in_the_dark_drawings_are_turned_in_every_format_and_pages_are_not(figure, kind, about):
+    page = html_of(notebook(code(shown({kind: figure[kind]}, {kind: about}))))
+    assert ("drawing" in page.img.get("class", [])) == about.get("drawing", False)
     assert "prefers-color-scheme: dark" in page.style.text
 
 

@@ -118,7 +118,8 @@ def show(figure: Figure, caption: str, alt: str, path: Path | None = None) -> No
         FORMATS[kind][0]: content.decode() if kind == "svg" else base64.b64encode(content).decode()
         for kind, content in files.items()
     }
-    display(data, raw=True, metadata={mimetype: {"alt": alt, "caption": caption} for mimetype in data})
+    about = {"alt": alt, "caption": caption, "drawing": not _shows_pages(figure)}
+    display(data, raw=True, metadata=dict.fromkeys(data, about))
     plt.close(figure)
     for kind in ("pdf", "png") if path else ():
         write_whole(path.with_name(f"{path.name}.{kind}"), files[kind])

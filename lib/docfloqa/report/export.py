@@ -2,10 +2,11 @@
 
 A notebook's metadata says what it belongs to:
 `docfloqa = {"study": str, "date": "YYYY-MM-DD", "commit": str, "settings": {name: value}}`. An image's output
-metadata may carry `{"image/png": {"alt": str, "caption": str}}`. The first heading of level 1 is the title. Cells
-tagged `remove_cell` stay out, and those with a tag that the metadata's `left_out` lists. The output of a cell tagged
-`abstract` is set as one, in place of that of a cell tagged `references` stands the list of works cited, and the
-appendix begins with the cell tagged `appendix`; at its end are the settings.
+metadata may carry `{"image/png": {"alt": str, "caption": str, "drawing": bool}}`; a drawing is of lines and text alone,
+and turned in the dark. The first heading of level 1 is the title. Cells tagged `remove_cell` stay out, and those with a
+tag that the metadata's `left_out` lists. The output of a cell tagged `abstract` is set as one, in place of that of a
+cell tagged `references` stands the list of works cited, and the appendix begins with the cell tagged `appendix`; at its
+end are the settings.
 """
 
 import base64
@@ -96,19 +97,20 @@ def _shown(output: NotebookNode) -> list[Node]:
         return []
     if figures := {kind: output.data[kind] for kind in SUFFIXES if kind in output.data}:
         about = {key: text for kind in figures for key, text in output.metadata.get(kind, {}).items()}
-        return [_figure(figures, about.get("caption", ""), about.get("alt", ""))]
+        return [_figure(figures, about)]
     for mimetype in tree.READERS:
         if output.data.get(mimetype):
             return [tree.div("output", read(output.data[mimetype], mimetype))]
     return [tree.code_block(output.data["text/plain"], "output")] if "text/plain" in output.data else []
 
 
-def _figure(figures: dict[str, str], caption: str, alt: str) -> Node:
-    images = []
+def _figure(figures: dict[str, str], about: dict[str, Any]) -> Node:
+    caption, alt = about.get("caption", ""), about.get("alt", "")
+    images, attributes = [], ["", ["drawing"] if about.get("drawing") else [], []]
     for kind, data in figures.items():
         data = base64.b64encode(data.encode()).decode() if kind == "image/svg+xml" else data
         source = f"data:{kind};base64,{data}"
-        images.append({"t": "Image", "c": [NO_ATTRIBUTES, [tree.words(alt or caption or "Figure")], [source, ""]]})
+        images.append({"t": "Image", "c": [attributes, [tree.words(alt or caption or "Figure")], [source, ""]]})
     captions = [{"t": "Plain", "c": [tree.words(caption)]}] if caption else []
     return {"t": "Figure", "c": [NO_ATTRIBUTES, [None, captions], [{"t": "Plain", "c": images}]]}
 
@@ -127,8 +129,6 @@ def html_of(blocks: list[Node], head: dict[str, str]) -> str:
                 # An SVG of many points weighs more than its picture.
                 images = [image for image in value[2][0]["c"] if image["c"][2][0].startswith("data:image/")]
                 smallest = min(images, key=lambda image: len(image["c"][2][0]), default=value[2][0]["c"][0]["c"][1][0])
-                classes = ["drawing"] if any(map(_is_drawing, images)) else []
-                smallest = {**smallest, "c": [["", classes, []], *smallest["c"][1:]]}
                 return {"t": key, "c": [*value[:2], [{"t": "Plain", "c": [smallest]}]]}
             case "Div" if "code" in value[0][1]:
                 fold = '<details class="code"><summary>code</summary>'
@@ -140,12 +140,6 @@ def html_of(blocks: list[Node], head: dict[str, str]) -> str:
 
     options = ["--standalone", "--mathml", "--toc", f"--template={PAGE}"]
     return tree.write(walk(blocks, shown, "", {}), "html", *options, pagetitle=head["title"], **head)
-
-
-def _is_drawing(image: Node) -> bool:
-    """Whether a picture is of lines and text alone, which may be turned for the dark; a page may not."""
-    kind, _, data = image["c"][2][0].partition(";base64,")
-    return kind.endswith("svg+xml") and b"<image" not in base64.b64decode(data)
 
 
 def quoted(text: str) -> str:
