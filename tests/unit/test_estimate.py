@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import docfloqa.study.estimate
+from docfloqa.data.load import load_checked
 from docfloqa.data.schema import DOCVQA
 from docfloqa.files import TINY_MODEL
 from docfloqa.model.florence import load_florence
@@ -95,6 +96,65 @@ def test_pages_are_decoded_once_and_states_computed_once_for_each_frozen_part(ou
     assert result.hours * 3600 == pytest.approx(11 * pages + docfloqa.study.estimate.BESIDE_RUNS)
 
 
+@pytest.fixture
+def seconds_of(monkeypatch):
+    """What a study of settings takes without what it does beside its runs, parts of one run given in seconds."""
+
+    def taken(settings, **parts):
+        usual = {**dict.fromkeys(PARTS, 0.0), "cached_sub_blocks": 7}
+        monkeypatch.setattr(docfloqa.study.estimate, "in_own_process", lambda *_: usual | parts)
+        monkeypatch.setattr(docfloqa.study.estimate, "available_slots", lambda *_: [Slot(None, 1)])
+        # Rates are shown, and nothing is divided by zero there.
+        parts.setdefault("step", 1e-12)
+        return 3600 * estimate(settings, [1.0], [0]).hours - docfloqa.study.estimate.BESIDE_RUNS
+
+    return taken
+
+
+def test_steps_that_end_an_epoch_early_or_need_further_ones_are_counted(output, dataset, smoke, seconds_of):
+    batches = math.ceil(len(dataset["train"]) / smoke.batch_size)
+    assert seconds_of(smoke, step=1.0) == pytest.approx(smoke.epochs * batches)
+    for steps in (1, 3 * batches):
+        cut, epochs = smoke.replace(max_steps=steps), math.ceil(steps / batches)
+        assert seconds_of(cut, step=1.0) == pytest.approx(steps)
+        assert seconds_of(cut, save=1.0) == pytest.approx(epochs)
+        assert seconds_of(cut, evaluation_a_question=1.0) == pytest.approx((epochs + 2) * len(dataset["validation"]))
+    # Every batch is gone through, however many make a step; an epoch ends with what is left.
+    several = smoke.replace(gradient_accumulation_steps=batches)
+    assert seconds_of(several, step=1.0) == pytest.approx(smoke.epochs * batches)
+    assert seconds_of(several.replace(max_steps=3), step=1.0) == pytest.approx(3 * batches)
+
+
+def test_an_evaluation_on_some_questions_is_counted_as_such(output, dataset, smoke, seconds_of):
+    every = len(dataset["validation"])
+    for some, answered in ((5, smoke.epochs * 5 + 4 * every), (every, (smoke.epochs + 2) * every)):
+        taken = seconds_of(smoke.replace(eval_questions=some), evaluation_a_question=1.0)
+        assert taken == pytest.approx(answered)
+
+
+def test_folds_count_with_their_sizes_and_cache_pages_each_for_itself(output, dataset, smoke, seconds_of):
+    folds = smoke.replace(folds=3)
+    everything = load_checked(folds)[0]["train"]
+    rows, pages = len(everything), len(set(everything["page"]))
+    assert seconds_of(folds, evaluation_a_question=1.0) == pytest.approx((smoke.epochs + 2) * rows)
+    for part in ("decoding_a_page", "caching_a_page"):
+        assert seconds_of(folds, **{part: 1.0}) == pytest.approx(3 * pages)
+    parts = [load_checked(folds.replace(fold=fold))[0]["train"] for fold in (1, 2, 3)]
+    assert sum(map(len, parts)) == 2 * rows
+    batches = sum(math.ceil(len(part) / smoke.batch_size) for part in parts)
+    assert seconds_of(folds, step=1.0) == pytest.approx(smoke.epochs * batches)
+
+
+def test_folds_of_the_hub_s_data_are_shares_of_it(output, monkeypatch, dataset):
+    monkeypatch.setattr(docfloqa.study.estimate, "load_checked", lambda _: (dataset, None))
+    settings = Settings.profile("paper").replace(validation_questions=None, folds=4, train_questions=1000)
+    _, sizes = docfloqa.study.estimate._data(settings, [])
+    questions, pages = map(sum, zip(*DOCVQA.values(), strict=True))
+    assert [*sizes] == [1, 2, 3, 4]
+    assert sizes[4]["training"] == 1000 and sizes[4]["validation"] == math.ceil(questions / 4)
+    assert sizes[4]["pages"] == math.ceil(pages / questions * 1000) + math.ceil(pages / 4)
+
+
 def test_what_the_hub_holds_is_stood_in_for_in_docvqas_numbers(output, monkeypatch, dataset):
     asked = []
 
@@ -106,8 +166,9 @@ def test_what_the_hub_holds_is_stood_in_for_in_docvqas_numbers(output, monkeypat
     stand_ins: list[str] = []
     settings = Settings.profile("paper")
     _, sizes = docfloqa.study.estimate._data(settings, stand_ins)
-    questions, pages = DOCVQA["validation"]
-    assert sizes == {"train": DOCVQA["train"], "validation": (500, math.ceil(pages * 500 / questions))}
+    (training, more), (questions, pages) = DOCVQA["train"], DOCVQA["validation"]
+    of_all = {"training": training, "validation": 500, "pages": more + math.ceil(pages * 500 / questions)}
+    assert sizes == {None: of_all}
     assert asked[0].data == "synth" and asked[0].synth_scale == "full"
     # Drawing them must not take the minute, and a batch has pages of its own.
     assert 2 * settings.batch_size <= asked[0].synth_documents <= 32
@@ -131,6 +192,15 @@ def test_a_model_too_slow_for_its_share_of_the_minute_is_measured_on_one_questio
     assert answered == [1] and found["pages"] <= 3
     # A step counts for the whole batch.
     assert found["evaluation_a_question"] > 0.3 and found["step"] > 0
+
+
+def test_settings_that_end_training_early_do_not_end_a_calibration(output, dataset, smoke):
+    """An early stop asks for the scores of an epoch, which a calibration does not have."""
+    DatasetDict(dataset).save_to_disk(output / calibration.SAMPLE)
+    early = {"early_stopping_patience": 1, "max_steps": 1, "gradient_accumulation_steps": 2}
+    found = calibrate(smoke.replace(**early), Slot(None, 1), str(output), time.time(), 60)
+    # A batch at a time, in steps of two.
+    assert found["steps"] == math.ceil(len(dataset["train"]) / smoke.batch_size)
 
 
 def test_drawn_pages_have_as_many_questions_as_docvqas(dataset):

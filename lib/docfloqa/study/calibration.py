@@ -51,7 +51,8 @@ def calibrate(settings: Settings, slot: Slot, scratch: str, asked: float, second
     fewest, fitting = int((documents == 0).sum()) + 1, int(OF_ANSWERS * seconds / one) * at_once
     dataset["validation"], answers = _first(dataset["validation"], max(fewest, fitting)), 1
     # One epoch over the sample, whose length the trainer takes from the data.
-    trainer = DocVQATrainer(settings.replace(epochs=1, batch_size=batch), dataset, loaded=loaded)
+    whole_epoch = {"epochs": 1, "max_steps": None, "early_stopping_patience": None}
+    trainer = DocVQATrainer(settings.replace(batch_size=batch, **whole_epoch), dataset, loaded=loaded)
     network, run = trainer.model, trainer.run
     begun = time.perf_counter()
     # The resized pages by themselves, which runs share whatever is frozen.
@@ -121,18 +122,21 @@ def _first(rows: Dataset, count: int) -> Dataset:
 
 
 class _Clock(TrainerCallback):
-    """When every step of training has ended, and how many seconds it took to save a checkpoint after the last."""
+    """When every batch of training has ended, and how many seconds it took to save a checkpoint after the last."""
 
     def __init__(self, longest: float):
         self.times: list[float] = []
         self.longest = longest
 
-    def on_step_end(self, args, state, control, **_):
+    def on_substep_end(self, *_, **__):
         finish_device()
         self.times.append(time.perf_counter())
-        control.should_training_stop |= len(self.times) > 1 and self.times[-1] - self.times[0] > self.longest
 
-    on_epoch_begin = on_step_end
+    on_epoch_begin = on_substep_end
+
+    def on_step_end(self, args, state, control, **_):
+        self.on_substep_end()
+        control.should_training_stop |= self.times[-1] - self.times[0] > self.longest
 
     def on_save(self, *_, **__):
         self.saving = time.perf_counter() - self.times[-1]

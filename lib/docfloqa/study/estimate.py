@@ -1,7 +1,6 @@
 """What a study will take, before it starts: from a short calibration on the machine at hand."""
 
 import heapq
-import math
 import tempfile
 import threading
 import time
@@ -84,7 +83,8 @@ def estimate(
     large model on a CPU a smaller batch. A model of the hub that is not in its cache is stood in for by one of
     Florence-2-base's size, data of the hub by drawn pages in DocVQA's numbers; nothing is downloaded. Documents of an
     arm under another shift are taken to be as many as the study's. States that a GPU keeps in its memory are not in
-    `gpu_mib`. The scoring on bad scans that a study with arms ends with is not counted.
+    `gpu_mib`. Runs are taken not to stop early. The scoring on bad scans that a study with arms ends with is not
+    counted.
 
     Raises what `sweep` does for what is given, and `StudyError` when a calibration does not survive.
     """
@@ -102,27 +102,31 @@ def estimate(
         for run in chain(planned.ratios, *planned.variants)
     }
     sample, sizes = _data(settings, stand_ins)
-    (training, more), (validation, pages) = sizes["train"], sizes["validation"]
-    pages += more
     device = describe_device()
     slots = available_slots(device, settings)[:jobs]
     calibrated = _calibrate(sorted(set(kinds.values()), key=lambda kind: -kind.vision_trainable), slots, sample)
-    each = pd.DataFrame([run.to_dict() | calibrated[kind] for run, kind in kinds.items()])
+    each = pd.DataFrame([run.to_dict() | calibrated[kind] | sizes[run.fold] for run, kind in kinds.items()])
     measured = "measured: " + "; ".join(
         f"{name} {least:g}" + f" to {most:g}" * (most > least)
         for name, least, most in pd.DataFrame(calibrated.values())[[*MEASURED]].agg(["min", "max"]).T.itertuples()
     )
     each["samples_per_second"] = each["batch_size"] / each["step"]
-    each["caching_minutes"] = pages * (each["decoding_a_page"] + each["caching_a_page"]) / 60
-    steps = np.ceil(training / each["batch_size"])
-    each["training_minutes"] = each["epochs"] * (steps * each["step"] + each["save"]) / 60
-    # Before training, after every epoch, and once on wrong pages.
-    each["evaluation_minutes"] = (each["epochs"] + 2) * validation * each["evaluation_a_question"] / 60
+    each["caching_minutes"] = each["pages"] * (each["decoding_a_page"] + each["caching_a_page"]) / 60
+    batches = np.ceil(each["training"] / each["batch_size"])
+    steps = np.ceil(batches / each["gradient_accumulation_steps"])
+    passes = (each["max_steps"].astype(float) / steps).fillna(each["epochs"])
+    each["epochs"] = np.ceil(passes).astype(int)
+    each["training_minutes"] = (passes * batches * each["step"] + each["epochs"] * each["save"]) / 60
+    # All are answered before training and on wrong pages, and after the last and the best epoch where others have some.
+    some = np.minimum(each["eval_questions"].astype(float).fillna(np.inf), each["validation"])
+    answered = each["validation"] * np.where(some < each["validation"], 4, 2) + each["epochs"] * some
+    each["evaluation_minutes"] = answered * each["evaluation_a_question"] / 60
     each["run_minutes"] = each["start"] / 60 + each.filter(regex="_minutes$").sum(axis=1)
     # What one run has kept, others find: pages those with the same data, states those with the same frozen part.
-    states = ["synth_shift", "cached_sub_blocks"]
-    found = each["decoding_a_page"] * each.duplicated("synth_shift") + each["caching_a_page"] * each.duplicated(states)
-    hours = each["run_minutes"] / 60 - pages * found / 3600
+    data = ["synth_shift", "fold"]
+    states = [*data, "cached_sub_blocks"]
+    found = each["decoding_a_page"] * each.duplicated(data) + each["caching_a_page"] * each.duplicated(states)
+    hours = each["run_minutes"] / 60 - each["pages"] * found / 3600
     key = [*(name for name in COSTLY if each[name].nunique() > 1), "epochs"]
     each["runs"] = each.groupby(key)["seed"].transform("size")
     table = each.drop_duplicates(key, ignore_index=True)
@@ -136,8 +140,8 @@ def estimate(
         # Runs of kinds with the same frozen beginning share its states; the resized images are shared by all.
         kept = each[each["cached_sub_blocks"] > 0].drop_duplicates(states)
         size = load_florence(settings.model, settings.prefix)[1].image_processor.size
-        images = 3 * size["height"] * size["width"] * each["synth_shift"].nunique()
-        disk += min(pages * (images + kept["state_bytes"].sum()), settings.cache_gib * 2**30)
+        images = 3 * size["height"] * size["width"] * each.drop_duplicates(data)["pages"].sum()
+        disk += min(images + (kept["pages"] * kept["state_bytes"]).sum(), settings.cache_gib * 2**30)
     return Estimate(
         table[[*key, "runs"]].join([table.filter(regex="_per_second$|_minutes$"), table.filter(regex="_mib$")]),
         hours=makespan(hours, len(slots)) + BESIDE_RUNS / 3600,
@@ -204,9 +208,10 @@ def random_base_model() -> Path:
     return folder
 
 
-def _data(settings: Settings, stand_ins: list[str]) -> tuple[DatasetDict, dict[str, tuple[int, int]]]:
-    """A sample of the data, and questions and pages of each split in full."""
-    wanted, sizes = {"train": (STEPS + WARM_UP) * settings.batch_size, "validation": EVALUATED}, {}
+def _data(settings: Settings, stand_ins: list[str]) -> tuple[DatasetDict, dict[int | None, dict[str, int]]]:
+    """A sample of the data, and how many questions of either kind, and pages, the runs of each fold have."""
+    wanted = {"train": (STEPS + WARM_UP) * settings.batch_size, "validation": EVALUATED}
+    folds = range(1, settings.folds + 1) if settings.folds else [None]
     if is_hub_id(resolve(settings.data)):
         stand_ins.append(f"data {settings.data}: drawn pages, counted as DocVQA's")
         documents = {
@@ -215,12 +220,16 @@ def _data(settings: Settings, stand_ins: list[str]) -> tuple[DatasetDict, dict[s
         }
         drawn, _ = load_checked(settings.replace(data="synth", validation_data=None, synth_scale="full", **documents))
         dataset = {split: like_docvqa(rows) for split, rows in drawn.items()}
-        for split, (questions, pages) in DOCVQA.items():
-            used = min(getattr(settings, f"{split}_questions") or questions, questions)
-            sizes[split] = used, math.ceil(pages * used / questions)
+        counts = np.array([DOCVQA["train"], DOCVQA["validation"]], float)
+        if settings.folds:
+            counts = np.outer([1 - 1 / settings.folds, 1 / settings.folds], counts.sum(axis=0))
+        limits = [settings.train_questions or np.inf, settings.validation_questions or np.inf]
+        counts *= np.minimum(1, limits / counts[:, 0])[:, None]
+        (training, more), (validation, pages) = np.ceil(counts.round(6)).astype(int)
+        sizes = {fold: {"training": training, "validation": validation, "pages": more + pages} for fold in folds}
     else:
         dataset, _ = load_checked(settings)
-        sizes = {split: (len(rows), len(set(rows["page"]))) for split, rows in dataset.items()}
+        sizes = {fold: _sizes(load_checked(settings.replace(fold=fold))[0] if fold else dataset) for fold in folds}
     for split, rows in dataset.items():
         # As many pages as there are, where a batch of the whole data would hardly share one; an evaluation always
         # groups questions by page.
@@ -228,6 +237,11 @@ def _data(settings: Settings, stand_ins: list[str]) -> tuple[DatasetDict, dict[s
         order = np.arange(len(rows)) if by_image else _earlier(rows).argsort(kind="stable")
         dataset[split] = rows.select(order[: wanted[split]])
     return DatasetDict(dataset), sizes
+
+
+def _sizes(dataset: DatasetDict) -> dict[str, int]:
+    pages = sum(len(set(rows["page"])) for rows in dataset.values())
+    return {"training": len(dataset["train"]), "validation": len(dataset["validation"]), "pages": pages}
 
 
 def like_docvqa(rows: Dataset) -> Dataset:
