@@ -18,8 +18,10 @@ DEVICE ?=
 # Any other options of the verb: make study ARGS='--epochs 4'.
 ARGS ?=
 
-WITH = $(if $(PROFILE),--profile '$(PROFILE)') $(if $(NAME),--name '$(NAME)') $(if $(DATA),--data '$(DATA)') \
-	$(if $(MODEL),--model '$(MODEL)')
+# By way of the environment: whatever signs a folder's name has, the shell leaves them alone.
+export DATA MODEL
+WITH = $(if $(PROFILE),--profile '$(PROFILE)') $(if $(NAME),--name '$(NAME)') $(if $(DATA),--data "$$DATA") \
+	$(if $(MODEL),--model "$$MODEL")
 WHAT = $(WITH) $(if $(RATIOS),--ratios $(RATIOS)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(ARMS),--arms $(ARMS))
 HERE = $(if $(KERNEL),--kernel '$(KERNEL)') $(if $(ALLOW_CPU),--allow-cpu)
 WHERE = $(HERE) $(if $(SCHEDULER),--scheduler '$(SCHEDULER)')

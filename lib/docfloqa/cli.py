@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperCommand
 
 from docfloqa import verbs
-from docfloqa.exceptions import IncompleteRunError
+from docfloqa.exceptions import IncompleteRunError, SettingsError
 from docfloqa.model.processes import compute_alone
 from docfloqa.parameters import read_config
 from docfloqa.settings import EVALUATION_SETTINGS, GROUPS, OF_A_RUN, PROFILES, Settings
@@ -95,15 +95,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     The result goes to standard output, as JSON with --json; everything else goes to standard error.
     """
     words: list[str] = []
-    option = ""
+    option, empty = "", set()
     # `--seeds 0 1` as typer takes it: `--seeds 0 --seeds 1`.
     for word in sys.argv[1:] if argv is None else argv:
         if named := word.startswith("-") and not word[1:2].isdigit():
             option = word if word in LISTS else ""
+            empty |= {option} - {""}
         if not option:
             words.append(word)
         elif not named:
             words += [option, word]
+            empty -= {option}
+    if empty and "--help" not in words:
+        print(f"error: {', '.join(sorted(empty))} has no value; give one, or leave it away", file=sys.stderr)
+        return verbs.BAD_INPUT
     try:
         app(words, prog_name="docfloqa")
     except SystemExit as left:
@@ -193,6 +198,10 @@ def _arguments(given: dict[str, Any], own: Iterable[str], fields: Iterable[str])
     """The arguments of a verb from its options; settings are those of profile, file and options, the last first."""
     from docfloqa.files import PROJECT, is_there, output_folder
 
+    for name, value in given.items():
+        # A variable of the shell that is not set is not what leaves an option away.
+        if value == "" or (isinstance(value, list) and "" in value):
+            raise SettingsError(f"{name} is empty; give a value, or leave it away")
     chosen = {name: value for name in fields if (value := given.pop(name)) not in (None, [])}
     for values in (given, chosen):
         for name in ("data", "model", "validation_data"):
@@ -206,6 +215,12 @@ def _arguments(given: dict[str, Any], own: Iterable[str], fields: Iterable[str])
         # Of a report's command it is in the folder of results, wherever one is.
         there = config and not is_there(config) and output_folder() / config
         wanted = read_config(there if there and is_there(there) else config) if config else {}
+        alone = [name for name in OF_A_RUN if name in wanted.get("settings", {})]
+        if alone and "ratios" in given:
+            raise SettingsError(
+                f"{config!r} sets {', '.join(alone)}, in which a study's runs differ; allowed are ratios, seeds and "
+                "the setting folds"
+            )
         profile = profile or wanted.get("profile", "embedded")
         given["settings"] = Settings.from_parameters(profile, wanted.get("settings", {}), **chosen)
         given |= {name: given[name] or wanted.get(name, PLAN[name]) for name in PLAN.keys() & given.keys()}

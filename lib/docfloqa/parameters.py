@@ -18,19 +18,31 @@ RESERVED = ("benchmarks", "screenshots", "log.md", *DEVICES)
 LONGEST_NAME, LONGEST_PART = 1000, 255  # bytes of a path, and of each part of it
 MOST_LEGS = 16  # of trained_before: a run's folder names them all
 POSITIVE = (5e-324, 1.7976931348623157e308)
+WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 CONFIG = {"profile": (str, "a name"), "settings": (dict, "settings by name")}
 CONFIG |= dict.fromkeys(("ratios", "seeds", "arms"), (list, "a list"))
 NO_NAME = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 class _Loader(yaml.SafeLoader):
-    # YAML 1.1 takes 1e-4 for text and on and off for truth; people mean a number and a text.
+    # YAML 1.1 takes 1e-4 and 2026-01-31 for what they are not, 010 for 8, 1:30 for 90, on and off for truth.
     yaml_implicit_resolvers: ClassVar = {
-        first: [(tag, pattern) for tag, pattern in resolvers if first not in "oOyYnN" or not tag.endswith("bool")]
+        first: [
+            (tag, pattern)
+            for tag, pattern in resolvers
+            if not (tag.endswith(("int", "timestamp")) or (first in "oOyYnN" and tag.endswith("bool")))
+        ]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        names = [name.value for name, _ in node.value]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise yaml.YAMLError(f"{shown(twice[0])} is there twice; allowed is once")
+        return super().construct_mapping(node, deep)
 
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"[-+]?(0|[1-9]\d*)$"), list("-+0123456789"))
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
 )
@@ -53,6 +65,9 @@ def by_name(further: str | dict[str, Any]) -> dict[str, Any]:
         raise SettingsError(f"further settings are {shown(further)}, which is not JSON: {error}") from None
     if not isinstance(settings, dict):
         raise SettingsError(f"further settings are {shown(settings)}; allowed is a JSON object of settings by name")
+    for name in settings:
+        if not isinstance(name, str):
+            raise SettingsError(f"further settings name {shown(name)}; allowed are names of settings")
     return settings
 
 
@@ -146,7 +161,10 @@ def checked(field: dataclasses.Field, value: Any) -> Any:
     for one in items:
         # A notebook parameter may arrive as 1 where 1.0 is meant; True is never meant as 1.
         if not isinstance(one, int | float if kind is float else kind) or isinstance(one, bool) != (kind is bool):
-            raise SettingsError(f"{name} is {shown(one)} of type {type(one).__name__}; allowed is {field.type}")
+            wanted = f"{WORDS[kind]}{' or none' * (NoneType in further)}"
+            raise SettingsError(f"{name} is {shown(one)} of type {type(one).__name__}; allowed is {wanted}")
+    if kind is str and (twice := [one for one in items if items.count(one) > 1]):
+        raise SettingsError(f"{name} has {shown(twice[0])} twice; allowed is once")
     if callable(allowed):
         allowed(name, value)
     elif kind is str and (wrong := [one for one in items if one not in allowed]):

@@ -151,9 +151,15 @@ def answer(run, folder, questions="questions.csv", out="answers.csv") -> tuple:
 def evaluate(run, changes, data=None) -> tuple:
     """Score a run's best model on validation questions, its own or others."""
     from docfloqa.analysis.intervals import LOSS, score_intervals
+    from docfloqa.files import resolve
     from docfloqa.runs.results import find_run
 
     found = find_run(run)
+    if data and found.settings.fold and resolve(data) == resolve(found.settings.data):
+        raise SettingsError(
+            f"--data is {data!r}, most of which run {found.name} of a fold was trained on; allowed are other data, or "
+            "none: then its own fold is scored"
+        )
 
     from docfloqa.training.evaluation import evaluate_run
 
@@ -260,6 +266,8 @@ def demo(name="embedded", port=8866) -> None:
     from docfloqa.apps.demo import serve
     from docfloqa.runs.results import Study
 
+    if not 1 <= port <= 65535:
+        raise SettingsError(f"--port is {port}; allowed is a number from 1 to 65535")
     # Voilà would show visitors a page without models.
     Study.load(name)
     serve(name, port)

@@ -446,3 +446,27 @@ def test_a_wrong_name_of_a_run_or_study_is_refused_without_waiting_for_torch(two
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split("\n")[0] == str([2] * len(wrong))
     assert done.stderr.count("'none'") == len(wrong)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["study", "--ratios"], "--ratios has no value"),
+        (["study", "--arms", "--name", "mine"], "--arms has no value"),
+        (["study", "--seeds", "--seeds", "1", "--report-to"], "--report-to has no value"),
+        (["ask", "docs/example.png", "a?", "--run", ""], "run is empty; give a value"),
+        (["evaluate", "mine/vision100", "--data", ""], "data is empty"),
+        (["study", "--arms", ""], "arms is empty"),
+        (["export", "mine/vision100", "x", "--push", ""], "push is empty"),
+        (["demo", "--port", "99999999"], "--port is 99999999; allowed is a number from 1 to 65535"),
+    ],
+)
+def test_an_option_without_a_value_is_not_left_away(words, told, capsys):
+    assert main(words) == 2 and told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["seed", "vision_trainable", "fold"])
+def test_what_runs_of_a_study_differ_in_is_no_setting_of_its_file(name, tmp_path, capsys):
+    (tmp_path / "study.yaml").write_text(f"settings: {{{name}: 1, folds: 2}}")
+    assert main(["study", "--config", str(tmp_path / "study.yaml")]) == 2
+    assert f"sets {name}, in which a study's runs differ; allowed are ratios" in capsys.readouterr().err

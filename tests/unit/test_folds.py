@@ -8,19 +8,23 @@ import pytest
 from datasets import Dataset
 from fake_study import write_run, write_study
 
+from docfloqa import verbs
 from docfloqa.analysis import tables
 from docfloqa.analysis.contrasts import ratio_contrasts
 from docfloqa.analysis.scoring import score_robustness
+from docfloqa.apps.ask import models_of_study
 from docfloqa.data.folds import of_fold
 from docfloqa.data.load import load_docvqa
 from docfloqa.exceptions import DataError, RunError, SettingsError
 from docfloqa.files import reports_folder, runs_folder
 from docfloqa.report.tables import run_table, setup_table, write_tables
 from docfloqa.report.verdicts import validated_on, verdicts
+from docfloqa.runs.packing import pack
 from docfloqa.runs.plans import check_name
 from docfloqa.runs.results import PLAN, Study
-from docfloqa.runs.run import identity, run_id
+from docfloqa.runs.run import Run, identity, run_id
 from docfloqa.settings import Settings
+from docfloqa.study.study import score_study
 from docfloqa.study.sweep import settings_of_runs
 
 FOLDS = 3
@@ -167,3 +171,31 @@ def test_a_study_of_folds_keeps_its_name(study):
     check_name(study.settings)
     with pytest.raises(SettingsError, match=r"folds 3.* and folds None"):
         check_name(study.settings.replace(folds=None))
+
+
+def test_of_folds_the_first_is_asked_and_named(study, monkeypatch):
+    monkeypatch.setattr(Run, "model_folder", "there")
+    before, *models = models_of_study("folded")
+    assert before.run is None and [one.name for one in models] == [f"{r} % trained, fold 1 of 3" for r in (0, 100)]
+    assert [(one.settings.fold, one.settings.seed) for one in models] == [(1, 0), (1, 0)]
+
+
+def test_a_run_of_a_fold_is_not_scored_on_what_it_was_trained_on(study):
+    name = next(iter(study.records))
+    with pytest.raises(
+        SettingsError, match=f"--data is 'synth', most of which run folded/{name} of a fold was trained"
+    ):
+        verbs.evaluate(name, {}, "synth")
+
+
+def test_bad_scans_are_refused_before_a_notebook_begins(study):
+    with pytest.raises(RunError, match="study 'folded' has 3 folds"):
+        score_study("folded")
+
+
+# The last one, since it moves the runs.
+def test_a_packed_study_of_folds_says_the_same(study):
+    before = verdicts(study)
+    pack("folded")
+    packed = Study.load("folded")
+    assert verdicts(packed).equals(before) and packed.last_answers.equals(study.last_answers)

@@ -151,7 +151,7 @@ def test_what_is_not_whole_is_not_packed_and_loses_nothing(monkeypatch):
     study = write_study(ratios=(0.0, 1.0), missing=1)
     with pytest.raises(RunError, match="1 planned runs that are not complete: vision000-seed99-fake"):
         pack("fake")
-    with pytest.raises(RunError, match="0 planned runs"):
+    with pytest.raises(RunError, match="study 'nothing' has no runs to pack; docfloqa study --name nothing"):
         pack("nothing")
     study = write_study("other", ratios=(0.0,), seeds=(0,))
     files = sorted(runs_folder("other").rglob("*"))

@@ -4,6 +4,7 @@ import ast
 import importlib.metadata
 import json
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -252,3 +253,16 @@ def test_the_library_is_as_long_as_its_readme_says():
         assert len(path.read_text().splitlines()) <= 350, path
     for folder in (LIBRARY, *LIBRARY.rglob("*/")):
         assert len(list(folder.glob("*.py"))) <= 12, folder
+
+
+@pytest.mark.parametrize("name", ["a b", "ä'ö", 'quo"te', "$HOME", "a`id`b", "back\\slash", "a#b"])
+def test_make_gives_a_folder_on_whatever_signs_its_name_has(name, tmp_path):
+    (tmp_path / "installed").touch()
+    python = tmp_path / "python"
+    python.write_text(f"#!{sys.executable}\nimport sys\nprint(sys.argv[-1])\n")
+    python.chmod(0o755)
+    # As docfloqa import prints it.
+    data = shlex.quote(f"/scans/{name}").replace("$", "$$")
+    make = f"make -s -o {tmp_path}/installed estimate VENV={tmp_path} BIN={tmp_path} DATA={data}"
+    shown = subprocess.run(["bash", "-c", make], cwd=PROJECT, capture_output=True, text=True, check=True).stdout
+    assert shown == f"/scans/{name}\n"

@@ -281,12 +281,15 @@ def test_runs_without_weights_are_read_from_what_is_there(study_of_one, in_this_
 def test_other_data_are_shifts_or_folders_and_never_the_study_s_own(study_of_one, output):
     study, _ = study_of_one
     (output / "mine").mkdir()
-    found = cross_sets(study, f"input layout {output / 'mine'}")
-    assert list(found) == ["layout", "mine"]
+    (output / "my scans").mkdir()
+    found = cross_sets(study, f"input layout {output / 'mine'} '{output / 'my scans'}'")
+    assert list(found) == ["layout", "mine", "my scans"]
     assert found["layout"].synth_shift == "layout" and found["mine"].data == "synth"
     assert found["mine"].validation_data == str(output / "mine")
     with pytest.raises(SettingsError, match="cross is 'outside'; allowed are input, layout, content and folders"):
         cross_sets(study, "outside")
+    with pytest.raises(SettingsError, match=r"No closing quotation.; allowed are names, in quotes"):
+        cross_sets(study, "layout it's")
     with pytest.raises(SettingsError, match="cross names 'layout' twice"):
         cross_sets(study, "layout layout")
 

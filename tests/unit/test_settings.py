@@ -3,6 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from docfloqa.exceptions import SettingsError
+from docfloqa.parameters import read_config
 from docfloqa.settings import PROFILES, Settings
 
 
@@ -82,3 +83,31 @@ def test_notebook_parameters_override_the_profile_only_where_given():
 def test_every_ratio_and_seed_in_range_is_accepted(ratio, seed):
     settings = Settings.profile("embedded", vision_trainable=ratio, seed=seed)
     assert Settings.from_json(settings.to_json()) == settings
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("settings: {epochs: 3, epochs: 4}", "'epochs' is there twice"),
+        ("settings: {epochs: 3}\nsettings: {epochs: 4}", "'settings' is there twice"),
+        ("settings: {epochs: 010}", "epochs is '010' of type str; allowed is a whole number"),
+        ("settings: {epochs: 1:30}", "epochs is '1:30' of type str"),
+        ("settings: {epochs: 1_000}", "epochs is '1_000' of type str"),
+        ("settings: {folds: '3'}", "allowed is a whole number or none"),
+        ("settings: {vision_cache: 1}", "allowed is true or false"),
+        ("settings: {learning_rate: 1,5e-4}", "learning_rate is 1|settings name"),
+        ("settings: {1: 2}", "settings name 1; allowed are names"),
+        ("settings: {parts: [stage1, stage1]}", "parts has 'stage1' twice; allowed is once"),
+        ("settings: {report_to: [mlflow, mlflow]}", "report_to has 'mlflow' twice"),
+    ],
+)
+def test_what_a_file_of_settings_says_twice_or_in_another_way_is_not_taken(text, told, tmp_path):
+    (tmp_path / "study.yaml").write_text(text)
+    with pytest.raises(SettingsError, match=told):
+        Settings.from_parameters("smoke", read_config(tmp_path / "study.yaml")["settings"])
+
+
+def test_a_date_may_be_the_name_of_a_study(tmp_path):
+    (tmp_path / "study.yaml").write_text("settings: {study: 2026-01-31, learning_rate: 1e-4, epochs: 0x10}")
+    config = read_config(tmp_path / "study.yaml")["settings"]
+    assert config == {"study": "2026-01-31", "learning_rate": 1e-4, "epochs": "0x10"}

@@ -5,6 +5,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import shlex
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -20,7 +21,7 @@ from tqdm.auto import tqdm
 from docfloqa.analysis.robustness import CLEAN_PAGES, CROSS, NUMBERS, PAGE_SETS, ROBUSTNESS, kept_identity, read_scores
 from docfloqa.data.degradations import degraded_pages
 from docfloqa.data.load import load_docvqa
-from docfloqa.exceptions import RunError, SettingsError
+from docfloqa.exceptions import RunError, SettingsError, shown
 from docfloqa.files import checksum, is_folder, resolve, runs_folder, write_whole
 from docfloqa.model.device import describe_device
 from docfloqa.model.processes import end_with_parent
@@ -53,13 +54,18 @@ def score_cross_sets(study: Study, names: str) -> dict[str, pd.DataFrame]:
 
 
 def cross_sets(study: Study, names: str) -> dict[str, Settings]:
-    """The study's settings with each of the data to validate on that `names`, separated by blanks, say, by name.
+    """The study's settings with each of the data to validate on that `names` say, quoted as in a shell, by name.
 
     A name is a shift of the drawn documents or a folder with a validation split; the study's own shift is left out.
     Raises `SettingsError` for a name that is neither, or twice.
     """
     found: dict[str, Settings] = {}
-    for name in names.split():
+    try:
+        listed = shlex.split(names)
+    except ValueError as error:
+        wrong = f"cross are {shown(names)} ({error}); allowed are names, in quotes where they have blanks"
+        raise SettingsError(wrong) from None
+    for name in listed:
         called, changes = name, {"data": "synth", "validation_data": None, "synth_scale": "small", "synth_shift": name}
         if name not in SHIFTS:
             if not is_folder(folder := resolve(name)):
@@ -71,6 +77,15 @@ def cross_sets(study: Study, names: str) -> dict[str, Settings]:
     return {name: settings for name, settings in found.items() if settings != study.settings}
 
 
+def check_without_folds(study: Study) -> None:
+    """Raise `RunError` for a study with folds."""
+    if study.settings.folds:
+        raise RunError(
+            f"study {study.name!r} has {study.settings.folds} folds, and bad scans and other data are for studies "
+            "without; docfloqa evaluate RUN scores a run of a fold on its own pages, and with --data on others"
+        )
+
+
 def score_runs(study: Study, name: str, rows: Dataset, page_sets: Sequence[tuple[str, int]]) -> pd.DataFrame:
     """Score each complete run's best model on `rows` under each of `page_sets`; returns `read_scores`.
 
@@ -80,11 +95,7 @@ def score_runs(study: Study, name: str, rows: Dataset, page_sets: Sequence[tuple
     Raises `RunError` when no run has scores or a model to make them with, for a damaged model, and for folds, whose
     models were trained on most of these pages.
     """
-    if study.settings.folds:
-        raise RunError(
-            f"study {study.name!r} has {study.settings.folds} folds, and bad scans and other data are for studies "
-            "without; docfloqa evaluate RUN scores a run of a fold on its own pages, and with --data on others"
-        )
+    check_without_folds(study)
     data, stale, tasks = _checksum_of(rows.select_columns(QUESTION).to_dict()), {}, []
     for run, record in study.records.items():
         folder, settings = runs_folder(study.name) / run, Settings.from_dict(record["settings"])

@@ -105,14 +105,14 @@ def check_question(question: str) -> None:
 def models_of_study(name: str, ratio: float | None = None) -> list[Asked]:
     """What can be asked of a study: the model before training, then the best one of each ratio, the lowest first.
 
-    Of several seeds the first is taken; with `ratio`, only that one, and nothing before training. Raises `RunError`
-    for a study that is not there or has no complete run, a ratio that it does not have, and a run that has lost its
-    model.
+    Of several seeds the first is taken, of folds the first, which is named; with `ratio`, only that one, and nothing
+    before training. Raises `RunError` for a study that is not there or has no complete run, a ratio that it does not
+    have, and a run that has lost its model.
     """
     study = Study.load(name)
     runs = [open_run(runs_folder(name) / run) for run in study.records]
-    runs.sort(key=lambda run: (run.settings.vision_trainable, -run.settings.seed))
-    # Of a ratio's runs the last one stays, that of the first seed.
+    runs.sort(key=lambda run: (run.settings.vision_trainable, -run.settings.seed, -(run.settings.fold or 0)))
+    # Of a ratio's runs the last one stays, that of the first seed and fold.
     of_ratio = {run.settings.vision_trainable: run for run in runs}
     if ratio is not None and ratio not in of_ratio:
         ratios = ", ".join(f"{one:g}" for one in of_ratio)
@@ -120,7 +120,8 @@ def models_of_study(name: str, ratio: float | None = None) -> list[Asked]:
     chosen = of_ratio if ratio is None else {ratio: of_ratio[ratio]}
     before = [Asked(BEFORE, None, study.settings)] if ratio is None else []
     # A run without its model says so when its folder is asked for.
-    named = {f"{100 * one:g} % trained": run for one, run in chosen.items() if run.model_folder}
+    fold = f", fold 1 of {study.settings.folds}" if study.settings.folds else ""
+    named = {f"{100 * one:g} % trained{fold}": run for one, run in chosen.items() if run.model_folder}
     return before + [Asked(one, run, run.settings) for one, run in named.items()]
 
 

@@ -1,5 +1,6 @@
 """A whole study: explore the data, make the runs, analyse them, export the report."""
 
+import shlex
 import signal
 import sys
 import time
@@ -17,7 +18,7 @@ from tqdm.contrib import DummyTqdmFile
 
 from docfloqa.data.hub import pinned
 from docfloqa.exceptions import StudyError
-from docfloqa.files import held, reports_folder
+from docfloqa.files import held, reports_folder, resolve
 from docfloqa.report.export import export, export_study
 from docfloqa.report.findings import left_out
 from docfloqa.report.verdicts import MARGIN
@@ -93,10 +94,18 @@ def score_study(name: str, cross: Sequence[str] = SHIFTS) -> list[Path]:
     """Score a study's best models on bad scans and other data, and export what came out; returns the files.
 
     `cross` names other data, as `docfloqa.analysis.scoring.cross_sets` takes it. What is scored already is not
-    again. Raises `RunError` when the study has no complete run.
+    again. Raises `RunError` when the study has no complete run, or has folds, and `SettingsError` for what is no data.
     """
-    settings, parameters = Study.load(name).settings, {"study": name, "cross": " ".join(cross)}
-    return export(*_together(name, lambda: run_notebook("05_robustness", settings, parameters)))
+    study = Study.load(name)
+    # It imports torch, for which a wrong name need not wait.
+    from docfloqa.analysis.scoring import check_without_folds, cross_sets
+
+    check_without_folds(study)
+    # The notebook's kernel works in another folder.
+    names = shlex.join(one if one in SHIFTS else resolve(one) for one in cross)
+    cross_sets(study, names)
+    parameters = {"study": name, "cross": names}
+    return export(*_together(name, lambda: run_notebook("05_robustness", study.settings, parameters)))
 
 
 def report_study(name: str, beside: Sequence[str] = (), margin: float = MARGIN) -> list[Path]:

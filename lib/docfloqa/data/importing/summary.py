@@ -91,7 +91,8 @@ def summary(done: Imported, source: str | Path) -> list[str]:
         lines.append(f"--folds {FOLDS} validates every document once, by models that were not trained on it")
         folds = f" ARGS='--folds {FOLDS}'"
     name = re.sub(r"[^A-Za-z0-9_-]+", "_", done.folder.resolve().name).strip("_-") or "mine"
-    return [*lines, f"next: make study PROFILE={OWN} DATA={whole} NAME={name[:60]}{folds}"]
+    # make takes a "$" for the beginning of a variable.
+    return [*lines, f"next: make study PROFILE={OWN} DATA={whole.replace('$', '$$')} NAME={name[:60]}{folds}"]
 
 
 def _long_answers(answers: Sequence[str]) -> list[str]:
