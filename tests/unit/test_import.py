@@ -526,3 +526,29 @@ def test_files_that_are_not_read_are_told(scans):
     (scans / "more.csv").write_text("x")
     done = import_data(scans, scans.parent / "mine")
     assert "left aside: more.csv" in summary(done, scans)
+
+
+@pytest.mark.parametrize("place", ["below", "train/", "./train/", "train\\"])
+def test_images_of_the_same_name_in_the_folders_of_two_splits_are_two_documents(place, scans):
+    folder, header = scans.parent / "pages", "file_name,question,answers\n"
+    tables = {}
+    for split, numbers in (("train", range(3)), ("val", range(3, 6))):
+        (folder / split).mkdir(parents=True)
+        for number in numbers:
+            shutil.copy(scans / f"{number}.png", folder / split / f"{number % 3}.png")
+        before = "" if place == "below" else place.replace("train", split)
+        tables[split] = "".join(f"{before}{number % 3}.png,What is {number}?,{number}\n" for number in numbers)
+        if place == "below":
+            (folder / split / "metadata.csv").write_text(header + tables[split])
+    if place != "below":
+        (folder / "metadata.csv").write_text(header + "".join(tables.values()))
+    done = import_data(folder, scans.parent / "mine")
+    assert done.questions == done.documents == {"train": 3, "validation": 3} and not done.left_out
+
+
+@pytest.mark.parametrize("name", ["state.json", "dataset_info.json"])
+def test_a_saved_data_set_that_datasets_cannot_load_is_told(name, scans):
+    Dataset.from_list(rows()).save_to_disk(str(scans / "saved"))
+    (scans / "saved" / name).write_text("[]")
+    with pytest.raises(DataError, match=r"has state.json, and datasets cannot load it"):
+        import_data(scans / "saved", scans.parent / "mine")

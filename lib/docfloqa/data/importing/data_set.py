@@ -123,6 +123,8 @@ def state_of(found: Found) -> str:
 def _rows(tables: Sequence[Table], pages: Pages) -> tuple[pd.DataFrame, list[Problem]]:
     """The rows of all tables without their images, and the problems of those that have one by themselves."""
     rows, problems = [], []
+    # train/1.png and validation/1.png are two documents.
+    apart = not pages.root and len({table.images for table in tables}) > 1
     for place, table in enumerate(tables):
         for row in table.read():
             if isinstance(row.values.get("image"), list):
@@ -145,6 +147,8 @@ def _rows(tables: Sequence[Table], pages: Pages) -> tuple[pd.DataFrame, list[Pro
                     one[name], wrong[name] = [], str(error)
             if not row.wrong:
                 one["name"], one["content"], wrong["image"] = pages.look(table, image, one["page"])
+                if one["name"] and apart:
+                    one["name"] = f"{table.images.name}/{one['name']}"
                 if not one["question"]:
                     wrong.setdefault("question", "no question; allowed is any text")
                 if not one["answers"]:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 from datasets import Dataset, load_from_disk
 
@@ -133,7 +133,7 @@ def _of_files(folder: Path, split: str, files: Sequence[Path]) -> Table:
 def _saved(folder: Path, name: str) -> Found:
     try:
         saved = load_from_disk(str(folder))
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise TableError(f"{str(folder)!r} has {name}, and datasets cannot load it: {error}") from error
     parts = {"": saved} if isinstance(saved, Dataset) else dict(saved)
     tables = []
@@ -184,17 +184,22 @@ def _of_tables(folder: Path) -> Found:
 
 def _by_folder(table: Table) -> Table:
     """A table whose images lie in folders named by split: a row's is its image's, rows of another one are not read."""
-    folders = {text_of(row.values["image"]).partition("/")[0] for row in table.read()}
+    folders = {_first_folder(row) for row in table.read()}
     if "split" in table.columns or not all(map(_split_of, folders)):
         return table
 
     def read() -> Iterator[Row]:
         for row in table.read():
-            split = _split_of(text_of(row.values["image"]).partition("/")[0])
+            split = _split_of(_first_folder(row))
             if split != NOT_USED:
                 yield replace(row, values={**row.values, "split": split})
 
     return replace(table, read=read, columns=table.columns | {"split"})
+
+
+def _first_folder(row: Row) -> str:
+    # It takes both kinds of slashes, and no "./" for a folder.
+    return next(iter(PureWindowsPath(text_of(row.values["image"])).parts), "")
 
 
 def _questions(folder: Path, stem: str = "") -> list[Path]:
