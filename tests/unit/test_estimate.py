@@ -145,14 +145,39 @@ def test_folds_count_with_their_sizes_and_cache_pages_each_for_itself(output, da
     assert seconds_of(folds, step=1.0) == pytest.approx(smoke.epochs * batches)
 
 
+@pytest.mark.parametrize(("answers", "minute", "measured"), [(1, 0.0, 1), (1, 60.0, 4), (2, 0.0, 4)])
+def test_of_a_slow_model_no_kind_is_begun_after_the_minute(output, monkeypatch, smoke, answers, minute, measured):
+    """Of the paper profile on two busy cores the four kinds took nine minutes, of one question each."""
+    begun = []
+
+    def one(_, settings, *rest):
+        begun.append(settings.vision_trainable)
+        parts = {"step": 1.0 + settings.vision_trainable, "cached_sub_blocks": 7, "answers": answers}
+        return dict.fromkeys(PARTS, 0.0) | parts
+
+    monkeypatch.setattr(docfloqa.study.estimate, "in_own_process", one)
+    monkeypatch.setattr(docfloqa.study.estimate, "available_slots", lambda *_: [Slot(None, 1)])
+    monkeypatch.setattr(docfloqa.study.estimate, "MINUTE", minute)
+    result = estimate(smoke, [0, 0.33, 0.66, 1], [0])
+    # Both ends first.
+    assert begun == [1.0, 0.0, 0.66, 0.33][:measured]
+    left = f"{4 - measured} of 4 kinds of run: that which trains most, the minute being over"
+    assert result.stand_ins == ([left] if measured < 4 else [])
+    rates = result.kinds.set_index("vision_trainable")["samples_per_second"]
+    assert rates[0] == smoke.batch_size / (1 if measured == 4 else 2)
+
+
 def test_folds_of_the_hub_s_data_are_shares_of_it(output, monkeypatch, dataset):
-    monkeypatch.setattr(docfloqa.study.estimate, "load_checked", lambda _: (dataset, None))
+    asked = []
+    monkeypatch.setattr(docfloqa.study.estimate, "load_checked", lambda one: asked.append(one) or (dataset, None))
     settings = Settings.profile("paper").replace(validation_questions=None, folds=4, train_questions=1000)
     _, sizes = docfloqa.study.estimate._data(settings, [])
     questions, pages = map(sum, zip(*DOCVQA.values(), strict=True))
     assert [*sizes] == [1, 2, 3, 4]
     assert sizes[4]["training"] == 1000 and sizes[4]["validation"] == math.ceil(questions / 4)
     assert sizes[4]["pages"] == math.ceil(pages / questions * 1000) + math.ceil(pages / 4)
+    # A hundred folds would want more drawn documents than an estimate has time for.
+    assert [one.folds for one in asked] == [None]
 
 
 def test_what_the_hub_holds_is_stood_in_for_in_docvqas_numbers(output, monkeypatch, dataset):
@@ -189,7 +214,7 @@ def test_a_model_too_slow_for_its_share_of_the_minute_is_measured_on_one_questio
     settings = smoke.replace(batch_size=8)
     found = calibrate(settings, Slot(None, 1), str(output), time.time(), 0.5)
     assert {name: found[name] for name in MEASURED[:3]} == {"steps": 1, "questions in a batch": 1, "answers": 1}
-    assert answered == [1] and found["pages"] <= 3
+    assert answered == [1] and found["pages"] == 1
     # A step counts for the whole batch.
     assert found["evaluation_a_question"] > 0.3 and found["step"] > 0
 

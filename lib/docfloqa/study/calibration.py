@@ -54,6 +54,10 @@ def calibrate(settings: Settings, slot: Slot, scratch: str, asked: float, second
     whole_epoch = {"epochs": 1, "max_steps": None, "early_stopping_patience": None}
     trainer = DocVQATrainer(settings.replace(batch_size=batch, **whole_epoch), dataset, loaded=loaded)
     network, run = trainer.model, trainer.run
+    if fitting <= fewest:
+        # One page is enough where no further questions are answered.
+        trainer.images["validation"] = trainer.images["train"]
+    pages = len({name for images in trainer.images.values() for name in images.names})
     begun = time.perf_counter()
     # The resized pages by themselves, which runs share whatever is frozen.
     cache_states(trainer.images, network, 0, settings)
@@ -71,7 +75,6 @@ def calibrate(settings: Settings, slot: Slot, scratch: str, asked: float, second
     trainer.args.eval_strategy = "no"
     trainer.train()
     whole = settings.batch_size / batch
-    pages = sum(len(images.names) for images in trainer.images.values())
     checkpoint = [*run.checkpoints.rglob("*.*")]
     return {
         "start": start,
@@ -81,7 +84,7 @@ def calibrate(settings: Settings, slot: Slot, scratch: str, asked: float, second
         "evaluation_a_question": one,
         "save": clock.saving,
         **_memory(before, peak_memory(), network, whole),
-        "state_bytes": collator.states.stack(collator.pages[:1]).nbytes,
+        "state_bytes": trainer.training_collator.states.stack(trainer.training_collator.pages[:1]).nbytes,
         "cached_sub_blocks": run.record["cached_sub_blocks"],
         # What is not the state of the training.
         "model_bytes": sum(file.stat().st_size for file in checkpoint if file.suffix in (".safetensors", ".json")),

@@ -80,7 +80,8 @@ def estimate(
 
     For every kind of run (see `COSTLY`), some steps of training, answers and a checkpoint are made, as many kinds side
     by side as the study would have, and as much of each as fits into its share of `MINUTE`, one question at least: of a
-    large model on a CPU a smaller batch. A model of the hub that is not in its cache is stood in for by one of
+    large model on a CPU a smaller batch. Of a model too slow for that, kinds not begun within `MINUTE` count as the one
+    that trains most. A model of the hub that is not in its cache is stood in for by one of
     Florence-2-base's size, data of the hub by drawn pages in DocVQA's numbers; nothing is downloaded. Documents of an
     arm under another shift are taken to be as many as the study's. States that a GPU keeps in its memory are not in
     `gpu_mib`. Runs are taken not to stop early. The scoring on bad scans that a study with arms ends with is not
@@ -104,7 +105,14 @@ def estimate(
     sample, sizes = _data(settings, stand_ins)
     device = describe_device()
     slots = available_slots(device, settings)[:jobs]
-    calibrated = _calibrate(sorted(set(kinds.values()), key=lambda kind: -kind.vision_trainable), slots, sample)
+    largest, *others = sorted(set(kinds.values()), key=lambda kind: -kind.vision_trainable)
+    # The least that is trained comes second: whatever is left out lies between the two.
+    calibrated = _calibrate([largest, *others[-1:], *others[:-1]], slots, sample)
+    if left := {*kinds.values()} - calibrated.keys():
+        calibrated |= dict.fromkeys(left, calibrated[largest])
+        stand_ins.append(
+            f"{len(left)} of {len(others) + 1} kinds of run: that which trains most, the minute being over"
+        )
     each = pd.DataFrame([run.to_dict() | calibrated[kind] | sizes[run.fold] for run, kind in kinds.items()])
     measured = "measured: " + "; ".join(
         f"{name} {least:g}" + f" to {most:g}" * (most > least)
@@ -163,25 +171,30 @@ def makespan(durations: Sequence[float], slots: int) -> float:
 
 
 def _calibrate(kinds: Sequence[Settings], slots: Sequence[Slot], sample: DatasetDict) -> dict[Settings, dict]:
-    """`calibrate` for each kind, in a process of its own; each thread has a slot."""
-    free, own = [*slots], threading.local()
+    """`calibrate` for each kind that there is time for, in a process of its own; each thread has a slot."""
+    free, own, begun, slow = [*slots], threading.local(), time.monotonic(), threading.Event()
 
     def take() -> None:
         own.slot = free.pop()
 
-    def one(kind: Settings) -> dict[str, float]:
+    def one(kind: Settings) -> dict[str, float] | None:
+        if slow.is_set() and time.monotonic() - begun > MINUTE:
+            return None
         try:
-            return in_own_process(calibrate, kind, own.slot, scratch, time.time(), MINUTE * len(slots) / len(kinds))
+            found = in_own_process(calibrate, kind, own.slot, scratch, time.time(), MINUTE * len(slots) / len(kinds))
         except BrokenProcessPool:
             raise StudyError(
                 f"the calibration at vision_trainable {kind.vision_trainable:g} died, most likely for want of "
                 "memory; try a smaller batch_size or gradient_checkpointing"
             ) from None
+        if found["answers"] == 1:
+            slow.set()
+        return found
 
     with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(len(slots), initializer=take) as pool:
         sample.save_to_disk(Path(scratch, SAMPLE))
         made = tqdm(pool.map(one, kinds), total=len(kinds), desc="calibrating", unit="kind of run", disable=None)
-        return dict(zip(kinds, made, strict=True))
+        return {kind: found for kind, found in zip(kinds, made, strict=True) if found}
 
 
 def random_base_model() -> Path:
@@ -212,13 +225,15 @@ def _data(settings: Settings, stand_ins: list[str]) -> tuple[DatasetDict, dict[i
     """A sample of the data, and how many questions of either kind, and pages, the runs of each fold have."""
     wanted = {"train": (STEPS + WARM_UP) * settings.batch_size, "validation": EVALUATED}
     folds = range(1, settings.folds + 1) if settings.folds else [None]
+    settings = settings.replace(fold=folds[0])
     if is_hub_id(resolve(settings.data)):
         stand_ins.append(f"data {settings.data}: drawn pages, counted as DocVQA's")
         documents = {
             "synth_documents": max(DRAWN["train"], 2 * settings.batch_size),
             "synth_validation_documents": DRAWN["validation"],
         }
-        drawn, _ = load_checked(settings.replace(data="synth", validation_data=None, synth_scale="full", **documents))
+        documents |= {"validation_data": None, "folds": None, "fold": None}
+        drawn, _ = load_checked(settings.replace(data="synth", synth_scale="full", **documents))
         dataset = {split: like_docvqa(rows) for split, rows in drawn.items()}
         counts = np.array([DOCVQA["train"], DOCVQA["validation"]], float)
         if settings.folds:
@@ -229,7 +244,7 @@ def _data(settings: Settings, stand_ins: list[str]) -> tuple[DatasetDict, dict[i
         sizes = {fold: {"training": training, "validation": validation, "pages": more + pages} for fold in folds}
     else:
         dataset, _ = load_checked(settings)
-        sizes = {fold: _sizes(load_checked(settings.replace(fold=fold))[0] if fold else dataset) for fold in folds}
+        sizes = {fold: _sizes(load_checked(settings.replace(fold=fold))[0]) for fold in folds}
     for split, rows in dataset.items():
         # As many pages as there are, where a batch of the whole data would hardly share one; an evaluation always
         # groups questions by page.
