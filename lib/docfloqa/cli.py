@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperCommand
 
 from docfloqa import verbs
-from docfloqa.exceptions import IncompleteRunError, SettingsError
+from docfloqa.exceptions import IncompleteRunError, SettingsError, printable
 from docfloqa.model.processes import compute_alone
 from docfloqa.parameters import read_config
 from docfloqa.settings import EVALUATION_SETTINGS, GROUPS, OF_A_RUN, PROFILES, Settings
@@ -261,7 +261,8 @@ def _carry_out(work: Callable[[], tuple | None], as_json: bool) -> int:
         # JSON has no NaN.
         data = json.loads(json.dumps(data, default=_plain), parse_constant=lambda _: None)
         text = json.dumps(data, indent=2, ensure_ascii=False)
-    print(text)
+    # A file's name need not be text.
+    print(printable(text))
     return code
 
 

@@ -5,6 +5,7 @@ import re
 import shutil
 import zlib
 from pathlib import Path
+from unicodedata import normalize
 
 import pandas as pd
 import pyarrow as pa
@@ -552,3 +553,18 @@ def test_a_saved_data_set_that_datasets_cannot_load_is_told(name, scans):
     (scans / "saved" / name).write_text("[]")
     with pytest.raises(DataError, match=r"has state.json, and datasets cannot load it"):
         import_data(scans / "saved", scans.parent / "mine")
+
+
+@pytest.mark.parametrize("on_disk", ["NFC", "NFD"])
+def test_a_name_that_another_system_writes_with_other_signs_is_found(on_disk, scans):
+    (scans / "0.png").rename(scans / f"{normalize(on_disk, 'Zoë')}.png")
+    for form in ("NFC", "NFD"):
+        lines = ["image,question,answers", *(f"{n or normalize(form, 'Zoë')}.png,{n}?,{n}" for n in range(6))]
+        (scans / "q.csv").write_text("\n".join(lines))
+        assert import_data(scans / "q.csv", scans.parent / form).questions["train"] == 4
+
+
+def test_the_next_command_has_a_name_that_a_study_may_have(scans):
+    as_jsonl(scans)
+    done = import_data(scans / "q.jsonl", scans.parent / "benchmarks")
+    assert "NAME=benchmarks_study" in summary(done, scans)[-1]

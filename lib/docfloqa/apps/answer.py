@@ -228,7 +228,7 @@ def as_text(answers: pd.DataFrame, out: Path) -> str:
         lines.append(f"{unlike.sum():,} of them on pages unlike those in training (novelty above 1)")
     if len(failed):
         lines.append(f"{len(failed):,} questions without an answer, as the column error says; the first:")
-        lines.append(f"  {failed['file'].iloc[0]}: {failed['error'].iloc[0]}")
+        lines.append("  row {row}, {file}: {error}".format(**failed.iloc[0]))
     if "anls" in answers:
         lines.append(f"ANLS {100 * answers['anls'].mean():.1f} % on {answers['anls'].count():,} answers")
     return "\n".join(lines)

@@ -5,6 +5,7 @@ import io
 import re
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
+from unicodedata import normalize
 
 from docfloqa.data.images import FORMATS, PDF, PDF_MARK, PageError, count_pages, decode_page, read_bytes
 from docfloqa.data.importing.tables import Table, text_of
@@ -80,6 +81,8 @@ def file_below(root: Path, name: str, by_name: bool = False, remedy: str = "") -
     """
     root, tried = root.resolve(), [name]
     tried += [name.replace("\\", "/")] if "\\" in name else []
+    # macOS writes an ü of a file's name as two signs, which look the same.
+    tried += [normalize(form, one) for form in ("NFC", "NFD") for one in tried if not one.isascii()]
     first, *below = PureWindowsPath(name).parts or [""]
     try:
         tried += [below[-1]] if by_name and below and not (root / first).is_dir() else []

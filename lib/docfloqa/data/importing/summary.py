@@ -11,6 +11,7 @@ from docfloqa.data.schema import SPLITS
 from docfloqa.exceptions import shown
 from docfloqa.files import TINY_MODEL
 from docfloqa.metrics import FEWEST_DOCUMENTS
+from docfloqa.parameters import RESERVED
 from docfloqa.settings import EMBEDDED, OWN, PROFILES
 
 FOLDS = 5
@@ -91,6 +92,7 @@ def summary(done: Imported, source: str | Path) -> list[str]:
         lines.append(f"--folds {FOLDS} validates every document once, by models that were not trained on it")
         folds = f" ARGS='--folds {FOLDS}'"
     name = re.sub(r"[^A-Za-z0-9_-]+", "_", done.folder.resolve().name).strip("_-") or "mine"
+    name = f"{name}_study" if name.lower() in RESERVED else name
     # make takes a "$" for the beginning of a variable.
     return [*lines, f"next: make study PROFILE={OWN} DATA={whole.replace('$', '$$')} NAME={name[:60]}{folds}"]
 
