@@ -12,6 +12,7 @@ import pytest
 from playwright.sync_api import Page, sync_playwright
 from servers import PATIENCE, Site, free_port, served
 
+from docfloqa.apps.lab import ENCRYPTED
 from docfloqa.files import NOTEBOOKS
 
 CHROMIUM = shutil.which(os.environ.get("CHROMIUM", "chromium"))
@@ -66,7 +67,7 @@ def lab(scratch, study, tmp_path_factory) -> Iterator[Site]:
         (folder / path.name).write_text(path.read_text().replace('study = \\"embedded\\"', f'study = \\"{study}\\"'))
     port, token = free_port(), secrets.token_hex(16)
     command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={folder}", f"--port={port}", "--no-browser"]
-    command += [f"--IdentityProvider.token={token}", "--allow-root", "--ServerApp.ip=127.0.0.1"]
+    command += [f"--IdentityProvider.token={token}", "--allow-root", "--ServerApp.ip=127.0.0.1", ENCRYPTED]
     address = f"http://127.0.0.1:{port}/lab?token={token}"
     with served(command, address, scratch, folder / "lab.log") as site:
         yield site

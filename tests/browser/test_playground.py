@@ -107,6 +107,7 @@ def test_in_jupyterlab(visitor: Page, lab: Site):
     # Beside the widget stands what a report shows in its place.
     expect(visitor.locator(".jp-RenderedSVG, .jp-RenderedImage").last).to_be_visible()
     assert requests.seen and not requests.elsewhere()
+    assert "eavesdropping" not in lab.log.read_text()
 
 
 def test_as_the_demo(visitor: Page, chromium, demo: Site, scratch):
@@ -118,6 +119,7 @@ def test_as_the_demo(visitor: Page, chromium, demo: Site, scratch):
     assert not visitor.locator(".jp-CodeCell .jp-InputArea:visible, .highlight:visible").count(), "no code is visible"
     assert "docfloqa.apps.playground" not in visitor.content()
     assert requests.seen and not requests.elsewhere()
+    assert "eavesdropping" not in demo.log.read_text()
 
     assert luminance(visitor) > 0.9
     other = chromium.new_context(viewport={"width": WIDTH, "height": 844}, color_scheme="dark").new_page()
@@ -130,6 +132,8 @@ def test_as_the_demo(visitor: Page, chromium, demo: Site, scratch):
         box = control.bounding_box()
         assert box["x"] >= 0 and box["x"] + box["width"] <= WIDTH and box["height"] >= 20, control
     assert other.evaluate("document.documentElement.scrollWidth") <= WIDTH
+    box = other.locator("div:has(> table)").first
+    assert "ANLS" in box.inner_text() and box.evaluate("box => box.scrollWidth <= box.clientWidth")
     told = other.get_by_text("It is a hint at what was read").first
     expect(told).to_be_hidden()
     other.get_by_text("How this works").click()

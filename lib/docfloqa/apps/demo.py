@@ -14,6 +14,7 @@ from voila.app import Voila
 from docfloqa.data.images import LARGEST_UPLOAD
 from docfloqa.files import NOTEBOOKS
 from docfloqa.parameters import check_study_name
+from docfloqa.study.kernels import ENCRYPTION
 
 NOTEBOOK = "06_playground.ipynb"
 # Cells for readers of a report, which stand for the widgets there.
@@ -74,9 +75,10 @@ def demo_config(port: int) -> Config:
         "allow_template_override": "NO",
     }
     heated = {"fill_delay": SECONDS_BEFORE_NEXT}
-    culled = {"cull_idle_timeout": IDLE_SECONDS, "cull_interval": 60, "cull_connected": True}
+    kernels = {"cull_idle_timeout": IDLE_SECONDS, "cull_interval": 60, "cull_connected": True}
+    kernels["transport_encryption"] = ENCRYPTION
     return Config(
-        {"Voila": served, "VoilaConfiguration": shown, "MappingKernelManager": culled, "VoilaKernelManager": heated}
+        {"Voila": served, "VoilaConfiguration": shown, "MappingKernelManager": kernels, "VoilaKernelManager": heated}
     )
 
 

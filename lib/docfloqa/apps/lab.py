@@ -9,13 +9,15 @@ import nbformat
 from jupyterlab.labapp import LabApp
 
 from docfloqa.files import NOTEBOOKS
+from docfloqa.study.kernels import ENCRYPTION
 
 HOOK = "--FileContentsManager.pre_save_hook=docfloqa.apps.lab.without_outputs"
+ENCRYPTED = f"--MappingKernelManager.transport_encryption={ENCRYPTION}"
 
 
 def open_lab() -> None:
     """Open the notebooks; what is saved of a committed one has its new sources and no outputs."""
-    LabApp.launch_instance([str(NOTEBOOKS), HOOK])
+    LabApp.launch_instance([str(NOTEBOOKS), HOOK, ENCRYPTED])
 
 
 @cache

@@ -214,7 +214,9 @@ class Playground(ipywidgets.VBox):
                 self.unlike = any(map(is_unlike, found))
                 self.asked, self.accepted = question, self.known.get(question, [])
                 self.answers = pd.DataFrame(rows).set_index("model")
-                self.answered.value = table_html(self.table(), shorten(self.asked))
+                # Beside the question and in no column: they are the same in every row, and a phone is narrow.
+                known = f" Accepted: {shorten(' · '.join(self.accepted))}" if self.accepted else ""
+                self.answered.value = table_html(self.table(), f"{shorten(self.asked)}{known}")
                 self._choose_model()
         finally:
             self.button.disabled = False
@@ -230,7 +232,6 @@ class Playground(ipywidgets.VBox):
             "answer": self.answers["text"].replace("", "(nothing)"),
             "confidence (%)": [UNLIKE if self.unlike else f"{100 * sure:.1f}" for sure in self.answers["confidence"]],
             "seconds": self.answers["seconds"].map("{:.2f}".format),
-            "accepted": " · ".join(self.accepted) or NONE,
             "ANLS": [f"{anls(text, self.accepted):.2f}" if self.accepted else NONE for text in self.answers["text"]],
         }
         return pd.DataFrame(columns).reset_index(drop=True)

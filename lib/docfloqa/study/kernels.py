@@ -28,6 +28,8 @@ from docfloqa.parameters import check_parameters, literal
 from docfloqa.runs.run import FAILED, INTERRUPTED, PROGRESS, Run, read_record
 from docfloqa.settings import Settings
 
+# Of what a kernel and its clients say to each other; a kernel without it warns of eavesdropping.
+ENCRYPTION = "auto" if zmq.has("curve") else "disabled"
 DEFAULT_KERNEL, RUN_NOTEBOOK, EXECUTED = "python3", "02_finetune.ipynb", "finetune.ipynb"
 WIDGET = "application/vnd.jupyter.widget-view+json"
 RETRIES = 1  # of a notebook whose kernel died or was stopped
@@ -49,7 +51,7 @@ class Slot(NamedTuple):
 class Manager(AsyncKernelManager):
     """A kernel whose messages are encrypted where pyzmq can, and which is asked to end before it is interrupted."""
 
-    transport_encryption = "auto" if zmq.has("curve") else "disabled"
+    transport_encryption = ENCRYPTION
 
     async def shutdown_kernel(self, now: bool = False, restart: bool = False) -> None:
         """End the kernel; one that is interrupted at its end, as the base class does, tells of an error."""
