@@ -4,10 +4,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from docfloqa.data.importing import data_set
 from docfloqa.data.importing.data_set import ImportProblems, import_data
 from docfloqa.data.load import load_checked
 from docfloqa.exceptions import DataError, SettingsError
-from docfloqa.files import FolderError
+from docfloqa.files import FolderError, write_whole
 from docfloqa.settings import Settings
 
 
@@ -257,3 +258,17 @@ def test_what_an_earlier_import_left_below_a_folder_does_not_stand_for_its_quest
 def test_a_source_without_a_name_is_no_folder(output):
     with pytest.raises(SettingsError, match="source is empty"):
         import_data("", output / "mine")
+
+
+def test_of_two_imports_into_one_folder_the_second_leaves_the_first_alone(images, output, monkeypatch):
+    batches = data_set._batches
+
+    def slow(*given):
+        yield from batches(*given)
+        write_whole(output / "mine" / "of_the_first", "kept")
+
+    path = write(images, GOOD)
+    monkeypatch.setattr(data_set, "_batches", slow)
+    with pytest.raises(FolderError, match="mine' is not empty"):
+        import_data(path, output / "mine")
+    assert [path.name for path in (output / "mine").iterdir()] == ["of_the_first"] and not [*output.glob(".mine*")]

@@ -90,6 +90,8 @@ def import_data(
             with pq.ParquetWriter(path, FEATURES.arrow_schema) as writer:
                 for batch in _batches(chosen, found.tables, pages):
                     writer.write_batch(batch)
+        # Another import may have been faster.
+        check_writable(folder)
     answers = [first for first, *_ in rows["answers"]]
     return Imported(expanded(folder), found.kind, questions, documents, problems + leaks, found.left_aside, answers)
 
