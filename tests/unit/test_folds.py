@@ -13,10 +13,12 @@ from docfloqa.analysis import tables
 from docfloqa.analysis.contrasts import ratio_contrasts
 from docfloqa.analysis.scoring import score_robustness
 from docfloqa.apps.ask import models_of_study
+from docfloqa.apps.browser import BEFORE, answers_by_run
 from docfloqa.data.folds import of_fold
 from docfloqa.data.load import load_docvqa
 from docfloqa.exceptions import DataError, RunError, SettingsError
 from docfloqa.files import reports_folder, runs_folder
+from docfloqa.report import findings
 from docfloqa.report.tables import run_table, setup_table, write_tables
 from docfloqa.report.verdicts import validated_on, verdicts
 from docfloqa.runs.packing import pack
@@ -191,6 +193,19 @@ def test_a_run_of_a_fold_is_not_scored_on_what_it_was_trained_on(study):
 def test_bad_scans_are_refused_before_a_notebook_begins(study):
     with pytest.raises(RunError, match="study 'folded' has 3 folds"):
         score_study("folded")
+
+
+def test_answers_of_all_folds_are_compared_together(study):
+    answers = answers_by_run(study)
+    assert list(answers) == [BEFORE, *(f"{ratio} % trained, seed {seed}" for ratio in (0, 100) for seed in (0, 1))]
+    assert (
+        {rows["question_id"].nunique() for rows in answers.values()} == {len(rows) for rows in answers.values()} == {45}
+    )
+
+
+def test_the_model_of_the_easiest_fold_is_not_the_one_to_take_away(study, monkeypatch):
+    monkeypatch.setattr(findings, "reads_pages", lambda _: True)
+    assert findings.to_do(study).startswith("Next: train one model on all documents")
 
 
 # The last one, since it moves the runs.

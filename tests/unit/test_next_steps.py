@@ -34,7 +34,7 @@ def test_models_of_folds_are_not_scored_on_bad_scans(output):
     study = write_study("my_folds", ability=(0.1, 0.8))
     study = replace(study, settings=study.settings.replace(folds=5, fold=1, data=str(output)))
     told = next_steps(study, [])
-    assert "robustness" not in told and "PAGE.png" in told and "example.png" not in told
+    assert "robustness" not in told and "export" not in told and "PAGE.png" in told and "example.png" not in told
 
 
 def test_a_command_is_quoted_and_begins_as_it_is_typed_here(output, monkeypatch, tmp_path):

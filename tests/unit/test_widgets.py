@@ -187,6 +187,14 @@ def upload(playground: Playground, name: str, content: bytes) -> None:
         playground.upload._handle_custom_msg({**named, "arrived": True}, [memoryview(content)])
 
 
+def test_of_folds_the_pages_are_those_that_the_models_did_not_train_on(output, monkeypatch, smoke):
+    folds = smoke.replace(folds=2)
+    models = [Asked(BEFORE, None, folds), Asked("100 % trained, fold 1 of 2", None, folds.replace(fold=1))]
+    monkeypatch.setattr(playing, "models_of_study", lambda name: models)
+    shown = {label for label, _ in Playground("smoke").document.options}
+    assert shown == {*playing.load_docvqa(folds.replace(fold=1), "validation")["document_id"]}
+
+
 def test_the_playground_answers_at_once_and_again(playground):
     table = playground.table()
     assert table["model"].tolist() == [BEFORE, "100 % trained"] and table["ANLS"].iloc[0] != "–"

@@ -148,10 +148,10 @@ class DocumentBrowser(Browser):
 
 
 def answers_by_run(study: Study) -> dict[str, pd.DataFrame]:
-    """The last answers of every run of a study by ratio and seed, after those before any training."""
-    first = study.first_answers
-    frames = {BEFORE: first[first["run"] == first["run"].iloc[0]]}
-    for (ratio, seed, _), rows in study.last_answers.groupby([RATIO, "seed", "run"]):
+    """The last answers of a study by ratio and seed, those of all folds together, after those before any training."""
+    keys = [RATIO, "seed"]
+    frames = {BEFORE: next(rows for _, rows in study.first_answers.groupby(keys))}
+    for (ratio, seed), rows in study.last_answers.groupby(keys):
         frames[f"{percent(ratio)} trained, seed {seed}"] = rows
     return frames
 

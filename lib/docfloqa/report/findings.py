@@ -106,6 +106,11 @@ def to_do(study: Study) -> str:
         return f"Next: validate on every document, `{again}`; then label more."
     if not reads_pages(study):
         return "Next: train for longer (`--epochs`) or at a higher rate (`--learning-rate`), under another `--name`."
+    if study.settings.folds:
+        # The best of several folds would be that of the easiest documents.
+        return (
+            "Next: train one model on all documents, with the same command without `--folds`, under another `--name`."
+        )
     best = study.epochs.loc[study.epochs["anls"].idxmax(), "run"]
     export = shlex.join(["docfloqa", "export", f"{study.name}/{best}", "my_model"])
     return f"Next: take the best model with you, `{export}`."

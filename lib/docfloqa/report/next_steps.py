@@ -14,7 +14,7 @@ from docfloqa.runs.results import Study
 def next_steps(study: Study, files: Sequence[Path]) -> str:
     """Where the report's `files` are, and how the study's models are asked, shown, exported and scored.
 
-    Exported is the run with the highest ANLS after any epoch of training.
+    Exported, unless there are folds, is the run with the highest ANLS after any epoch of training.
     """
     best = study.epochs.loc[study.epochs.query("epoch > 0")["anls"].idxmax(), "run"]
     # A drawn page that ships, and what is right about it; of others' pages nobody knows a name here.
@@ -23,9 +23,10 @@ def next_steps(study: Study, files: Sequence[Path]) -> str:
     commands = {
         "every ratio's answer to a question about a page": ("ask", *asked, "--study", study.name),
         "the same in a browser": ("demo", "--name", study.name),
-        "the best model, for plain transformers": ("export", f"{study.name}/{best}", "my_model"),
     }
+    # The best of several folds would be that of the easiest documents, and each knows the others' pages.
     if not study.settings.folds:
+        commands["the best model, for plain transformers"] = ("export", f"{study.name}/{best}", "my_model")
         commands["its models on bad scans and other documents"] = ("robustness", "--name", study.name)
     lines = [f"{command(*words)}  # {what}" for what, words in commands.items()]
     return "\n  ".join(["the report:", *map(str, files)]) + "\n\n" + "\n  ".join(["next:", *lines])
