@@ -25,12 +25,14 @@ NONE, ALL = {"vision_trainable": 0.0}, {"vision_trainable": 1.0}
 class Variant:
     """A way of fine-tuning: its name in tables, and how its settings differ from the study's.
 
-    One that no sentence compares may be made with the study's first seed only.
+    One that no sentence compares may be made with the study's first seed only. One that is `tuned` is made at the
+    learning rate that is best for it on validation, with the first seed (see `docfloqa.runs.rates`).
     """
 
     name: str
     changes: dict[str, Any] = field(default_factory=dict)
     first_seed_only: bool = False
+    tuned: bool = False
 
     def runs(self, settings: Settings, seeds: Sequence[int]) -> list[Settings]:
         """The settings of its runs, one for every seed."""
@@ -97,13 +99,17 @@ def cumulative(settings: Settings) -> Arm:
     )
 
 
+def shifts_of(settings: Settings) -> list[str | None]:
+    """The designed shifts, the study's own first; of data that is not drawn none but itself."""
+    drawn = settings.data == "synth" and settings.synth_scale == "small" and not settings.validation_data
+    return sorted(SHIFTS, key=lambda shift: shift != settings.synth_shift) if drawn else [None]
+
+
 def side(settings: Settings) -> Arm:
     """The same share of parameters from the input side and from the output side, under every designed shift."""
-    drawn = settings.data == "synth" and settings.synth_scale == "small" and not settings.validation_data
-    shifts = sorted(SHIFTS, key=lambda shift: shift != settings.synth_shift) if drawn else [None]
     variants: list[Variant] = []
     contrasts: list[Contrast] = []
-    for shift in shifts:
+    for shift in shifts_of(settings):
         start, data = (f"{shift}: ", {"synth_shift": shift}) if shift else ("", {})
         none, every = f"{start}none", f"{start}all"
         variants += _variants({none: {**NONE, **data}, every: {**ALL, **data}})
@@ -126,18 +132,46 @@ def side(settings: Settings) -> Arm:
             Contrast(none, input_, "the input side against nothing"),
             Contrast(input_, every, "all against the input side"),
         ]
-    across_shifts = [
-        (there, here)
-        for here, there in combinations(contrasts, 2)
-        if here.says == there.says and here.says in (ENDS, WHOLE)
-    ]
     return Arm(
         "side",
         "Is it how much of the vision encoder is trained, or which part of it, and does that depend on what is "
         "new about the documents?",
         tuple(variants),
         tuple(contrasts),
-        tuple(across_shifts),
+        across_shifts(contrasts),
+    )
+
+
+def across_shifts(contrasts: Sequence[Contrast]) -> tuple[tuple[Contrast, Contrast], ...]:
+    """Those contrasts under two shifts each of which the difference is compared."""
+    pairs = combinations([one for one in contrasts if one.says in (ENDS, WHOLE)], 2)
+    return tuple((there, here) for here, there in pairs if here.says == there.says)
+
+
+def parts(settings: Settings) -> Arm:
+    """Parts of the vision encoder by name, each at a learning rate of its own, under every designed shift."""
+    variants: list[Variant] = []
+    contrasts: list[Contrast] = []
+    for shift in shifts_of(settings):
+        start, data = (f"{shift}: ", {"synth_shift": shift}) if shift else ("", {})
+        named = {"stem": ("stem",), "stages 1 and 2": ("stage1", "stage2"), "stage 4": ("stage4",)}
+        changes = {"none": NONE, **{name: {**ALL, "parts": trained} for name, trained in named.items()}, "all": ALL}
+        variants += [Variant(start + name, {**change, **data}, tuned=True) for name, change in changes.items()]
+        none, stem, first, last, every = (start + name for name in changes)
+        contrasts += [
+            Contrast(none, every, WHOLE),
+            Contrast(last, first, ENDS),
+            Contrast(none, first, "stages 1 and 2 against nothing"),
+            Contrast(none, stem, "the stem against nothing"),
+            Contrast(first, every, "all against stages 1 and 2"),
+        ]
+    return Arm(
+        "parts",
+        "Which part of the vision encoder must be trained, and does that depend on what is new about the documents, "
+        "when every part has the learning rate that is best for it?",
+        tuple(variants),
+        tuple(contrasts),
+        across_shifts(contrasts),
     )
 
 
@@ -184,7 +218,7 @@ def _variants(changes: dict[str, dict[str, Any]]) -> tuple[Variant, ...]:
     return tuple(Variant(*item) for item in changes.items())
 
 
-ARMS: dict[str, Callable[[Settings], Arm]] = {arm.__name__: arm for arm in (cumulative, prefix, lora, side)}
+ARMS: dict[str, Callable[[Settings], Arm]] = {arm.__name__: arm for arm in (cumulative, prefix, lora, side, parts)}
 
 
 def choose_arms(names: Iterable[str], settings: Settings) -> list[Arm]:

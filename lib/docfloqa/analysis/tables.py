@@ -26,6 +26,7 @@ from docfloqa.analysis.intervals import (
     unbroken,
 )
 from docfloqa.analysis.paired import SIGNIFICANT, holm, mcnemar_p_value
+from docfloqa.analysis.rates import chosen_rates, loss_rise
 from docfloqa.analysis.robustness import ALL_KINDS, AREA, LOST, PAGE_SETS, severity_curves
 from docfloqa.data.degradations import CLEAN, SEVERITIES, amount
 from docfloqa.metrics import METRICS
@@ -270,6 +271,7 @@ def arm_summary(study: Study, name: str) -> pd.DataFrame:
         return pd.DataFrame()
     scored = text_table(interval_table(arm.last_answers, [VARIANT], MAIN_SCORES), VARIANT, "metric")
     rows: dict[str, dict[str, str]] = {variant: {} for variant in study.arms[name]}
+    rates = chosen_rates(study, name)
     for variant, runs in arm.runs.groupby(VARIANT):
         first = runs.iloc[0]
         settings = arm.records[first["run"]]["settings"]
@@ -278,9 +280,17 @@ def arm_summary(study: Study, name: str) -> pd.DataFrame:
             "epochs": str(settings["epochs"] * (1 + len(settings["trained_before"]))),
             "seeds": str(len(runs)),
             **scored.loc[variant],
+            **_tuned(rates, variant, arm.epochs),
             **_costs_of(runs),
         }
     return pd.DataFrame.from_dict(rows, orient="index").fillna(NONE).rename_axis(VARIANT)
+
+
+def _tuned(rates: dict[str, str], variant: str, epochs: pd.DataFrame) -> dict[str, str]:
+    if variant not in rates:
+        return {}
+    rise = percent(loss_rise(epochs[epochs[VARIANT] == variant]))
+    return {"best rate: validation ANLS (others)": rates[variant], "loss at the end above its least": rise}
 
 
 def degradation_scores(answers: pd.DataFrame, metrics: Sequence[str] = MAIN_SCORES) -> pd.DataFrame:

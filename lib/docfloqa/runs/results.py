@@ -63,6 +63,7 @@ class Study:
     records: dict[str, dict[str, Any]]
     missing: dict[str, dict[str, Any]]
     arms: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+    trials: dict[str, dict[str, list[str]]] = field(default_factory=dict)
     variants: dict[str, list[str]] = field(default_factory=dict)
 
     @classmethod
@@ -83,7 +84,7 @@ class Study:
             errors = "; ".join(sorted({record["error"] for record in missing.values() if record.get("error")}))
             why = f"they stopped with: {errors}" if errors else f"{study_command(name)} makes them"
             raise RunError(f"none of the {len(missing)} runs of study {name!r} is complete; {why}")
-        return cls(name, settings, records, missing, plan.get("arms", {}))
+        return cls(name, settings, records, missing, plan.get("arms", {}), plan.get("trials", {}))
 
     def arm(self, arm: str) -> Self | None:
         """The complete runs of an arm; None where the study has none of it."""
@@ -205,10 +206,11 @@ def _whole_folds(records: dict, missing: dict, folds: int) -> tuple[dict, dict]:
 
 
 def planned_runs(study: str) -> tuple[list[str], list[str]]:
-    """The ids of the runs that a study has planned: those of its ratios, and those of its arms alone."""
+    """The ids of the runs that a study has planned: those of its ratios, and those of its arms and their trials."""
     plan = read_plan(reports_folder(study))
     ratios = plan.get("runs", [])
-    arms = chain(*(runs for variants in plan.get("arms", {}).values() for runs in variants.values()))
+    parts = [variants for name in ("arms", "trials") for variants in plan.get(name, {}).values()]
+    arms = chain(*(runs for variants in parts for runs in variants.values()))
     return ratios, [run for run in dict.fromkeys(arms) if run not in ratios]
 
 

@@ -49,7 +49,7 @@ def list_runs(study: str | None = None) -> pd.DataFrame:
 def _rows(study: str) -> list[dict[str, Any]]:
     plan = read_plan(reports_folder(study))
     arms = dict.fromkeys(plan.get("runs", []), "")
-    for arm, variants in plan.get("arms", {}).items():
+    for arm, variants in chain(*(plan.get(part, {}).items() for part in ("arms", "trials"))):
         arms = dict.fromkeys(chain(*variants.values()), arm) | arms
     there = {path.parent.name for path in runs_folder(study).glob(f"*/{RECORD}")} | {
         *packed_records(reports_folder(study))

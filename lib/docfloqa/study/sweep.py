@@ -1,8 +1,9 @@
 """One papermill execution of the fine-tuning notebook per ratio and seed, side by side."""
 
 import json
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from itertools import chain, product
 from typing import Any, Self
@@ -17,9 +18,10 @@ from docfloqa.exceptions import SettingsError, shown
 from docfloqa.files import held, reports_folder, runs_folder, write_whole
 from docfloqa.model.folder import known_weights
 from docfloqa.runs.plans import CONFIG, PLAN, check_name
+from docfloqa.runs.rates import best_rate, rates_to_try
 from docfloqa.runs.recovery import refresh
 from docfloqa.runs.results import planned_runs
-from docfloqa.runs.run import COMPLETE, Run, now
+from docfloqa.runs.run import COMPLETE, FAILED, Run, now
 from docfloqa.runs.tables import is_packed
 from docfloqa.settings import Settings
 from docfloqa.study.kernels import EXECUTED, execute_run
@@ -30,23 +32,27 @@ from docfloqa.study.workers import LocalWorkers, make
 
 @dataclass(frozen=True)
 class Plan:
-    """The runs of a study, or settings of theirs: every ratio with every seed, and those of each arm by variant."""
+    """The runs of a study, or settings of theirs: every ratio with every seed, and those of each arm by variant.
+
+    `trials` are those of variants that are tuned: the first seed at several learning rates.
+    """
 
     ratios: list[Any]
     arms: dict[str, dict[str, list[Any]]]
+    trials: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
 
     def map(self, function: Callable[[Any], Any]) -> Self:
         """The same plan of what a function gives for each."""
-        arms = {
-            arm: {name: [*map(function, runs)] for name, runs in variants.items()}
-            for arm, variants in self.arms.items()
-        }
-        return Plan([*map(function, self.ratios)], arms)
+        arms, trials = (
+            {arm: {name: [*map(function, runs)] for name, runs in variants.items()} for arm, variants in part.items()}
+            for part in (self.arms, self.trials)
+        )
+        return Plan([*map(function, self.ratios)], arms, trials)
 
     @property
     def variants(self) -> list[list[Any]]:
-        """The runs of each variant of each arm."""
-        return [runs for variants in self.arms.values() for runs in variants.values()]
+        """The runs of each variant of each arm, trials of the same variant apart."""
+        return [runs for part in (self.trials, self.arms) for variants in part.values() for runs in variants.values()]
 
     @property
     def runs(self) -> list[Run]:
@@ -81,15 +87,26 @@ def settings_of_runs(
         settings.replace(vision_trainable=ratio, seed=seed, fold=fold)
         for seed, ratio, fold in product(seeds, ratios, folds)
     ]
-    of_arms = {
-        arm.name: {variant.name: variant.runs(settings, seeds) for variant in arm.variants}
-        for arm in choose_arms(arms, settings)
+    chosen = choose_arms(arms, settings)
+    of_arms = {arm.name: {variant.name: variant.runs(settings, seeds) for variant in arm.variants} for arm in chosen}
+    trials = {
+        arm.name: {
+            variant.name: at_rates(of_arms[arm.name][variant.name][0], {}) for variant in arm.variants if variant.tuned
+        }
+        for arm in chosen
     }
-    return Plan(of_ratios, of_arms)
+    return Plan(of_ratios, of_arms, trials)
+
+
+def at_rates(run: Settings, scores: dict[float, float]) -> list[Settings]:
+    """Settings at the learning rates that are still to be tried, given the validation scores of those that were."""
+    return [run.replace(learning_rate=rate) for rate in rates_to_try(run.learning_rate, scores)]
 
 
 def plan(settings: Settings, ratios: Sequence[float], seeds: Sequence[int], arms: Sequence[str] = ()) -> Plan:
     """The runs of a sweep; loads what identifies them: data, and weights that are not known yet, each once.
+
+    A variant that is tuned has its runs once its trials are done, at the rate that came out best.
 
     Raises `SettingsError`, `DataError` or `ModelError` before any run when one of them is not usable.
     """
@@ -110,7 +127,29 @@ def plan(settings: Settings, ratios: Sequence[float], seeds: Sequence[int], arms
         }
         return Run.open(one, model, data(**of_data))
 
-    return settings_of_runs(settings, ratios, seeds, arms).map(open_run)
+    wanted = settings_of_runs(settings, ratios, seeds, arms)
+    planned = wanted.map(open_run)
+    for arm, variants in planned.trials.items():
+        for variant, trials in variants.items():
+            runs = wanted.arms[arm][variant]
+            while all(run.record.get("status") in (COMPLETE, FAILED) for run in trials):
+                scores = {run.settings.learning_rate: score(run) for run in trials}
+                if not (further := at_rates(runs[0], scores)):
+                    break
+                trials += map(open_run, further)
+            else:
+                planned.arms[arm][variant] = []
+                continue
+            chosen = best_rate(scores)
+            planned.arms[arm][variant] = [open_run(run.replace(learning_rate=chosen)) for run in runs]
+    return planned
+
+
+def score(run: Run) -> float:
+    """The validation ANLS, in [0, 1], of a run's best epoch; minus infinity of one that failed."""
+    if not run.is_complete():
+        return -math.inf
+    return run.epochs().set_index("epoch")["anls"][run.record["best_epoch"]]
 
 
 def sweep(
@@ -147,16 +186,21 @@ def sweep(
         if not settings.allow_cpu:
             workers.check(settings.replace(vision_trainable=min(ratios)))
         settings = pinned(settings)
-        planned = plan(settings, ratios, seeds, arms)
-        pending = [run for run in planned.runs if not is_finished(run)]
+        planned, made = plan(settings, ratios, seeds, arms), {}
         with Watcher(settings.study):
-            write_plan(settings, planned)
             again = settings.to_config(ratios=ratios, seeds=seeds, arms=arms)
             write_whole(reports_folder(settings.study) / CONFIG, again)
-            if pending:
+            while True:
+                write_plan(settings, planned)
+                pending = {run.id: run for run in planned.runs if run.id not in made and not is_finished(run)}
+                if not pending:
+                    break
                 workers.open(settings)
-                make(pending, workers, jobs)
-            else:
+                make([*pending.values()], workers, jobs)
+                made |= pending
+                # What was tried says what is to be made at which rate.
+                planned = plan(settings, ratios, seeds, arms)
+            if not made:
                 tqdm.write(f"all {len(planned.runs)} runs of study {settings.study!r} were complete already")
     return study_status(settings.study)
 
@@ -177,7 +221,14 @@ def write_plan(settings: Settings, planned: Plan) -> None:
     """Write which runs the study consists of, for whoever reads its results."""
     ids = planned.map(lambda run: run.id)
     epochs = {run.id: run.settings.epochs for run in planned.runs}
-    content = {"settings": settings.to_dict(), "planned": now(), "runs": ids.ratios, "arms": ids.arms, "epochs": epochs}
+    content = {
+        "settings": settings.to_dict(),
+        "planned": now(),
+        "runs": ids.ratios,
+        "arms": ids.arms,
+        "trials": ids.trials,
+        "epochs": epochs,
+    }
     write_whole(reports_folder(settings.study) / PLAN, json.dumps(content, indent=2))
 
 

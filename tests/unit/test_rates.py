@@ -1,0 +1,110 @@
+"""Every tuned variant of an arm is compared at the learning rate that is best for it on validation."""
+
+import json
+import math
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from docfloqa.analysis.rates import chosen_rates, loss_rise
+from docfloqa.arms import ARMS
+from docfloqa.files import reports_folder
+from docfloqa.runs import rates
+from docfloqa.runs.results import Study, planned_runs
+from docfloqa.runs.run import COMPLETE, FAILED
+from docfloqa.settings import Settings
+from docfloqa.study import sweep as sweeping
+
+SMOKE = {"epochs": 2, "synth_documents": 2, "synth_validation_documents": 2}
+
+
+@given(st.floats(-6.5, 0.5), st.sampled_from([1e-6, 3e-5, 1e-3]))
+def test_the_search_ends_at_the_rate_beside_the_true_best(best, middle):
+    scores = {}
+    while wanted := rates.rates_to_try(middle, scores):
+        assert not set(wanted) & scores.keys()
+        scores |= {rate: -abs(math.log10(rate) - best) for rate in wanted}
+    assert 3 <= len(scores) <= rates.MOST
+    assert rates.best_rate(scores) == min(scores, key=lambda rate: abs(math.log10(rate) - best))
+    assert not rates.at_the_edge(scores) or len(scores) == rates.MOST
+
+
+def test_rates_are_round_and_half_a_power_of_ten_apart():
+    assert rates.rates_to_try(1e-3, {}) == [3e-4, 1e-3, 3e-3]
+    assert rates.rates_to_try(1e-3, {3e-4: 0.2, 1e-3: 0.5, 3e-3: 0.4}) == []
+    assert rates.rates_to_try(1e-3, {3e-4: 0.6, 1e-3: 0.5, 3e-3: 0.4}) == [1e-4]
+    assert rates.rates_to_try(1e-3, dict.fromkeys([3e-4, 1e-3, 3e-3], -math.inf)) == [], "nothing trained"
+    assert rates.best_rate({1e-3: 0.5, 3e-4: 0.5, 3e-3: 0.4}) == 3e-4, "of equals the lowest"
+
+
+@pytest.fixture
+def made(output, monkeypatch):
+    """The ids of runs in the order in which they were made, without training: what they score is made up."""
+    ids, best = [], {"stem": 1e-4, "all": 3e-3}
+
+    def make(pending, workers, jobs):
+        for run in pending:
+            ids.append(run.id)
+            failed = run.settings.learning_rate == 3e-3 and run.settings.parts == ("stage4",)
+            run.update(status=FAILED if failed else COMPLETE, settings=run.settings.to_dict(), best_epoch=1)
+
+    def score(run):
+        name = (*run.settings.parts, "all")[0]
+        if run.record["status"] == FAILED:
+            return -math.inf
+        return 0.5 - abs(math.log10(run.settings.learning_rate / best.get(name, 1e-3))) / 10
+
+    monkeypatch.setattr(sweeping, "make", make)
+    monkeypatch.setattr(sweeping, "score", score)
+    monkeypatch.setattr(sweeping, "is_finished", lambda run: run.record.get("status") == COMPLETE)
+    monkeypatch.setattr(sweeping.LocalWorkers, "open", lambda workers, settings: None)
+    monkeypatch.setattr(sweeping, "study_status", lambda study: pd.DataFrame())
+    return ids
+
+
+def test_a_tuned_arm_tries_rates_with_one_seed_and_makes_the_others_at_the_best(made):
+    settings = Settings.profile("smoke", study="tuned", **SMOKE)
+    sweeping.sweep(settings, ratios=[1.0], seeds=[3, 4], arms=["parts"])
+    plan = json.loads((reports_folder("tuned") / sweeping.PLAN).read_text())
+    planned = sweeping.plan(settings, [1.0], [3, 4], ["parts"])
+    runs = planned.arms["parts"]
+    assert runs.keys() == {variant.name for variant in ARMS["parts"](settings).variants} and len(runs) == 15
+    chosen = {name: {run.settings.learning_rate for run in some} for name, some in runs.items()}
+    assert all([run.settings.seed for run in some] == [3, 4] for some in runs.values())
+    for shift in ("input", "layout", "content"):
+        ends = "none", "stem", "stages 1 and 2", "stage 4", "all"
+        assert [chosen[f"{shift}: {name}"] for name in ends] == [{3e-3}, {1e-4}, {1e-3}, {1e-3}, {3e-3}]
+    tried = {name: sorted(run.settings.learning_rate for run in some) for name, some in planned.trials["parts"].items()}
+    assert tried["input: stem"] == [3e-5, 1e-4, 3e-4, 1e-3, 3e-3]
+    assert tried["input: all"] == [3e-4, 1e-3, 3e-3, 1e-2]
+    assert tried["input: stage 4"] == [3e-4, 1e-3, 3e-3], "a rate at which a run fails is no best one"
+    assert {run.settings.seed for some in planned.trials["parts"].values() for run in some} == {3}
+    assert plan["arms"] == planned.map(lambda run: run.id).arms and plan["trials"] == planned.map(lambda r: r.id).trials
+    failed = [run.id for some in planned.trials["parts"].values() for run in some if run.record["status"] == FAILED]
+    assert len(made) == len(set(made)) and {*made} == {run.id for run in planned.runs}
+    assert {*made} == {run for part in planned_runs("tuned") for run in part}
+    before = len(made)
+    sweeping.sweep(settings, ratios=[1.0], seeds=[3, 4], arms=["parts"])
+    assert made[before:] == failed, "what is complete is not made again, what failed is"
+
+
+def test_a_plan_that_waits_for_its_trials_counts_the_first_three(output):
+    settings = Settings.profile("smoke", study="waiting", **SMOKE)
+    planned = sweeping.settings_of_runs(settings, [1.0], [0, 1], ["parts"])
+    assert {len(some) for some in planned.trials["parts"].values()} == {3}
+    assert {len(some) for some in planned.arms["parts"].values()} == {2}, "for an estimate, at the middle rate"
+    opened = sweeping.plan(settings, [1.0], [0, 1], ["parts"])
+    assert not any(opened.arms["parts"].values())
+
+
+def test_what_was_tried_is_told_and_whether_the_loss_rose(output, monkeypatch):
+    study = Study("s", Settings(), {}, {}, trials={"parts": {"stem": ["a", "b", "c"], "all": []}})
+    scores = {"stem": {1e-3: 0.2, 3e-4: 0.4, 3e-3: -math.inf}, "all": {}}
+    monkeypatch.setattr("docfloqa.analysis.rates.trial_scores", lambda *_: scores)
+    assert chosen_rates(study, "parts") == {
+        "stem": "0.0003: 40.0, the last of those tried (0.001: 20.0, 0.003: failed)"
+    }
+    epochs = pd.DataFrame({"run": list("aaabbb"), "epoch": [0, 1, 2] * 2, "val_loss": [0.1, 1.0, 1.5, 9.0, 2.0, 1.0]})
+    assert loss_rise(epochs) == pytest.approx((0.5 + 0.0) / 2), "the loss before training does not count"
