@@ -172,7 +172,9 @@ class Training(Group):
     learning_rate: float = _setting(1e-3, "after the warm-up", POSITIVE)
     weight_decay: float = _setting(0.01, "the optimizer's", (0, 1))
     warmup_steps: int = _setting(20, "steps in which the learning rate rises, a fifth of all at most", (0, 10**7))
-    warmup_ratio: float | None = _setting(None, "the same as a share of all steps; none takes warmup_steps", SHARE)
+    warmup_ratio: float | None = _setting(
+        None, "the same as a share of all steps, a fifth at most; none takes warmup_steps", SHARE
+    )
     lr_scheduler_type: str = _setting("linear", "how the learning rate goes on after the warm-up", SCHEDULES)
     optim: str = _setting("adamw_torch_fused", "the optimizer", OPTIMIZERS)
     max_grad_norm: float = _setting(1.0, "longer gradients are clipped to it", POSITIVE)
