@@ -210,6 +210,17 @@ def test_the_playground_answers_at_once_and_again(playground):
     assert "question is" in playground.status.value and playground.asked == ""
 
 
+def test_no_bar_is_left_beside_the_playground(output, monkeypatch, smoke, capsys):
+    def with_a_bar(*chosen, load=playing.load_docvqa):
+        print("checking validation: 100%")
+        return load(*chosen)
+
+    monkeypatch.setattr(playing, "models_of_study", lambda name: [Asked(BEFORE, None, smoke)])
+    monkeypatch.setattr(playing, "load_docvqa", with_a_bar)
+    Playground("smoke")
+    assert capsys.readouterr().out == ""
+
+
 @pytest.mark.parametrize(
     ("where", "error"),
     [("load", OSError(28, "No space left")), ("answer", MemoryError()), ("attention", RunError("it is damaged"))],

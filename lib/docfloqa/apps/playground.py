@@ -92,8 +92,10 @@ class Playground(ipywidgets.VBox):
         # Transformers' notes would stay in the cell's output.
         logging.set_verbosity_error()
         self.models, self.note = models_and_note(study)
-        # With folds those of the fold that the models did not train on.
-        self.rows = load_docvqa(self.models[-1].settings, "validation")
+        # Bars of checking would stay, broken: where a kernel is made before its visitor comes, they are gone by then.
+        with capture_output():
+            # With folds those of the fold that the models did not train on.
+            self.rows = load_docvqa(self.models[-1].settings, "validation")
         self._loaded: dict[str, Any] = {}
         self._looked: dict[str, Attention] = {}
         note, self.status, self.answered, self.page, self.view = (ipywidgets.HTML() for _ in range(5))
