@@ -46,7 +46,8 @@ def main(study: str) -> None:
                 page.set_default_timeout(1000 * PATIENCE)
                 page.goto(f"http://127.0.0.1:{port}/?token={token}")
                 page.locator("img").last.wait_for()
-                page.wait_for_timeout(1000)
+                # A list that is drawn before its options arrive is empty for a moment.
+                page.wait_for_function("[...document.querySelectorAll('select')].every(one => one.selectedIndex >= 0)")
                 ends = page.locator("img, summary").evaluate_all(BOTTOMS)
                 clip = {"x": 0, "y": 0, "width": WIDTH, "height": max(ends) + 16}
                 page.screenshot(path=FOLDER / f"{name}.png", clip=clip)
