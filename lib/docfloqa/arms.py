@@ -16,6 +16,7 @@ SIDE_SHARE = 0.33  # of the vision encoder's parameters
 LORA_SHARE = 0.1  # of the model's parameters
 # Adapters begin at zero: what moves weights gently from where they are does not move them at all.
 LORA_LEARNING_RATE = 1e-4
+LAYER_DECAY = 0.7  # of the learning rate, from part to part
 # What the contrasts of the arm `side` say that are compared across shifts.
 ENDS, WHOLE = "the input side against the output side", "all against nothing"
 NONE, ALL = {"vision_trainable": 0.0}, {"vision_trainable": 1.0}
@@ -214,11 +215,36 @@ def lora(settings: Settings) -> Arm:
     )
 
 
+def schedules(settings: Settings) -> Arm:
+    """When the parts of the vision encoder begin to train and at which rates, in equally many epochs."""
+    none, every = "none", "all"
+    ways = {
+        "language model first, then all (LP-FT)": {"unfreezing": "lp_ft"},
+        "thawed from the input side": {"unfreezing": "from_input"},
+        "thawed from the output side": {"unfreezing": "from_output"},
+        "lower rates towards the input": {"layer_decay": LAYER_DECAY},
+        "rates by relative gradients (Auto-RGN)": {"auto_rgn": True},
+    }
+    changes = {none: NONE, every: ALL, **{name: {**ALL, **way} for name, way in ways.items()}}
+    return Arm(
+        "schedules",
+        "Does it matter when the parts of the vision encoder begin to train, and at which learning rates beside each "
+        "other, if training is equally long and every way of it has the rate that is best for it?",
+        tuple(Variant(name, change, tuned=True) for name, change in changes.items()),
+        (
+            Contrast(none, every, WHOLE),
+            *(Contrast(every, name, f"{name}, against all at once and at one rate") for name in ways),
+        ),
+    )
+
+
 def _variants(changes: dict[str, dict[str, Any]]) -> tuple[Variant, ...]:
     return tuple(Variant(*item) for item in changes.items())
 
 
-ARMS: dict[str, Callable[[Settings], Arm]] = {arm.__name__: arm for arm in (cumulative, prefix, lora, side, parts)}
+ARMS: dict[str, Callable[[Settings], Arm]] = {
+    arm.__name__: arm for arm in (cumulative, prefix, lora, side, parts, schedules)
+}
 
 
 def choose_arms(names: Iterable[str], settings: Settings) -> list[Arm]:

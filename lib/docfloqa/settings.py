@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, Self
 
 import yaml
@@ -12,6 +13,10 @@ from docfloqa.parameters import POSITIVE, by_name, check_source, check_study_nam
 
 UNITS = ("tensor", "block", "stage")
 SIDES = ("output", "input")
+UNFREEZING = ("at_once", "lp_ft", "from_input", "from_output")
+# How all of the vision encoder is trained, and what makes that another thing than all of it.
+SCHEDULED = ("unfreezing", "layer_decay", "auto_rgn")
+NOT_WHOLE = ("vision_trainable", "parts", "lora", "lora_rank", "trained_before")
 PARTS = ("none", "stem", "stage1", "stage2", "stage3", "stage4", "all")
 PREFIXES = ("token", "text", "none")
 BATCHINGS = ("uniform", "by_image")
@@ -86,6 +91,16 @@ class Freezing(Group):
     trained_before: tuple[float, ...] = _setting(
         (), "shares trained one after another before, on the same weights, each as long (the published protocol)", SHARE
     )
+    unfreezing: str = _setting(
+        "at_once",
+        "when the vision encoder is unfrozen: at once, all of it after half of the training (lp_ft), or its parts one "
+        "after another from an end of it",
+        UNFREEZING,
+    )
+    layer_decay: float = _setting(
+        1.0, "by what the learning rate is multiplied with every part towards the vision encoder's input", (0.01, 1)
+    )
+    auto_rgn: bool = _setting(False, "give every tensor a learning rate by its relative gradient norm (Auto-RGN)")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -107,6 +122,11 @@ class Freezing(Group):
             )
         if len(self.parts) > 1 and {"none", "all"} & set(self.parts):
             raise SettingsError(f"parts is {', '.join(self.parts)}; none and all stand alone")
+        usual = {field.name: field.default for field in dataclasses.fields(Freezing)}
+        for names in (*product(SCHEDULED, NOT_WHOLE), ("unfreezing", "auto_rgn"), ("layer_decay", "auto_rgn")):
+            if all(getattr(self, name) != usual[name] for name in names):
+                given = " and ".join(f"{name} is {shown(getattr(self, name))}" for name in names)
+                raise SettingsError(f"{given}; allowed is one of the two")
 
 
 @dataclass(frozen=True)

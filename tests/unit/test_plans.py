@@ -102,6 +102,13 @@ def test_a_run_of_an_arm_belongs_to_the_study():
         check_name(of_arm)
 
 
+def test_a_run_of_a_study_that_some_arm_does_not_go_with_belongs_to_it():
+    settings = write_study("mine", (1.0,), (0,), epochs=4, documents=3, lora=0.1).settings
+    check_name(settings.replace(vision_trainable=0.0), single=True)
+    with pytest.raises(SettingsError, match=r"lora 0\.1"):
+        check_name(settings.replace(unfreezing="lp_ft", lora=0.0), single=True)
+
+
 def test_plans_of_before_a_setting_was_there_are_read():
     settings = write_study("mine", (0.0,), (0,), epochs=2, documents=3).settings
     path = reports_folder("mine") / PLAN

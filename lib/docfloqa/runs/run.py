@@ -41,6 +41,7 @@ SETTINGS_WITHOUT_EFFECT = ("study", "report_to", "cache_gib", "allow_cpu")
 ADDED_SETTINGS = (
     *("warmup_ratio", "max_steps", "early_stopping_patience", "gradient_accumulation_steps", "lr_scheduler_type"),
     *("optim", "eval_questions", "parts", "lora_rank", "lora_alpha", "lora_targets", "folds", "fold"),
+    *("unfreezing", "layer_decay", "auto_rgn"),
 )
 # Of what a study writes itself no commit can know.
 RESULTS = (":!/reports", ":!/figures")

@@ -7,7 +7,7 @@ from typing import Any
 from tqdm.auto import tqdm
 from transformers import Seq2SeqTrainingArguments, TrainerCallback
 
-from docfloqa.exceptions import SettingsError
+from docfloqa.exceptions import SettingsError, shown
 from docfloqa.model.device import compute_device, precision
 from docfloqa.runs.progress import epoch_line, scores
 from docfloqa.runs.recovery import seal_checkpoint
@@ -62,6 +62,15 @@ def training_arguments(settings: Settings, run: Run) -> Seq2SeqTrainingArguments
     if left:
         shared = f"batch_size is {settings.batch_size} and {processes} processes share it"
         raise SettingsError(f"{shared}; allowed is a multiple of {processes}")
+    for name, unlike in (("unfreezing", "at_once"), ("auto_rgn", False)):
+        if processes > 1 and getattr(settings, name) != unlike:
+            raise SettingsError(
+                f"{name} is {shown(getattr(settings, name))} and {processes} processes share the run; "
+                "allowed is one process"
+            )
+    if settings.auto_rgn and arguments.fp16:
+        # Losses are scaled there until gradients are finite.
+        raise SettingsError("auto_rgn is True and the run computes in fp16; allowed are bf16 and fp32")
     # On several GPUs the trainer would split a batch's pages and questions apart.
     arguments._n_gpu = min(1, arguments.n_gpu)
     return arguments
@@ -112,8 +121,8 @@ class RunProgress(TrainerCallback):
         self.trainer.loss_sum, self.trainer.loss_tokens = 0.0, 0
         self.trainer.epoch_started = time.perf_counter()
 
-    def on_pre_optimizer_step(self, args, state, control, lr_scheduler=None, **kwargs):
-        schedule, rate = self.trainer.schedule, lr_scheduler.get_last_lr()[0]
+    def on_pre_optimizer_step(self, args, state, control, optimizer=None, **kwargs):
+        schedule, rate = self.trainer.schedule, max(group["lr"] for group in optimizer.param_groups)
         schedule["highest_learning_rate"] = max(schedule["highest_learning_rate"], rate)
 
     def on_step_end(self, args, state, control, **kwargs):

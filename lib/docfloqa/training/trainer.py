@@ -32,6 +32,7 @@ from docfloqa.settings import Settings
 from docfloqa.training.arguments import CHECKPOINTS, RunProgress, training_arguments, warmup_steps
 from docfloqa.training.batches import NOTHING, EpochSampler, Pages, QuestionCollator
 from docfloqa.training.evaluation import evaluate
+from docfloqa.training.schedules import AutoRGN, GradualUnfreezing, group_parameters, layer_rates
 from docfloqa.training.steps import CapturedSteps, DivergedError, StepTrainer
 from docfloqa.training.vision_cache import ResidentPages, cache_states
 
@@ -75,6 +76,8 @@ class DocVQATrainer(StepTrainer):
         alone = arguments.world_size == 1 and not settings.gradient_checkpointing
         # A graph begins with gradients at zero, and scales no loss.
         alone &= settings.gradient_accumulation_steps == 1 and not arguments.fp16
+        # It holds the gradients of what trains when it is captured.
+        alone &= settings.unfreezing == "at_once"
         drops = text.encoder_layerdrop or text.decoder_layerdrop
         captures = static and compute_device().type == "cuda" and alone and not drops
         self.captured = CapturedSteps() if captures else None
@@ -95,6 +98,10 @@ class DocVQATrainer(StepTrainer):
         )
         # Its dictionaries would be printed between the bars.
         self.remove_callback(PrinterCallback)
+        if settings.unfreezing != "at_once":
+            self.add_callback(GradualUnfreezing(model, settings))
+        if settings.auto_rgn:
+            self.add_callback(AutoRGN(self))
         for callback in self.callback_handler.callbacks:
             # Else in the folder of checkpoints, which are deleted.
             if isinstance(callback, TensorBoardCallback) and not callback.logging_dir:
@@ -291,6 +298,18 @@ class DocVQATrainer(StepTrainer):
         if run.has_epoch(epoch) and run.best_epoch(epoch) == epoch != run.epoch_of_model(BEST_MODEL):
             run.save_model(self.model, self.processing_class, BEST_MODEL, epoch)
             run.update(best_epoch=epoch)
+
+    def create_optimizer(self, model=None):
+        """The trainer's, with groups of parameters where some have learning rates of their own."""
+        optimizer = super().create_optimizer(model)
+        if self.settings.auto_rgn:
+            group_parameters(optimizer, key=id)
+        elif self.settings.layer_decay != 1:
+            rates = layer_rates(self.model, self.settings.layer_decay)
+            group_parameters(optimizer, key=rates.get)
+            for group in optimizer.param_groups:
+                group["lr"] = self.settings.learning_rate * rates[group["params"][0]]
+        return optimizer
 
     def create_scheduler(self, num_training_steps, optimizer=None):
         """The trainer's, with a warm-up as `warmup_steps` bounds it."""
