@@ -20,7 +20,7 @@ from docfloqa import verbs
 from docfloqa.exceptions import IncompleteRunError, SettingsError, printable
 from docfloqa.model.processes import compute_alone
 from docfloqa.parameters import read_config
-from docfloqa.settings import EVALUATION_SETTINGS, GROUPS, OF_A_RUN, PROFILES, Settings
+from docfloqa.settings import ADVICE_SETTINGS, EVALUATION_SETTINGS, GROUPS, OF_A_RUN, PROFILES, Settings
 
 INTERRUPTED = 130
 EXIT_CODES = (
@@ -279,6 +279,7 @@ _add(verbs.sweep, RATIOS, OF_STUDIES, MAKING)
 _add(verbs.run, "--profile smoke --ratio 0.66 --seed 1", FIELDS)
 _add(verbs.doctor, "--profile paper", FIELDS, ["kernel"])
 _add(verbs.estimate, RATIOS, OF_STUDIES, [*PLAN, "jobs"])
+_add(verbs.advise, "--synth-shift layout", ADVICE_SETTINGS)
 _add(verbs.report, "--name embedded")
 _add(verbs.robustness, "--name embedded --cross layout my_scans")
 _add(verbs.ask, 'page.png "What is the total?" --study embedded --ratio 1')

@@ -34,6 +34,12 @@ EVALUATION_SETTINGS = (
     "validation_questions synth_scale synth_shift synth_validation_documents synth_seed precision num_beams "
     "max_new_tokens eval_batch_size"
 ).split()
+# What advice before training depends on.
+ADVICE_SETTINGS = (
+    "data validation_data train_questions validation_questions prefix shuffled_questions synth_scale synth_shift "
+    "synth_documents synth_validation_documents synth_seed model seed batch_size batching learning_rate weight_decay "
+    "max_grad_norm precision vision_cache allow_cpu study"
+).split()
 OF_A_RUN = ("vision_trainable", "seed", "fold")  # what a study's runs differ in, its arms' left aside
 
 

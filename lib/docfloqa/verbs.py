@@ -75,6 +75,32 @@ def estimate(settings: Settings, **planned: Any) -> tuple:
     return found, str(found)
 
 
+def advise(settings: Settings) -> tuple:
+    """Which parts of the vision encoder to thaw for these documents, from gradients before training."""
+    from docfloqa.analysis import advice
+    from docfloqa.figures.advice import gradients
+    from docfloqa.figures.style import save
+    from docfloqa.files import figures_folder
+    from docfloqa.training.gradients import START, measure
+
+    statistics, costs = measure(settings)
+    start = statistics[statistics["when"] == START]
+    said = advice.sentence(start, costs)
+    data = {
+        "parts": advice.recommend(start).split(),
+        "sentence": said,
+        "known": advice.KNOWN,
+        "encoder_over_language": advice.encoder_over_language(start),
+        "stem_over_last": advice.stem_over_last(start),
+        "predicted_gains": advice.predicted_gains(start),
+        "statistics": statistics,
+        "costs": costs,
+        "files": save(gradients(statistics), figures_folder(settings.study) / "advice"),
+    }
+    tables = (one.to_string(index=False, float_format="{:.3g}".format) for one in (statistics, costs))
+    return data, "\n\n".join([*tables, "\n".join(map(str, data["files"])), f"{said}\n{advice.KNOWN}"])
+
+
 def report(name: str = "embedded", beside: Sequence[str] | None = None, margin: float = 2.0) -> tuple:
     """Analyse and export again."""
     from docfloqa.report.verdicts import as_text, verdicts

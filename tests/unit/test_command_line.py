@@ -33,7 +33,8 @@ from docfloqa.runs.run import COMPLETE, INTERRUPTED, Run
 from docfloqa.settings import GROUPS, PROFILES, Settings
 
 VERBS = (
-    "study sweep run doctor estimate report robustness ask answer evaluate compare export import runs pack demo lab"
+    "study sweep run doctor estimate advise report robustness ask answer evaluate compare export import runs pack demo "
+    "lab"
 ).split()
 
 

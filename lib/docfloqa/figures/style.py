@@ -125,6 +125,14 @@ def show(figure: Figure, caption: str, alt: str, path: Path | None = None) -> No
         write_whole(path.with_name(f"{path.name}.{kind}"), files[kind])
 
 
+def save(figure: Figure, path: Path) -> list[Path]:
+    """Write a figure as PDF and PNG, each whole or not at all; returns the files. `path` is without ending."""
+    files = [path.with_name(f"{path.name}.{kind}") for kind in ("pdf", "png")]
+    for file in files:
+        write_whole(file, render(figure, file.suffix[1:]))
+    return files
+
+
 def publish(figure: Figure, study_name: str, name: str, caption: str, alt: str) -> None:
     """`show` a figure and write it to `figures/<study>/`."""
     show(figure, caption, alt, figures_folder(study_name) / name)

@@ -1,0 +1,232 @@
+"""What gradients say before training: statistics of every part of the model, and what a step with it costs."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from itertools import count, islice
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from tqdm.auto import tqdm
+
+from docfloqa.data.load import load_docvqa
+from docfloqa.exceptions import DataError
+from docfloqa.model.device import autocast, compute_device, finish_device, precision, require_device
+from docfloqa.model.florence import Florence2ForDocVQA, load_florence
+from docfloqa.model.freezing import freeze, vision_parts
+from docfloqa.settings import Freezing, Settings
+from docfloqa.training.batches import EpochSampler, QuestionCollator
+
+LANGUAGE, PROJECTOR = "language model", "projector"
+START, LATER = "start", "language model trained"
+BATCHES = 10  # of whose gradients statistics are taken
+STEPS = 30  # of training the language model alone
+TIMED = 3  # steps with each set of parts, of which the first is not timed
+# What a step is timed with: nothing, each part, the input side, everything.
+SETS = ("none", "stem", "stage1", "stage2", "stage3", "stage4", "stem stage1", "all")
+
+
+def measure(settings: Settings) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """`gradient_statistics` of the training questions, and `thawing_costs`, on this machine.
+
+    Statistics are taken at the starting weights, and again on the same batches after `STEPS` steps at the settings'
+    learning rate with the vision encoder frozen (column `when`: `START`, `LATER`). Batches are those that a run of
+    these settings begins with, at most `BATCHES`. fp16 is fp32 here, since its gradients would need scaling. Raises
+    what loading data and model raises, `NoGPUError`, and `DataError` for fewer questions than two batches.
+    """
+    require_device(settings)
+    if precision(settings) == "fp16":
+        settings = settings.replace(precision="fp32")
+    if settings.folds and not settings.fold:
+        settings = settings.replace(fold=1)
+    rows = load_docvqa(settings)["train"]
+    # A variance needs two.
+    if len(rows) < 2 * settings.batch_size:
+        raise DataError(
+            f"split 'train' of {settings.data!r} has {len(rows)} questions and batch_size is {settings.batch_size}; "
+            f"advice takes two batches or more, so a batch_size of {len(rows) // 2} at most"
+        )
+    network, processor = load_florence(settings.model, settings.prefix)
+    network.to(compute_device())
+    collator = QuestionCollator(
+        rows, network, processor, settings.prefix, shuffled_questions=settings.shuffled_questions
+    )
+    batches = _batches(collator, settings)
+    some = [*islice(batches, min(BATCHES, len(rows) // settings.batch_size))]
+    with tqdm(total=2 * len(some) + TIMED * len(SETS) + STEPS, desc="advising", unit="step", disable=None) as bar:
+        before = gradient_statistics(network, some, settings, bar)
+        costs = thawing_costs(network, some[0], settings, bar)
+        train_language_model(network, islice(batches, STEPS), settings, bar)
+        after = gradient_statistics(network, some, settings, bar)
+    return pd.concat({START: before, LATER: after}, names=["when"]).reset_index("when").reset_index(drop=True), costs
+
+
+def model_parts(model: Florence2ForDocVQA) -> dict[str, list[nn.Parameter]]:
+    """All parameters, each once: the vision encoder's parts (`vision_parts`), the language model, the projector."""
+    tower = dict(model.model.vision_tower.named_parameters())
+    parts = {part: [tower[name] for name in names] for part, names in vision_parts(model).items()}
+    projector = [*model.model.multi_modal_projector.parameters()]
+    known = {id(one) for some in (*parts.values(), projector) for one in some}
+    rest = [parameter for parameter in model.parameters() if id(parameter) not in known]
+    return {**parts, LANGUAGE: rest, PROJECTOR: projector}
+
+
+def gradient_statistics(
+    model: Florence2ForDocVQA, batches: Sequence[dict[str, Tensor]], settings: Settings, bar: tqdm | None = None
+) -> pd.DataFrame:
+    """A row for every part of the model, from the gradient g of each batch's mean cross-entropy, all parts trainable.
+
+    `parameters`; `relative_norm`, the mean over batches of ‖g‖ / ‖θ‖; `squared_norm`, the mean over batches of ‖g‖²;
+    `share`, that of the sum over all parts; `snr`, ‖mean of g‖² over the variance of g *over batches*, both summed over
+    the part's parameters (the variance with n − 1; NaN for one batch); `loss`, the batches' mean. In eval mode, so that
+    no dropout adds to the variance; leaves the weights as they are. Sources: Auto-RGN and Auto-SNR of Lee et al.,
+    Surgical Fine-Tuning, ICLR 2023, here for a part as a whole; theirs takes the ratio of every parameter and then the
+    mean, which the smallest variances decide.
+    """
+    parts, losses = model_parts(model), []
+    model.requires_grad_(True).eval()
+    squares, means = {part: [] for part in parts}, {part: [0.0] * len(some) for part, some in parts.items()}
+    for batch in batches:
+        model.zero_grad()
+        losses.append(_backward(model, _on_device(batch, model), settings))
+        for part, parameters in parts.items():
+            # What no question of a batch reaches has no gradient.
+            gradients = [torch.zeros_like(one) if one.grad is None else one.grad for one in parameters]
+            squares[part].append(_square(gradients))
+            means[part] = [old + new / len(batches) for old, new in zip(means[part], gradients, strict=True)]
+        if bar is not None:
+            bar.update()
+    model.zero_grad()
+    rows = []
+    for part, parameters in parts.items():
+        square, signal = np.array(squares[part]), _square(means[part])
+        # Of rounding, a difference of equals may be below 0.
+        noise = max(0.0, square.sum() - len(square) * signal) / (len(square) - 1) if len(square) > 1 else np.nan
+        rows.append(
+            {
+                "part": part,
+                "parameters": sum(one.numel() for one in parameters),
+                "relative_norm": float(np.sqrt(square / _square(parameters)).mean()),
+                "snr": float(np.divide(signal, noise)) if noise else np.inf,
+                "squared_norm": float(square.mean()),
+            }
+        )
+    table = pd.DataFrame(rows)
+    return table.assign(share=table["squared_norm"] / table["squared_norm"].sum(), loss=float(np.mean(losses)))
+
+
+def thawing_costs(
+    model: Florence2ForDocVQA, batch: dict[str, Tensor], settings: Settings, bar: tqdm | None = None
+) -> pd.DataFrame:
+    """What a training step of this batch costs with each of `SETS` trainable, projector and language model always.
+
+    `parts`; `parameters` of the vision encoder that train, and their share of it, `encoder_share`; `seconds` of a step,
+    the frozen beginning of the encoder cached as runs have it, the optimizer included (the quickest of those timed);
+    `memory_mib`, computed: weights, gradients, AdamW's two numbers and what the backward pass keeps of this batch;
+    `cached`, the share of the encoder's sub-blocks that run once a page and no longer in every step. Leaves the weights
+    as they are.
+    """
+    rows, batch = [], _on_device(batch, model)
+    weights = {one.untyped_storage().data_ptr() for one in model.parameters()}
+    for parts in SETS:
+        found = freeze(model, Freezing(parts=parts.split()))
+        trained = [one for one in model.parameters() if one.requires_grad]
+        # A rate of 0 takes the time of a step and no step.
+        optimizer = torch.optim.AdamW(trained, lr=0.0, weight_decay=0.0)
+        boundary = found.frozen_prefix if settings.vision_cache else 0
+        with torch.no_grad(), autocast(settings):
+            states = model.vision_states(batch["pixel_values"], 0, boundary)
+        kept: dict[int, int] = {}
+        seconds = []
+        model.vision_start = boundary
+        for step in range(TIMED):
+            finish_device()
+            begun = time.perf_counter()
+            with saved_tensors_hooks(_noting(kept, weights), _itself) if step == 0 else nullcontext():
+                _backward(model, batch | {"pixel_values": states}, settings)
+            optimizer.step()
+            optimizer.zero_grad()
+            finish_device()
+            seconds.append(time.perf_counter() - begun)
+            if bar is not None:
+                bar.update()
+        model.vision_start = 0
+        bytes_held = sum(one.nbytes for one in model.parameters()) + 3 * sum(one.nbytes for one in trained)
+        rows.append(
+            {
+                "parts": parts,
+                "parameters": found.trainable_vision_parameters,
+                "encoder_share": found.trainable_vision_parameters / found.vision_parameters,
+                "seconds": min(seconds[1:]),
+                "memory_mib": (bytes_held + sum(kept.values())) / 2**20,
+                "cached": boundary / found.sub_blocks,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def train_language_model(
+    model: Florence2ForDocVQA, batches: Iterator[dict[str, Tensor]], settings: Settings, bar: tqdm | None = None
+) -> None:
+    """Train language model and projector on the batches, the vision encoder frozen: AdamW at the settings' rate.
+
+    Of the settings also weight decay, clipping and seed. The rate is constant. Leaves the model in eval mode.
+    """
+    torch.manual_seed(settings.seed)
+    freeze(model, Freezing(parts=("none",)))
+    trained = [one for one in model.parameters() if one.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    model.train()
+    for batch in batches:
+        _backward(model, _on_device(batch, model), settings)
+        nn.utils.clip_grad_norm_(trained, settings.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        if bar is not None:
+            bar.update()
+    model.eval()
+
+
+def _batches(collator: QuestionCollator, settings: Settings) -> Iterator[dict[str, Tensor]]:
+    """Whole batches in the order of a run's epochs, without end."""
+    order, size = EpochSampler(collator.pages, settings.batching, settings.seed), settings.batch_size
+    for epoch in count():
+        order.set_epoch(epoch)
+        questions = [*order]
+        for start in range(0, len(questions) - size + 1, size):
+            yield collator(questions[start : start + size])
+
+
+def _backward(model: Florence2ForDocVQA, batch: dict[str, Tensor], settings: Settings) -> float:
+    with autocast(settings):
+        loss = model(**batch).loss
+    loss.backward()
+    return loss.item()
+
+
+def _on_device(batch: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.to(model.device) for name, tensor in batch.items() if name != "index"}
+
+
+def _square(tensors: Sequence[Tensor]) -> float:
+    """The sum of squares over some tensors."""
+    return sum(torch.linalg.vector_norm(one.detach(), dtype=torch.float64).item() ** 2 for one in tensors)
+
+
+def _noting(kept: dict[int, int], weights: set[int]) -> Callable[[Tensor], Tensor]:
+    """Of a tensor that is kept for the backward pass, note the bytes, once; not of weights."""
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    return note
+
+
+def _itself(tensor: Tensor) -> Tensor:
+    return tensor
