@@ -54,7 +54,8 @@ def predicted_gain(statistics: pd.DataFrame, parts: str) -> float:
     """
     squares = statistics.set_index("part")["squared_norm"][ENCODER]
     some = {NONE: [], ALL: ENCODER}.get(parts, parts.split())
-    return (encoder_over_language(statistics) - LITTLE) * float(squares[some].sum() / squares.sum())
+    # No -0.0 of none.
+    return (encoder_over_language(statistics) - LITTLE) * float(squares[some].sum() / squares.sum()) + 0.0
 
 
 def predicted_gains(statistics: pd.DataFrame) -> dict[str, float]:
