@@ -101,9 +101,9 @@ def cumulative(settings: Settings) -> Arm:
 
 
 def shifts_of(settings: Settings) -> list[str | None]:
-    """The designed shifts, the study's own first; of data that is not drawn none but itself."""
+    """The designed shifts, the study's own first, which may be a mixture; of data that is not drawn none but itself."""
     drawn = settings.data == "synth" and settings.synth_scale == "small" and not settings.validation_data
-    return sorted(SHIFTS, key=lambda shift: shift != settings.synth_shift) if drawn else [None]
+    return [*dict.fromkeys((settings.synth_shift, *SHIFTS))] if drawn else [None]
 
 
 def side(settings: Settings) -> Arm:

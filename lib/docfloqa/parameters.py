@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from types import NoneType
 from typing import Any, ClassVar, TypeVar, get_args, get_origin
@@ -120,6 +121,31 @@ def check_parameters(notebook: Path, parameters: dict[str, Any]) -> None:
 def literal(path: Path) -> str:
     """A path as papermill takes it: it would fill in what stands in braces."""
     return str(path).replace("{", "{{").replace("}", "}}")
+
+
+def mixture(name: str, text: str, parts: Sequence[str]) -> dict[str, float]:
+    """How strong each of the `parts` is, in [0, 1], in a text such as "input:0.5+content:1"; a part alone has 1.
+
+    Raises `SettingsError` for anything else.
+    """
+    found = {}
+    for one in text.replace(" ", "").split("+"):
+        part, colon, strength = one.partition(":")
+        number = float(strength) if re.fullmatch(r"(\d+\.?\d*|\.\d+)(e-?\d+)?", strength, re.ASCII) else None
+        number = 1.0 if not colon else number
+        if part not in parts or part in found or number is None or number > 1:
+            raise SettingsError(
+                f"{name} is {shown(text)}; allowed are {', '.join(parts)}, or several of them, each once, with a "
+                f"strength from 0 to 1, as {parts[0]}:0.5+{parts[-1]}:1{did_you_mean(part, parts)}"
+            )
+        found[part] = number
+    return {part: found.get(part, 0.0) for part in parts}
+
+
+def mixture_text(strengths: dict[str, float]) -> str:
+    """A mixture as it is always written: its parts in order, without those at 0; a full one alone by its name."""
+    there = {part: f"{strength:g}" for part, strength in strengths.items() if strength} or {next(iter(strengths)): "0"}
+    return next(iter(there)) if [*there.values()] == ["1"] else "+".join(map(":".join, there.items()))
 
 
 def check_study_name(name: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any, Self
 import yaml
 
 from docfloqa.exceptions import SettingsError, did_you_mean, shown
-from docfloqa.parameters import POSITIVE, by_name, check_source, check_study_name, checked
+from docfloqa.parameters import POSITIVE, by_name, check_source, check_study_name, checked, mixture, mixture_text
 
 UNITS = ("tensor", "block", "stage")
 SIDES = ("output", "input")
@@ -171,12 +171,18 @@ class Drawing(Group):
     synth_shift: str = _setting(
         "input",
         "how small pages differ from those of the tiny model's pretraining: input (fonts, contrast, noise, shading, "
-        "stamps), layout, or content (words and formats)",
-        SHIFTS,
+        "stamps), layout, content (words and formats), or a mixture with strengths from 0 to 1: input:0.5+content:1 is "
+        "print half as worn, and every document of new words (content and layout are shares); input:0 is no shift",
+        _any,
     )
     synth_documents: int = _setting(400, "documents to train on", DOCUMENTS)
     synth_validation_documents: int = _setting(140, "documents to validate on", DOCUMENTS)
     synth_seed: int = _setting(1, "of what is drawn", SEED)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        # However it is given, one mixture makes one run.
+        object.__setattr__(self, "synth_shift", mixture_text(mixture("synth_shift", self.synth_shift, SHIFTS)))
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,11 @@ from docfloqa.figures import study as figures
 from docfloqa.figures.style import publish
 from docfloqa.files import reports_folder, write_whole
 from docfloqa.metrics import FEWEST_DOCUMENTS
+from docfloqa.parameters import mixture
 from docfloqa.report.findings import is_own
 from docfloqa.report.verdicts import MARGIN, readable, verdicts
 from docfloqa.runs.results import Study
+from docfloqa.settings import SHIFTS
 from docfloqa.text import NO_BREAK, flat, to_latex, to_markdown
 
 BESIDE_PUBLISHED = ("finetuning_curve", "freezing_ablation")
@@ -107,7 +109,7 @@ def setup_table(study: Study) -> pd.DataFrame:
     settings, counts = study.settings, study.last_answers[["question_id", "document_id"]].nunique()
     trained = {record.get("data_checks", {}).get("kept", {}).get("train") for record in study.records.values()}
     # Full pages have no shift.
-    drawn = "drawn full pages" if settings.synth_scale == "full" else f"drawn; their {settings.synth_shift} is new"
+    drawn = "drawn full pages" if settings.synth_scale == "full" else f"drawn; {_new(settings.synth_shift)}"
     rows = {
         "model": f"{Path(settings.model).name}, {study.runs['parameters'].iloc[0]:,} parameters",
         "training questions": NONE if None in trained else f"{max(trained):,}",
@@ -123,6 +125,15 @@ def setup_table(study: Study) -> pd.DataFrame:
         "planned runs that are missing": len(study.missing),
     }
     return pd.DataFrame({"of every run": map(str, rows.values())}, pd.Index(rows, name="the study"))
+
+
+def _new(shift: str) -> str:
+    """What is new of the documents of a shift, or how much of what in a mixture."""
+    if shift in SHIFTS:
+        return f"their {shift} is new"
+    parts = {part: strength for part, strength in mixture("synth_shift", shift, SHIFTS).items() if strength}
+    new = ", ".join(f"{part} to {percent(strength)}" for part, strength in parts.items())
+    return f"new: {new}" if new else "as those of pretraining"
 
 
 def _schedule(study: Study) -> str:

@@ -1,5 +1,6 @@
 """SynthDocVQA: documents drawn from a seed, with questions and answers, in DocVQA's schema."""
 
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from random import Random
@@ -11,10 +12,11 @@ from tqdm.auto import tqdm
 from docfloqa.data.schema import FEATURES
 from docfloqa.data.synth.canvas import Field, Page
 from docfloqa.data.synth.full import full_page
-from docfloqa.data.synth.small import CLEAN, LAYOUTS, NEW_LAYOUTS, WORN, small_page
-from docfloqa.data.synth.vocabulary import KNOWN, NEW, accepted_answers, question
+from docfloqa.data.synth.small import CLEAN, LAYOUTS, NEW_LAYOUTS, WORN, Print, small_page
+from docfloqa.data.synth.vocabulary import KNOWN, NEW, Vocabulary, accepted_answers, question
 from docfloqa.files import check_folder, data_folder, held, is_sound, seal_folder, whole_folder
-from docfloqa.settings import Settings
+from docfloqa.parameters import mixture
+from docfloqa.settings import SHIFTS, Settings
 from docfloqa.versions import DRAWING
 
 # What small pages are drawn with under each shift; pretraining knows CLEAN, KNOWN and LAYOUTS only.
@@ -29,7 +31,7 @@ def synth_folder(settings: Settings, split: str) -> Path:
     """
     drawing, seed = drawing_of(settings), settings.synth_seed
     documents = settings.synth_documents if split == "train" else settings.synth_validation_documents
-    folder = data_folder() / "synthdocvqa" / f"{drawing}-{seed}-{split}-{documents}-{DRAWING}"
+    folder = data_folder() / "synthdocvqa" / f"{drawing.replace(':', '')}-{seed}-{split}-{documents}-{DRAWING}"
     if not is_sound(folder, check_folder):
         with held(f"synthdocvqa-{folder.name}", f"the drawing of {folder.name}"):
             # Whoever held the lock before may have drawn the same.
@@ -41,20 +43,33 @@ def synth_folder(settings: Settings, split: str) -> Path:
 
 
 def drawing_of(settings: Settings) -> str:
-    """What is drawn: "full" for full-size pages, else the shift of the small ones."""
+    """What is drawn: "full" for full-size pages, else the shift of the small ones, or a mixture of shifts."""
     return "full" if settings.synth_scale == "full" else settings.synth_shift
 
 
 def page_seed(drawing: str, seed: int, split: str, document: int) -> Random:
-    """The random numbers that a document is drawn from."""
-    return Random(f"{drawing}-{seed}-{split}-{document}")
+    """The random numbers that a document is drawn from; all mixtures have the same, so that they can be compared."""
+    drawn = drawing if drawing in (*SMALL, "full") else "mixture"
+    return Random(f"{drawn}-{seed}-{split}-{document}")
 
 
 def draw_page(rng: Random, drawing: str) -> Page:
-    """A full-size page for "full", else a small page under one of the shifts."""
+    """A full-size page for "full", else a small page under one of the shifts or a mixture of them."""
     if drawing == "full":
         return full_page(rng)
-    return small_page(rng, *SMALL[drawing])
+    return small_page(rng, *(SMALL[drawing] if drawing in SMALL else mixed(rng, drawing)))
+
+
+def mixed(rng: Random, drawing: str) -> tuple[Print, Vocabulary, dict[str, Callable]]:
+    """Print, words and layouts of a document of a mixture: what is new of it at a strength is new at every higher one.
+
+    The strength of "input" is how far the print is from CLEAN to WORN, and the share of documents in a worn font; the
+    others are the shares of documents with new words and with a new layout.
+    """
+    strengths = mixture("drawing", drawing, SHIFTS)
+    new = {shift: rng.random() < strength for shift, strength in strengths.items()}
+    look = CLEAN.towards(WORN, strengths["input"], new["input"])
+    return look, NEW if new["content"] else KNOWN, NEW_LAYOUTS if new["layout"] else LAYOUTS
 
 
 def words_per_page(settings: Settings, pages: int = 200) -> float | None:

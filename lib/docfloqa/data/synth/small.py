@@ -1,8 +1,9 @@
 """Small pages: forms, receipts, invoices, tables, letters and memos of 160 x 160 pixels."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from random import Random
+from typing import Any
 
 from PIL import Image, ImageChops, ImageFilter
 
@@ -29,6 +30,20 @@ class Print:
     rules: float = 0.0  # of a rule under it
     stamp: float = 0.0  # of a stamp on the page
     digit_width: tuple[float, float] = (6.8, 8.0)  # pixels, from and to; sets the size whatever the font
+
+    def towards(self, other: "Print", strength: float, fonts: bool) -> "Print":
+        """Every number so far, in [0, 1], on its way to that of another print; with `fonts` its fonts, else these."""
+        names = [field.name for field in fields(self) if field.name != "fonts"]
+        between = {name: _between(getattr(self, name), getattr(other, name), strength) for name in names}
+        return replace(other if fonts else self, **between)
+
+
+def _between(first: Any, second: Any, strength: float) -> Any:
+    if isinstance(first, tuple):
+        return tuple(_between(*ends, strength) for ends in zip(first, second, strict=True))
+    number = (1 - strength) * first + strength * second
+    # Pixels and grey levels are whole.
+    return round(number) if isinstance(first, int) else number
 
 
 CLEAN = Print(("DejaVuSansMono", "DejaVuSans", "STIXGeneral", "DejaVuSerif"), 1, (225, 255), (0, 50), noise=5.0)
