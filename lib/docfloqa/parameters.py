@@ -133,10 +133,11 @@ def mixture(name: str, text: str, parts: Sequence[str]) -> dict[str, float]:
         part, colon, strength = one.partition(":")
         number = float(strength) if re.fullmatch(r"(\d+\.?\d*|\.\d+)(e-?\d+)?", strength, re.ASCII) else None
         number = 1.0 if not colon else number
+        meant = "" if part in parts else did_you_mean(part, parts)
         if part not in parts or part in found or number is None or number > 1:
             raise SettingsError(
                 f"{name} is {shown(text)}; allowed are {', '.join(parts)}, or several of them, each once, with a "
-                f"strength from 0 to 1, as {parts[0]}:0.5+{parts[-1]}:1{did_you_mean(part, parts)}"
+                f"strength from 0 to 1, as {parts[0]}:0.5+{parts[-1]}:1{meant}"
             )
         found[part] = number
     return {part: found.get(part, 0.0) for part in parts}
