@@ -117,7 +117,7 @@ def test_what_knows_the_three_names_takes_a_mixture(output):
         "input:0": "drawn; as those of pretraining",
         "input:0.5+content:1": "drawn; new: input to 50 %, content to 100 %",
     }.items():
-        study = write_study(shift[:6].strip(":"), synth_shift=shift, ratios=(0.0, 1.0), seeds=(0,), epochs=1)
+        study = write_study(f"s{len(told)}", synth_shift=shift, ratios=(0.0, 1.0), seeds=(0,), epochs=1)
         assert told in setup_table(study).loc["validation documents", "of every run"]
     mixed_study = write_study("arms", synth_shift=HALF.synth_shift, ratios=(0.0, 1.0), seeds=(0,), arms=("side",))
     assert "none" in set(equally_long(mixed_study)["variant"])
