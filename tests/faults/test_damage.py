@@ -23,32 +23,32 @@ def fit(settings: Settings, dataset) -> Run:
     return trainer_of(settings, dataset).fit()
 
 
-def test_killed_before_a_change_of_a_file(undisturbed_third, third, dataset, tmp_path, monkeypatch, tell):
+def test_killed_before_a_change_of_a_file(undisturbed_third, third, few, tmp_path, monkeypatch, tell):
     rng, killed, runs, lost = Random(SEED), 0, 0, 0
     while killed < KILLS:
         runs += 1
         output = tmp_path / str(runs)
         monkeypatch.setenv("DOCFLOQA_OUTPUT", str(output))
         # Until one of them gets to the end, whose last changes come after fewer than a whole run's.
-        while killed < KILLS and killed_at(rng.randint(1, CHANGES), output / "reports", lambda: fit(third, dataset)):
+        while killed < KILLS and killed_at(rng.randint(1, CHANGES), output / "reports", lambda: fit(third, few)):
             killed += 1
-        run = fit(third, dataset)
+        run = fit(third, few)
         lost += of_interest(run) != undisturbed_third or bool([*run.folder.glob("*.damaged")])
     tell(f"seed {SEED}: faults injected {killed}, survived {killed - lost}, lost {lost} ({runs} runs)")
     assert lost == 0
 
 
-def test_killed_at_any_time(undisturbed_third, third, dataset, tmp_path, monkeypatch, tell):
+def test_killed_at_any_time(undisturbed_third, third, few, tmp_path, monkeypatch, tell):
     """In the middle of a step, of an answer, of a file that is written without Python."""
     rng, killed, runs, lost, longest = Random(SEED), 0, 0, 0, 0.0
     while killed < KILLS:
         runs += 1
         output = tmp_path / str(runs)
         monkeypatch.setenv("DOCFLOQA_OUTPUT", str(output))
-        while killed < KILLS and killed_after(rng.uniform(0, max(2.0, longest)), lambda: fit(third, dataset)):
+        while killed < KILLS and killed_after(rng.uniform(0, max(2.0, longest)), lambda: fit(third, few)):
             killed += 1
         begun = time.monotonic()
-        run = fit(third, dataset)
+        run = fit(third, few)
         longest = max(longest, time.monotonic() - begun)
         lost += of_interest(run) != undisturbed_third or bool([*run.folder.glob("*.damaged")])
     tell(f"seed {SEED}: faults injected {killed}, survived {killed - lost}, lost {lost} ({runs} runs)")
@@ -72,25 +72,23 @@ def damaged(run: Run, name: str, damage) -> None:
         damage(place / file)
 
 
-def test_every_kind_of_damaged_file_is_named_and_made_again(
-    undisturbed_third, third, dataset, tmp_path, monkeypatch, tell
-):
+def test_every_kind_of_damaged_file_is_named_and_made_again(undisturbed_third, third, few, tmp_path, monkeypatch, tell):
     injected, survived = 0, 0
     for stage, names in (("unfinished", UNFINISHED), ("complete", COMPLETE)):
         monkeypatch.setenv("DOCFLOQA_OUTPUT", str(tmp_path / stage))
         if stage == "unfinished":
-            killed_in_the_third_epoch(third, dataset, tmp_path)
+            killed_in_the_third_epoch(third, few, tmp_path)
         else:
-            fit(third, dataset)
+            fit(third, few)
         for place, name in enumerate(names):
             damage = DAMAGES[place % len(DAMAGES)]
             copy = tmp_path / f"{stage}-{place}"
             shutil.copytree(tmp_path / stage, copy)
             monkeypatch.setenv("DOCFLOQA_OUTPUT", str(copy))
-            damaged(trainer_of(third, dataset).run, name, damage)
+            damaged(trainer_of(third, few).run, name, damage)
             injected += 1
             with pytest.warns(UserWarning, match=rf"{Path(name).name}.* is damaged|{Path(name).stem}.* is damaged"):
-                run = fit(third, dataset)
+                run = fit(third, few)
             assert of_interest(run) == undisturbed_third, name
             assert [*run.folder.glob("*.damaged")], name
             survived += 1
@@ -110,11 +108,11 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "--lazy", folder], check=True)
 
 
-def test_a_disk_that_fills_up_in_the_second_epoch(undisturbed_third, third, dataset, small_disk, monkeypatch, tell):
+def test_a_disk_that_fills_up_in_the_second_epoch(undisturbed_third, third, few, small_disk, monkeypatch, tell):
     monkeypatch.setenv("DOCFLOQA_OUTPUT", str(small_disk))
     # On a disk like this one nothing is cached, and states that are computed with a batch are rounded in another way.
     monkeypatch.setattr("docfloqa.training.vision_cache.SPARE_BYTES", 0)
-    trainer = trainer_of(third, dataset)
+    trainer = trainer_of(third, few)
     ballast, evaluate = small_disk / "ballast", trainer.evaluate
 
     def fill_up(*arguments, **further):
@@ -129,9 +127,9 @@ def test_a_disk_that_fills_up_in_the_second_epoch(undisturbed_third, third, data
         trainer.fit()
     # With the disk still full the run is not even begun, and nothing is damaged.
     with pytest.raises(DiskFullError, match="more on the disk"):
-        fit(third, dataset)
+        fit(third, few)
     assert trainer.run.has_epoch(1)
     ballast.unlink()
-    run = fit(third, dataset)
+    run = fit(third, few)
     assert of_interest(run) == undisturbed_third and not [*run.folder.glob("*.damaged")]
     tell("disks filled 1, survived 1, lost 0")

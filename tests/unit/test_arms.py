@@ -83,12 +83,12 @@ def test_adapters_have_the_rank_alpha_and_targets_that_were_asked_for(tiny):
         freeze(tiny[0], Freezing(lora_rank=3, lora_targets=("queries",)))
 
 
-def test_a_lora_run_keeps_its_answers_when_it_is_loaded_without_adapters(dataset, output):
+def test_a_lora_run_keeps_its_answers_when_it_is_loaded_without_adapters(few, output):
     settings = Settings.profile("smoke", vision_trainable=1.0, lora=0.1)
-    run = trainer_of(settings, dataset).fit()
+    run = trainer_of(settings, few).fit()
     assert run.record["freezing"]["lora_rank"] == 10
     model, processor = load_florence(run.folder / "model")
-    collator = QuestionCollator(dataset["validation"], model, processor, "token")
+    collator = QuestionCollator(few["validation"], model, processor, "token")
     kept, again = run.predictions().query("epoch == 2"), evaluate(model, collator, settings)
     assert kept["prediction"].tolist() == again["prediction"].tolist()
     assert kept["loss_sum"].tolist() == pytest.approx(again["loss_sum"].tolist(), rel=1e-4)
@@ -97,7 +97,7 @@ def test_a_lora_run_keeps_its_answers_when_it_is_loaded_without_adapters(dataset
     assert not (folder / "model.safetensors").exists()
     model, processor = load_florence(settings.model, settings.prefix)
     beside = PeftModel.from_pretrained(model, folder).base_model.model.eval()
-    again = evaluate(beside, QuestionCollator(dataset["validation"], model, processor, "token"), settings)
+    again = evaluate(beside, QuestionCollator(few["validation"], model, processor, "token"), settings)
     best = run.answers(run.record["best_epoch"])
     assert best["loss_sum"].tolist() == pytest.approx(again["loss_sum"].tolist(), rel=1e-3)
     assert export_adapter(run, folder) == folder, "an earlier one is replaced"
@@ -117,21 +117,21 @@ def test_both_sides_come_as_near_to_a_share_of_parameters_as_whole_units_can(uni
         assert first.requires_grad == (side == "input")
 
 
-def test_a_run_goes_on_from_the_last_weights_of_another(dataset, output):
+def test_a_run_goes_on_from_the_last_weights_of_another(few, output):
     first = Settings.profile("smoke", vision_trainable=0.0)
     second = first.replace(vision_trainable=0.33, trained_before=(0.0,))
     with pytest.raises(RunError, match="make that run first"):
-        trainer_of(second, dataset).fit()
-    before = trainer_of(first, dataset).fit()
-    run = trainer_of(second, dataset).fit()
+        trainer_of(second, few).fit()
+    before = trainer_of(first, few).fit()
+    run = trainer_of(second, few).fit()
     assert run.predecessor.id == before.id and run.id.startswith("after000-vision033")
     ended, begun = before.predictions().query("epoch == 2"), run.predictions().query("epoch == 0")
     assert ended["prediction"].tolist() == begun["prediction"].tolist()
     assert ended["loss_sum"].tolist() == pytest.approx(begun["loss_sum"].tolist(), rel=1e-5)
 
 
-def test_the_best_model_is_that_of_the_best_epoch(dataset, output, monkeypatch):
-    trainer = trainer_of(Settings.profile("smoke", epochs=3), dataset)
+def test_the_best_model_is_that_of_the_best_epoch(few, output, monkeypatch):
+    trainer = trainer_of(Settings.profile("smoke", epochs=3), few)
     answers, weights = iter([0.9, 0.2, 0.6, 0.4]), []
 
     def scored(model, collator, *arguments):

@@ -49,28 +49,29 @@ KILLS = 5
 
 
 @pytest.fixture(scope="module")
-def interrupted(third, dataset, tmp_path_factory) -> Path:
+def interrupted(third, few, tmp_path_factory) -> Path:
     """The output folder of a run that was killed in its third epoch."""
     folder = tmp_path_factory.mktemp("interrupted")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DOCFLOQA_OUTPUT", str(folder))
-        killed_in_the_third_epoch(third, dataset, folder)
+        killed_in_the_third_epoch(third, few, folder)
     return folder
 
 
 @pytest.fixture
-def again(interrupted, third, dataset, output, monkeypatch) -> Run:
+def again(interrupted, third, output, monkeypatch) -> Run:
     """A copy of the interrupted run, opened."""
     monkeypatch.setenv("DOCFLOQA_OUTPUT", str(output / "copy"))
     shutil.copytree(interrupted, output / "copy")
-    return trainer_of(third, dataset).run
+    [folder] = output.glob("copy/reports/smoke/runs/*")
+    return Run(folder.name, third, read_record(folder))
 
 
-def test_a_run_that_is_killed_again_and_again_ends_as_an_undisturbed_one(undisturbed_third, third, dataset, output):
+def test_a_run_that_is_killed_again_and_again_ends_as_an_undisturbed_one(undisturbed_third, third, few, output):
     # Few enough from one kill to the next that the run does not end before the last of them.
     chosen = Random(SEED).sample(range(1, CHANGES // KILLS), KILLS)
-    killed = sum(killed_at(change, output / "reports", lambda: trainer_of(third, dataset).fit()) for change in chosen)
-    run = trainer_of(third, dataset).fit()
+    killed = sum(killed_at(change, output / "reports", lambda: trainer_of(third, few).fit()) for change in chosen)
+    run = trainer_of(third, few).fit()
     print(f"seed {SEED}: faults injected {killed}, survived {killed}, lost 0 (killed before changes {chosen})")
     assert killed == KILLS and of_interest(run) == undisturbed_third
     left = {path.name for path in run.folder.iterdir()}
@@ -143,7 +144,7 @@ class Malicious:
 
 
 def test_code_in_a_checkpoint_is_refused_and_the_run_goes_on_from_the_epoch_before(
-    undisturbed_third, again, third, dataset
+    undisturbed_third, again, third, few
 ):
     trap = again.folder / "trap"
     before, last = checkpoints(again)
@@ -157,7 +158,7 @@ def test_code_in_a_checkpoint_is_refused_and_the_run_goes_on_from_the_epoch_befo
     with pytest.warns(UserWarning, match=r"optimizer.pt is refused: it would execute .*pathlib"):
         assert last_checkpoint(again) == before
     assert (again.folder / f"{last.name}.damaged").is_dir()
-    run = trainer_of(third, dataset).fit()
+    run = trainer_of(third, few).fit()
     assert not trap.exists() and of_interest(run) == undisturbed_third
 
 
@@ -167,9 +168,22 @@ def test_the_trainers_own_pickles_hold_no_code(again):
         assert not (folder / "training_args.bin").exists()
 
 
+@pytest.fixture(scope="module")
+def completed(third, few, tmp_path_factory) -> Path:
+    """The output folder of a complete run of one epoch."""
+    folder = tmp_path_factory.mktemp("completed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DOCFLOQA_OUTPUT", str(folder))
+        trainer_of(third.replace(epochs=1), few).fit()
+    return folder
+
+
 @pytest.fixture
-def complete(third, dataset, output) -> Run:
-    return trainer_of(third.replace(epochs=1), dataset).fit()
+def complete(completed, output) -> Run:
+    """A copy of the complete run, opened."""
+    shutil.copytree(completed, output, dirs_exist_ok=True)
+    [folder] = output.glob("reports/smoke/runs/*")
+    return open_run(folder)
 
 
 def test_what_is_damaged_of_a_complete_run_is_noticed_by_readers_and_set_aside_by_a_sweep(complete):
@@ -304,10 +318,10 @@ def test_the_second_process_waits_and_says_for_whom(output, capsys):
     assert f"study 'x' is in the hands of process {holder.pid} on " in said and " since 20" in said
 
 
-def test_two_processes_on_one_run_make_it_once(undisturbed_third, third, dataset, output):
+def test_two_processes_on_one_run_make_it_once(undisturbed_third, third, few, output):
     """The second begins when the first is in the middle, and finds a complete run."""
     fork = get_context("fork")
-    children = [fork.Process(target=lambda: trainer_of(third, dataset).fit()) for _ in range(2)]
+    children = [fork.Process(target=lambda: trainer_of(third, few).fit()) for _ in range(2)]
     for child in children:
         child.start()
     for child in children:
@@ -409,15 +423,24 @@ def gradients(trainer) -> tuple[float, dict[str, torch.Tensor]]:
     return loss.item(), {name: weight.grad for name, weight in named if weight.grad is not None}
 
 
+@pytest.fixture(scope="module")
+def whole(third, dataset, tmp_path_factory) -> tuple[float, dict[str, torch.Tensor]]:
+    """The loss and the gradients of a batch of eight questions."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DOCFLOQA_OUTPUT", str(tmp_path_factory.mktemp("whole")))
+        trainer = trainer_of(third, dataset)
+        tokens = (trainer.training_collator(list(range(8)))["labels"] != -100).sum(1)
+        assert len(set(tokens.tolist())) > 1, "parts differ in tokens"
+        without_dropout(trainer)
+        return gradients(trainer)
+
+
 @pytest.mark.parametrize("room", [4, 3, 1])
-def test_a_batch_in_parts_has_the_gradients_of_the_whole(room, third, dataset, output):
-    whole, parts = trainer_of(third, dataset), trainer_of(third, dataset)
-    tokens = (whole.training_collator(list(range(8)))["labels"] != -100).sum(1)
-    assert len(set(tokens.tolist())) > 1, "parts differ in tokens"
-    without_dropout(whole)
+def test_a_batch_in_parts_has_the_gradients_of_the_whole(room, whole, third, dataset, output):
+    parts = trainer_of(third, dataset)
     without_dropout(parts)
     crowded = Crowded(parts, room)
-    (loss, expected), (same, found) = gradients(whole), gradients(parts)
+    (loss, expected), (same, found) = whole, gradients(parts)
     assert sorted(crowded.seen[-8:]) == list(range(8)) and parts.micro_batch <= room
     assert same == pytest.approx(loss, rel=1e-5) and found.keys() == expected.keys()
     scale = max(gradient.abs().max() for gradient in expected.values())
@@ -425,21 +448,21 @@ def test_a_batch_in_parts_has_the_gradients_of_the_whole(room, third, dataset, o
         torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-5 * scale.item(), msg=name)
 
 
-def test_out_of_memory_halves_the_micro_batch_and_is_recorded(third, dataset, output):
+def test_out_of_memory_halves_the_micro_batch_and_is_recorded(third, few, output):
     settings = third.replace(epochs=2)
-    trainer = trainer_of(settings, dataset)
+    trainer = trainer_of(settings, few)
     crowded = Crowded(trainer, 3)
     run = trainer.fit()
-    assert run.is_complete() and trainer.state.global_step == 2 * -(-len(dataset["train"]) // settings.batch_size)
+    assert run.is_complete() and trainer.state.global_step == 2 * -(-len(few["train"]) // settings.batch_size)
     record = read_record(run.folder)
     assert record["micro_batch"] == 2
     assert record["out_of_memory"] == [{"step": 1, "micro_batch": 4}, {"step": 1, "micro_batch": 2}]
-    assert sorted(crowded.seen) == sorted(2 * [*range(len(dataset["train"]))]), "every question once an epoch"
+    assert sorted(crowded.seen) == sorted(2 * [*range(len(few["train"]))]), "every question once an epoch"
     assert record["identity"]["settings"]["batch_size"] == settings.batch_size
 
 
-def test_memory_for_no_question_at_all_is_an_error_that_says_what_to_try(third, dataset, output):
-    trainer = trainer_of(third, dataset)
+def test_memory_for_no_question_at_all_is_an_error_that_says_what_to_try(third, few, output):
+    trainer = trainer_of(third, few)
     Crowded(trainer, 0)
     with pytest.raises(StudyError, match=r"one question at a time .* gradient_checkpointing"):
         trainer.fit()

@@ -51,7 +51,7 @@ def made(tmp_path_factory):
     """A smoke study of two ratios, trained for an epoch, and what its notebook found."""
     patch = pytest.MonkeyPatch()
     patch.setenv("DOCFLOQA_OUTPUT", str(tmp_path_factory.mktemp("robustness")))
-    settings = Settings.profile("smoke", study="robust", epochs=1)
+    settings = Settings.profile("smoke", study="robust", epochs=1, train_questions=12, validation_questions=8)
     dataset, _ = load_checked(settings)
     runs = [trainer_of(settings.replace(vision_trainable=ratio), dataset).fit() for ratio in RATIOS]
     write_plan(settings, Plan(runs, {}))

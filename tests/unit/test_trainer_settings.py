@@ -89,16 +89,16 @@ def weights_after(settings: Settings, dataset) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
 
 
-def test_accumulated_batches_learn_what_one_of_their_size_does_cached_or_not(dataset, output):
+def test_accumulated_batches_learn_what_one_of_their_size_does_cached_or_not(few, output):
     # By stochastic gradient descent, whose steps are as different as gradients are.
     common = {"batching": "uniform", "optim": "sgd", "learning_rate": 0.1, "vision_trainable": 0.33, "epochs": 1}
     common |= {"max_steps": 3}
-    whole = weights_after(Settings.profile("smoke", batch_size=8, **common), dataset)
+    whole = weights_after(Settings.profile("smoke", batch_size=8, **common), few)
     parts = Settings.profile("smoke", batch_size=4, gradient_accumulation_steps=2, **common)
     for vision_cache in (True, False):
-        made = weights_after(parts.replace(vision_cache=vision_cache), dataset)
+        made = weights_after(parts.replace(vision_cache=vision_cache), few)
         torch.testing.assert_close(made, whole, rtol=1e-4, atol=2e-5)
-    run = trainer_of(parts, dataset).run
+    run = trainer_of(parts, few).run
     assert run.is_complete() and run.record["schedule"]["steps_done"] == 3
 
 
@@ -111,24 +111,24 @@ def test_batches_that_go_together_and_do_not_fit_are_told(dataset, output, monke
         trainer.fit()
 
 
-def test_training_ends_after_so_many_steps_in_the_midst_of_an_epoch(dataset, output, monkeypatch):
-    per_epoch = math.ceil(len(dataset["train"]) / 8)
+def test_training_ends_after_so_many_steps_in_the_midst_of_an_epoch(few, output, monkeypatch):
+    per_epoch = math.ceil(len(few["train"]) / 8)
     settings = Settings.profile("smoke", vision_trainable=0.0, epochs=1, max_steps=per_epoch + 1)
-    run = trainer_of(settings, dataset).fit()
+    run = trainer_of(settings, few).fit()
     assert run.record["schedule"]["steps_done"] == per_epoch + 1 and run.record["last_epoch"] == 2
     assert run.epochs()["epoch"].tolist() == [0, 1, 2]
-    assert run.answers()["epoch"].tolist() == [2] * len(dataset["validation"])
-    trains_no_further(run, dataset, output, monkeypatch)
+    assert run.answers()["epoch"].tolist() == [2] * len(few["validation"])
+    trains_no_further(run, few, output, monkeypatch)
 
 
-def test_training_ends_early_when_the_score_does_not_rise(dataset, output, monkeypatch):
+def test_training_ends_early_when_the_score_does_not_rise(few, output, monkeypatch):
     losing(monkeypatch, best=1)
     settings = Settings.profile("smoke", vision_trainable=0.0, epochs=5, early_stopping_patience=1)
-    run = trainer_of(settings, dataset).fit()
+    run = trainer_of(settings, few).fit()
     assert run.record["last_epoch"] == 2 and run.record["best_epoch"] == 1
     assert run.epochs()["epoch"].tolist() == [0, 1, 2]
     assert open_run(run.folder).answers()["epoch"].unique() == [2]
-    trains_no_further(run, dataset, output, monkeypatch)
+    trains_no_further(run, few, output, monkeypatch)
 
 
 def test_epochs_are_scored_on_some_questions_and_the_last_and_the_best_on_all(dataset, output, monkeypatch):

@@ -5,6 +5,7 @@ import sys
 import pandas as pd
 import pytest
 import torch
+from datasets import DatasetDict
 from safetensors.torch import load_file
 from smoke_runs import SCORES, trainer_of
 from torch.autograd.graph import saved_tensors_hooks
@@ -44,16 +45,21 @@ def stopped_at_the_second_epoch(settings: Settings, dataset, monkeypatch) -> Non
 
 @pytest.fixture(scope="module")
 def undisturbed(dataset, tmp_path_factory):
-    """A complete run, and its folder's files."""
-    patch = pytest.MonkeyPatch()
+    """A complete run, its tables, its folder's files, and the questions in the order that it was given them."""
+    patch, seen = pytest.MonkeyPatch(), []
     patch.setenv("DOCFLOQA_OUTPUT", str(tmp_path_factory.mktemp("undisturbed")))
-    run = trainer_of(Settings.profile("smoke", vision_trainable=0.33), dataset).fit()
-    yield run, run.epochs(), run.predictions(), {path.name for path in run.folder.iterdir()}
+    trainer = trainer_of(Settings.profile("smoke", vision_trainable=0.33), dataset)
+    compute_loss = trainer.compute_loss
+    trainer.compute_loss = lambda model, inputs, **further: (
+        seen.extend(inputs["index"].tolist()) or compute_loss(model, inputs, **further)
+    )
+    run = trainer.fit()
+    yield run, run.epochs(), run.predictions(), {path.name for path in run.folder.iterdir()}, seen
     patch.undo()
 
 
 def test_a_run_leaves_what_the_design_says(undisturbed, dataset):
-    run, epochs, predictions, files = undisturbed
+    run, epochs, predictions, files, _ = undisturbed
     assert files == {
         *("run.json", "epochs.csv", "predictions.parquet", "wrong_pages.parquet"),
         *("model", "best_model"),
@@ -69,7 +75,7 @@ def test_a_run_leaves_what_the_design_says(undisturbed, dataset):
 
 
 def test_epochs_are_the_means_of_the_predictions(undisturbed):
-    _, epochs, predictions, _ = undisturbed
+    _, epochs, predictions, *_ = undisturbed
     by_epoch = predictions.groupby("epoch")
     for metric in ("anls", "exact_match", "f1", "accuracy"):
         assert epochs[metric].tolist() == pytest.approx(by_epoch[metric].mean().tolist())
@@ -111,9 +117,9 @@ def test_a_warm_up_takes_a_fifth_of_the_steps_at_most(given, steps, expected):
     assert warmup_steps(Settings(**given), steps) == expected
 
 
-def test_a_short_run_with_a_long_warm_up_reaches_its_rate(dataset, output):
+def test_a_short_run_with_a_long_warm_up_reaches_its_rate(dataset, few, output):
     settings = Settings.profile("smoke", epochs=1, vision_trainable=0.0, warmup_steps=20)
-    schedule = trainer_of(settings, dataset).fit().record["schedule"]
+    schedule = trainer_of(settings, DatasetDict(few, train=dataset["train"])).fit().record["schedule"]
     assert schedule["steps"] < 20 and schedule["highest_learning_rate"] == settings.learning_rate
 
 
@@ -125,13 +131,9 @@ def test_of_epochs_with_the_same_score_the_one_of_the_lower_loss_is_best(smoke, 
     assert [run.best_epoch(last) for last in (1, 2, 3, 4)] == [1, 2, 2, 2]
 
 
-def test_the_same_settings_give_the_same_table(undisturbed, dataset, output):
-    again = trainer_of(Settings.profile("smoke", vision_trainable=0.33), dataset).fit()
-    pd.testing.assert_frame_equal(again.epochs()[SCORES], undisturbed[1][SCORES], check_exact=True)
-    pd.testing.assert_frame_equal(again.predictions(), undisturbed[2], check_exact=True)
-
-
-def test_an_interrupted_run_goes_on_from_its_last_epoch(undisturbed, dataset, output, monkeypatch):
+def test_an_interrupted_run_goes_on_from_its_last_epoch_and_gives_the_same_tables(
+    undisturbed, dataset, output, monkeypatch
+):
     settings = Settings.profile("smoke", vision_trainable=0.33)
     stopped_at_the_second_epoch(settings, dataset, monkeypatch)
     resumed = trainer_of(settings, dataset)
@@ -151,18 +153,16 @@ def test_an_interrupted_run_goes_on_from_its_last_epoch(undisturbed, dataset, ou
     pd.testing.assert_frame_equal(run.predictions(), undisturbed[2], check_exact=True)
 
 
-def test_an_interrupted_run_with_adapters_gives_the_same_answers(dataset, output, monkeypatch):
+def test_an_interrupted_run_with_adapters_gives_the_same_answers(few, output, monkeypatch):
     settings = Settings.profile("smoke", vision_trainable=1.0, lora=0.1)
-    whole = trainer_of(settings, dataset).fit().predictions()
+    whole = trainer_of(settings, few).fit().predictions()
     monkeypatch.setenv("DOCFLOQA_OUTPUT", str(output / "again"))
-    stopped_at_the_second_epoch(settings, dataset, monkeypatch)
-    pd.testing.assert_frame_equal(trainer_of(settings, dataset).fit().predictions(), whole, check_exact=True)
+    stopped_at_the_second_epoch(settings, few, monkeypatch)
+    pd.testing.assert_frame_equal(trainer_of(settings, few).fit().predictions(), whole, check_exact=True)
 
 
-def test_a_complete_run_is_not_made_again(dataset, output):
-    settings = Settings.profile("smoke", epochs=1)
-    trainer_of(settings, dataset).fit()
-    again = trainer_of(settings, dataset)
+def test_a_complete_run_is_not_made_again(undisturbed, dataset):
+    again = trainer_of(undisturbed[0].settings, dataset)
     again.train = again.evaluate = None
     assert again.fit().is_complete()
 
@@ -190,10 +190,10 @@ class Spoil(TrainerCallback):
 
 
 @pytest.mark.parametrize("epoch", [1, 2])
-def test_weights_that_are_not_finite_after_an_epochs_last_step_are_not_kept(dataset, output, epoch):
+def test_weights_that_are_not_finite_after_an_epochs_last_step_are_not_kept(few, output, epoch):
     settings = Settings.profile("smoke")
-    trainer = trainer_of(settings, dataset)
-    steps = -(-len(dataset["train"]) // settings.batch_size)
+    trainer = trainer_of(settings, few)
+    steps = -(-len(few["train"]) // settings.batch_size)
     trainer.add_callback(Spoil(epoch * steps))
     with pytest.raises(DivergedError, match=rf"validation loss after step {epoch * steps} is not finite"):
         trainer.fit()
@@ -202,7 +202,7 @@ def test_weights_that_are_not_finite_after_an_epochs_last_step_are_not_kept(data
     for weights in run.folder.rglob("model.safetensors"):
         assert all(tensor.isfinite().all() for tensor in load_file(weights).values()), weights
     # What was kept before goes on to the end.
-    assert trainer_of(settings, dataset).fit().is_complete()
+    assert trainer_of(settings, few).fit().is_complete()
 
 
 def test_beams_change_answers_and_nothing_else(dataset, smoke, tiny):
@@ -286,16 +286,8 @@ def test_an_epoch_has_every_question_once_and_its_own_order(dataset, batching):
     assert list(EpochSampler(pages, batching, seed=5)) != orders[0]
 
 
-def test_the_trainer_gives_every_epoch_its_own_order(dataset, output, monkeypatch):
-    trainer = trainer_of(Settings.profile("smoke"), dataset)
-    seen = []
-    compute_loss = trainer.compute_loss
-    monkeypatch.setattr(
-        trainer,
-        "compute_loss",
-        lambda model, inputs, **kwargs: seen.extend(inputs["index"].tolist()) or compute_loss(model, inputs, **kwargs),
-    )
-    trainer.fit()
+def test_the_trainer_gives_every_epoch_its_own_order(undisturbed, dataset):
+    *_, seen = undisturbed
     count = len(dataset["train"])
     expected = []
     for epoch in range(2):
