@@ -47,7 +47,9 @@ def test_all_that_is_compared_is_there_under_its_own_names_with_the_tables_numbe
         differences[f"arm {name}"] = tables.contrast_table(arm_contrasts(study, name))["difference [95 %]"]
         contrasts = ARMS[name](study.settings).contrasts
         assert shown[f"arm {name}"].index.tolist() == [f"{one.second} − {one.first}" for one in contrasts]
-    differences["arm side, between shifts"] = tables.contrast_table(interactions(study, "side"))["difference [95 %]"]
+        if between := interactions(study, name):
+            differences[f"arm {name}, between shifts"] = tables.contrast_table(between)["difference [95 %]"]
+    assert {"arm side, between shifts", "arm parts, between shifts"} < differences.keys()
     assert set(shown) == set(differences)
     for part, texts in differences.items():
         assert shown[part]["difference [95 %]"].str.replace("\xa0", " ").tolist() == texts.tolist(), part
