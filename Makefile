@@ -27,16 +27,18 @@ HERE = $(if $(KERNEL),--kernel '$(KERNEL)') $(if $(ALLOW_CPU),--allow-cpu)
 WHERE = $(HERE) $(if $(SCHEDULER),--scheduler '$(SCHEDULER)')
 OF = --name '$(or $(NAME),$(PROFILE),embedded)'
 
-.PHONY: study help doctor estimate robustness ship test test-browser test-faults test-paper lab demo report bench batching lint lock clean
+.PHONY: study help install doctor estimate robustness ship test test-browser test-faults test-paper lab demo report bench batching lint lock clean
 
 study: $(VENV)/installed ## make a study and its report: PROFILE=, NAME=, DATA=, MODEL=, RATIOS=, SEEDS=, ARMS=, ARGS='--epochs 4'
 	$(BIN)/python -m docfloqa study $(WHAT) $(WHERE) $(ARGS)
+
+install: $(VENV)/installed ## make the environment that all others need, .venv
 
 help: ## one line a target
 	@sed -n "s/^\([a-z-]*\):.*## /\1:/p" $(MAKEFILE_LIST) | awk -F: '{ printf "make %-14s%s\n", $$1, substr($$0, length($$1) + 2) }'
 
 doctor: $(VENV)/installed ## what that study would meet here, line by line, before anything is downloaded
-	$(BIN)/python -m docfloqa doctor $(WITH) $(HERE) $(ARGS)
+	$(BIN)/python -m docfloqa doctor $(WHAT) $(HERE) $(ARGS)
 
 estimate: $(VENV)/installed ## time, memory and disk of the study that make study would make
 	$(BIN)/python -m docfloqa estimate $(WHAT) $(ARGS)

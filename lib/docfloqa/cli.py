@@ -50,9 +50,9 @@ OPTIONS: dict[str, tuple[Any, str]] = {
     "beside": (list[str], "studies whose scores are set beside it"),
     "margin": (float, "what differs by fewer points of ANLS counts as the same, where that can be shown"),
     "cross": (list[str], "other data: shifts of the drawn documents, or folders of parquet files; else all shifts"),
-    "image": (str, "a PNG or JPEG file, or a PDF"),
+    "image": (str, "a PNG, JPEG, TIFF, GIF, BMP, WebP or PDF file"),
     "question": (str, "any text; what a model cannot take is cut off"),
-    "page": (int, "which page of a PDF, from 1 on"),
+    "page": (int, "which page of a PDF or TIFF, from 1 on"),
     "study": (str, "the model before training and the best one of every ratio, first seed (default: embedded)"),
     "run": (str, RUN),
     "model": (str, "only a model folder, or a hub id"),
@@ -64,7 +64,7 @@ OPTIONS: dict[str, tuple[Any, str]] = {
     "license": (str, "the hub's name of the licence that the card states, as apache-2.0; else it names none"),
     "adapter": (bool, "the LoRA adapters alone, for peft, in place of a model with them merged into its weights"),
     "push": (str, "also upload it to this repository of the hub, owner/name; a new one is private"),
-    "folder": (Path, "a new or empty folder; export also replaces an earlier one"),
+    "folder": (Path, "a new or empty folder"),
     "source": (
         str,
         "a CSV, TSV, JSON or parquet file of questions, a folder with one, or a hub id; columns image, question, "
@@ -216,7 +216,7 @@ def _arguments(given: dict[str, Any], own: Iterable[str], fields: Iterable[str])
         there = config and not is_there(config) and output_folder() / config
         wanted = read_config(there if there and is_there(there) else config) if config else {}
         alone = [name for name in OF_A_RUN if name in wanted.get("settings", {})]
-        if alone and "ratios" in given:
+        if alone and "ratios" in given and alone[0] not in fields:
             raise SettingsError(
                 f"{config!r} sets {', '.join(alone)}, in which a study's runs differ; allowed are ratios, seeds and "
                 "the setting folds"
@@ -277,7 +277,7 @@ RATIOS = "--profile smoke --ratios 0 1 --seeds 0"
 _add(verbs.study, RATIOS, OF_STUDIES, MAKING)
 _add(verbs.sweep, RATIOS, OF_STUDIES, MAKING)
 _add(verbs.run, "--profile smoke --ratio 0.66 --seed 1", FIELDS)
-_add(verbs.doctor, "--profile paper", FIELDS, ["kernel"])
+_add(verbs.doctor, "--profile paper --seeds 0 1 2", FIELDS, [*PLAN, "kernel"])
 _add(verbs.estimate, RATIOS, OF_STUDIES, [*PLAN, "jobs"])
 _add(verbs.advise, "--synth-shift layout", ADVICE_SETTINGS)
 _add(verbs.report, "--name embedded")
@@ -286,6 +286,7 @@ _add(verbs.ask, 'page.png "What is the total?" --study embedded --ratio 1')
 _add(
     verbs.answer,
     "embedded/vision100 scans --questions questions.csv --out answers.csv",
+    run=(str, f"{RUN}; or the folder of a model, as export writes it"),
     folder=(Path, "with PDFs and images, in folders below it, too"),
     questions=(
         Path,
@@ -296,7 +297,11 @@ _add(
 )
 _add(verbs.evaluate, "embedded/vision100 --data my_folder", EVALUATION_SETTINGS)
 _add(verbs.compare, "shipped/vision000-seed0 shipped/vision100-seed0")
-_add(verbs.export, "embedded/vision100 my_model")
+_add(
+    verbs.export,
+    "embedded/vision100 my_model",
+    folder=(Path, "a new or empty folder, or one with an earlier export, which is replaced"),
+)
 _add(verbs.import_, "questions.csv my_data --images scans")
 _add(verbs.runs, "--name embedded")
 _add(verbs.pack, "shipped")

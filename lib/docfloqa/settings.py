@@ -89,10 +89,12 @@ class Freezing(Group):
         "LoRA adapters, trained in place of weights, as a share of parameters (a rank is lora_rank); 0: none",
         _check_lora,
     )
-    lora_rank: int | None = _setting(None, "the same by the adapters' rank; none takes lora", (1, 10**4))
-    lora_alpha: float | None = _setting(None, "by how much adapters count, over the rank; none is 2 ranks", POSITIVE)
+    lora_rank: int | None = _setting(None, "the same by the adapters' rank; if not given: lora", (1, 10**4))
+    lora_alpha: float | None = _setting(
+        None, "by how much adapters count, over the rank; if not given: 2 ranks", POSITIVE
+    )
     lora_targets: tuple[str, ...] = _setting(
-        (), "linear layers with adapters, by the end of their names, as q_proj v_proj; none are all that train", _any
+        (), "linear layers with adapters, by the end of their names, as q_proj v_proj; not given: all that train", _any
     )
     trained_before: tuple[float, ...] = _setting(
         (), "shares trained one after another before, on the same weights, each as long (the published protocol)", SHARE
@@ -139,12 +141,12 @@ class Freezing(Group):
 class Questions(Group):
     """Data."""
 
-    data: str = _setting("synth", "synth, a folder of parquet files, or a hub id of such", check_source)
-    validation_data: str | None = _setting(None, "the same to validate on; none validates on `data`", check_source)
-    train_questions: int | None = _setting(None, "how many at most, drawn by document; none takes all", COUNT)
-    validation_questions: int | None = _setting(None, "how many at most, drawn by document; none takes all", COUNT)
+    data: str = _setting("synth", "synth, what import takes (a CSV, a folder), or a hub id", check_source)
+    validation_data: str | None = _setting(None, "the same to validate on; if not given: `data`", check_source)
+    train_questions: int | None = _setting(None, "how many at most, drawn by document; if not given: all", COUNT)
+    validation_questions: int | None = _setting(None, "how many at most, drawn by document; if not given: all", COUNT)
     folds: int | None = _setting(
-        None, "folds of k-fold cross-validation over the documents of both splits; none keeps the splits", (2, 100)
+        None, "folds of k-fold cross-validation over the documents of both splits; if not given: as split", (2, 100)
     )
     fold: int | None = _setting(None, "which of the folds a run validates on, from 1 on", (1, 100))
     prefix: str = _setting("token", "how <DocVQA> stands before a question", PREFIXES)
@@ -194,9 +196,9 @@ class Training(Group):
     )
     seed: int = _setting(0, "of the order of the questions and of everything random in training", SEED)
     epochs: int = _setting(8, "how often every question is trained on", (1, 10**4))
-    max_steps: int | None = _setting(None, "how many steps, whatever `epochs` says; none takes `epochs`", COUNT)
+    max_steps: int | None = _setting(None, "how many steps, whatever `epochs` says; if not given: by `epochs`", COUNT)
     early_stopping_patience: int | None = _setting(
-        None, "epochs without a better ANLS after which training ends; none trains to the end", (1, 10**4)
+        None, "epochs without a better ANLS after which training ends; if not given: none ends early", (1, 10**4)
     )
     batch_size: int = _setting(24, "questions in a batch", (1, 10**5))
     gradient_accumulation_steps: int = _setting(1, "batches that make a step together", (1, 10**4))
@@ -205,7 +207,7 @@ class Training(Group):
     weight_decay: float = _setting(0.01, "the optimizer's", (0, 1))
     warmup_steps: int = _setting(20, "steps in which the learning rate rises, a fifth of all at most", (0, 10**7))
     warmup_ratio: float | None = _setting(
-        None, "the same as a share of all steps, a fifth at most; none takes warmup_steps", SHARE
+        None, "the same as a share of all steps, a fifth at most; if not given: warmup_steps", SHARE
     )
     lr_scheduler_type: str = _setting("linear", "how the learning rate goes on after the warm-up", SCHEDULES)
     optim: str = _setting("adamw_torch_fused", "the optimizer", OPTIMIZERS)
@@ -234,7 +236,7 @@ class Decoding(Group):
     eval_questions: int | None = _setting(
         None,
         "validation questions answered after an epoch, drawn by document; all are before training, and after the last "
-        "and the best epoch; none takes all",
+        "and the best epoch; if not given: all",
         COUNT,
     )
 
@@ -272,9 +274,9 @@ class Settings(Storage, Decoding, Training, Drawing, Questions, Freezing):
         if name == OWN:
             if settings.get("data", EMBEDDED.data) == EMBEDDED.data:
                 raise SettingsError(f"profile {OWN} is for documents of your own; give them with --data FOLDER")
-            if "learning_rate" not in given and settings["model"] == EMBEDDED.model:
-                # The base model's would not move the tiny one.
-                settings["learning_rate"] = EMBEDDED.learning_rate
+            if str(settings["model"]).rstrip("/").endswith(EMBEDDED.model):
+                # The base model's rate would not move the tiny one, which a CPU trains in minutes.
+                settings |= {"learning_rate": EMBEDDED.learning_rate, "allow_cpu": EMBEDDED.allow_cpu, **given}
         return cls.from_dict({"study": name, **settings})
 
     @classmethod
@@ -341,6 +343,7 @@ PROFILES: dict[str, dict[str, Any]] = {
         "early_stopping_patience": 4,
         "max_new_tokens": 64,
         "eval_batch_size": 16,
+        "allow_cpu": False,
     },
     # The published setting (lr, batch, epochs, beams, tokens, questions), with the protocol mended.
     "paper": {

@@ -17,23 +17,25 @@ def study(settings: Settings, **planned: Any) -> tuple:
     from docfloqa.report.next_steps import next_steps
     from docfloqa.report.verdicts import as_text, verdicts
     from docfloqa.runs.results import Study
+    from docfloqa.study import listing
     from docfloqa.study.study import make_study
 
     made = make_study(settings, **planned)
     study = Study.load(settings.study)
     found = verdicts(study)
     data = {"study": settings.study, "runs": made.runs, "verdicts": found, "files": made.files}
-    text = f"{made.runs.to_string(index=False)}\n\n{as_text(found)}\n\n{next_steps(study, made.files)}"
+    text = f"{listing.as_text(made.runs)}\n\n{as_text(found)}\n\n{next_steps(study, made.files)}"
     return data, text, 0 if made.complete else INCOMPLETE
 
 
 def sweep(settings: Settings, **planned: Any) -> tuple:
     """Only fine-tune every ratio and seed."""
     from docfloqa.study import sweep as making
+    from docfloqa.study.listing import as_text
 
     runs = making.sweep(settings, **planned)
     complete = (runs["status"] == "complete").all()
-    return {"study": settings.study, "runs": runs}, runs.to_string(index=False), 0 if complete else INCOMPLETE
+    return {"study": settings.study, "runs": runs}, as_text(runs), 0 if complete else INCOMPLETE
 
 
 def run(settings: Settings) -> tuple | None:
@@ -47,7 +49,7 @@ def run(settings: Settings) -> tuple | None:
         )
     import pandas as pd
 
-    from docfloqa.study.listing import status
+    from docfloqa.study.listing import as_text, status
     from docfloqa.training.trainer import make_run
 
     made = make_run(settings)
@@ -55,14 +57,15 @@ def run(settings: Settings) -> tuple | None:
         # The first process tells.
         return None
     row = status(made.folder)
-    return row, pd.DataFrame([row]).to_string(index=False), 0 if made.is_complete() else INCOMPLETE
+    return row, as_text(pd.DataFrame([row])), 0 if made.is_complete() else INCOMPLETE
 
 
-def doctor(settings: Settings, kernel: str | None) -> tuple:
+def doctor(settings: Settings, kernel: str | None, **planned: Any) -> tuple:
     """Say what a study would meet here (device, disk, model, data, one question), before anything is downloaded."""
     from docfloqa.study.doctor import examine, verdict
+    from docfloqa.study.sweep import settings_of_runs
 
-    findings = examine(settings, kernel)
+    findings = examine(settings, kernel, runs=settings_of_runs(settings, **planned).count)
     ok = all(finding.to_do is None for finding in findings)
     return {"ok": ok, "findings": findings}, verdict(findings), 0 if ok else BAD_INPUT
 
@@ -143,8 +146,7 @@ def ask(image, question, page=1, study=None, run=None, model=None, ratio=None) -
     if run:
         models = [asking.Asked(found.name, found, found.settings)]
     elif model:
-        # As the embedded profile would ask it.
-        models = [asking.Asked(model, None, Settings.profile("embedded", model=model))]
+        models = [asking.asked_model(model)]
     else:
         models = asking.models_of_study(study or "embedded", ratio)
     answers, novel = [], None
@@ -159,19 +161,23 @@ def ask(image, question, page=1, study=None, run=None, model=None, ratio=None) -
     for one in answers:
         sure = asking.UNLIKE if asking.is_unlike(novel) else f"{100 * one['confidence']:.0f} % sure"
         lines.append(f"{one['model']:<{width}}  {flat(one['text']) or 'nothing'}  ({sure}, {one['seconds']:.2f} s)")
+    lines += [asking.UNKNOWN] if novel is None else []
     return {"image": image, "page": page, "question": question, "novelty": novel, "answers": answers}, "\n".join(lines)
 
 
 def answer(run, folder, questions="questions.csv", out="answers.csv") -> tuple:
     """Answer a table of questions about a folder of pages; when killed, the same command goes on."""
+    from docfloqa.files import expanded, is_there
     from docfloqa.runs.results import find_run
 
-    found = find_run(run)
+    found = None if is_there(expanded(run) / "config.json") else find_run(run)
 
     from docfloqa.apps.answer import answer_folder, as_text
+    from docfloqa.apps.ask import Asked, asked_model
 
-    answers = answer_folder(found, folder, questions, out)
-    return {"run": found.name, "out": out, "answers": answers}, as_text(answers, out)
+    asked = Asked(found.name, found, found.settings) if found else asked_model(run)
+    answers = answer_folder(asked, folder, questions, out)
+    return {"run": asked.name, "out": out, "answers": answers}, as_text(answers, out)
 
 
 def evaluate(run, changes, data=None) -> tuple:
@@ -272,11 +278,10 @@ def import_(source, folder, images=None, validation_share=0.2, seed=0, skip_bad_
 
 def runs(name=None) -> tuple:
     """List the runs of a study, or of all: arm, ratio, seed, how they stand, epochs, ANLS after the last one."""
-    from docfloqa.study.listing import list_runs
+    from docfloqa.study.listing import as_text, list_runs
 
     found = list_runs(name)
-    text = found.to_string(index=False, na_rep="", float_format="{:.3g}".format)
-    return {"runs": found}, text if len(found) else "no run is here yet: make study"
+    return {"runs": found}, as_text(found) if len(found) else "no run is here yet: make study"
 
 
 def pack(name) -> tuple:

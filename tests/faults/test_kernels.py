@@ -95,6 +95,7 @@ def test_the_paper_profile_stops_on_a_cpu_when_its_kernel_is_asked(output):
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     with pytest.raises(
-        StudyError, match=r"NoGPUError: this run wants a GPU.*operations, [\d,.]+ (minutes|hours|days).*ALLOW_CPU=1"
+        StudyError,
+        match=r"NoGPUError: this run wants a GPU.*operations, [\d,.]+ (second|minute|hour|day)s.*ALLOW_CPU=1",
     ):
         sweep(Settings.profile("paper", data="synth", model="data/florence2-tiny"), [0], [0])

@@ -13,11 +13,14 @@ from small_study import small_study
 from docfloqa import verbs
 from docfloqa.apps import answer as answering
 from docfloqa.apps.answer import TableError, answer_folder, as_text, tasks_of
-from docfloqa.apps.ask import answer
+from docfloqa.apps.ask import UNKNOWN, Asked, answer
 from docfloqa.data.images import read_page
 from docfloqa.data.load import load_docvqa
+from docfloqa.exceptions import RunError
+from docfloqa.files import TINY_MODEL
 from docfloqa.metrics import anls
 from docfloqa.runs.results import find_run
+from docfloqa.runs.run import Run
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +29,10 @@ def run(tmp_path_factory):
         patch.setenv("DOCFLOQA_OUTPUT", str(tmp_path_factory.mktemp("answering")))
         small_study(ratios=(0.33,))
         yield find_run("embedded/vision033")
+
+
+def asked_of(run: Run) -> Asked:
+    return Asked(run.name, run, run.settings)
 
 
 @pytest.fixture
@@ -49,7 +56,7 @@ def table(folder: Path, *lines: str) -> Path:
 
 def test_every_question_is_answered_as_ask_answers_it(run, scans):
     path = table(scans, "question", "What is the total, please?", "What is the date?")
-    frame = answer_folder(run, scans, path, scans.parent / "answers.csv")
+    frame = answer_folder(asked_of(run), scans, path, scans.parent / "answers.csv")
     assert frame["file"].tolist() == 2 * ["below/one.png", "broken.png", "two.pdf", "two.pdf"]
     assert frame["page"].tolist() == 2 * [1, 1, 1, 2] and frame["row"].tolist() == [2] * 4 + [3] * 4
     assert frame["question"].iloc[0] == "What is the total, please?"
@@ -63,13 +70,13 @@ def test_every_question_is_answered_as_ask_answers_it(run, scans):
     assert "6 answers are in" in as_text(frame, "x") and "2 questions without an answer" in as_text(frame, "x")
     assert not list(scans.parent.glob("*.part"))
     with pytest.raises(TableError, match="is there already"):
-        answer_folder(run, scans, path, scans.parent / "answers.csv")
+        answer_folder(asked_of(run), scans, path, scans.parent / "answers.csv")
 
 
 def test_rows_name_files_and_pages_and_what_is_wrong_is_told_in_them(run, scans):
     lines = ["below\\one.png;;a?;x|y", "two.pdf;2;b?;", "two.pdf;3;c?;", "none.png;;d?;", "two.pdf;;;", ";2;e?;", ""]
     path = table(scans, "image;page;question;answers", *lines)
-    frame = answer_folder(run, scans, path, scans.parent / "answers.json").groupby("row").first()
+    frame = answer_folder(asked_of(run), scans, path, scans.parent / "answers.json").groupby("row").first()
     assert list(frame["error"].eq("")) == [True, True, False, False, False, False] and frame["page"][3] == 2
     for row, told in {
         4: "has 2 pages, and page is 3",
@@ -96,7 +103,7 @@ def test_every_page_of_a_file_of_several_is_asked(tmp_path):
 
 def test_a_killed_one_goes_on_and_nothing_is_answered_twice(run, scans, monkeypatch):
     path, out = table(scans, "question", "a?", "b?"), scans.parent / "answers.csv"
-    whole = answer_folder(run, scans, path, scans.parent / "whole.csv")
+    whole = answer_folder(asked_of(run), scans, path, scans.parent / "whole.csv")
     monkeypatch.setattr(answering, "AT_ONCE", 2)
     evaluate, asked = answering.evaluate, []
 
@@ -108,14 +115,14 @@ def test_a_killed_one_goes_on_and_nothing_is_answered_twice(run, scans, monkeypa
 
     monkeypatch.setattr(answering, "evaluate", stopped)
     with pytest.raises(KeyboardInterrupt):
-        answer_folder(run, scans, path, out)
+        answer_folder(asked_of(run), scans, path, out)
     part = out.with_name("answers.csv.part")
     assert len(part.read_text().splitlines()) == 6 and not out.exists()
     # Killed while it wrote the last line.
     part.write_text(part.read_text()[:-10])
     asked[:] = []
     monkeypatch.setattr(answering, "evaluate", lambda *given: (asked.append(len(given[1].rows)), evaluate(*given))[1])
-    again = answer_folder(run, scans, path, out)
+    again = answer_folder(asked_of(run), scans, path, out)
     assert sum(asked) == 3 and not part.exists()
     columns = ["row", "file", "page", "answer", "error"]
     assert again[columns].equals(whole[columns])
@@ -127,11 +134,11 @@ def test_a_page_that_has_changed_is_asked_again(run, scans):
     [task] = answering.tasks_of(path, scans)
     part.write_text(json.dumps({"run": run.id, "key": task.key, "answer": {"answer": "of before"}}) + "\n")
     Image.new("L", (200, 300), 255).save(scans / "below" / "one.png")
-    assert answer_folder(run, scans, path, out)["answer"].tolist() != ["of before"]
+    assert answer_folder(asked_of(run), scans, path, out)["answer"].tolist() != ["of before"]
     out.unlink()
     part.write_text(json.dumps({"run": "another", "key": "", "answer": {}}) + "\n")
     with pytest.raises(TableError, match="holds answers of another"):
-        answer_folder(run, scans, path, out)
+        answer_folder(asked_of(run), scans, path, out)
 
 
 @pytest.mark.parametrize(
@@ -148,7 +155,7 @@ def test_what_is_no_table_of_questions_is_refused(run, scans, content, message):
     path = scans.parent / "questions.csv"
     path.write_bytes(content)
     with pytest.raises(TableError, match=message):
-        answer_folder(run, scans, path, scans.parent / "answers.csv")
+        answer_folder(asked_of(run), scans, path, scans.parent / "answers.csv")
 
 
 @pytest.fixture
@@ -242,10 +249,33 @@ def test_where_nothing_can_be_answered_or_written_it_is_said_first(run, scans, t
         (tmp_path / "none", "answers.csv", "there is no folder"),
     ):
         with pytest.raises(TableError, match=message):
-            answer_folder(run, folder, path, tmp_path / out)
+            answer_folder(asked_of(run), folder, path, tmp_path / out)
 
 
 def test_the_verb_gives_data_and_a_text(run, scans):
     path, out = table(scans, "question,file", "a?,below/one.png"), scans.parent / "answers.csv"
     data, text = verbs.answer("embedded/vision033", scans, path, out)
     assert data["run"] == run.name and len(data["answers"]) == 1 and text.startswith("1 answers are in")
+
+
+def test_the_folder_of_a_model_answers_as_a_run_does_and_is_known_by_its_weights(run, scans, monkeypatch):
+    path, out = table(scans, "question,file", "a?,below/one.png"), scans.parent / "answers.csv"
+    data, text = verbs.answer(str(TINY_MODEL), scans, path, out)
+    assert len(data["answers"]) == 1 and "".join(data["answers"]["error"]) == "" and data["run"] == str(TINY_MODEL)
+    # Of pages that it was not trained on here nothing is known.
+    assert UNKNOWN.replace("this page is", "these pages are") in text
+    out.unlink()
+    part = out.with_name("answers.csv.part")
+    part.write_text(json.dumps({"run": run.id, "key": "", "answer": {}}) + "\n")
+    with pytest.raises(TableError, match=rf"holds answers of {run.id}; delete it to ask model .*\([0-9a-f]{{16}}\)"):
+        verbs.answer(str(TINY_MODEL), scans, path, out)
+
+
+def test_of_a_model_that_is_gone_nothing_is_left(run, scans, monkeypatch):
+    def gone(_):
+        raise RunError("no weights")
+
+    monkeypatch.setattr(Run, "load", gone)
+    with pytest.raises(RunError, match="no weights"):
+        answer_folder(asked_of(run), scans, table(scans, "question", "a?"), scans.parent / "answers.csv")
+    assert not [*scans.parent.glob("answers.csv*")]

@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 from small_study import small_study
 
-from docfloqa.apps.ask import answer, models_of_study
+from docfloqa.apps.ask import answer, asked_model, models_of_study
 from docfloqa.data.images import PageError, read_page
 from docfloqa.exceptions import RunError
-from docfloqa.files import reports_folder, runs_folder
+from docfloqa.files import TINY_MODEL, reports_folder, runs_folder
 from docfloqa.model.florence import encode_prompts
 from docfloqa.training.batches import QuestionCollator
 from docfloqa.training.evaluation import evaluate
@@ -123,3 +123,14 @@ def test_what_is_no_page_is_told(tmp_path, monkeypatch):
     Image.new("RGB", (72, 144)).save(tmp_path / "one.pdf", resolution=72)
     with pytest.raises(PageError, match="80,000 pixels"):
         read_page(tmp_path / "one.pdf")
+
+
+def test_a_model_answers_as_long_as_it_states(tmp_path):
+    export = tmp_path / "export"
+    shutil.copytree(TINY_MODEL, export)
+    stated = export / "generation_config.json"
+    stated.write_text(json.dumps(json.loads(stated.read_text()) | {"max_new_tokens": 64, "num_beams": 3}))
+    asked = asked_model(export)
+    assert (asked.settings.max_new_tokens, asked.settings.num_beams, asked.name) == (64, 3, str(export))
+    stated.unlink()
+    assert asked_model(export).settings.max_new_tokens == asked_model("none").settings.max_new_tokens == 24

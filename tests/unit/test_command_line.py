@@ -431,6 +431,9 @@ def test_runs_are_listed_with_how_they_stand(output, capsys):
     assert {row[0] for row in rows.values()} == {"", "lora", "earlier"}
     last = study.epochs.query("vision_trainable == 1")["anls"].iloc[-1]
     assert rows["vision100-seed0-fake"] == ["", 1.0, 0, COMPLETE, 3, 3, pytest.approx(last)]
+    assert main(["runs"]) == 0
+    shown = capsys.readouterr().out
+    assert "ANLS (%)" in shown and f" {100 * last:.3g}\n" in shown, "in per cent, as everywhere"
     pack("second")
     assert result_of(["runs", "--name", "second"], capsys)["runs"] == [found[-1]]
     assert main(["runs", "--name", "secnd"]) == 2

@@ -8,7 +8,7 @@ from PIL import Image, ImageChops
 from small_study import small_study
 
 from docfloqa import verbs
-from docfloqa.apps.ask import models_of_study
+from docfloqa.apps.ask import UNKNOWN, models_of_study
 from docfloqa.apps.playground import telling_question
 from docfloqa.data.load import load_docvqa
 from docfloqa.files import PROJECT, TINY_MODEL
@@ -24,6 +24,7 @@ def test_it_gives_the_right_answer_without_any_training():
     assert f'docfloqa ask docs/example.png "{QUESTION}" --model data/florence2-tiny   # {ANSWER}\n' in readme
     data, text = verbs.ask(str(EXAMPLE), QUESTION, model=str(TINY_MODEL))
     assert [one["text"] for one in data["answers"]] == [ANSWER] and ANSWER in text
+    assert text.endswith(f"\n{UNKNOWN}"), "a model folder without statistics of pages"
 
 
 def test_it_is_the_first_that_every_model_answers_right_and_no_other_answer_is_the_same(monkeypatch):

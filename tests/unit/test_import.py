@@ -440,6 +440,7 @@ def test_what_came_of_an_import_is_told(scans, output):
     )
     text = "\n".join(summary(import_data(scans / "q.csv", output / "my data"), scans / "q.csv"))
     assert text.startswith("q.csv: a CSV, 4 training and 2 validation questions\ntrain: 4 questions on 4 documents\n")
+    assert "too few documents for 20 % of them to validate on: 2 of 6 are, the fewest that a study needs" in text
     assert "2 documents to validate on: below 10 no interval is given" in text
     assert "the first answer of a question is the one trained on" in text
     assert re.search(
@@ -453,7 +454,7 @@ def test_few_documents_are_best_validated_in_folds(scans, output):
         page(number).save(scans / f"{number}.png")
     (scans / "q.csv").write_text("image,question,answers\n" + "".join(f"{number}.png,q?,a\n" for number in range(15)))
     lines = summary(import_data(scans / "q.csv", output / "mine"), scans / "q.csv")
-    assert "--folds 5 validates every document once" in lines[-2]
+    assert "--folds 5 validates every document once" in lines[-2] and not "\n".join(lines).count("too few")
     assert lines[-1] == f"next: make study PROFILE=own DATA={output / 'mine'} NAME=mine ARGS='--folds 5'"
 
 

@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 import tomllib
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from packaging.version import Version
 import docfloqa
 from docfloqa.cli import EXTRAS
 from docfloqa.files import NOTEBOOKS, PROJECT
+from docfloqa.settings import OWN, PROFILES, Settings
 from docfloqa.study.sweep import plan
 
 LIBRARY = PROJECT / "lib" / "docfloqa"
@@ -147,6 +149,9 @@ def test_make_gives_its_variables_to_the_verb():
         )
         return " ".join(shown.stdout.splitlines()[-1].split()).removeprefix(".venv/bin/python -m docfloqa ")
 
+    assert made("doctor", "SEEDS=0 1 2", "ALLOW_CPU=1") == "doctor --seeds 0 1 2 --allow-cpu"
+    installing = made("-W", "pyproject.toml", "install", "VENV=nowhere")
+    assert installing == "touch nowhere/installed"
     assert made("study") == "study" and made("report", "NAME=a") == "report --name 'a'"
     given = made("study", "PROFILE=smoke", "RATIOS=0 1", "SEEDS=0 2", "ARMS=all", "ALLOW_CPU=1", "ARGS=--epochs 4")
     assert given == "study --profile 'smoke' --ratios 0 1 --seeds 0 2 --arms all --allow-cpu --epochs 4"
@@ -234,10 +239,33 @@ def test_the_python_in_the_readme_runs():
     assert eval(expression, names) == float(shown)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(PROJECT)))
-def test_the_files_that_a_page_links_exist(page):
-    for target in re.findall(r"\]\((?!https?://|#)([^)]+)\)", page.read_text()):
-        assert (page.parent / target.split("#")[0]).exists(), target
+def anchors(page: Path) -> set[str]:
+    """What GitHub makes of a page's headings."""
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+LINKED = [*PAGES, *sorted((PROJECT / "benchmarks").glob("*.md")), *sorted((PROJECT / "reports").rglob("*.md"))]
+
+
+@pytest.mark.parametrize("page", LINKED, ids=lambda page: str(page.relative_to(PROJECT)))
+def test_what_a_page_links_exists(page):
+    for label, target in re.findall(r"\[([^][]*)\]\((?!https?://)([^) ]+)\)", page.read_text()):
+        name, _, anchor = target.partition("#")
+        path = page.parent / name if name else page
+        assert path.exists(), target
+        assert not anchor or anchor in anchors(path), target
+        # A label that is a path is that of the file.
+        assert not re.fullmatch(r"[\w.-]+/[\w./-]+\.\w+", label) or (PROJECT / label).exists(), label
+
+
+def test_the_manual_has_the_profiles():
+    profiles = [Settings.profile(name, data="yours" if name == OWN else None) for name in PROFILES]
+    table = [f"| | {' | '.join(f'`{name}`' for name in PROFILES)} |", "|---|" + "---|" * len(PROFILES)]
+    for name in dict.fromkeys(["data", "model", *chain(*PROFILES.values())]):
+        values = [getattr(profile, name) for profile in profiles]
+        table.append(f"| `{name}` | {' | '.join('' if value is None else f'{value}' for value in values)} |")
+    assert "\n".join(table) in (PROJECT / "docs" / "usage.md").read_text(), "\n".join(table)
 
 
 def test_the_readme_is_read_to_its_end():

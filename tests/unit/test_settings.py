@@ -20,7 +20,9 @@ def test_the_profile_own_is_for_documents_of_ones_own():
     # 51 questions are 180 steps at a rate that moves a pretrained model, the published profile's are 72 that do not.
     assert 1e-5 <= own.learning_rate <= 5e-5 and own.epochs * 51 // own.batch_size > 150 and own.early_stopping_patience
     tiny = Settings.profile("own", data="my_scans", model="data/florence2-tiny")
-    assert tiny.learning_rate == Settings().learning_rate
+    assert tiny.learning_rate == Settings().learning_rate and tiny.allow_cpu and not own.allow_cpu
+    assert Settings.profile("own", data="my_scans", model="/a/data/florence2-tiny").allow_cpu
+    assert Settings.profile("own", data="my_scans", allow_cpu=True).allow_cpu
     assert Settings.profile("own", data="x", model=tiny.model, learning_rate=1e-4).learning_rate == 1e-4
     for drawn in ({}, {"data": "synth"}):
         with pytest.raises(SettingsError, match="profile own is for documents of your own; give them with --data"):

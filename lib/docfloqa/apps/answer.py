@@ -13,15 +13,17 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 from tqdm.auto import tqdm
+from transformers import Florence2Processor
 
-from docfloqa.apps.ask import check_question, is_unlike, novelty
+from docfloqa.apps.ask import UNKNOWN, Asked, check_question, is_unlike, novelty
 from docfloqa.data.images import PageError, count_pages, read_bytes, read_page
 from docfloqa.data.importing.pages import file_below, page_number
 from docfloqa.data.importing.tables import SEPARATOR, TableError, csv_table, texts
 from docfloqa.exceptions import RunError, printable, shown
 from docfloqa.files import expanded, held, is_folder, write_whole
 from docfloqa.metrics import anls
-from docfloqa.runs.run import Run
+from docfloqa.model.florence import Florence2ForDocVQA, weights_checksum
+from docfloqa.settings import Settings
 from docfloqa.training.batches import QuestionCollator, resized, split
 from docfloqa.training.evaluation import evaluate
 
@@ -64,13 +66,13 @@ class Ready:
         return torch.stack([self.pages[name] for name in names])
 
 
-def answer_folder(run: Run, folder: Path, questions: Path, out: Path) -> pd.DataFrame:
-    """Answer every question of a table with a run's best model, and write the answers to `out` (.csv or .json).
+def answer_folder(asked: Asked, folder: Path, questions: Path, out: Path) -> pd.DataFrame:
+    """Answer every question of a table with a model, a run's best one, and write the answers to `out` (.csv or .json).
 
     One row per question and page: row, file, page, question, answer, confidence (in [0, 1]), novelty (above 1 the page
     is unlike those in training), error, and where the table has them answers and anls. A page that cannot be read is
     told in its rows. Until all is answered the answers are in `out` with ".part" after its name, from where the same
-    call goes on. Raises `TableError`, or what the run's model raises, before anything is answered.
+    call goes on. Raises `TableError`, or what loading the model raises, before anything is answered.
     """
     folder, questions, out = expanded(folder), expanded(questions), expanded(out)
     if out.suffix not in (".csv", ".json") or not is_folder(out.resolve().parent):
@@ -82,12 +84,15 @@ def answer_folder(run: Run, folder: Path, questions: Path, out: Path) -> pd.Data
             raise TableError(f"{str(out)!r} is there already; name another file, or delete it to answer again")
         tasks = tasks_of(questions, folder)
         part = out.with_name(f"{out.name}.part")
-        done = _kept(part, run.id)
+        # Before any file: of a model that is gone nothing is left.
+        model, processor = asked.load()
+        who = asked.run.id if asked.run else f"model {asked.name} ({weights_checksum(model)[:16]})"
+        done = _kept(part, who)
         if pending := [task for task in tasks if task.key not in done]:
             with part.open("a") as kept:
-                for task, answer in _answers(run, pending, len(tasks)):
+                for task, answer in _answers(model, processor, asked.settings, pending, len(tasks)):
                     done[task.key] = answer
-                    kept.write(json.dumps({"run": run.id, "key": task.key, "answer": answer}) + "\n")
+                    kept.write(json.dumps({"run": who, "key": task.key, "answer": answer}) + "\n")
                     kept.flush()
         frame = _frame(tasks, done)
         write_whole(out, frame.to_csv(index=False) if out.suffix == ".csv" else _as_json(frame))
@@ -157,8 +162,9 @@ def _look(folder: Path, name: str) -> tuple[Path | None, int, str]:
         return path, 1, ""
 
 
-def _answers(run: Run, tasks: list[Task], whole: int) -> Iterator[tuple[Task, dict[str, Any]]]:
-    model, processor = run.load()
+def _answers(
+    model: Florence2ForDocVQA, processor: Florence2Processor, settings: Settings, tasks: list[Task], whole: int
+) -> Iterator[tuple[Task, dict[str, Any]]]:
     with tqdm(total=whole, initial=whole - len(tasks), desc="answering", unit="question") as bar:
         for few in split(sorted(tasks, key=lambda task: (task.file, task.page, task.row)), AT_ONCE):
             pages, novel, wrong, asked = {}, {}, {}, []
@@ -181,8 +187,8 @@ def _answers(run: Run, tasks: list[Task], whole: int) -> Iterator[tuple[Task, di
                 ]
                 # The accepted answer is for the loss, which nobody sees here.
                 rows = Dataset.from_list([{**row, "question_types": [], "answers": [""]} for row in rows])
-                collator = QuestionCollator(rows, model, processor, run.settings.prefix, Ready(pages))
-                made = evaluate(model, collator, run.settings)
+                collator = QuestionCollator(rows, model, processor, settings.prefix, Ready(pages))
+                made = evaluate(model, collator, settings)
                 for (task, name), one in zip(asked, made.itertuples(), strict=True):
                     told = {"answer": one.prediction, "confidence": float(one.confidence), "novelty": novel[name]}
                     yield task, told
@@ -200,7 +206,7 @@ def _kept(part: Path, run: str) -> dict[str, dict[str, Any]]:
     except (OSError, LookupError, TypeError, ValueError):
         raise TableError(f"{str(part)!r} holds no answers of an earlier call; move it, or name another --out") from None
     if others:
-        raise TableError(f"{str(part)!r} holds answers of {', '.join(sorted(others))}; delete it to ask another run")
+        raise TableError(f"{str(part)!r} holds answers of {', '.join(sorted(others))}; delete it to ask {run}")
     # The next line would go on where one was cut off.
     write_whole(part, "".join(f"{line}\n" for line in lines))
     return {key: answer for _, key, answer in kept}
@@ -224,6 +230,8 @@ def as_text(answers: pd.DataFrame, out: Path) -> str:
     """What came of it, in a few lines."""
     failed, unlike = answers[answers["error"] != ""], answers["novelty"].map(is_unlike, na_action="ignore").eq(True)
     lines = [f"{len(answers) - len(failed):,} answers are in {out}"]
+    if answers["novelty"].isna().all() and len(failed) < len(answers):
+        lines.append(UNKNOWN.replace("this page is", "these pages are"))
     if unlike.any():
         lines.append(f"{unlike.sum():,} of them on pages unlike those in training (novelty above 1)")
     if len(failed):

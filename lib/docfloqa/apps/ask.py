@@ -3,6 +3,7 @@
 import time
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,7 +22,15 @@ from docfloqa.figures.style import page as draw_page
 from docfloqa.figures.style import panels, styled
 from docfloqa.files import runs_folder
 from docfloqa.model.device import compute_device
-from docfloqa.model.florence import Florence2ForDocVQA, encode_prompts, encode_text, load_florence, target_format
+from docfloqa.model.florence import (
+    Florence2ForDocVQA,
+    encode_prompts,
+    encode_text,
+    load_florence,
+    stated_decoding,
+    target_format,
+)
+from docfloqa.model.folder import model_folder
 from docfloqa.runs.results import Study, open_run
 from docfloqa.runs.run import Run
 from docfloqa.settings import Settings
@@ -31,6 +40,7 @@ from docfloqa.training.evaluation import evaluate
 NEVER_CUT = 10**9
 # Said in place of a confidence, which was learnt on other pages and means nothing on this one.
 UNLIKE = "page unlike those in training"
+UNKNOWN = "not known whether this page is like those in training"
 # The projector puts the mean of all image tokens before those of the grid, which stand row by row
 # (transformers, Florence2MultiModalProjector).
 AVERAGES = 1
@@ -53,6 +63,20 @@ class Asked:
             return self.run.load()
         model, processor = load_florence(self.settings.model, self.settings.prefix)
         return model.to(compute_device()), processor
+
+
+def asked_model(model: str | Path) -> Asked:
+    """A model folder or hub id, with the longest answer and the beams that it states, else as the embedded profile.
+
+    An export states those of its run. Raises what `load_florence` does.
+    """
+    try:
+        stated = stated_decoding(model_folder(model))
+    except (OSError, ValueError):
+        # Loading says what is wrong in words of its own.
+        stated = {}
+    chosen = {name: stated.get(name) for name in ("max_new_tokens", "num_beams")}
+    return Asked(str(model), None, Settings.profile("embedded", model=str(model), **chosen))
 
 
 def answer(

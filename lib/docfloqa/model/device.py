@@ -13,7 +13,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from docfloqa.exceptions import DocFloQAError, SettingsError
-from docfloqa.files import resolve
+from docfloqa.files import is_hub_id, resolve
 from docfloqa.model.processes import compute_alone
 from docfloqa.settings import Settings
 
@@ -129,10 +129,13 @@ def require_device(settings: Settings) -> dict[str, Any]:
         # Only now, and below too: a kernel that is asked for its device answers without what takes seconds to import.
         from docfloqa.data.schema import DOCVQA
 
-        questions = settings.train_questions or DOCVQA["train"][0]
+        # Other data nobody has counted yet.
+        known = settings.train_questions or (DOCVQA["train"][0] if is_hub_id(resolve(settings.data)) else None)
+        questions = known or 1000
         raise NoGPUError(
             f"this run wants a GPU and the kernel has none ({device['name']}, {device['cores']} cores). "
-            f"{settings.epochs} epochs over {questions:,} questions, every page encoded each time, take "
+            f"{settings.epochs} epochs over {'' if known else 'every '}{questions:,} questions, every page encoded "
+            "each time, take "
             f"{least_time(settings, questions)}, for one ratio and seed; make estimate tells how much less it is. "
             "Choose a kernel with a GPU (KERNEL=...), or go on all the same with allow_cpu=True (ALLOW_CPU=1)"
         )

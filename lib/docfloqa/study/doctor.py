@@ -37,18 +37,21 @@ class Finding:
         return f"{self.subject:<11} " + f"\n{'':<12}".join(map(flat, lines))
 
 
-def examine(settings: Settings, kernel: str | None = None, subjects: Sequence[str] = SUBJECTS) -> list[Finding]:
+def examine(
+    settings: Settings, kernel: str | None = None, subjects: Sequence[str] = SUBJECTS, runs: int = 1
+) -> list[Finding]:
     """What a study of these settings would meet here, one finding for each of `subjects`; downloads nothing.
 
-    What fails is a finding with what to do, and what does not need it is looked at all the same. Data that is to be
-    drawn is drawn, and checks of small data are made and remembered, as a study would.
+    `runs` is how many it has, for the disk. What fails is a finding with what to do, and what does not need it is
+    looked at all the same. Data that is to be drawn is drawn, and checks of small data are made and remembered, as a
+    study would.
     """
     # Here: who makes a study that need not be looked at would wait seconds for torch and transformers.
     import torch
 
     from docfloqa.study.examination import NEEDS, Examination, NotHereError
 
-    examination, findings, well = Examination(settings, kernel), [], set()
+    examination, findings, well = Examination(settings, kernel, runs), [], set()
     # A process that is killed for want of memory has told at least what it was looking at.
     with _quiet() as terminal, tqdm(subjects, leave=False, disable=None, file=terminal) as progress:
         for subject in progress:
@@ -82,8 +85,8 @@ def verdict(findings: Sequence[Finding]) -> str:
     return "\n".join([*map(str, findings), f"not ok: {things} to do, marked with ->" if wrong else "ok"])
 
 
-def check_study(settings: Settings, kernel: str | None = None, scheduler: str | None = None) -> None:
-    """Raise `StudyError` with what was found where a study of these settings would fail later; quiet otherwise.
+def check_study(settings: Settings, kernel: str | None = None, scheduler: str | None = None, runs: int = 1) -> None:
+    """Raise `StudyError` with what was found where a study of so many runs would fail later; quiet otherwise.
 
     With a `scheduler` the runs are made on other machines, whose kernels it asks itself.
     """
@@ -93,7 +96,7 @@ def check_study(settings: Settings, kernel: str | None = None, scheduler: str | 
     subjects = [subject for subject in BEFORE_A_STUDY if not (scheduler and subject == "kernel")]
     # In a process of its own: a GPU that was used here would not give all of its memory to the runs.
     try:
-        findings = in_own_process(examine, settings, kernel, subjects)
+        findings = in_own_process(examine, settings, kernel, subjects, runs)
     except BrokenProcessPool:
         killed = "the process that looked at it was killed, most likely for want of memory: take a machine with more"
         findings = [Finding("model", "", killed)]

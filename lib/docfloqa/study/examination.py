@@ -94,8 +94,8 @@ def find(name: str, groups: Sequence[Sequence[str]], kind: str = "model") -> Sou
 class Examination:
     """What is known of settings, a kernel and this machine; each subject is a method that tells what it found."""
 
-    def __init__(self, settings: Settings, kernel: str | None):
-        self.settings, self.kernel_name = settings, kernel
+    def __init__(self, settings: Settings, kernel: str | None, runs: int = 1):
+        self.settings, self.kernel_name, self.runs = settings, kernel, runs
         self.questions: dict[str, int] = {}
         self.network: Florence2ForDocVQA | None = None
 
@@ -287,23 +287,26 @@ class Examination:
         try:
             # As `DocVQATrainer._bytes_needed`, without the answers.
             weights, moments = 4 * self._freezing.parameters, 8 * self._freezing.trainable_parameters
-            one_run = min(CHECKPOINTS + 1, settings.epochs) * (weights + moments) + 2 * weights
+            training, kept = min(CHECKPOINTS + 1, settings.epochs) * (weights + moments), 2 * weights
         except NotHereError:
-            one_run = 0
+            training = kept = 0
         # What a study has begun is there in part, and every run asks for its own room.
-        written = read + (0 if any(runs_folder(settings.study).glob("*")) else one_run)
+        begun = len([*runs_folder(settings.study).glob("*")])
+        written = read + max(0, self.runs - begun) * kept + (0 if begun else training)
+        runs = "one run" if self.runs == 1 else f"{self.runs} runs"
         disks = [next(path for path in (folder, *folder.parents) if path.exists()) for folder in (cache, output)]
         together = download if disks[0].stat().st_dev == disks[1].stat().st_dev else 0
         with (
             room_for(cache, download, "the download to HF_HOME"),
-            room_for(output, together + written, "what is downloaded, read and written by one run"),
+            room_for(output, together + written, f"what is downloaded, read and written by {runs}"),
         ):
             pass
         free = f"{size(free_bytes(output))} free in {output}"
         if download:
             free += f", {size(free_bytes(cache))} in {cache} for {size(download)} to download"
-        if one_run:
-            free += f"; one run takes up to {size(one_run)}"
+        if kept:
+            more = f", {size(kept)} of it kept of each" if self.runs > 1 else ""
+            free += f"; {runs} take{'s' * (self.runs == 1)} up to {size(training + self.runs * kept)}{more}"
         if settings.vision_cache:
             free += f"; up to {settings.cache_gib:g} GiB of cached pages and states where they fit"
         return free

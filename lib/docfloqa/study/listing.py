@@ -31,6 +31,13 @@ def status(folder: Path) -> dict[str, Any]:
     }
 
 
+def as_text(runs: pd.DataFrame) -> str:
+    """Rows of `status` or `list_runs` for people, ANLS in per cent."""
+    percent = (100 * runs["anls"].astype(float)).round(1)
+    shown = runs.assign(anls=percent).rename(columns={"anls": "ANLS (%)"})
+    return shown.to_string(index=False, na_rep="", float_format="{:.3g}".format)
+
+
 def list_runs(study: str | None = None) -> pd.DataFrame:
     """Every run of a study, or of all: arm, ratio, seed, status, epochs trained of those wanted, ANLS after the last.
 

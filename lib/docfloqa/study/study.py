@@ -62,9 +62,9 @@ def make_study(
 
     Raises `SettingsError` and `StudyError` before any work, and `StudyError` for a notebook that fails.
     """
-    settings_of_runs(settings, ratios, seeds, arms, jobs)
+    runs = settings_of_runs(settings, ratios, seeds, arms, jobs).count
     check_name(settings)
-    check_study(settings, kernel, scheduler)
+    check_study(settings, kernel, scheduler, runs)
     sweep_parameters = {
         "settings_json": settings.to_json(),
         "ratios": " ".join(map(repr, ratios)),

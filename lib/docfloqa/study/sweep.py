@@ -55,6 +55,11 @@ class Plan:
         return [runs for part in (self.trials, self.arms) for variants in part.values() for runs in variants.values()]
 
     @property
+    def count(self) -> int:
+        """How many runs there are, each once."""
+        return len({*self.ratios, *chain(*self.variants)})
+
+    @property
     def runs(self) -> list[Run]:
         """Every run once, in the order in which they are worth making.
 

@@ -93,7 +93,8 @@ def import_data(
         # Another import may have been faster.
         check_writable(folder)
     answers = [first for first, *_ in rows["answers"]]
-    return Imported(expanded(folder), found.kind, questions, documents, problems + leaks, found.left_aside, answers)
+    left, share = problems + leaks, validation_share if drawn else None
+    return Imported(expanded(folder), found.kind, questions, documents, left, found.left_aside, answers, share)
 
 
 def find(source: str | Path) -> Found:

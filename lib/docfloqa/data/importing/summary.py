@@ -52,7 +52,7 @@ def grouped(problems: Sequence[Problem]) -> list[str]:
 class Imported:
     """What came of an import: its kind, questions and documents by split, rows and files that were left out.
 
-    `answers` are the first ones, which are trained on.
+    `answers` are the first ones, which are trained on; `validation_share` is that of drawing what validates, if it was.
     """
 
     folder: Path
@@ -62,6 +62,7 @@ class Imported:
     left_out: list[Problem]
     left_aside: tuple[str, ...]
     answers: list[str]
+    validation_share: float | None = None
 
 
 def summary(done: Imported, source: str | Path) -> list[str]:
@@ -74,7 +75,12 @@ def summary(done: Imported, source: str | Path) -> list[str]:
     lines += [f"left aside: {name}" for name in done.left_aside]
     for split, count in done.questions.items():
         lines.append(f"{split}: {counted(count, 'question')} on {counted(done.documents[split], 'document')}")
-    few = done.documents["validation"]
+    few, total = done.documents["validation"], sum(done.documents.values())
+    if done.validation_share and round(done.validation_share * total) < FEWEST_FOR_STUDY:
+        lines.append(
+            f"too few documents for {100 * done.validation_share:g} % of them to validate on: {few} of {total} are, "
+            "the fewest that a study needs"
+        )
     if few < FEWEST_DOCUMENTS:
         lines.append(
             f"{counted(few, 'document')} to validate on: below {FEWEST_DOCUMENTS} no interval is given, and what "
@@ -88,7 +94,7 @@ def summary(done: Imported, source: str | Path) -> list[str]:
     if few < FEWEST_FOR_STUDY:
         return [*lines, f"a study needs {FEWEST_FOR_STUDY} documents to validate on: add one before the next command"]
     folds = ""
-    if few < FEWEST_DOCUMENTS and sum(done.documents.values()) >= FOLDS * DOCUMENTS_IN_A_FOLD:
+    if few < FEWEST_DOCUMENTS and total >= FOLDS * DOCUMENTS_IN_A_FOLD:
         lines.append(f"--folds {FOLDS} validates every document once, by models that were not trained on it")
         folds = f" ARGS='--folds {FOLDS}'"
     name = re.sub(r"[^A-Za-z0-9_-]+", "_", done.folder.resolve().name).strip("_-") or "mine"
