@@ -15,12 +15,13 @@ from PIL import Image
 from transformers import Florence2Processor
 
 from docfloqa.apps.browser import BEFORE
+from docfloqa.apps.export import is_export
 from docfloqa.data.images import as_page
 from docfloqa.data.novelty import PagesRead
 from docfloqa.exceptions import RunError
 from docfloqa.figures.style import page as draw_page
 from docfloqa.figures.style import panels, styled
-from docfloqa.files import runs_folder
+from docfloqa.files import is_folder, resolve, runs_folder
 from docfloqa.model.device import compute_device
 from docfloqa.model.florence import (
     Florence2ForDocVQA,
@@ -30,7 +31,6 @@ from docfloqa.model.florence import (
     stated_decoding,
     target_format,
 )
-from docfloqa.model.folder import model_folder
 from docfloqa.runs.results import Study, open_run
 from docfloqa.runs.run import Run
 from docfloqa.settings import Settings
@@ -66,15 +66,12 @@ class Asked:
 
 
 def asked_model(model: str | Path) -> Asked:
-    """A model folder or hub id, with the longest answer and the beams that it states, else as the embedded profile.
+    """A model folder or hub id, to be asked as the embedded profile would; an export gets its run's tokens and beams.
 
-    An export states those of its run. Raises what `load_florence` does.
+    Nothing is loaded.
     """
-    try:
-        stated = stated_decoding(model_folder(model))
-    except (OSError, ValueError):
-        # Loading says what is wrong in words of its own.
-        stated = {}
+    folder = Path(resolve(model))
+    stated = stated_decoding(folder) if is_folder(folder) and is_export(folder) else {}
     chosen = {name: stated.get(name) for name in ("max_new_tokens", "num_beams")}
     return Asked(str(model), None, Settings.profile("embedded", model=str(model), **chosen))
 
