@@ -203,8 +203,8 @@ def test_a_disk_that_is_too_small(smoke, monkeypatch):
 
 def test_the_disk_is_asked_for_all_runs(smoke, monkeypatch):
     smoke = smoke.replace(study="many")
-    [one] = examine(smoke, subjects=["disk"])
-    [twelve] = examine(smoke, subjects=["disk"], runs=12)
+    of = ["model", "disk"]
+    one, twelve = (examine(smoke, subjects=of, runs=runs)[-1] for runs in (1, 12))
     kept = 2 * 4 * 2_487_072 / 2**20
     few, many = (float(re.search(r"runs? takes? up to ([\d.]+) MiB", shown.found)[1]) for shown in (one, twelve))
     assert many - few == pytest.approx(11 * kept, abs=0.2)
@@ -212,7 +212,7 @@ def test_the_disk_is_asked_for_all_runs(smoke, monkeypatch):
     monkeypatch.setattr("docfloqa.files.shutil.disk_usage", lambda _: SimpleNamespace(free=2**20))
     for place in range(2):
         (runs_folder("many") / f"begun{place}").mkdir(parents=True)
-    [short] = examine(smoke, subjects=["disk"], runs=12)
+    short = examine(smoke, subjects=of, runs=12)[-1]
     assert f"written by 12 runs needs {10 * kept - 1:.1f} MiB more" in short.to_do, "two are there"
 
 
