@@ -90,9 +90,7 @@ class Freezing(Group):
         _check_lora,
     )
     lora_rank: int | None = _setting(None, "the same by the adapters' rank; if not given: lora", (1, 10**4))
-    lora_alpha: float | None = _setting(
-        None, "by how much adapters count, over the rank; if not given: 2 ranks", POSITIVE
-    )
+    lora_alpha: float | None = _setting(None, "how much adapters count, over the rank; if not given: 2 ranks", POSITIVE)
     lora_targets: tuple[str, ...] = _setting(
         (), "linear layers with adapters, by the end of their names, as q_proj v_proj; not given: all that train", _any
     )
