@@ -63,23 +63,25 @@ def write_study(
     wrong_pages: float = 0.0,
     missing: int = 0,
     arms: tuple[str, ...] = (),
+    test: tuple[int, int] | None = None,
     **settings,
 ) -> Study:
     """Write a study and load it; after the last epoch a share `ability[0] + ratio * ability[1]` is right.
 
-    With another document's page a share `wrong_pages` is right. In an arm a variant is as good as its ratio.
+    With another document's page a share `wrong_pages` is right. In an arm a variant is as good as its ratio. With
+    `test`, documents and questions, there is a test split, on which lower ratios are the better ones.
     """
     chosen = Settings.profile("embedded", study=name, epochs=epochs, **settings)
     size = documents, questions
     names = [
-        write_run(chosen.replace(vision_trainable=ratio, seed=seed), size, ability, wrong_pages)
+        write_run(chosen.replace(vision_trainable=ratio, seed=seed), size, ability, wrong_pages, test=test)
         for ratio in ratios
         for seed in seeds
     ]
     made = {
         arm.name: {
             variant.name: [
-                write_run(settings, size, ability, wrong_pages, f"{arm.name}-{place}-")
+                write_run(settings, size, ability, wrong_pages, f"{arm.name}-{place}-", test)
                 for settings in variant.runs(chosen, seeds)
             ]
             for place, variant in enumerate(arm.variants)
@@ -93,7 +95,12 @@ def write_study(
 
 
 def write_run(
-    settings: Settings, size: tuple[int, int], ability: tuple[float, float], wrong_pages: float, lead: str = ""
+    settings: Settings,
+    size: tuple[int, int],
+    ability: tuple[float, float],
+    wrong_pages: float,
+    lead: str = "",
+    test: tuple[int, int] | None = None,
 ) -> str:
     """Write a run's folder; returns its name."""
     ratio, seed, epochs = settings.vision_trainable, settings.seed, settings.epochs
@@ -125,6 +132,11 @@ def write_run(
         "device": {"kind": "cpu", "name": "Example & Sons CPU_7 | 100%"},
         "peak_memory": {"resident_mib": 1024.0 * (1 + seed)},
     }
+    if test:
+        # The other way round, so that what is said of it cannot be of validation.
+        tested = answers(*test, ability[0] + (1 - ratio) * ability[1], f"{lead}{ratio}-{seed}-test")
+        tested.assign(epoch=epochs - 1).to_parquet(folder / "test_predictions.parquet", index=False)
+        record["test"] = {"anls": tested["anls"].mean()}
     (folder / "run.json").write_text(json.dumps(record))
     return name
 

@@ -68,7 +68,7 @@ OPTIONS: dict[str, tuple[Any, str]] = {
     "source": (
         str,
         "a CSV, TSV, JSON or parquet file of questions, a folder with one, or a hub id; columns image, question, "
-        'answers (in a CSV several separated by "|") and, where wanted, split (train or validation), document, '
+        'answers (in a CSV several separated by "|") and, where wanted, split (train, validation or test), document, '
         "question_id, question_type, page (of a PDF or TIFF)",
     ),
     "images": (Path, "the folder of images (default: where the questions are)"),

@@ -143,6 +143,12 @@ class Questions(Group):
     validation_data: str | None = _setting(None, "the same to validate on; if not given: `data`", check_source)
     train_questions: int | None = _setting(None, "how many at most, drawn by document; if not given: all", COUNT)
     validation_questions: int | None = _setting(None, "how many at most, drawn by document; if not given: all", COUNT)
+    test_questions: int = _setting(
+        0,
+        "questions of a test split of `data` (or `validation_data`), at most, which choose nothing: the best model "
+        "answers them once, after training; 0: none; drawn ones are asked for by synth_test_documents",
+        (0, 10**9),
+    )
     folds: int | None = _setting(
         None, "folds of k-fold cross-validation over the documents of both splits; if not given: as split", (2, 100)
     )
@@ -156,10 +162,10 @@ class Questions(Group):
         super().__post_init__()
         if self.fold and self.fold > (self.folds or 0):
             raise SettingsError(f"fold is {self.fold} and folds is {self.folds}; allowed is a number from 1 to folds")
-        if self.folds and (self.validation_data or self.validation_questions):
+        if self.folds and (self.validation_data or self.validation_questions or self.test_questions):
             raise SettingsError(
-                f"folds is {self.folds}, with validation_data or validation_questions beside it; allowed is one of the "
-                "two, since folds validate on every document"
+                f"folds is {self.folds}, with validation_data, validation_questions or test_questions beside it; "
+                "allowed is folds alone, since they validate on every document"
             )
 
 
@@ -177,6 +183,12 @@ class Drawing(Group):
     )
     synth_documents: int = _setting(400, "documents to train on", DOCUMENTS)
     synth_validation_documents: int = _setting(140, "documents to validate on", DOCUMENTS)
+    synth_test_documents: int = _setting(
+        0,
+        "documents that choose nothing: the best model answers their questions once, after training; 0: none; folds, "
+        "which validate on every document, have none",
+        (0, DOCUMENTS[1]),
+    )
     synth_seed: int = _setting(1, "of what is drawn", SEED)
 
     def __post_init__(self) -> None:

@@ -15,7 +15,7 @@ INCOMPLETE, BAD_INPUT = 1, 2  # exit codes
 def study(settings: Settings, **planned: Any) -> tuple:
     """Explore, fine-tune every ratio, analyse and export the report."""
     from docfloqa.report.next_steps import next_steps
-    from docfloqa.report.verdicts import as_text, verdicts
+    from docfloqa.report.verdicts import as_text, compared_on, verdicts
     from docfloqa.runs.results import Study
     from docfloqa.study import listing
     from docfloqa.study.study import make_study
@@ -23,7 +23,8 @@ def study(settings: Settings, **planned: Any) -> tuple:
     made = make_study(settings, **planned)
     study = Study.load(settings.study)
     found = verdicts(study)
-    data = {"study": settings.study, "runs": made.runs, "verdicts": found, "files": made.files}
+    about = {"study": settings.study, "compared": compared_on(study)}
+    data = {**about, "runs": made.runs, "verdicts": found, "files": made.files}
     text = f"{listing.as_text(made.runs)}\n\n{as_text(found)}\n\n{next_steps(study, made.files)}"
     return data, text, 0 if made.complete else INCOMPLETE
 
@@ -106,15 +107,17 @@ def advise(settings: Settings) -> tuple:
 
 def report(name: str = "embedded", beside: Sequence[str] | None = None, margin: float = 2.0) -> tuple:
     """Analyse and export again."""
-    from docfloqa.report.verdicts import as_text, verdicts
+    from docfloqa.report.verdicts import as_text, compared_on, verdicts
     from docfloqa.runs.results import Study
     from docfloqa.study.study import report_study
 
     if not 0 < margin <= 100:
         raise SettingsError(f"--margin is {margin:g}; allowed are points of ANLS above 0")
     files = report_study(name, beside or [], margin)
-    found = verdicts(Study.load(name), margin)
-    return {"study": name, "verdicts": found, "files": files}, "\n".join([as_text(found), "", *map(str, files)])
+    study = Study.load(name)
+    found = verdicts(study, margin)
+    data = {"study": name, "compared": compared_on(study), "verdicts": found, "files": files}
+    return data, "\n".join([as_text(found), "", *map(str, files)])
 
 
 def robustness(name: str = "embedded", cross: Sequence[str] | None = None) -> tuple:

@@ -130,13 +130,13 @@ def contrasts(study: Study) -> list[Comparison]:
 
 @once_for_study
 def ratio_contrasts(study: Study) -> list[Comparison]:
-    """Every two ratios after the last epoch, the lower one first, then planned ratios without a complete run."""
+    """Every two ratios on what is compared, the lower one first, then planned ratios without a complete run."""
     planned = set()
     for run, record in study.missing.items():
         # Of a run that was never begun there is only its name.
         if named := re.search(r"vision(\d{3})-", run):
             planned.add(record["settings"][RATIO] if record else int(named[1]) / 100)
-    return compare_all(study.last_answers, RATIO, family="ratios") + [
+    return compare_all(study.compared, RATIO, family="ratios") + [
         Comparison("ratios", study.runs[RATIO].min(), ratio, reason=f"no complete run of {percent(ratio)}")
         for ratio in sorted(planned - set(study.runs[RATIO]))
     ]
@@ -156,7 +156,7 @@ def arm_contrasts(study: Study, arm: str) -> list[Comparison]:
     """What an arm compares, in its order; a single one that says why where it has nothing to compare."""
     if why := lacking(study, arm):
         return [Comparison(f"arm {arm}", reason=why)]
-    answers = study.arm(arm).last_answers
+    answers = study.arm(arm).compared
     return [
         compare(answers, VARIANT, each.first, each.second, family=f"arm {arm}", says=each.says)
         for each in ARMS[arm](study.settings).contrasts

@@ -20,7 +20,8 @@ from tqdm.auto import tqdm
 
 from docfloqa.analysis.robustness import CLEAN_PAGES, CROSS, NUMBERS, PAGE_SETS, ROBUSTNESS, kept_identity, read_scores
 from docfloqa.data.degradations import degraded_pages
-from docfloqa.data.load import load_docvqa
+from docfloqa.data.load import load_checked, load_docvqa
+from docfloqa.data.schema import TEST
 from docfloqa.exceptions import RunError, SettingsError, shown
 from docfloqa.files import checksum, is_folder, resolve, runs_folder, write_whole
 from docfloqa.model.device import describe_device
@@ -37,8 +38,9 @@ SETTINGS_WITH_EFFECT = ("prefix", "precision", "num_beams", "max_new_tokens")
 
 
 def score_robustness(study: Study) -> pd.DataFrame:
-    """Every question of the study's validation split by every run's best model, on all `PAGE_SETS`: `score_runs`."""
-    return score_runs(study, ROBUSTNESS, load_docvqa(study.settings, "validation"), PAGE_SETS)
+    """Every question of the split that is compared by every run's best model, on all `PAGE_SETS`: `score_runs`."""
+    splits = ["validation", TEST] if study.tested else ["validation"]
+    return score_runs(study, ROBUSTNESS, load_checked(study.settings, splits)[0][splits[-1]], PAGE_SETS)
 
 
 def score_cross_sets(study: Study, names: str) -> dict[str, pd.DataFrame]:

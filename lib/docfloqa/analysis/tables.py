@@ -223,9 +223,15 @@ def exact_match_pairs(study: Study) -> pd.DataFrame:
 
 
 def summary(study: Study) -> pd.DataFrame:
-    """ANLS and exact match in percent before and after training, by ratio, as text; intervals over documents."""
+    """ANLS and exact match in percent before and after training, by ratio, as text; intervals over documents.
+
+    They are those of validation; where the study is tested, its best models' on test stand beside them.
+    """
     table = scores(study).query("metric in @MAIN_SCORES")
     frame = text_table(last_epoch(table), RATIO, "metric", f"vision {study.settings.unit}s trained")
+    if study.tested:
+        on_test = text_table(interval_table(study.compared, [RATIO], MAIN_SCORES), RATIO, "metric")
+        frame = frame.join(on_test.rename(columns=lambda name: name.replace(" (%)", ", best epoch on test (%)")))
     frame["ANLS, another document's page (%)"] = page_use(study)[TITLES["wrong"]]
     if len(spread := seed_spread(study)):
         frame["ANLS, standard deviation over seeds"] = spread["standard deviation"]
@@ -269,7 +275,7 @@ def arm_summary(study: Study, name: str) -> pd.DataFrame:
     arm = study.arm(name)
     if arm is None:
         return pd.DataFrame()
-    scored = text_table(interval_table(arm.last_answers, [VARIANT], MAIN_SCORES), VARIANT, "metric")
+    scored = text_table(interval_table(arm.compared, [VARIANT], MAIN_SCORES), VARIANT, "metric")
     rows: dict[str, dict[str, str]] = {variant: {} for variant in study.arms[name]}
     rates = chosen_rates(study, name)
     for variant, runs in arm.runs.groupby(VARIANT):

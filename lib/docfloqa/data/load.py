@@ -16,7 +16,8 @@ from tqdm.auto import tqdm
 
 from docfloqa.data.folds import of_fold
 from docfloqa.data.images import FORMATS, LARGEST_IMAGE, ImageTooLargeError, PageError, count_pages, decode_page
-from docfloqa.data.sources import IMAGES_ARE, SPLITS, read_split
+from docfloqa.data.schema import DISJOINT, SPLITS
+from docfloqa.data.sources import IMAGES_ARE, read_split, split_sources
 from docfloqa.exceptions import DataError, shown
 from docfloqa.files import remembered
 from docfloqa.settings import Settings
@@ -52,24 +53,26 @@ class Checks:
 
 
 def load_docvqa(settings: Settings, split: str | None = None) -> DatasetDict | Dataset:
-    """The training and validation questions of `settings`, checked, or those of one split (see `load_checked`)."""
-    dataset = load_checked(settings, [split] if split else SPLITS)[0]
+    """The questions of `settings` by split, checked, or those of one split (see `load_checked`)."""
+    dataset = load_checked(settings, [split] if split else None)[0]
     return dataset[split] if split else dataset
 
 
-def load_checked(settings: Settings, splits: Sequence[str] = SPLITS) -> tuple[DatasetDict, Checks]:
+def load_checked(settings: Settings, splits: Sequence[str] | None = None) -> tuple[DatasetDict, Checks]:
     """Questions in the schema by split, and what the checks left out; no other split is read, or drawn.
 
+    Without `splits` they are those of `split_sources`: train, validation, and test where settings ask for it.
     Two columns are added: `page`, the checksum of the image's bytes, equal for questions on the same
-    page; and `document_id`, the document that questions are clustered by. Where both splits are loaded they are
-    disjoint by document and by page: what is also in validation is left out of training, under whatever document id,
-    and in whatever file that has the same pixels. With `folds` both splits are read and divided anew by `of_fold`.
+    page; and `document_id`, the document that questions are clustered by. Splits that are loaded together are
+    disjoint by document and by page: what is also in validation is left out of test, and what is in either of them out
+    of training, under whatever document id, and in whatever file that has the same pixels. With `folds` both splits
+    are read and divided anew by `of_fold`.
 
     Raises what `read_split` raises, and `DataError` for a split without a usable row; warns when rows are left out.
     """
     checks, found, pixels = Checks(), {}, {}
-    splits = SPLITS if settings.folds else splits
-    sources = {"train": settings.data, "validation": settings.validation_data or settings.data}
+    sources = split_sources(settings)
+    splits = SPLITS if settings.folds else splits or [*sources]
     for split in splits:
         # At once from one source, so that one command fills the hub's cache.
         together = [other for other in splits if sources[other] == sources[split]]
@@ -88,24 +91,26 @@ def load_checked(settings: Settings, splits: Sequence[str] = SPLITS) -> tuple[Da
         found[split] = checks.leave_out(split, rows, reasons)
     if settings.folds:
         found = of_fold(found, settings.folds, settings.fold, pixels)
-    elif {*found} == {*SPLITS}:
-        # Ids differ between sources, and within one where a page was scanned into two documents.
-        shared = {}
-        for column, known in (("page", pixels), ("document_id", {})):
-            ours, others = ([known.get(one, one) for one in found[split][column]] for split in SPLITS)
-            where = np.flatnonzero(pd.Series(ours, dtype=object).isin(others))
-            shared |= dict.fromkeys(where, f"{column.removesuffix('_id')} is also in validation")
-        found["train"] = checks.leave_out("train", found["train"], shared)
+    else:
+        for split, other in ((one, other) for one in DISJOINT if one in found for other in DISJOINT[one]):
+            # Ids differ between sources, and within one where a page was scanned into two documents.
+            shared = {}
+            for column, known in (("page", pixels), ("document_id", {})) if other in found else ():
+                ours, theirs = ([known.get(one, one) for one in found[part][column]] for part in (split, other))
+                where = np.flatnonzero(pd.Series(ours, dtype=object).isin(theirs))
+                shared |= dict.fromkeys(where, f"{column.removesuffix('_id')} is also in {other}")
+            found[split] = checks.leave_out(split, found[split], shared)
     for split, rows in found.items():
         if not len(rows):
             raise DataError(f"split {split!r} of {sources[split]!r} has no usable row; {checks}")
-        found[split] = draw_documents(rows, getattr(settings, f"{split}_questions"))
+        found[split] = draw_documents(rows, getattr(settings, f"{split}_questions") or None)
         checks.kept[split] = len(found[split])
-    if "validation" in found and len(set(found["validation"]["document_id"])) < 2:
-        raise DataError(
-            f"split 'validation' of {sources['validation']!r} has one document only; at least two are needed, since "
-            "intervals are over documents"
-        )
+    for split in found.keys() - {"train"}:
+        if len(set(found[split]["document_id"])) < 2:
+            raise DataError(
+                f"split {split!r} of {sources[split]!r} has one document only; at least two are needed, since "
+                "intervals are over documents"
+            )
     if checks.left_out:
         warnings.warn(str(checks), stacklevel=2)
     return DatasetDict(found), checks
@@ -114,7 +119,7 @@ def load_checked(settings: Settings, splits: Sequence[str] = SPLITS) -> tuple[Da
 def data_checksum(dataset: DatasetDict) -> str:
     """A checksum of every question, its answers and its page, in order."""
     digest = hashlib.sha256()
-    for split in SPLITS:
+    for split in [*SPLITS, *dataset.keys() - {*SPLITS}]:
         columns = dataset[split].select_columns(["questionId", "question", "answers", "page", "document_id"])
         for batch in columns.iter(batch_size=1000):
             digest.update(json.dumps([split, batch]).encode())

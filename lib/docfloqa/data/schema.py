@@ -4,7 +4,9 @@ from datasets import Features, Image, List, Value, disable_progress_bars
 
 # Of steps ("Map", "Casting") that mean nothing to who waits; this project has bars of its own.
 disable_progress_bars()
-SPLITS = ("train", "validation")
+SPLITS, TEST = ("train", "validation"), "test"
+# Documents that a split may not share with another one: what is also there is left out of it.
+DISJOINT = {TEST: ("validation",), "train": ("validation", TEST)}
 FEATURES = Features(
     {
         "questionId": Value("string"),
@@ -43,6 +45,7 @@ COLUMNS = {
     "page": ("page", "page_number"),
 }
 SPLIT_NAMES = {"train": "train", "training": "train"} | dict.fromkeys(("validation", "val", "dev"), "validation")
+SPLIT_NAMES[TEST] = TEST
 # Columns of data sets with several pages to a question: MP-DocVQA's, DUDE's and what others call them.
 SEVERAL_PAGES = ("images", "image_paths", "file_names", "page_ids", "image_1", "answers_page_bounding_boxes")
 ONE_PAGE = (
@@ -50,4 +53,4 @@ ONE_PAGE = (
     "that its answer is on, as an image or as a PDF with its number in a column page"
 )
 # Published sizes of DocVQA's splits (Mathew et al., WACV 2021): questions and pages.
-DOCVQA = {"train": (39_463, 10_194), "validation": (5_349, 1_286)}
+DOCVQA = {"train": (39_463, 10_194), "validation": (5_349, 1_286), TEST: (5_188, 1_287)}

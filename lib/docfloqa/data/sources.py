@@ -15,9 +15,9 @@ from tqdm.auto import tqdm
 from docfloqa.data.hub import data_snapshot
 from docfloqa.data.importing.data_set import find, import_data, state_of
 from docfloqa.data.importing.kinds import SAVED, parquet_files, parquet_folder
-from docfloqa.data.schema import DEMANDED, FEATURES, NAMES, ONE_PAGE, SEVERAL_PAGES, SPLITS
+from docfloqa.data.schema import DEMANDED, FEATURES, NAMES, ONE_PAGE, SEVERAL_PAGES, SPLITS, TEST
 from docfloqa.data.synth.dataset import synth_folder
-from docfloqa.exceptions import DataError
+from docfloqa.exceptions import DataError, SettingsError
 from docfloqa.files import (
     checksum,
     data_folder,
@@ -37,6 +37,23 @@ TEXTS_TOO = "docfloqa import SOURCE FOLDER takes a text in place of a list, too"
 IMAGES_ARE = 'A row holds its image as {"bytes": ..., "path": ...}; docfloqa import SOURCE FOLDER puts files in'
 ROWS, ROWS_AT_ONCE = "rows.arrow", 100  # each with its page
 READING = 2  # what this reading is called where its results are kept: those of another one do not count
+
+
+def split_sources(settings: Settings) -> dict[str, str]:
+    """Where every split that settings ask for comes from, by its name; of folds there is no test split.
+
+    Raises `SettingsError` for a test split of drawn documents without their number.
+    """
+    validated = settings.validation_data or settings.data
+    found = {"train": settings.data, "validation": validated}
+    drawn = validated == "synth"
+    if drawn and settings.test_questions and not settings.synth_test_documents:
+        raise SettingsError(
+            f"test_questions is {settings.test_questions} and the documents are drawn; allowed is synth_test_documents "
+            "above 0 beside it"
+        )
+    asked = settings.synth_test_documents if drawn else settings.test_questions
+    return found | ({TEST: validated} if asked and not settings.folds else {})
 
 
 def read_split(source: str, split: str, settings: Settings, together: Sequence[str]) -> tuple[Dataset, str]:

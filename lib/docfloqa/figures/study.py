@@ -234,7 +234,7 @@ def equally_long(study: Study) -> pd.DataFrame:
         if (arm := study.arm(name)) is None:
             continue
         runs = arm.runs.groupby(VARIANT).agg({"run": "first", "trainable_parameters": "first", "seconds": "mean"})
-        table = interval_table(arm.last_answers, [VARIANT], ["anls"]).set_index(VARIANT).join(runs)
+        table = interval_table(arm.compared, [VARIANT], ["anls"]).set_index(VARIANT).join(runs)
         for variant in ARMS[name](study.settings).variants:
             settings = study.settings.replace(**variant.changes)
             own = settings.synth_shift == study.settings.synth_shift and not settings.trained_before

@@ -39,7 +39,7 @@ def findings(study: Study, margin: float = MARGIN) -> list[str]:
     found = verdicts(study, margin)
     verdict_of = dict(found[found["part"] == "ratios"][["comparison", "verdict"]].itertuples(index=False))
     widest = max(pairs, key=lambda pair: abs(pair.difference.estimate), default=None)
-    return [_reads(study), _better(pairs, verdict_of, widest), _settled(pairs, verdict_of, margin)]
+    return [_reads(study), _better(pairs, verdict_of, widest), _settled(pairs, verdict_of, margin, study.tested)]
 
 
 def _reads(study: Study) -> str:
@@ -70,14 +70,15 @@ def _difference(pair: Comparison) -> str:
     return f"{pair.groups} = {pair.difference.interval().format(100)} points of ANLS"
 
 
-def _settled(pairs: list[Comparison], verdict_of: dict[str, str], margin: float) -> str:
+def _settled(pairs: list[Comparison], verdict_of: dict[str, str], margin: float, tested: bool) -> str:
     unsettled = [pair.difference for pair in pairs if verdict_of[pair.name] == "not settled"]
     if not unsettled:
         return "**No further documents are needed** for these comparisons."
     documents = unsettled[0].documents
     if documents < FEWEST_DOCUMENTS:
         more = FEWEST_DOCUMENTS - documents
-        return f"**{more} more documents** must validate before anything can be settled: {documents} do."
+        split = "be in the test split" if tested else "validate"
+        return f"**{more} more documents** must {split} before anything can be settled: {documents} do."
     needed = max(one.documents_needed(margin / 100) for one in unsettled)
     about = f"a true difference of {margin:g} points would be shown in 4 of 5 studies"
     if any(math.isnan(one.documents_needed(margin / 100)) for one in unsettled):
@@ -100,7 +101,7 @@ def not_run(study: Study) -> str:
 
 def to_do(study: Study) -> str:
     """What to do next, with the command."""
-    documents = study.last_answers["document_id"].nunique()
+    documents = study.compared["document_id"].nunique()
     if documents < FEWEST_DOCUMENTS and not study.settings.folds:
         again = study_command(study.name, (), "--folds", "5", "--name", f"{study.name}-folds")
         return f"Next: validate on every document, `{again}`; then label more."

@@ -106,7 +106,8 @@ def write_tables(study: Study, beside: Sequence[Study] = (), margin: float = MAR
 
 def setup_table(study: Study) -> pd.DataFrame:
     """With what the study was made, as text: model, questions, seeds, and how long and how fast it was trained."""
-    settings, counts = study.settings, study.last_answers[["question_id", "document_id"]].nunique()
+    settings, ids = study.settings, ["question_id", "document_id"]
+    counts, tested = study.last_answers[ids].nunique(), study.compared[ids].nunique()
     trained = {record.get("data_checks", {}).get("kept", {}).get("train") for record in study.records.values()}
     # Full pages have no shift.
     drawn = "drawn full pages" if settings.synth_scale == "full" else f"drawn; {_new(settings.synth_shift)}"
@@ -114,6 +115,11 @@ def setup_table(study: Study) -> pd.DataFrame:
         "model": f"{Path(settings.model).name}, {study.runs['parameters'].iloc[0]:,} parameters",
         "training questions": NONE if None in trained else f"{max(trained):,}",
         "validation questions": f"{counts['question_id']:,} on {counts['document_id']:,} documents",
+        **(
+            {"test questions": f"{tested['question_id']:,} on {tested['document_id']:,} documents"}
+            if study.tested
+            else {}
+        ),
         "validation documents": drawn if (settings.validation_data or settings.data) == "synth" else "given",
         **({"folds over documents": settings.folds} if settings.folds else {}),
         "seeds (orders of the training questions)": study.runs["seed"].nunique(),

@@ -41,11 +41,12 @@ def verdicts(study: Study, margin: float = MARGIN) -> pd.DataFrame:
         reason = one.reason or (one.difference.doubt if one.difference else "")
         rows.append((one.family, one.name, estimate, low, high, p_value, verdict, reason))
     frame = pd.DataFrame(rows, columns=["part", "comparison", "difference", "low", "high", "p", "verdict", "reason"])
-    documents = study.last_answers["document_id"].nunique()
+    documents = study.compared["document_id"].nunique()
+    frame.attrs["on"] = f"Compared {compared_on(study)}."
     if documents < FEWEST_DOCUMENTS:
         frame.attrs["note"] = (
-            f"{_counted(documents)} validate. Intervals are given from {FEWEST_DOCUMENTS} on: on fewer they hold the "
-            "truth too seldom, so nothing is settled."
+            f"{_counted(documents)} {'are tested on' if study.tested else 'validate'}. Intervals are given from "
+            f"{FEWEST_DOCUMENTS} on: on fewer they hold the truth too seldom, so nothing is settled."
         )
     elif not reads:
         frame.attrs["note"] = (
@@ -83,12 +84,21 @@ def as_text(found: pd.DataFrame) -> str:
     return "\n".join([*lines, *found.attrs.values()])
 
 
+def compared_on(study: Study) -> str:
+    """On which documents the runs are compared, and whether these chose anything."""
+    documents = study.compared["document_id"].nunique()
+    if study.tested:
+        return f"on {_counted(documents, 'test document')}, which chose nothing, by every run's best epoch"
+    return f"on the {_counted(documents, 'validation document')}, which chose the epoch"
+
+
 def validated_on(study: Study) -> str:
-    """On how much a study was validated, in a sentence."""
+    """On how much a study was validated, and where its runs are compared, in sentences."""
     counts = study.last_answers[["question_id", "document_id"]].nunique()
     folds = study.settings.folds
     each = f", each document once, in {folds} folds by models that were not trained on it" if folds else ""
-    return f"{_counted(counts['question_id'], 'question')} on {_counted(counts['document_id'])} validate{each}."
+    validated = f"{_counted(counts['question_id'], 'question')} on {_counted(counts['document_id'])} validate{each}."
+    return f"{validated} Compared {compared_on(study)}."
 
 
 def _counted(count: int, of: str = "document") -> str:

@@ -15,7 +15,7 @@ from docfloqa.runs import tables
 from docfloqa.runs.plans import study_command
 from docfloqa.runs.results import planned_runs
 from docfloqa.runs.run import is_complete, read_record
-from docfloqa.runs.tables import EPOCHS, PACKED, PACKED_RECORDS, PREDICTIONS, RECORD, packed_records
+from docfloqa.runs.tables import EPOCHS, PACKED, PACKED_RECORDS, PREDICTIONS, RECORD, TEST_ANSWERS, packed_records
 
 NOTEBOOK = "finetune.ipynb"
 # Pixels that a figure of an executed notebook is wide; HTML and PDF have it finer.
@@ -28,10 +28,10 @@ LOSS = ["loss_sum", "tokens"]
 def pack(name: str) -> Path:
     """Put a study's complete runs into `reports/<name>/packed/` and remove their folders; returns that folder.
 
-    Of the predictions every epoch keeps its scores, but only the first and the last one the answers themselves; of
-    answers on wrong, degraded and other pages the scores alone are kept. The runs' executed notebooks are dropped,
-    and of the figures in the study's notebooks the PNG stays. Weights are never removed: they stay in
-    the runs' folders. What was packed earlier stays packed.
+    Of the predictions every epoch keeps its scores, but only the first and the last one the answers themselves; test
+    answers are kept whole; of answers on wrong, degraded and other pages the scores alone are kept. The runs' executed
+    notebooks are dropped, and of the figures in the study's notebooks the PNG stays. Weights are never removed: they
+    stay in the runs' folders. What was packed earlier stays packed.
 
     A folder loses its results only after all that was packed has been read back and found equal. Raises `RunError`
     while a planned run is not complete, and `DamagedError` for packed files that are damaged.
@@ -95,6 +95,8 @@ def _write(study: Path, folders: list[Path], part: Path) -> list[str]:
 
 def _kept(name: str, table: pd.DataFrame) -> pd.DataFrame:
     """What is packed of a run's table."""
+    if name == TEST_ANSWERS:
+        return table
     if name != PREDICTIONS:
         return table.drop(columns=[*ANSWER, *LOSS], errors="ignore")
     between = ~table["epoch"].isin([0, table["epoch"].max()])

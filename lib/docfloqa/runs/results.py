@@ -14,13 +14,14 @@ from docfloqa.exceptions import IncompleteRunError, RunError
 from docfloqa.files import expanded, is_folder, output_folder, reports_folder, runs_folder
 from docfloqa.metrics import METRICS
 from docfloqa.runs.plans import PLAN, read_plan, study_command
-from docfloqa.runs.run import Run, is_complete, read_record
+from docfloqa.runs.run import COMPLETE, Run, is_complete, read_record
 from docfloqa.runs.tables import (
     CONTROL,
     EPOCHS,
     PACKED,
     PREDICTIONS,
     RECORD,
+    TEST_ANSWERS,
     ended_at,
     is_packed,
     packed_records,
@@ -56,6 +57,7 @@ class Study:
     """The complete runs of a study's ratios, or of one of its arms, and those that are planned and missing.
 
     In an arm every run belongs to a variant (see `docfloqa.arms`), which the frames name in a column `variant`.
+    Where every complete run of ratios and arms has answered a test split, the study is `tested`.
     """
 
     name: str
@@ -65,6 +67,7 @@ class Study:
     arms: dict[str, dict[str, list[str]]] = field(default_factory=dict)
     trials: dict[str, dict[str, list[str]]] = field(default_factory=dict)
     variants: dict[str, list[str]] = field(default_factory=dict)
+    tested: bool = False
 
     @classmethod
     def load(cls, name: str) -> Self:
@@ -84,7 +87,10 @@ class Study:
             errors = "; ".join(sorted({record["error"] for record in missing.values() if record.get("error")}))
             why = f"they stopped with: {errors}" if errors else f"{study_command(name)} makes them"
             raise RunError(f"none of the {len(missing)} runs of study {name!r} is complete; {why}")
-        return cls(name, settings, records, missing, plan.get("arms", {}), plan.get("trials", {}))
+        arms = (read_record(runs_folder(name) / run) for run in planned_runs(name)[1])
+        made = chain(records.values(), (record for record in arms if record.get("status") == COMPLETE))
+        tested = all("test" in record for record in made)
+        return cls(name, settings, records, missing, plan.get("arms", {}), plan.get("trials", {}), tested=tested)
 
     def arm(self, arm: str) -> Self | None:
         """The complete runs of an arm; None where the study has none of it."""
@@ -151,6 +157,11 @@ class Study:
         last = {run: ended_at(record) for run, record in self.records.items()}
         answers = self.collect(PREDICTIONS, epochs=set(last.values()))
         return answers[answers["epoch"] == answers["run"].map(last)].reset_index(drop=True)
+
+    @cached_property
+    def compared(self) -> pd.DataFrame:
+        """What is compared: answers to the test split by the best models, or else `last_answers`, to validation."""
+        return self.collect(TEST_ANSWERS) if self.tested else self.last_answers
 
     @cached_property
     def wrong_pages(self) -> pd.DataFrame:

@@ -20,7 +20,8 @@ import pandas as pd
 from docfloqa import files
 from docfloqa.exceptions import DamagedError, ModelError, RunError
 from docfloqa.metrics import METRICS
-from docfloqa.runs.tables import CONTROL, EPOCHS, PREDICTIONS, RECORD, ended_at, is_packed, packed_records, read_table
+from docfloqa.runs import tables
+from docfloqa.runs.tables import CONTROL, EPOCHS, PREDICTIONS, RECORD, TEST_ANSWERS, ended_at, is_packed, read_table
 from docfloqa.settings import Settings
 from docfloqa.versions import PAGES, TRAINING
 
@@ -39,10 +40,10 @@ VERSIONED = (*IDENTIFYING_VERSIONS, "tokenizers", "datasets", "accelerate", "pef
 SETTINGS_WITHOUT_EFFECT = ("study", "report_to", "cache_gib", "allow_cpu")
 # Later than the first runs: each makes another run only where it is not at its default; older runs stay current.
 ADDED_SETTINGS = (
-    *("warmup_ratio", "max_steps", "early_stopping_patience", "gradient_accumulation_steps", "lr_scheduler_type"),
-    *("optim", "eval_questions", "parts", "lora_rank", "lora_alpha", "lora_targets", "folds", "fold"),
-    *("unfreezing", "layer_decay", "auto_rgn"),
-)
+    "warmup_ratio max_steps early_stopping_patience gradient_accumulation_steps lr_scheduler_type optim eval_questions "
+    "parts lora_rank lora_alpha lora_targets folds fold unfreezing layer_decay auto_rgn synth_test_documents "
+    "test_questions"
+).split()
 # Of what a study writes itself no commit can know.
 RESULTS = (":!/reports", ":!/figures")
 
@@ -79,14 +80,14 @@ def read_record(folder: Path) -> dict[str, Any]:
     try:
         return files.read_sealed(folder / RECORD)
     except FileNotFoundError:
-        return json.loads(packed_records(folder.parent.parent).get(folder.name, "{}"))
+        return json.loads(tables.packed_records(folder.parent.parent).get(folder.name, "{}"))
     except DamagedError as error:
         warnings.warn(f"{error}; the run does not count as complete", stacklevel=2)
         return {}
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether a run's record says complete and its epochs, predictions and control are there and undamaged.
+    """Whether a run's record says complete and its epochs, predictions, control and test answers are undamaged.
 
     Cheap when asked again: a file is hashed anew only where its inode, size or time has changed.
     """
@@ -136,12 +137,12 @@ def git_commit() -> str | None:
 class Run:
     """One run's folder. Every file in it appears whole or not at all.
 
-    `run.json` (settings, versions, counts, timings, status), `epochs.csv`, `predictions.parquet`,
-    `wrong_pages.parquet` (the last epoch's answers when every question comes with another document's
-    page, a control), `model/` (the weights after the last epoch), `best_model/` (those of the trained epoch with
-    the highest ANLS, of several with it the one of the lowest validation loss); while the run lasts also `epochs/`,
-    `checkpoints/` and `progress.json`. With `writes` False nothing is written: another process does so. `moved_to` is
-    the folder of a run that does not lie in its study's.
+    `run.json` (settings, versions, counts, timings, status), `epochs.csv`, `predictions.parquet`, `wrong_pages.parquet`
+    (the last epoch's answers when every question comes with another document's page, a control), `model/` (the weights
+    after the last epoch), `best_model/` (those of the trained epoch with the highest ANLS, of several with it the one
+    of the lowest validation loss), `test_predictions.parquet` (its answers to the test split, where there is one);
+    while the run lasts also `epochs/`, `checkpoints/` and `progress.json`. With `writes` False nothing is written:
+    another process does so. `moved_to` is the folder of a run that does not lie in its study's.
     """
 
     id: str
@@ -294,7 +295,8 @@ class Run:
         files.write_whole(self.folder / EPOCHS, pd.DataFrame(map(self.epoch_row, epochs)).to_csv(index=False))
         answers = pd.concat(pd.read_parquet(self.epoch_files(epoch)[0]) for epoch in epochs)
         files.write_whole(self.folder / PREDICTIONS, answers.to_parquet(index=False))
-        checksums = {name: files.checksum(self.folder / name) for name in RESULT_FILES}
+        names = [*RESULT_FILES, *([TEST_ANSWERS] if "test" in self.record else [])]
+        checksums = {name: files.checksum(self.folder / name) for name in names}
         ended = {"best_epoch": self.best_epoch(last_epoch), "last_epoch": last_epoch}
         self.update(status=COMPLETE, finished=now(), files=checksums, **ended, **entries)
         self.tidy()

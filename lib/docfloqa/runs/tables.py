@@ -12,6 +12,7 @@ from docfloqa.exceptions import DamagedError
 from docfloqa.files import check_folder
 
 RECORD, EPOCHS, PREDICTIONS, CONTROL = "run.json", "epochs.csv", "predictions.parquet", "wrong_pages.parquet"
+TEST_ANSWERS = "test_predictions.parquet"
 PACKED, PACKED_RECORDS = "packed", "runs.parquet"
 
 

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from docfloqa.arms import RATIOS
 from docfloqa.data.load import load_checked
-from docfloqa.data.schema import DOCVQA
+from docfloqa.data.schema import DOCVQA, SPLITS, TEST
 from docfloqa.exceptions import StudyError
 from docfloqa.files import TINY_MODEL, data_folder, is_hub_id, resolve, whole_folder
 from docfloqa.model.device import describe_device
@@ -127,7 +127,7 @@ def estimate(
     each["training_minutes"] = (passes * batches * each["step"] + each["epochs"] * each["save"]) / 60
     # All are answered before training and on wrong pages, and after the last and the best epoch where others have some.
     some = np.minimum(each["eval_questions"].astype(float).fillna(np.inf), each["validation"])
-    answered = each["validation"] * np.where(some < each["validation"], 4, 2) + each["epochs"] * some
+    answered = each["validation"] * np.where(some < each["validation"], 4, 2) + each["epochs"] * some + each[TEST]
     each["evaluation_minutes"] = answered * each["evaluation_a_question"] / 60
     each["run_minutes"] = each["start"] / 60 + each.filter(regex="_minutes$").sum(axis=1)
     # What one run has kept, others find: pages those with the same data, states those with the same frozen part.
@@ -231,19 +231,23 @@ def _data(settings: Settings, stand_ins: list[str]) -> tuple[DatasetDict, dict[i
         documents = {
             "synth_documents": max(DRAWN["train"], 2 * settings.batch_size),
             "synth_validation_documents": DRAWN["validation"],
+            "synth_test_documents": 0,
+            "test_questions": 0,
         }
         documents |= {"validation_data": None, "folds": None, "fold": None}
         drawn, _ = load_checked(settings.replace(data="synth", synth_scale="full", **documents))
         dataset = {split: like_docvqa(rows) for split, rows in drawn.items()}
         counts = np.array([DOCVQA["train"], DOCVQA["validation"]], float)
+        tested = min(settings.test_questions, DOCVQA[TEST][0])
         if settings.folds:
             counts = np.outer([1 - 1 / settings.folds, 1 / settings.folds], counts.sum(axis=0))
         limits = [settings.train_questions or np.inf, settings.validation_questions or np.inf]
         counts *= np.minimum(1, limits / counts[:, 0])[:, None]
         (training, more), (validation, pages) = np.ceil(counts.round(6)).astype(int)
-        sizes = {fold: {"training": training, "validation": validation, "pages": more + pages} for fold in folds}
+        counted = {"training": training, "validation": validation, "pages": more + pages, TEST: tested}
+        sizes = dict.fromkeys(folds, counted)
     else:
-        dataset, _ = load_checked(settings)
+        dataset, _ = load_checked(settings, SPLITS)
         sizes = {fold: _sizes(load_checked(settings.replace(fold=fold))[0]) for fold in folds}
     for split, rows in dataset.items():
         # As many pages as there are, where a batch of the whole data would hardly share one; an evaluation always
@@ -255,8 +259,9 @@ def _data(settings: Settings, stand_ins: list[str]) -> tuple[DatasetDict, dict[i
 
 
 def _sizes(dataset: DatasetDict) -> dict[str, int]:
-    pages = sum(len(set(rows["page"])) for rows in dataset.values())
-    return {"training": len(dataset["train"]), "validation": len(dataset["validation"]), "pages": pages}
+    pages = sum(len(set(dataset[split]["page"])) for split in SPLITS)
+    counts = {"training": len(dataset["train"]), "validation": len(dataset["validation"]), "pages": pages}
+    return counts | {TEST: len(dataset.get(TEST, ()))}
 
 
 def like_docvqa(rows: Dataset) -> Dataset:

@@ -24,8 +24,8 @@ from huggingface_hub.utils import filter_repo_objects
 from docfloqa.data.hub import HUB_FOLDERS, MODEL_FILES, HubError, cached_snapshot, not_to_be_had, split_revision
 from docfloqa.data.importing.kinds import patterns
 from docfloqa.data.load import check_image, load_checked
-from docfloqa.data.schema import DOCVQA, FEATURES, SPLITS
-from docfloqa.data.sources import batches_in_schema, files_of
+from docfloqa.data.schema import DOCVQA, FEATURES
+from docfloqa.data.sources import batches_in_schema, files_of, split_sources
 from docfloqa.exceptions import DataError, DocFloQAError, ModelError
 from docfloqa.files import free_bytes, is_hub_id, output_folder, resolve, room_for, runs_folder, size
 from docfloqa.model import device as on
@@ -103,9 +103,9 @@ class Examination:
     def sources(self) -> dict[str, Source]:
         """The model, and the data by split; what is to be drawn is drawn."""
         found = {"model": find(self.settings.model, [["*.safetensors"], MODEL_FILES])}
-        names = {"train": self.settings.data, "validation": self.settings.validation_data or self.settings.data}
+        names = split_sources(self.settings)
         for name in dict.fromkeys(names.values()):
-            splits = [split for split in SPLITS if names[split] == name]
+            splits = [split for split in names if names[split] == name]
             source = Source(name)
             if name != "synth":
                 below = Path(HUB_FOLDERS.get(split_revision(name)[0], "."))
@@ -201,12 +201,13 @@ class Examination:
         )
 
     def data(self) -> str:
-        self.questions = {split: self._used(split, DOCVQA[split][0]) for split in SPLITS if self.sources[split].trouble}
-        names = {split: self._where(split) for split in SPLITS}
+        splits = [*split_sources(self.settings)]
+        self.questions = {split: self._used(split, DOCVQA[split][0]) for split in splits if self.sources[split].trouble}
+        names = {split: self._where(split) for split in splits}
         # Of folds the first stands for all: each has every document, in one split or the other.
         given = {"fold": 1} if self.settings.folds else {"validation_data": names["validation"]}
         settings = self.settings.replace(data=names["train"], **given)
-        files = {split: files_of(names[split], split, settings) for split in SPLITS}
+        files = {split: files_of(names[split], split, settings) for split in splits}
         lines = [
             "; ".join(dict.fromkeys(names.values())),
             f"columns {', '.join(pq.read_schema(files['validation'][0]).names)}",
@@ -282,7 +283,7 @@ class Examination:
     def disk(self) -> str:
         settings, output, cache = self.settings, output_folder(), Path(constants.HF_HUB_CACHE)
         # Data is read once, into a file of about its size.
-        read = sum(source.download for source in {self.sources[split] for split in SPLITS})
+        read = sum(source.download for source in {self.sources[split] for split in split_sources(settings)})
         download = self.sources["model"].download + read
         try:
             # As `DocVQATrainer._bytes_needed`, without the answers.

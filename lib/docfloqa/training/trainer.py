@@ -19,6 +19,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from docfloqa.data.hub import pinned
 from docfloqa.data.load import data_checksum, draw_documents, load_checked
 from docfloqa.data.novelty import PagesRead
+from docfloqa.data.schema import SPLITS, TEST
 from docfloqa.exceptions import ModelError, RunError
 from docfloqa.files import folder_bytes, room_for
 from docfloqa.metrics import METRICS
@@ -28,6 +29,7 @@ from docfloqa.model.freezing import freeze
 from docfloqa.model.processes import join_processes
 from docfloqa.runs.recovery import last_checkpoint, refresh
 from docfloqa.runs.run import BEST_MODEL, LAST_MODEL, Run
+from docfloqa.runs.tested import has_test, save_test
 from docfloqa.settings import Settings
 from docfloqa.training.arguments import CHECKPOINTS, RunProgress, training_arguments, warmup_steps
 from docfloqa.training.batches import NOTHING, EpochSampler, Pages, QuestionCollator
@@ -57,16 +59,17 @@ class DocVQATrainer(StepTrainer):
         arguments = training_arguments(settings, self.run)
         if arguments.process_index:
             self.run = replace(self.run, writes=False)
-        self.images = {split: Pages(dataset[split], processor) for split in dataset}
+        self.images = {split: Pages(dataset[split], processor) for split in SPLITS}
         static = uses_static_shapes(settings, arguments.world_size)
         common = {"shuffled_questions": settings.shuffled_questions, "static_shapes": static}
 
         def collator(split: str, rows: Dataset | None = None, wrong: bool = False) -> QuestionCollator:
-            rows, pages = rows or dataset[split], self.images[split]
+            rows, pages = rows or dataset[split], self.images.get(split)
             return QuestionCollator(rows, model, processor, settings.prefix, pages, wrong, **common)
 
         self.training_collator, self.validation_collator = collator("train"), collator("validation")
         self.control_collator, self.subset_collator = collator("validation", wrong=True), self.validation_collator
+        self.test_collator = collator(TEST) if TEST in dataset else None
         if (settings.eval_questions or len(dataset["validation"])) < len(dataset["validation"]):
             some = draw_documents(dataset["validation"], settings.eval_questions)
             self.subset_collator = collator("validation", some)
@@ -163,6 +166,7 @@ class DocVQATrainer(StepTrainer):
         self.accelerator.wait_for_everyone()
         if (best := run.best_epoch(self.epoch)) != self.epoch:
             self._answer_the_rest(best)
+        self._answer_the_test()
         if self.is_world_process_zero():
             run.save_model(self.model, self.processing_class, LAST_MODEL, self.epoch)
             run.finish(control, self.epoch, seconds=self._seconds(), peak_memory=peak_memory())
@@ -184,7 +188,8 @@ class DocVQATrainer(StepTrainer):
         # AdamW keeps two numbers for every parameter that it trains.
         moments = sum(2 * tensor.nbytes for tensor in self.model.parameters() if tensor.requires_grad)
         kept = min(CHECKPOINTS + 1, self.settings.epochs) * (weights + moments) + 2 * weights
-        answers = 2 * ANSWER_BYTES * len(self.eval_dataset) * (self.settings.epochs + 2)
+        tested = len(self.test_collator.rows) if self.test_collator else 0
+        answers = 2 * ANSWER_BYTES * (len(self.eval_dataset) * (self.settings.epochs + 2) + tested)
         return max(0, kept + answers + PROCESSOR_BYTES - folder_bytes(self.run.folder))
 
     def _ended_at(self, checkpoint: str) -> bool:
@@ -254,6 +259,17 @@ class DocVQATrainer(StepTrainer):
             row = self.run.epoch_row(epoch)
             del row["epoch"]
             self.run.save_epoch(epoch, predictions, **{name: row[name] for name in row.keys() - {*METRICS, "val_loss"}})
+
+    def _answer_the_test(self) -> None:
+        """Keep the best model's answers to the test questions; what it has answered is not asked again."""
+        [answered] = broadcast_object_list([self.test_collator is None or has_test(self.run)])
+        if answered:
+            return
+        self.progress.report(self.settings.epochs, "answering the test questions")
+        # As it is kept, so that who reads it again gets these answers.
+        predictions = evaluate(self.run.load()[0], self.test_collator, self.settings, self.progress.still_going)
+        if self.is_world_process_zero():
+            save_test(self.run, predictions)
 
     def evaluate(self, *args, **kwargs) -> dict[str, float]:
         """Answer the validation questions, keep the epoch in the run, and return its figures.

@@ -17,12 +17,14 @@ from docfloqa.data.importing.kinds import Found, recognise
 from docfloqa.data.importing.pages import Pages
 from docfloqa.data.importing.summary import FEWEST_FOR_STUDY, Imported, Problem, counted, grouped
 from docfloqa.data.importing.tables import ROWS_AT_ONCE, Table, TableError, plain_text, text_of, texts
-from docfloqa.data.schema import FEATURES, ONE_PAGE, SPLIT_NAMES, SPLITS
+from docfloqa.data.schema import DISJOINT, FEATURES, ONE_PAGE, SPLIT_NAMES, SPLITS, TEST
 from docfloqa.exceptions import DataError, printable
 from docfloqa.files import check_writable, expanded, is_folder, is_hub_id, resolve, whole_folder
 from docfloqa.parameters import check_source
 
-IMPORTING = 1  # what these rules are called where their results are kept: those of others do not count
+IMPORTING = 2  # what these rules are called where their results are kept: those of others do not count
+LEFT = {"train": "training", TEST: TEST}
+NO_SPLIT = "no split; allowed are train, validation and test"
 TEXTS = ("question", "split", "document", "question_id", "page")
 
 
@@ -44,6 +46,8 @@ def import_data(
 ) -> Imported:
     """Write `train-` and `validation-00000-of-00001.parquet` into `folder`, which appears whole or not at all.
 
+    A test split with answers is kept beside them.
+
     `source` is a file, a folder or a hub id of a kind that `recognise` knows. Paths of images begin at `images`, else
     where the questions are; what they name must lie below it. Where no split is told, `validation_share` of the
     documents, in (0, 1), at least two, are drawn with `seed` for validation. Pages of PDFs and of files with several
@@ -62,6 +66,12 @@ def import_data(
         raise ImportProblems(f"there is no folder of images {str(root)!r}")
     pages = Pages(root)
     rows, problems = _rows(found.tables, pages)
+    aside, tested = found.left_aside, rows[rows["split"] == TEST]
+    if len(tested) and not tested["answers"].map(len).any():
+        # As published test splits are.
+        rows, without = rows.drop(tested.index), {*zip(tested["file"], tested["row"], strict=True)}
+        problems = [problem for problem in problems if (problem.file, problem.row) not in without]
+        aside += (f"{counted(len(tested), 'question')} of test, without answers",)
     leaks: list[Problem] = []
     rows, drawn = _checked(rows, problems, leaks, found.tables, validation_share, seed)
     for some in (problems, leaks):
@@ -94,13 +104,13 @@ def import_data(
         check_writable(folder)
     answers = [first for first, *_ in rows["answers"]]
     left, share = problems + leaks, validation_share if drawn else None
-    return Imported(expanded(folder), found.kind, questions, documents, left, found.left_aside, answers, share)
+    return Imported(expanded(folder), found.kind, questions, documents, left, aside, answers, share)
 
 
 def find(source: str | Path) -> Found:
     """The kind and tables of what is here, or of a hub id; raises `DataError`."""
     resolved = resolve(source)
-    return recognise(data_snapshot(resolved) if is_hub_id(resolved) else expanded(resolved))
+    return recognise(data_snapshot(resolved, (*SPLITS, TEST)) if is_hub_id(resolved) else expanded(resolved))
 
 
 def state_of(found: Found) -> str:
@@ -185,13 +195,13 @@ def _checked(
 ) -> tuple[pd.DataFrame, bool]:
     """The rows that go well together, with ids, documents and splits, and whether the splits were drawn.
 
-    `leaks` get the training rows about documents or pages of validation.
+    `leaks` get the training rows about documents or pages of validation or test, and the test rows about validation's.
     """
     # A column without any split tells none.
     told = any("split" in table.columns for table in tables if not table.split) and (rows["split"] != "").any()
-    drawn = not told and all(table.split in ("", "train") for table in tables)
+    drawn = not told and all(table.split in ("", "train", TEST) for table in tables)
     if not drawn:
-        wrong = rows["split"].isin(SPLITS).map({True: "", False: "no split; allowed are train and validation"})
+        wrong = rows["split"].isin((*SPLITS, TEST)).map({True: "", False: NO_SPLIT})
         _less(rows[wrong != ""], "split", wrong[wrong != ""], problems)
         rows = rows[wrong == ""]
     rows = rows[~rows["bad"].astype(bool)].copy()
@@ -216,19 +226,21 @@ def _checked(
         reasons = ["" if here == there else reason.format(_row_of(rows.loc[there])) for here, there in first.items()]
         rows = _less(rows, column, pd.Series(reasons, rows.index, dtype=object), problems)
     if drawn:
-        documents = sorted(set(rows["document"]))
+        documents = sorted(set(rows["document"][rows["split"] != TEST]))
         wanted = max(FEWEST_FOR_STUDY, round(validation_share * len(documents)))
         chosen = Random(seed).sample(documents, min(wanted, len(documents)))
-        rows = rows.assign(split=np.where(rows["document"].isin(chosen), "validation", "train"))
-    for column, key in (("document", "document"), ("image", "content")):
-        validated = rows[rows["split"] == "validation"].drop_duplicates(key).set_index(key)
-        reasons = [
-            f"also in validation, in {_row_of(validated.loc[row[key]])}; left out of training"
-            if row["split"] == "train" and row[key] in validated.index
-            else ""
-            for row in rows.to_dict("records")
-        ]
-        rows = _less(rows, column, pd.Series(reasons, rows.index, dtype=object), leaks)
+        split = np.where(rows["document"].isin(chosen), "validation", "train")
+        rows = rows.assign(split=rows["split"].where(rows["split"] == TEST, split))
+    for split, other in ((split, other) for split, others in DISJOINT.items() for other in others):
+        for column, key in (("document", "document"), ("image", "content")):
+            there = rows[rows["split"] == other].drop_duplicates(key).set_index(key)
+            reasons = [
+                f"also in {other}, in {_row_of(there.loc[row[key]])}; left out of {LEFT[split]}"
+                if row["split"] == split and row[key] in there.index
+                else ""
+                for row in rows.to_dict("records")
+            ]
+            rows = _less(rows, column, pd.Series(reasons, rows.index, dtype=object), leaks)
     return rows, drawn
 
 

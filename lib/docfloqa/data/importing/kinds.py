@@ -19,7 +19,7 @@ from docfloqa.data.importing.tables import (
     parquet_table,
     text_of,
 )
-from docfloqa.data.schema import SPLIT_NAMES, SPLITS
+from docfloqa.data.schema import SPLIT_NAMES, SPLITS, TEST
 from docfloqa.exceptions import DataError
 from docfloqa.files import is_folder, is_there, nearest_path
 
@@ -34,7 +34,6 @@ READERS: dict[str, Callable[[Path], Table]] = {
 PARQUET_FILES = ("{split}-*.parquet", "{split}.parquet", "data/{split}-*.parquet")
 SHARD = re.compile(r"-(\d+)-of-(\d+)")
 SAVED = ("dataset_dict.json", "state.json")
-NOT_USED = "test"
 ACCEPTED = (
     "a folder with train-*.parquet and validation-*.parquet, a CSV, TSV, JSON or parquet file of questions or a folder "
     "with one, or what datasets' save_to_disk has written"
@@ -101,7 +100,9 @@ def recognise(path: Path) -> Found:
     if saved := next((path / name for name in SAVED if (path / name).is_file()), None):
         return _saved(path, saved.name)
     if folder := parquet_folder(path):
-        tables = [_of_files(folder, split, files) for split in SPLITS if (files := parquet_files(folder, split))]
+        tables = [
+            _of_files(folder, split, files) for split in (*SPLITS, TEST) if (files := parquet_files(folder, split))
+        ]
         return Found("parquet files by split", tables)
     return _of_tables(path)
 
@@ -116,7 +117,7 @@ def _table(path: Path) -> Table:
 def _split_of(name: str) -> str:
     """The split that a file's name tells, "" where it tells none."""
     words = re.findall(r"[a-z]+", name.lower())
-    return next((meant for word in words if (meant := {**SPLIT_NAMES, "test": NOT_USED}.get(word))), "")
+    return next((meant for word in words if (meant := SPLIT_NAMES.get(word))), "")
 
 
 def _of_files(folder: Path, split: str, files: Sequence[Path]) -> Table:
@@ -139,7 +140,7 @@ def _saved(folder: Path, name: str) -> Found:
     tables = []
     for split, part in parts.items():
         meant = _split_of(split)
-        if split and meant not in SPLITS:
+        if split and not meant:
             continue
 
         def batches(columns: list[str], part: Dataset = part):
@@ -150,7 +151,7 @@ def _saved(folder: Path, name: str) -> Found:
         tables.append(replace(table, images=folder))
     if not tables:
         raise TableError(f"{str(folder)!r} has the splits {', '.join(parts)}; allowed are {', '.join(SPLIT_NAMES)}")
-    aside = tuple(split for split in parts if split and _split_of(split) not in SPLITS)
+    aside = tuple(split for split in parts if split and not _split_of(split))
     return Found("a data set saved by datasets", tables, aside)
 
 
@@ -160,30 +161,37 @@ def _of_tables(folder: Path) -> Found:
     )
     if metadata:
         # datasets' ImageFolder tells the split by the folder: of the table, or of the images.
-        tables = [replace(_table(file), split="") for file in metadata]
-        tables = [
-            replace(one, split=_split_of(one.path.parent.name)) if one.path.parent != folder else _by_folder(one)
-            for one in tables
-        ]
-        aside = tuple(one.path.parent.name for one in tables if one.split == NOT_USED)
-        used = [one for one in tables if one.split != NOT_USED]
-        return Found(f"datasets' ImageFolder with {metadata[0].name}", used, aside)
+        tables, aside = _readable(metadata, lambda file: _split_of(file.parent.name) if file.parent != folder else "")
+        tables = [_by_folder(one) if one.path.parent == folder else one for one in tables]
+        return Found(f"datasets' ImageFolder with {metadata[0].name}", tables, aside)
     files = _questions(folder)
-    named = [file for file in files if _split_of(file.stem)] or files
-    used = [file for file in named if _split_of(file.stem) != NOT_USED]
+    used = [file for file in files if _split_of(file.stem)] or files
     if not used:
         there = ", ".join(sorted(one.name for one in folder.iterdir())[:5]) or "nothing"
         raise DataError(f"data folder {str(folder)!r} has no questions: it has {there}; allowed is {ACCEPTED}")
     if len(used) > 1 and not all(_split_of(file.stem) for file in used):
         names = ", ".join(file.name for file in used[:5])
         raise DataError(f"data folder {str(folder)!r} has several files of questions, {names}; give one of them")
-    tables = [_table(file) for file in used]
-    aside = tuple(file.name for file in files if file not in used)
+    tables, aside = _readable(used, lambda file: _split_of(file.stem))
+    aside += tuple(file.name for file in files if file not in used)
     return Found(", ".join(dict.fromkeys(table.kind for table in tables)), tables, aside)
 
 
+def _readable(files: Sequence[Path], split_of: Callable[[Path], str]) -> tuple[list[Table], tuple[str, ...]]:
+    """The tables of files with their splits, and the names of test files that are none: many have no answers."""
+    tables, aside = [], []
+    for file in files:
+        try:
+            tables.append(replace(_table(file), split=split_of(file)))
+        except TableError:
+            if split_of(file) != TEST:
+                raise
+            aside.append(file.name)
+    return tables, tuple(aside)
+
+
 def _by_folder(table: Table) -> Table:
-    """A table whose images lie in folders named by split: a row's is its image's, rows of another one are not read."""
+    """A table whose images lie in folders named by split: a row's is its image's."""
     folders = {_first_folder(row) for row in table.read()}
     if "split" in table.columns or not all(map(_split_of, folders)):
         return table
@@ -191,8 +199,7 @@ def _by_folder(table: Table) -> Table:
     def read() -> Iterator[Row]:
         for row in table.read():
             split = _split_of(_first_folder(row))
-            if split != NOT_USED:
-                yield replace(row, values={**row.values, "split": split})
+            yield replace(row, values={**row.values, "split": split})
 
     return replace(table, read=read, columns=table.columns | {"split"})
 

@@ -9,7 +9,7 @@ from statistics import mean
 from datasets import Dataset
 from tqdm.auto import tqdm
 
-from docfloqa.data.schema import FEATURES
+from docfloqa.data.schema import FEATURES, TEST
 from docfloqa.data.synth.canvas import Field, Page
 from docfloqa.data.synth.full import full_page
 from docfloqa.data.synth.small import CLEAN, LAYOUTS, NEW_LAYOUTS, WORN, Print, small_page
@@ -22,6 +22,10 @@ from docfloqa.versions import DRAWING
 # What small pages are drawn with under each shift; pretraining knows CLEAN, KNOWN and LAYOUTS only.
 SMALL = {"input": (WORN, KNOWN, LAYOUTS), "layout": (CLEAN, KNOWN, NEW_LAYOUTS), "content": (CLEAN, NEW, LAYOUTS)}
 
+# By split, which setting says how many documents, and from where on they are numbered.
+DOCUMENTS = {"train": "synth_documents", "validation": "synth_validation_documents", TEST: "synth_test_documents"}
+NUMBERED = {"train": 0, "validation": 10**7, TEST: 2 * 10**7}
+
 
 def synth_folder(settings: Settings, split: str) -> Path:
     """The folder of a split's parquet file that `settings` ask for, drawn and written if it is not there.
@@ -30,7 +34,7 @@ def synth_folder(settings: Settings, split: str) -> Path:
     data set. It appears whole or not at all; a damaged one is set aside and drawn again.
     """
     drawing, seed = drawing_of(settings), settings.synth_seed
-    documents = settings.synth_documents if split == "train" else settings.synth_validation_documents
+    documents = getattr(settings, DOCUMENTS[split])
     folder = data_folder() / "synthdocvqa" / f"{drawing.replace(':', '')}-{seed}-{split}-{documents}-{DRAWING}"
     if not is_sound(folder, check_folder):
         with held(f"synthdocvqa-{folder.name}", f"the drawing of {folder.name}"):
@@ -104,7 +108,7 @@ def document_rows(rng: Random, page: Page, split: str, document: int) -> list[di
             "question": question(rng, field.key.subject),
             "question_types": [field.key.question_type],
             "image": {"bytes": png.getvalue(), "path": f"{name}.png"},
-            "docId": document if split == "train" else 10**7 + document,
+            "docId": NUMBERED[split] + document,
             "ucsf_document_id": name,
             "ucsf_document_page_no": "1",
             "answers": accepted_answers(field.value),
