@@ -107,7 +107,7 @@ BAD = """image,question,answers,split,document,question_id
 9.png, , | ,train,two,3
 text.png,d?,D,train,two,4
 ../outside.png,e?,E,train,two,5
-link.png,f?,F,test,two,6
+link.png,f?,F,exam,two,6
 1.png,g?,G,train,two,1
 0.png,a?,Z,train,one,8
 0.png,h?,H,validation,one,9
@@ -127,7 +127,7 @@ PROBLEMS = [
     (5, "image", "no image that can be decoded"),
     (6, "image", "outside of the folder of images"),
     (7, "image", "outside of the folder of images"),
-    (7, "split", "no split; allowed are train and validation"),
+    (7, "split", "no split; allowed are train, validation and test"),
     (8, "question_id", "also the id of row 2"),
     (9, "question", "asked of the same image in row 2"),
     (17, "cells", "has 9 cells; allowed are 6"),
@@ -145,7 +145,7 @@ def test_all_bad_rows_are_told_at_once_and_nothing_is_written(images, output):
     assert [(one.row, one.column) for one in told.value.problems] == [row[:2] for row in PROBLEMS]
     for problem, (_, _, reason) in zip(told.value.problems, PROBLEMS, strict=True):
         assert reason in problem.reason
-    assert "row 7, split 'test': no split" in str(told.value)
+    assert "row 7, split 'exam': no split" in str(told.value)
     assert not [path for path in output.iterdir() if "mine" in path.name]
 
 

@@ -136,7 +136,8 @@ def as_image_folder_of_one_table(folder: Path) -> Path:
     for name in names:
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copy(folder / Path(name).name, folder / name)
-    lines = [f"{name},What is {Path(name).stem}?,{Path(name).stem}" for name in names]
+    # As in published data sets, questions to test with have no answers.
+    lines = [f"{name},What is {Path(name).stem}?,{'' if 'test' in name else Path(name).stem}" for name in names]
     (folder / "metadata.csv").write_text("\n".join(["file_name,question,answer", *lines]))
     return folder
 
