@@ -33,6 +33,7 @@ READERS: dict[str, Callable[[Path], Table]] = {
 }
 PARQUET_FILES = ("{split}-*.parquet", "{split}.parquet", "data/{split}-*.parquet")
 SHARD = re.compile(r"-(\d+)-of-(\d+)")
+ALL = (*SPLITS, TEST)
 SAVED = ("dataset_dict.json", "state.json")
 ACCEPTED = (
     "a folder with train-*.parquet and validation-*.parquet, a CSV, TSV, JSON or parquet file of questions or a folder "
@@ -60,14 +61,14 @@ def parquet_folder(folder: Path) -> Path | None:
 
     Raises `DataError` where there are several, or tables of questions beside the only one.
     """
-    files = [file for split in SPLITS for file in parquet_files(folder, split)]
+    files = [file for split in ALL for file in parquet_files(folder, split)]
     # Those of an earlier import are not to stand for questions beside them. Data sets of the hub have JSON there.
     here = any(file.parent == folder for file in files)
     beside = [] if here else [file for file in _questions(folder) if file.suffix.lower() not in (".json", ".parquet")]
     if files and not beside:
         return folder
     below = [one for one in sorted(folder.iterdir()) if one.is_dir() and not one.name.startswith(".")]
-    found = [one for one in below if any(parquet_files(one, split) for split in SPLITS)]
+    found = [one for one in below if any(parquet_files(one, split) for split in ALL)]
     if found and len(found) + len(beside) > 1:
         names = ", ".join(str(one) for one in (*found, *beside))
         raise DataError(f"{str(folder)!r} has several data sets; give one of {names}")
@@ -100,9 +101,7 @@ def recognise(path: Path) -> Found:
     if saved := next((path / name for name in SAVED if (path / name).is_file()), None):
         return _saved(path, saved.name)
     if folder := parquet_folder(path):
-        tables = [
-            _of_files(folder, split, files) for split in (*SPLITS, TEST) if (files := parquet_files(folder, split))
-        ]
+        tables = [_of_files(folder, split, files) for split in ALL if (files := parquet_files(folder, split))]
         return Found("parquet files by split", tables)
     return _of_tables(path)
 
