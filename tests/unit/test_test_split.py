@@ -106,7 +106,9 @@ def test_an_import_keeps_a_test_split_with_answers_and_leaves_another_aside(tmp_
     for split, rows in dataset.items():
         for number, image in enumerate(rows["image"][:4]):
             image.save(tmp_path / f"{split}{number}.png")
-            lines.append({"image": f"{split}{number}.png", "question": "Which?", "answer": "1", "split": split})
+            lines.append(
+                {"image": f"{split}{number}.png", "question": f"Which {number}?", "answer": "1", "split": split}
+            )
     table, texts = tmp_path / "questions.csv", pd.DataFrame(lines)
     texts.to_csv(table, index=False)
     done = import_data(table, tmp_path / "mine")

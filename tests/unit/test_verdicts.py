@@ -140,6 +140,7 @@ def test_an_arm_that_is_planned_and_lacking_is_told_and_ends_nothing(arm, run):
 def test_the_terminal_has_every_row_and_no_line_that_is_cut(study):
     found = verdicts(study)
     lines = as_text(found).splitlines()
-    assert len(lines) == len(found) + found["part"].nunique()
+    # A line for every part, and the last one says on which documents.
+    assert len(lines) == len(found) + found["part"].nunique() + 1
     for row in found.itertuples():
         assert any(line.strip().startswith(row.comparison) and row.verdict in line for line in lines)
