@@ -104,8 +104,8 @@ def test_an_import_keeps_a_test_split_with_answers_and_leaves_another_aside(tmp_
     _, dataset = tested
     lines = []
     for split, rows in dataset.items():
-        for number, image in enumerate(rows["image"][:4]):
-            image.save(tmp_path / f"{split}{number}.png")
+        for number, index in enumerate({name: place for place, name in enumerate(rows["document_id"])}.values()):
+            rows[index]["image"].save(tmp_path / f"{split}{number}.png")
             lines.append(
                 {"image": f"{split}{number}.png", "question": f"Which {number}?", "answer": "1", "split": split}
             )
