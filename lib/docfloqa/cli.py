@@ -20,7 +20,7 @@ from docfloqa import verbs
 from docfloqa.exceptions import IncompleteRunError, SettingsError, printable
 from docfloqa.model.processes import compute_alone
 from docfloqa.parameters import read_config
-from docfloqa.settings import ADVICE_SETTINGS, EVALUATION_SETTINGS, GROUPS, OF_A_RUN, PROFILES, Settings
+from docfloqa.settings import EVALUATION_SETTINGS, GROUPS, OF_A_RUN, PROFILES, Settings
 
 INTERRUPTED = 130
 EXIT_CODES = (
@@ -87,6 +87,12 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+# What advice before training depends on.
+ADVICE_SETTINGS = (
+    "data validation_data train_questions validation_questions prefix shuffled_questions synth_scale synth_shift "
+    "synth_documents synth_validation_documents synth_seed model seed batch_size batching learning_rate weight_decay "
+    "max_grad_norm precision vision_cache allow_cpu study"
+).split()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

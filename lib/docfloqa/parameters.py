@@ -49,6 +49,24 @@ _Loader.add_implicit_resolver(
 )
 
 
+def setting(default: Any, meaning: str, allowed: Any = None) -> Any:
+    """A field of a `Group`; allowed is a choice of texts, the least and the largest number, or what checks a value."""
+    return dataclasses.field(default=default, metadata={"meaning": meaning, "allowed": allowed})
+
+
+def any_text(*_: Any) -> None:
+    """Any text: what it may be, the model knows."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Settings that belong together, each cast to its type and checked on construction."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, checked(field, getattr(self, field.name)))
+
+
 def by_name(further: str | dict[str, Any]) -> dict[str, Any]:
     """Settings by name from a JSON object; raises `SettingsError` for anything else, and for a name given twice."""
 

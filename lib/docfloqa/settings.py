@@ -8,8 +8,9 @@ from typing import Any, Self
 
 import yaml
 
+from docfloqa import parameters
 from docfloqa.exceptions import SettingsError, did_you_mean, shown
-from docfloqa.parameters import POSITIVE, by_name, check_source, check_study_name, checked, mixture, mixture_text
+from docfloqa.parameters import POSITIVE, Group, any_text, by_name, check_source, check_study_name, setting
 
 UNITS = ("tensor", "block", "stage")
 SIDES = ("output", "input")
@@ -25,31 +26,14 @@ SHIFTS = ("input", "layout", "content")
 SCHEDULES = (*"linear cosine cosine_with_restarts polynomial constant constant_with_warmup inverse_sqrt".split(),)
 OPTIMIZERS = (*"adamw_torch_fused adamw_torch adafactor sgd rmsprop adagrad".split(),)
 TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
-SHARE = (0, 1)
-SEED = (0, 2**31 - 1)
-COUNT = (1, 10**9)
-DOCUMENTS = (1, 10**7)
+SHARE, SEED = (0, 1), (0, 2**31 - 1)
+COUNT, DOCUMENTS = (1, 10**9), (1, 10**7)
 # What may differ from a run's own settings when its model is scored again.
 EVALUATION_SETTINGS = (
     "validation_questions synth_scale synth_shift synth_validation_documents synth_seed precision num_beams "
     "max_new_tokens eval_batch_size"
 ).split()
-# What advice before training depends on.
-ADVICE_SETTINGS = (
-    "data validation_data train_questions validation_questions prefix shuffled_questions synth_scale synth_shift "
-    "synth_documents synth_validation_documents synth_seed model seed batch_size batching learning_rate weight_decay "
-    "max_grad_norm precision vision_cache allow_cpu study"
-).split()
 OF_A_RUN = ("vision_trainable", "seed", "fold")  # what a study's runs differ in, its arms' left aside
-
-
-def _setting(default: Any, meaning: str, allowed: Any = None) -> Any:
-    # What is allowed: a choice of texts, the smallest and the largest number, or a function that checks.
-    return dataclasses.field(default=default, metadata={"meaning": meaning, "allowed": allowed})
-
-
-def _any(*_: Any) -> None:
-    """Any text: what it may be, the model knows."""
 
 
 def _check_lora(name: str, share: float) -> None:
@@ -58,55 +42,48 @@ def _check_lora(name: str, share: float) -> None:
 
 
 @dataclass(frozen=True)
-class Group:
-    """Settings that belong together, each cast to its type and checked on construction."""
-
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            object.__setattr__(self, field.name, checked(field, getattr(self, field.name)))
-
-
-@dataclass(frozen=True)
 class Freezing(Group):
     """What is trained."""
 
-    vision_trainable: float = _setting(1.0, "share of the vision encoder that is trained, in units of `unit`", SHARE)
-    unit: str = _setting("tensor", "what of the vision encoder is unfrozen as a whole", UNITS)
-    side: str = _setting("output", "from which end of the vision encoder units are unfrozen", SIDES)
-    counted: str = _setting(
+    vision_trainable: float = setting(1.0, "share of the vision encoder that is trained, in units of `unit`", SHARE)
+    unit: str = setting("tensor", "what of the vision encoder is unfrozen as a whole", UNITS)
+    side: str = setting("output", "from which end of the vision encoder units are unfrozen", SIDES)
+    counted: str = setting(
         "units",
         "whether a share is of the units or, as nearly as they allow, of the parameters",
         ("units", "parameters"),
     )
-    parts: tuple[str, ...] = _setting(
+    parts: tuple[str, ...] = setting(
         (),
         "parts of the vision encoder that are trained in place of a share of it: stem (the first patch embedding), "
         "stage1 to stage4, all, or none",
         PARTS,
     )
-    lora: float = _setting(
+    lora: float = setting(
         0.0,
         "LoRA adapters, trained in place of weights, as a share of parameters (a rank is lora_rank); 0: none",
         _check_lora,
     )
-    lora_rank: int | None = _setting(None, "the same by the adapters' rank; if not given: lora", (1, 10**4))
-    lora_alpha: float | None = _setting(None, "how much adapters count, over the rank; if not given: 2 ranks", POSITIVE)
-    lora_targets: tuple[str, ...] = _setting(
-        (), "linear layers with adapters, by the end of their names, as q_proj v_proj; not given: all that train", _any
+    lora_rank: int | None = setting(None, "the same by the adapters' rank; if not given: lora", (1, 10**4))
+    lora_alpha: float | None = setting(None, "how much adapters count, over the rank; if not given: 2 ranks", POSITIVE)
+    lora_targets: tuple[str, ...] = setting(
+        (),
+        "linear layers with adapters, by the end of their names, as q_proj v_proj; not given: all that train",
+        any_text,
     )
-    trained_before: tuple[float, ...] = _setting(
+    trained_before: tuple[float, ...] = setting(
         (), "shares trained one after another before, on the same weights, each as long (the published protocol)", SHARE
     )
-    unfreezing: str = _setting(
+    unfreezing: str = setting(
         "at_once",
         "when the vision encoder is unfrozen: at once, all of it after half of the training (lp_ft), or its parts one "
         "after another from an end of it",
         UNFREEZING,
     )
-    layer_decay: float = _setting(
+    layer_decay: float = setting(
         1.0, "by what the learning rate is multiplied with every part towards the vision encoder's input", (0.01, 1)
     )
-    auto_rgn: bool = _setting(False, "give every tensor a learning rate by its relative gradient norm (Auto-RGN)")
+    auto_rgn: bool = setting(False, "give every tensor a learning rate by its relative gradient norm (Auto-RGN)")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -139,22 +116,22 @@ class Freezing(Group):
 class Questions(Group):
     """Data."""
 
-    data: str = _setting("synth", "synth, what import takes (a CSV, a folder), or a hub id", check_source)
-    validation_data: str | None = _setting(None, "the same to validate on; if not given: `data`", check_source)
-    train_questions: int | None = _setting(None, "how many at most, drawn by document; if not given: all", COUNT)
-    validation_questions: int | None = _setting(None, "how many at most, drawn by document; if not given: all", COUNT)
-    test_questions: int = _setting(
+    data: str = setting("synth", "synth, what import takes (a CSV, a folder), or a hub id", check_source)
+    validation_data: str | None = setting(None, "the same to validate on; if not given: `data`", check_source)
+    train_questions: int | None = setting(None, "how many at most, drawn by document; if not given: all", COUNT)
+    validation_questions: int | None = setting(None, "how many at most, drawn by document; if not given: all", COUNT)
+    test_questions: int = setting(
         0,
         "questions of a test split of `data` (or `validation_data`), at most, which choose nothing: the best model "
         "answers them once, after training; 0: none; drawn ones are asked for by synth_test_documents",
         (0, 10**9),
     )
-    folds: int | None = _setting(
+    folds: int | None = setting(
         None, "folds of k-fold cross-validation over the documents of both splits; if not given: as split", (2, 100)
     )
-    fold: int | None = _setting(None, "which of the folds a run validates on, from 1 on", (1, 100))
-    prefix: str = _setting("token", "how <DocVQA> stands before a question", PREFIXES)
-    shuffled_questions: bool = _setting(
+    fold: int | None = setting(None, "which of the folds a run validates on, from 1 on", (1, 100))
+    prefix: str = setting("token", "how <DocVQA> stands before a question", PREFIXES)
+    shuffled_questions: bool = setting(
         False, "a control: every question has the text of another one, and its own answers"
     )
 
@@ -173,77 +150,76 @@ class Questions(Group):
 class Drawing(Group):
     """Drawn documents (data synth)."""
 
-    synth_scale: str = _setting("small", "small pages, or full ones as scanned documents have", ("small", "full"))
-    synth_shift: str = _setting(
+    synth_scale: str = setting("small", "small pages, or full ones as scanned documents have", ("small", "full"))
+    synth_shift: str = setting(
         "input",
         "how small pages differ from those of the tiny model's pretraining: input (fonts, contrast, noise, shading, "
         "stamps), layout, content (words and formats), or a mixture with strengths from 0 to 1: input:0.5+content:1 is "
         "print half as worn, and every document of new words (content and layout are shares); input:0 is no shift",
-        _any,
+        any_text,
     )
-    synth_documents: int = _setting(400, "documents to train on", DOCUMENTS)
-    synth_validation_documents: int = _setting(140, "documents to validate on", DOCUMENTS)
-    synth_test_documents: int = _setting(
+    synth_documents: int = setting(400, "documents to train on", DOCUMENTS)
+    synth_validation_documents: int = setting(140, "documents to validate on", DOCUMENTS)
+    synth_test_documents: int = setting(
         0,
         "documents that choose nothing: the best model answers their questions once, after training; 0: none; folds, "
         "which validate on every document, have none",
         (0, DOCUMENTS[1]),
     )
-    synth_seed: int = _setting(1, "of what is drawn", SEED)
+    synth_seed: int = setting(1, "of what is drawn", SEED)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         # However it is given, one mixture makes one run.
-        object.__setattr__(self, "synth_shift", mixture_text(mixture("synth_shift", self.synth_shift, SHIFTS)))
+        shift = parameters.mixture("synth_shift", self.synth_shift, SHIFTS)
+        object.__setattr__(self, "synth_shift", parameters.mixture_text(shift))
 
 
 @dataclass(frozen=True)
 class Training(Group):
     """Training."""
 
-    model: str = _setting(
-        "data/florence2-tiny", "a folder or a hub id, owner/name or owner/name@revision", check_source
-    )
-    seed: int = _setting(0, "of the order of the questions and of everything random in training", SEED)
-    epochs: int = _setting(8, "how often every question is trained on", (1, 10**4))
-    max_steps: int | None = _setting(None, "how many steps, whatever `epochs` says; if not given: by `epochs`", COUNT)
-    early_stopping_patience: int | None = _setting(
+    model: str = setting("data/florence2-tiny", "a folder or a hub id, owner/name or owner/name@revision", check_source)
+    seed: int = setting(0, "of the order of the questions and of everything random in training", SEED)
+    epochs: int = setting(8, "how often every question is trained on", (1, 10**4))
+    max_steps: int | None = setting(None, "how many steps, whatever `epochs` says; if not given: by `epochs`", COUNT)
+    early_stopping_patience: int | None = setting(
         None, "epochs without a better ANLS after which training ends; if not given: none ends early", (1, 10**4)
     )
-    batch_size: int = _setting(24, "questions in a batch", (1, 10**5))
-    gradient_accumulation_steps: int = _setting(1, "batches that make a step together", (1, 10**4))
-    batching: str = _setting("by_image", "uniform shuffles questions, by_image keeps a page's together", BATCHINGS)
-    learning_rate: float = _setting(1e-3, "after the warm-up", POSITIVE)
-    weight_decay: float = _setting(0.01, "the optimizer's", (0, 1))
-    warmup_steps: int = _setting(20, "steps in which the learning rate rises, a fifth of all at most", (0, 10**7))
-    warmup_ratio: float | None = _setting(
+    batch_size: int = setting(24, "questions in a batch", (1, 10**5))
+    gradient_accumulation_steps: int = setting(1, "batches that make a step together", (1, 10**4))
+    batching: str = setting("by_image", "uniform shuffles questions, by_image keeps a page's together", BATCHINGS)
+    learning_rate: float = setting(1e-3, "after the warm-up", POSITIVE)
+    weight_decay: float = setting(0.01, "the optimizer's", (0, 1))
+    warmup_steps: int = setting(20, "steps in which the learning rate rises, a fifth of all at most", (0, 10**7))
+    warmup_ratio: float | None = setting(
         None, "the same as a share of all steps, a fifth at most; if not given: warmup_steps", SHARE
     )
-    lr_scheduler_type: str = _setting("linear", "how the learning rate goes on after the warm-up", SCHEDULES)
-    optim: str = _setting("adamw_torch_fused", "the optimizer", OPTIMIZERS)
-    max_grad_norm: float = _setting(1.0, "longer gradients are clipped to it", POSITIVE)
-    precision: str = _setting(
+    lr_scheduler_type: str = setting("linear", "how the learning rate goes on after the warm-up", SCHEDULES)
+    optim: str = setting("adamw_torch_fused", "the optimizer", OPTIMIZERS)
+    max_grad_norm: float = setting(1.0, "longer gradients are clipped to it", POSITIVE)
+    precision: str = setting(
         "auto",
         "of computation; auto is bf16 on a GPU that has it, fp16 on another one, fp32 on a CPU",
         ("auto", "fp32", "bf16", "fp16"),
     )
-    static_shapes: str = _setting(
+    static_shapes: str = setting(
         "auto",
         "whether batches come in few shapes, so that a GPU gets a step as one CUDA graph; auto is on where a GPU "
         "trains alone",
         ("auto", "on", "off"),
     )
-    gradient_checkpointing: bool = _setting(False, "compute activations again in the backward pass, to save memory")
+    gradient_checkpointing: bool = setting(False, "compute activations again in the backward pass, to save memory")
 
 
 @dataclass(frozen=True)
 class Decoding(Group):
     """Decoding."""
 
-    num_beams: int = _setting(1, "beams of the search for an answer; 1 is greedy", (1, 64))
-    max_new_tokens: int = _setting(24, "the longest answer, in tokens", (1, 1024))
-    eval_batch_size: int = _setting(64, "questions answered at a time", (1, 10**5))
-    eval_questions: int | None = _setting(
+    num_beams: int = setting(1, "beams of the search for an answer; 1 is greedy", (1, 64))
+    max_new_tokens: int = setting(24, "the longest answer, in tokens", (1, 1024))
+    eval_batch_size: int = setting(64, "questions answered at a time", (1, 10**5))
+    eval_questions: int | None = setting(
         None,
         "validation questions answered after an epoch, drawn by document; all are before training, and after the last "
         "and the best epoch; if not given: all",
@@ -255,11 +231,11 @@ class Decoding(Group):
 class Storage(Group):
     """Names and storage."""
 
-    study: str = _setting("embedded", "the name of reports and figures", lambda _, name: check_study_name(name))
-    vision_cache: bool = _setting(True, "compute outputs of the encoder's frozen beginning once, and keep them on disk")
-    report_to: tuple[str, ...] = _setting((), "trackers that are told how a run goes, by the run's id", TRACKERS)
-    cache_gib: float = _setting(20.0, "how much all of them may take there, in GiB", POSITIVE)
-    allow_cpu: bool = _setting(True, "whether a run may go on where there is no GPU")
+    study: str = setting("embedded", "the name of reports and figures", lambda _, name: check_study_name(name))
+    vision_cache: bool = setting(True, "compute outputs of the encoder's frozen beginning once, and keep them on disk")
+    report_to: tuple[str, ...] = setting((), "trackers that are told how a run goes, by the run's id", TRACKERS)
+    cache_gib: float = setting(20.0, "how much all of them may take there, in GiB", POSITIVE)
+    allow_cpu: bool = setting(True, "whether a run may go on where there is no GPU")
 
 
 GROUPS = (Freezing, Questions, Drawing, Training, Decoding, Storage)

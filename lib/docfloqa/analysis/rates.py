@@ -4,6 +4,7 @@ import math
 
 import pandas as pd
 
+from docfloqa.analysis.intervals import percent
 from docfloqa.files import runs_folder
 from docfloqa.runs.rates import at_the_edge, best_rate
 from docfloqa.runs.results import Study
@@ -46,6 +47,16 @@ def loss_rise(epochs: pd.DataFrame) -> float:
     """By what share the validation loss after the last epoch is above the lowest after an epoch, the mean over runs."""
     losses = epochs[epochs["epoch"] > 0].sort_values("epoch").groupby("run")["val_loss"]
     return float((losses.last() / losses.min() - 1).mean())
+
+
+def tuned(rates: dict[str, str], variant: str, epochs: pd.DataFrame) -> dict[str, str]:
+    """What a table says of a variant that is tuned: its rate of `chosen_rates`, and `loss_rise`; else nothing."""
+    if variant not in rates:
+        return {}
+    return {
+        "best rate: validation ANLS (others)": rates[variant],
+        "loss at the end above its least": percent(loss_rise(epochs)),
+    }
 
 
 def _score(score: float) -> str:

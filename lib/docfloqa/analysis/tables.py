@@ -26,7 +26,7 @@ from docfloqa.analysis.intervals import (
     unbroken,
 )
 from docfloqa.analysis.paired import SIGNIFICANT, holm, mcnemar_p_value
-from docfloqa.analysis.rates import chosen_rates, loss_rise
+from docfloqa.analysis.rates import chosen_rates, tuned
 from docfloqa.analysis.robustness import ALL_KINDS, AREA, LOST, PAGE_SETS, severity_curves
 from docfloqa.data.degradations import CLEAN, SEVERITIES, amount
 from docfloqa.metrics import METRICS
@@ -286,17 +286,10 @@ def arm_summary(study: Study, name: str) -> pd.DataFrame:
             "epochs": str(settings["epochs"] * (1 + len(settings["trained_before"]))),
             "seeds": str(len(runs)),
             **scored.loc[variant],
-            **_tuned(rates, variant, arm.epochs),
+            **tuned(rates, variant, arm.epochs[arm.epochs[VARIANT] == variant]),
             **_costs_of(runs),
         }
     return pd.DataFrame.from_dict(rows, orient="index").fillna(NONE).rename_axis(VARIANT)
-
-
-def _tuned(rates: dict[str, str], variant: str, epochs: pd.DataFrame) -> dict[str, str]:
-    if variant not in rates:
-        return {}
-    rise = percent(loss_rise(epochs[epochs[VARIANT] == variant]))
-    return {"best rate: validation ANLS (others)": rates[variant], "loss at the end above its least": rise}
 
 
 def degradation_scores(answers: pd.DataFrame, metrics: Sequence[str] = MAIN_SCORES) -> pd.DataFrame:

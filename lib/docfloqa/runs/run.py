@@ -31,8 +31,7 @@ if TYPE_CHECKING:
     from transformers import Florence2ForConditionalGeneration, Florence2Processor, ProcessorMixin
 
 RESULT_FILES = (EPOCHS, PREDICTIONS, CONTROL)
-LAST_MODEL, BEST_MODEL, ADAPTER_FOLDER = "model", "best_model", "adapter"
-PROGRESS = "progress.json"
+LAST_MODEL, BEST_MODEL, ADAPTER_FOLDER, PROGRESS = "model", "best_model", "adapter", "progress.json"
 COMPLETE, RUNNING, FAILED, INTERRUPTED = "complete", "running", "failed", "interrupted"
 IDENTIFYING_VERSIONS = ("torch", "transformers")
 VERSIONED = (*IDENTIFYING_VERSIONS, "tokenizers", "datasets", "accelerate", "peft", "numpy", "pillow")

@@ -1,5 +1,6 @@
 """Questions to batches: prompts, labels, each page once, and the order of an epoch."""
 
+import warnings
 from array import array
 from collections.abc import Iterator, Sequence
 
@@ -116,6 +117,16 @@ class QuestionCollator:
         # The end may be missing.
         lengths = [len(label) - 1 for label in self.labels]
         return sum(length > tokens for length in lengths), max(lengths)
+
+    def warn_of_long_answers(self, split: str, tokens: int) -> None:
+        """Warn where an answer of so many tokens cannot be the whole of some label of this split."""
+        count, longest = self.longer_than(tokens)
+        if count:
+            warnings.warn(
+                f"{count:,} of {len(self.labels):,} first answers of {split} are longer than an answer may be, "
+                f"{tokens} tokens: max_new_tokens of {longest} or more lets the model give them whole",
+                stacklevel=2,
+            )
 
     def __call__(self, questions: Sequence[int]) -> dict[str, Tensor]:
         # A share without a question keeps one, whose answer does not count.

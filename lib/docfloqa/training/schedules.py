@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from transformers import TrainerCallback
 
 from docfloqa.model.freezing import vision_parts
-from docfloqa.settings import Freezing
+from docfloqa.settings import Freezing, Settings
 from docfloqa.training.batches import split
 
 MEASURED_BATCHES = 5  # of an epoch, for Auto-RGN
@@ -37,6 +37,17 @@ def group_parameters(optimizer: Optimizer, key: Callable[[Tensor], Hashable]) ->
             divided.setdefault(key(parameter), []).append(parameter)
         for parameters in divided.values():
             optimizer.add_param_group({**group, "params": parameters})
+
+
+def set_rates(optimizer: Optimizer, model: nn.Module, settings: Settings) -> None:
+    """Give parameters of a new optimizer groups of their own where the settings give them rates of their own."""
+    if settings.auto_rgn:
+        group_parameters(optimizer, key=id)
+    elif settings.layer_decay != 1:
+        rates = layer_rates(model, settings.layer_decay)
+        group_parameters(optimizer, key=rates.get)
+        for group in optimizer.param_groups:
+            group["lr"] = settings.learning_rate * rates[group["params"][0]]
 
 
 def thawing_steps(unfreezing: str, parts: list[str], steps: int) -> dict[str, int]:

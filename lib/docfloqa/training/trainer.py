@@ -2,7 +2,6 @@
 
 import math
 import time
-import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,7 +33,7 @@ from docfloqa.settings import Settings
 from docfloqa.training.arguments import CHECKPOINTS, RunProgress, training_arguments, warmup_steps
 from docfloqa.training.batches import NOTHING, EpochSampler, Pages, QuestionCollator
 from docfloqa.training.evaluation import evaluate
-from docfloqa.training.schedules import AutoRGN, GradualUnfreezing, group_parameters, layer_rates
+from docfloqa.training.schedules import AutoRGN, GradualUnfreezing, set_rates
 from docfloqa.training.steps import CapturedSteps, DivergedError, StepTrainer
 from docfloqa.training.vision_cache import ResidentPages, cache_states
 
@@ -142,7 +141,9 @@ class DocVQATrainer(StepTrainer):
         self.micro_batch = run.record.get("micro_batch")
         about = {"device": describe_device(), "processes": self.args.world_size, "data_checks": self.checks}
         run.start(freezing=vars(self.trainable), **about)
-        self._tell_of_long_answers()
+        if self.is_world_process_zero():
+            self.training_collator.warn_of_long_answers("training", self.settings.max_new_tokens)
+            self.validation_collator.warn_of_long_answers("validation", self.settings.max_new_tokens)
         self._start_from_predecessor()
         # Kept with the model wherever it is copied to.
         self.model.config.pages_read = PagesRead.of(self.images["train"], self.images["validation"]).to_dict()
@@ -170,17 +171,6 @@ class DocVQATrainer(StepTrainer):
         if self.is_world_process_zero():
             run.save_model(self.model, self.processing_class, LAST_MODEL, self.epoch)
             run.finish(control, self.epoch, seconds=self._seconds(), peak_memory=peak_memory())
-
-    def _tell_of_long_answers(self) -> None:
-        allowed = self.settings.max_new_tokens
-        for split, collator in (("training", self.training_collator), ("validation", self.validation_collator)):
-            count, longest = collator.longer_than(allowed)
-            if count and self.is_world_process_zero():
-                warnings.warn(
-                    f"{count:,} of {len(collator.labels):,} first answers of {split} are longer than an answer may be, "
-                    f"{allowed} tokens: max_new_tokens of {longest} or more lets the model give them whole",
-                    stacklevel=2,
-                )
 
     def _bytes_needed(self) -> int:
         """What the run still writes, at most: checkpoints (one more while it is written), models, answers."""
@@ -318,13 +308,7 @@ class DocVQATrainer(StepTrainer):
     def create_optimizer(self, model=None):
         """The trainer's, with groups of parameters where some have learning rates of their own."""
         optimizer = super().create_optimizer(model)
-        if self.settings.auto_rgn:
-            group_parameters(optimizer, key=id)
-        elif self.settings.layer_decay != 1:
-            rates = layer_rates(self.model, self.settings.layer_decay)
-            group_parameters(optimizer, key=rates.get)
-            for group in optimizer.param_groups:
-                group["lr"] = self.settings.learning_rate * rates[group["params"][0]]
+        set_rates(optimizer, self.model, self.settings)
         return optimizer
 
     def create_scheduler(self, num_training_steps, optimizer=None):
