@@ -2,6 +2,7 @@
 
 import math
 import time
+from itertools import chain
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from docfloqa.study import calibration
 from docfloqa.study.calibration import MEASURED, calibrate
 from docfloqa.study.estimate import QUESTIONS_PER_PAGE, estimate, like_docvqa, makespan
 from docfloqa.study.kernels import Slot
-from docfloqa.study.sweep import plan
+from docfloqa.study.sweep import plan, settings_of_runs
 from docfloqa.training.evaluation import evaluate
 
 PARTS = (
@@ -74,11 +75,13 @@ def test_the_runs_of_arms_count_once_each_and_by_kind(output, monkeypatch):
     result = estimate(settings.replace(model="nobody/has-it"), [0, 1], seeds, ["all"])
     assert len(result.stand_ins) == 1 and "random weights" in result.stand_ins[0]
     assert {kind.model for kind in calibrated} == {str(TINY_MODEL)}
-    planned = plan(settings, [0, 1], seeds, ["all"]).runs
-    assert result.kinds["runs"].sum() == len(planned)
+    wanted = settings_of_runs(settings, [0, 1], seeds, ["all"])
+    # Before anything was tried: three rates of what is tuned, and all seeds at the middle one.
+    planned = set(chain(wanted.ratios, *wanted.variants))
+    assert result.kinds["runs"].sum() == len(planned) > len(plan(settings, [0, 1], seeds, ["all"]).runs)
     assert len(set(calibrated)) == len(calibrated)
     assert {kind.lora for kind in calibrated} == {0.0, 0.1}
-    epochs = sum(run.settings.epochs for run in planned)
+    epochs = sum(run.epochs for run in planned)
     assert (result.kinds["runs"] * result.kinds["epochs"]).sum() == epochs
 
 
@@ -172,7 +175,7 @@ def test_folds_of_the_hub_s_data_are_shares_of_it(output, monkeypatch, dataset):
     monkeypatch.setattr(docfloqa.study.estimate, "load_checked", lambda one: asked.append(one) or (dataset, None))
     settings = Settings.profile("paper").replace(validation_questions=None, folds=4, train_questions=1000)
     _, sizes = docfloqa.study.estimate._data(settings, [])
-    questions, pages = map(sum, zip(*DOCVQA.values(), strict=True))
+    questions, pages = map(sum, zip(DOCVQA["train"], DOCVQA["validation"], strict=True))
     assert [*sizes] == [1, 2, 3, 4]
     assert sizes[4]["training"] == 1000 and sizes[4]["validation"] == math.ceil(questions / 4)
     assert sizes[4]["pages"] == math.ceil(pages / questions * 1000) + math.ceil(pages / 4)
@@ -193,6 +196,7 @@ def test_what_the_hub_holds_is_stood_in_for_in_docvqas_numbers(output, monkeypat
     _, sizes = docfloqa.study.estimate._data(settings, stand_ins)
     (training, more), (questions, pages) = DOCVQA["train"], DOCVQA["validation"]
     of_all = {"training": training, "validation": 500, "pages": more + math.ceil(pages * 500 / questions)}
+    of_all["test"] = 0
     assert sizes == {None: of_all}
     assert asked[0].data == "synth" and asked[0].synth_scale == "full"
     # Drawing them must not take the minute, and a batch has pages of its own.

@@ -258,8 +258,8 @@ def test_answers_that_are_longer_than_an_answer_may_be_are_counted_when_a_run_be
     with pytest.warns(
         UserWarning, match=rf"{count} of {every} first answers of training are longer .* 5 tokens"
     ) as told:
-        trainer._tell_of_long_answers()
-    assert len(told) == 2 and f"max_new_tokens of {longest} or more" in str(told[0].message)
+        trainer.training_collator.warn_of_long_answers("training", 5)
+    assert len(told) == 1 and f"max_new_tokens of {longest} or more" in str(told[0].message)
 
 
 def test_evaluation_leaves_the_mode_of_the_model(tiny, dataset, smoke):

@@ -42,7 +42,7 @@ def measure(settings: Settings) -> tuple[pd.DataFrame, pd.DataFrame]:
         settings = settings.replace(precision="fp32")
     if settings.folds and not settings.fold:
         settings = settings.replace(fold=1)
-    rows = load_docvqa(settings)["train"]
+    rows = load_docvqa(settings, "train")
     # A variance needs two.
     if len(rows) < 2 * settings.batch_size:
         raise DataError(
