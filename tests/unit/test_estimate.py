@@ -227,7 +227,7 @@ def test_settings_that_end_training_early_do_not_end_a_calibration(output, datas
     """An early stop asks for the scores of an epoch, which a calibration does not have."""
     DatasetDict(dataset).save_to_disk(output / calibration.SAMPLE)
     early = {"early_stopping_patience": 1, "max_steps": 1, "gradient_accumulation_steps": 2}
-    found = calibrate(smoke.replace(**early), Slot(None, 1), str(output), time.time(), 60)
+    found = calibrate(smoke.replace(**early), Slot(None, 1), str(output), time.time(), 3600)
     # A batch at a time, in steps of two.
     assert found["steps"] == math.ceil(len(dataset["train"]) / smoke.batch_size)
 
