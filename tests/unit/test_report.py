@@ -550,3 +550,21 @@ def test_in_the_dark_drawings_are_turned_in_every_format_and_pages_are_not(figur
 def test_contents_are_folded_until_the_script_knows_that_there_is_room():
     page = html_of(new_notebook(cells=[new_markdown_cell("# T\n\n## A part"), code()]))
     assert page.select("nav details:not([open])") and "min-width" in page.select_one("script").text
+
+
+def test_figures_and_tables_are_cited_by_their_numbers(figure, results):
+    about = {"alt": "A rising line", "caption": "ANLS by epoch"}
+    captioned = results.to_html().replace(">", "><caption>Scores</caption>", 1)
+    prose = "See [the curve](#named-curve), [the scores](#named-scores) and [what is left out](#named-gone)."
+    nb = notebook(
+        new_markdown_cell(prose),
+        code(shown(figure, {"image/png": about})),
+        code(shown(figure, {"image/png": about}), tags=("named-curve",)),
+        code(shown({"text/html": results.to_html()}), shown({"text/html": captioned}), tags=("named-scores",)),
+    )
+    page = html_of(nb)
+    assert page.main.p.text == "See Figure\xa02, Table\xa01 and what is left out."
+    assert page.find(id="named-curve").name == "figure" and page.find(id="named-scores").caption.text == "Scores"
+    source = source_of(nb)
+    assert '#go("named-curve")' in source and "<named-curve>" in source and "<named-scores>" in source
+    assert "named-gone" not in source + str(page)

@@ -4,9 +4,10 @@ A notebook's metadata says what it belongs to:
 `docfloqa = {"study": str, "date": "YYYY-MM-DD", "commit": str, "settings": {name: value}}`. An image's output
 metadata may carry `{"image/png": {"alt": str, "caption": str, "drawing": bool}}`; a drawing is of lines and text alone,
 and turned in the dark. The first heading of level 1 is the title. Cells tagged `remove_cell` stay out, and those with a
-tag that the metadata's `left_out` lists. The output of a cell tagged `abstract` is set as one, in place of that of a
-cell tagged `references` stands the list of works cited, and the appendix begins with the cell tagged `appendix`; at its
-end are the settings.
+tag that the metadata's `left_out` lists. The output of a cell tagged `abstract` is the box that a reader in a hurry
+reads, in place of that of a cell tagged `references` stands the list of works cited, and the appendix begins with the
+cell tagged `appendix`; at its end are the settings. A cell tagged `named-gains` names its first figure or table with a
+caption; a link to `#named-gains` reads "Figure 1" then, and is its own text where that figure is left out.
 """
 
 import base64
@@ -38,6 +39,7 @@ SUFFIXES = {"application/pdf": "pdf", "image/svg+xml": "svg", "image/png": "png"
 PLAIN_WORD = re.compile(r"[^\W\d_][^\W_]*[,.;:!?]?")
 UNDATED = "1970-01-01"  # never from the clock: the same notebook gives the same PDF
 LONGEST_WORD = 24  # characters; the preamble lets longer ones break
+NAMED = re.compile(r"#?named-[\w-]+")
 LIVE = {"application/vnd.jupyter.widget-view+json", "application/javascript"}
 
 
@@ -75,7 +77,10 @@ def document(nb: NotebookNode, name: str = "Notebook") -> tuple[list[Node], dict
             added = [block for output in cell.outputs for block in _shown(output)]
             added = tree.references() if "references" in tags else added
             added = [tree.div("abstract", added)] if "abstract" in tags else added
+        for name, captioned in zip(filter(NAMED.fullmatch, tags), _captioned(added), strict=False):
+            captioned["c"][0] = [name, [], []]
         blocks += added
+    blocks = _cited(blocks)
     if settings := about.get("settings"):
         texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in settings.items()}
         rows = "".join(f"<tr><td>{escape(key)}</td><td>{escape(text)}</td></tr>" for key, text in texts.items())
@@ -86,6 +91,37 @@ def document(nb: NotebookNode, name: str = "Notebook") -> tuple[list[Node], dict
     byline = " · ".join(filter(None, (study and f"Study “{study}”", day, commit and f"commit {commit[:12]}")))
     head = {"title": title or name, "byline": byline, "study": study, "date": date, "commit": commit}
     return blocks, {key: tree.legible(text) for key, text in head.items() if text}
+
+
+def _captioned(blocks: list[Node]) -> list[Node]:
+    """The figures and tables that are counted, in their order."""
+    found: list[Node] = []
+
+    def keep(key: str, value: Any, *_: Any) -> None:
+        if key in ("Figure", "Table") and stringify(value[1][1]):
+            found.append({"t": key, "c": value})
+
+    walk(blocks, keep, "", {})
+    return found
+
+
+def _cited(blocks: list[Node]) -> list[Node]:
+    """Links to named figures and tables read as their numbers."""
+    counts: Counter[str] = Counter()
+    numbers = {}
+    for one in _captioned(blocks):
+        counts[one["t"]] += 1
+        numbers[f"#{one['c'][0][0]}"] = f"{one['t']}\u00a0{counts[one['t']]}"
+
+    def cite(key: str, value: Any, *_: Any) -> Node | None:
+        if key != "Link" or not NAMED.fullmatch(target := value[2][0]):
+            return None
+        number = numbers.get(target)
+        return (
+            {"t": "Link", "c": [value[0], [tree.words(number)], value[2]]} if number else {"t": "Span", "c": value[:2]}
+        )
+
+    return walk(blocks, cite, "", {})
 
 
 def _shown(output: NotebookNode) -> list[Node]:
@@ -177,7 +213,7 @@ def typst_of(blocks: list[Node], head: dict[str, str]) -> tuple[str, dict[str, b
                 target = re.sub(r"\.ipynb(?=#|$)", ".pdf", value[2][0])
                 return {"t": key, "c": [*value[:2], [target, ""]]}
             case "Figure":
-                return raw(f"#{picture(value[2][0]['c'][0]['c'], stringify(value[1][1]))}", "typst")
+                return raw(f"#{picture(value[2][0]['c'][0]['c'], stringify(value[1][1]))}{_label(value)}", "typst")
             case "Image":
                 return raw(f"#{picture(value, '')};", "typst", "RawInline")
             case "Table":
@@ -193,6 +229,11 @@ def typst_of(blocks: list[Node], head: dict[str, str]) -> tuple[str, dict[str, b
     call = f"  title: {quoted(head['title'])},\n  byline: {quoted(head.get('byline', ''))},"
     body = tree.write(walk(blocks, leaf, "", {}), "typst-smart").strip()
     return f"{PAPER.read_text(encoding='utf-8')}\n#show: paper.with(\n{call}\n)\n\n{body}", files
+
+
+def _label(node: list[Any]) -> str:
+    """The anchor of a named figure or table."""
+    return f" <{node[0][0]}>" if NAMED.fullmatch(node[0][0]) else ""
 
 
 def _array(items: Iterable[str]) -> str:
@@ -215,7 +256,7 @@ def _table(table: list[Any]) -> list[Node]:
     if caption:
         nodes += [raw("caption: [", "typst"), *caption, raw("],", "typst")]
     header = [raw("header: (", "typst"), *_set(head, '#set text(weight: "bold")'), raw("),", "typst")]
-    return [*nodes, *header, *_set(body), raw(")", "typst")]
+    return [*nodes, *header, *_set(body), raw(f"){_label(table)}", "typst")]
 
 
 def _set(rows: list[list[Any]], style: str = "") -> Iterator[Node]:
