@@ -105,23 +105,11 @@ def write_run(
     """Write a run's folder; returns its name."""
     ratio, seed, epochs = settings.vision_trainable, settings.seed, settings.epochs
     name = f"{lead}vision{100 * ratio:03.0f}-seed{seed}-fake"
-    frames, table = [], []
-    for epoch in range(epochs + 1):
-        share = (ability[0] + ratio * ability[1]) * epoch / epochs
-        frame = answers(*size, share, f"{lead}{ratio}-{seed}-{epoch}" if epoch else "before")
-        frames.append(frame.assign(epoch=epoch))
-        row = {"epoch": epoch, **frame[list(METRICS)].mean()}
-        row["val_loss"] = frame["loss_sum"].sum() / frame["tokens"].sum()
-        row["evaluation_seconds"] = 2.0
-        if epoch:
-            row |= {"train_loss": 0.8 / epoch, "train_seconds": 4.0, "train_samples_per_second": 25.0}
-        table.append(row)
     folder = runs_folder(settings.study) / name
     folder.mkdir(parents=True)
-    pd.DataFrame(table).to_csv(folder / "epochs.csv", index=False)
-    pd.concat(frames).to_parquet(folder / "predictions.parquet", index=False)
-    wrong = answers(*size, wrong_pages, f"{ratio}-{seed}-wrong")
-    wrong.to_parquet(folder / "wrong_pages.parquet", index=False)
+    anls, tables = tables_of(ratio, seed, epochs, size, ability, wrong_pages, lead, test)
+    for file, content in tables.items():
+        (folder / file).write_bytes(content)
     record = {
         "id": name,
         "status": "complete",
@@ -133,12 +121,46 @@ def write_run(
         "peak_memory": {"resident_mib": 1024.0 * (1 + seed)},
     }
     if test:
-        # The other way round, so that what is said of it cannot be of validation.
-        tested = answers(*test, ability[0] + (1 - ratio) * ability[1], f"{lead}{ratio}-{seed}-test")
-        tested.assign(epoch=epochs - 1).to_parquet(folder / "test_predictions.parquet", index=False)
-        record["test"] = {"anls": tested["anls"].mean()}
+        record["test"] = {"anls": anls}
     (folder / "run.json").write_text(json.dumps(record))
     return name
+
+
+@functools.lru_cache(None, typed=True)
+def tables_of(
+    ratio: float,
+    seed: int,
+    epochs: int,
+    size: tuple[int, int],
+    ability: tuple[float, float],
+    wrong_pages: float,
+    lead: str,
+    test: tuple[int, int] | None,
+) -> tuple[float | None, dict[str, bytes]]:
+    """ANLS on the test split, where there is one, and the files of a run's tables: most studies have the same."""
+    frames, table = [], []
+    for epoch in range(epochs + 1):
+        share = (ability[0] + ratio * ability[1]) * epoch / epochs
+        frame = answers(*size, share, f"{lead}{ratio}-{seed}-{epoch}" if epoch else "before")
+        frames.append(frame.assign(epoch=epoch))
+        row = {"epoch": epoch, **frame[list(METRICS)].mean()}
+        row["val_loss"] = frame["loss_sum"].sum() / frame["tokens"].sum()
+        row["evaluation_seconds"] = 2.0
+        if epoch:
+            row |= {"train_loss": 0.8 / epoch, "train_seconds": 4.0, "train_samples_per_second": 25.0}
+        table.append(row)
+    wrong = answers(*size, wrong_pages, f"{ratio}-{seed}-wrong")
+    files = {
+        "epochs.csv": pd.DataFrame(table).to_csv(index=False).encode(),
+        "predictions.parquet": pd.concat(frames).to_parquet(index=False),
+        "wrong_pages.parquet": wrong.to_parquet(index=False),
+    }
+    if not test:
+        return None, files
+    # The other way round, so that what is said of it cannot be of validation.
+    tested = answers(*test, ability[0] + (1 - ratio) * ability[1], f"{lead}{ratio}-{seed}-test")
+    files["test_predictions.parquet"] = tested.assign(epoch=epochs - 1).to_parquet(index=False)
+    return tested["anls"].mean(), files
 
 
 def freezing(ratio: float) -> dict:
