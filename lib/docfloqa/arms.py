@@ -1,11 +1,12 @@
 """Arms beside the four ratios: each a question, the runs that answer it, and which of them are compared."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from itertools import combinations
+from dataclasses import dataclass, field, replace
+from itertools import chain, combinations, product
 from typing import Any
 
 from docfloqa.exceptions import SettingsError, did_you_mean
+from docfloqa.parameters import mixture_text
 from docfloqa.settings import SHIFTS, SIDES, UNITS, Settings
 
 RATIOS = (0.0, 0.33, 0.66, 1.0)
@@ -17,7 +18,8 @@ LORA_SHARE = 0.1  # of the model's parameters
 # Adapters begin at zero: what moves weights gently from where they are does not move them at all.
 LORA_LEARNING_RATE = 1e-4
 LAYER_DECAY = 0.7  # of the learning rate, from part to part
-# What the contrasts of the arm `side` say that are compared across shifts.
+STRENGTHS = (0.0, 0.5, 1.0)  # of the pixels' shift, and the share of new content, in the arm `grid`
+# What the contrasts say that are compared across shifts.
 ENDS, WHOLE = "the input side against the output side", "all against nothing"
 NONE, ALL = {"vision_trainable": 0.0}, {"vision_trainable": 1.0}
 
@@ -26,20 +28,31 @@ NONE, ALL = {"vision_trainable": 0.0}, {"vision_trainable": 1.0}
 class Variant:
     """A way of fine-tuning: its name in tables, and how its settings differ from the study's.
 
-    One that no sentence compares may be made with the study's first seed only. One that is `tuned` is made at the
-    learning rate that is best for it on validation, with the first seed (see `docfloqa.runs.rates`).
+    It may be made with the study's first seeds only, `most_seeds` of them. One that is `tuned` is made at the
+    learning rate that is best for it on validation, with the first seed (see `docfloqa.runs.rates`), or that is best in
+    the mean over the documents of the shifts `tuned_on`.
     """
 
     name: str
     changes: dict[str, Any] = field(default_factory=dict)
-    first_seed_only: bool = False
+    most_seeds: int | None = None
     tuned: bool = False
+    tuned_on: tuple[str, ...] = ()
 
     def runs(self, settings: Settings, seeds: Sequence[int]) -> list[Settings]:
         """The settings of its runs, one for every seed."""
-        fewer = {name: max(1, most // FEWER_EPOCHS) for name in LENGTHS if (most := getattr(settings, name))}
-        chosen = seeds[:1] if self.first_seed_only else seeds
-        return [settings.replace(**fewer, seed=seed, **self.changes) for seed in chosen]
+        chosen = seeds[: self.most_seeds]
+        return [settings.replace(**{**_fewer(settings), "seed": seed, **self.changes}) for seed in chosen]
+
+    def tried(self, settings: Settings, seeds: Sequence[int]) -> list[Settings]:
+        """The settings whose learning rate is tried, by documents; none where it is not tuned."""
+        first = self.runs(settings, seeds[:1]) if self.tuned else []
+        return [one.replace(synth_shift=shift or one.synth_shift) for one in first for shift in self.tuned_on or [None]]
+
+
+def shift_of(variant: str) -> str:
+    """The designed shift that a variant's name begins with; empty where it names none."""
+    return variant.rpartition(": ")[0]
 
 
 @dataclass(frozen=True)
@@ -53,7 +66,7 @@ class Contrast:
     @property
     def shift(self) -> str:
         """The designed shift that the variants' names begin with; empty where they name none."""
-        return self.first.rpartition(": ")[0]
+        return shift_of(self.first)
 
 
 @dataclass(frozen=True)
@@ -61,6 +74,7 @@ class Arm:
     """A question in one sentence, the variants whose runs answer it, and what is compared.
 
     `interactions` are pairs of contrasts on different documents, the second's difference compared with the first's.
+    Where it is `pooled`, the variance between seeds is that of all variants under the same shift.
     """
 
     name: str
@@ -68,6 +82,17 @@ class Arm:
     variants: tuple[Variant, ...]
     contrasts: tuple[Contrast, ...]
     interactions: tuple[tuple[Contrast, Contrast], ...] = ()
+    pooled: bool = False
+
+
+def _fewer(settings: Settings, times: int = FEWER_EPOCHS) -> dict[str, int]:
+    return {name: max(1, most // times) for name in LENGTHS if (most := getattr(settings, name))}
+
+
+def legs(run: Settings) -> list[Settings]:
+    """The runs on whose weights a run goes on, the first one first."""
+    before = run.trained_before
+    return [run.replace(vision_trainable=each, trained_before=before[:place]) for place, each in enumerate(before)]
 
 
 def cumulative(settings: Settings) -> Arm:
@@ -100,80 +125,122 @@ def cumulative(settings: Settings) -> Arm:
     )
 
 
-def shifts_of(settings: Settings) -> list[str | None]:
-    """The designed shifts, the study's own first, which may be a mixture; of data that is not drawn none but itself."""
-    drawn = settings.data == "synth" and settings.synth_scale == "small" and not settings.validation_data
-    return [*dict.fromkeys((settings.synth_shift, *SHIFTS))] if drawn else [None]
+def is_drawn(settings: Settings) -> bool:
+    """Whether a study's documents are small drawn ones, which have designed shifts."""
+    return settings.data == "synth" and settings.synth_scale == "small" and not settings.validation_data
+
+
+def shifts_of(settings: Settings) -> dict[str, str]:
+    """The designed shifts by name, the study's own first, which may be a mixture; none where data are not drawn."""
+    return {shift: shift for shift in (settings.synth_shift, *SHIFTS)} if is_drawn(settings) else {}
+
+
+# From the beginning of a shift's names, and what it changes in a run.
+OfShift = Callable[[str, dict[str, Any]], tuple[Sequence[Variant], Sequence[Contrast]]]
+
+
+def _under_every_shift(name: str, question: str, shifts: dict[str, str], of_shift: OfShift, **options: Any) -> Arm:
+    """An arm with the same variants under every shift, by what it is called; of data that is not drawn once."""
+    made = [of_shift(f"{called}: ", {"synth_shift": shift}) for called, shift in shifts.items()] or [of_shift("", {})]
+    variants, contrasts = (tuple(chain(*part)) for part in zip(*made, strict=True))
+    return Arm(name, question, variants, contrasts, **options)
+
+
+def _across_shifts(arm: Arm) -> Arm:
+    """The same arm, with what its contrasts differ by between every two shifts."""
+    pairs = combinations([one for one in arm.contrasts if one.says in (ENDS, WHOLE)], 2)
+    return replace(arm, interactions=tuple((there, here) for here, there in pairs if here.says == there.says))
 
 
 def side(settings: Settings) -> Arm:
     """The same share of parameters from the input side and from the output side, under every designed shift."""
-    variants: list[Variant] = []
-    contrasts: list[Contrast] = []
-    for shift in shifts_of(settings):
-        start, data = (f"{shift}: ", {"synth_shift": shift}) if shift else ("", {})
+
+    def of_shift(start: str, data: dict[str, Any]) -> tuple[Sequence[Variant], Sequence[Contrast]]:
         none, every = f"{start}none", f"{start}all"
-        variants += _variants({none: {**NONE, **data}, every: {**ALL, **data}})
         shared = {"vision_trainable": SIDE_SHARE, "counted": "parameters", **data}
         # Blocks and stages with the first seed only, so that all arms take less than two hours.
         ends = [
             Variant(
                 f"{start}{100 * SIDE_SHARE:.0f} % from the {end} side, {unit}s",
                 {**shared, "unit": unit, "side": end},
-                first_seed_only=unit != "tensor",
+                most_seeds=None if unit == "tensor" else 1,
             )
             for unit in UNITS
             for end in SIDES
         ]
-        variants += ends
         output, input_ = ends[0].name, ends[1].name
-        contrasts += [
+        return [*_variants({none: {**NONE, **data}, every: {**ALL, **data}}), *ends], [
             Contrast(none, every, WHOLE),
             Contrast(output, input_, ENDS),
             Contrast(none, input_, "the input side against nothing"),
             Contrast(input_, every, "all against the input side"),
         ]
-    return Arm(
-        "side",
+
+    question = (
         "Is it how much of the vision encoder is trained, or which part of it, and does that depend on what is "
-        "new about the documents?",
-        tuple(variants),
-        tuple(contrasts),
-        across_shifts(contrasts),
+        "new about the documents?"
     )
+    return _across_shifts(_under_every_shift("side", question, shifts_of(settings), of_shift))
 
 
-def across_shifts(contrasts: Sequence[Contrast]) -> tuple[tuple[Contrast, Contrast], ...]:
-    """Those contrasts under two shifts each of which the difference is compared."""
-    pairs = combinations([one for one in contrasts if one.says in (ENDS, WHOLE)], 2)
-    return tuple((there, here) for here, there in pairs if here.says == there.says)
+def _thawed(start: str, data: dict[str, Any], named: dict[str, tuple[str, ...]], **options: Any) -> list[Variant]:
+    """None of the vision encoder, each of the `named` sets of its parts, and all of it, under one shift."""
+    changes = {"none": NONE, **{name: {**ALL, "parts": parts} for name, parts in named.items()}, "all": ALL}
+    return [Variant(start + name, {**change, **data}, tuned=True, **options) for name, change in changes.items()]
 
 
 def parts(settings: Settings) -> Arm:
-    """Parts of the vision encoder by name, each at a learning rate of its own, under every designed shift."""
-    variants: list[Variant] = []
-    contrasts: list[Contrast] = []
-    for shift in shifts_of(settings):
-        start, data = (f"{shift}: ", {"synth_shift": shift}) if shift else ("", {})
+    """Parts of the vision encoder by name, each at a learning rate of its own, under every designed shift.
+
+    All that it compares are the headline claims (`docfloqa.analysis.contrasts.headline`).
+    """
+
+    def of_shift(start: str, data: dict[str, Any]) -> tuple[Sequence[Variant], Sequence[Contrast]]:
         named = {"stem": ("stem",), "stages 1 and 2": ("stage1", "stage2"), "stage 4": ("stage4",)}
-        changes = {"none": NONE, **{name: {**ALL, "parts": trained} for name, trained in named.items()}, "all": ALL}
-        variants += [Variant(start + name, {**change, **data}, tuned=True) for name, change in changes.items()]
-        none, stem, first, last, every = (start + name for name in changes)
-        contrasts += [
+        variants = _thawed(start, data, named)
+        none, stem, first, last, every = (variant.name for variant in variants)
+        return variants, [
             Contrast(none, every, WHOLE),
-            Contrast(last, first, ENDS),
-            Contrast(none, first, "stages 1 and 2 against nothing"),
+            Contrast(last, stem, ENDS),
             Contrast(none, stem, "the stem against nothing"),
-            Contrast(first, every, "all against stages 1 and 2"),
+            Contrast(none, first, "stages 1 and 2 against nothing"),
+            Contrast(none, last, "stage 4 against nothing"),
         ]
-    return Arm(
-        "parts",
+
+    question = (
         "Which part of the vision encoder must be trained, and does that depend on what is new about the documents, "
-        "when every part has the learning rate that is best for it?",
-        tuple(variants),
-        tuple(contrasts),
-        across_shifts(contrasts),
+        "when every part has the learning rate that is best for it?"
     )
+    return _across_shifts(_under_every_shift("parts", question, shifts_of(settings), of_shift, pooled=True))
+
+
+def cell(pixels: float, content: float) -> str:
+    """What a cell of the arm `grid` is called, by the strength of the pixels' shift and the share of new content."""
+    return f"pixels {pixels:g}, content {content:g}"
+
+
+def grid(settings: Settings) -> Arm:
+    """None, the input side, the output side and all of the encoder, by how much is new of pixels and of content.
+
+    The sides are whole parts of about equal size (the tiny model's stem with stages 1 and 2 has 19 % of the encoder's
+    parameters, its stage 4 25 %): a share of tensors or parameters would cut through stages. Each of the four has one
+    learning rate in all cells, so that from cell to cell only the documents differ: the one that is best in the mean
+    over the two pure shifts, where its trials are those of the arm `parts`. With the first two seeds.
+    """
+
+    def of_shift(start: str, data: dict[str, Any]) -> tuple[Sequence[Variant], Sequence[Contrast]]:
+        named = {"input side": ("stem", "stage1", "stage2"), "output side": ("stage4",)}
+        variants = _thawed(start, data, named, tuned_on=("input", "content") if data else (), most_seeds=2)
+        none, first, last, every = (variant.name for variant in variants)
+        return variants, [Contrast(none, every, WHOLE), Contrast(last, first, ENDS)]
+
+    question = (
+        "Where does training the vision encoder, or its input side in place of its output side, begin to help, by how "
+        "much is new about the pixels and about the content?"
+    )
+    cells = product(STRENGTHS, STRENGTHS) if is_drawn(settings) else ()
+    shifts = {cell(*pair): mixture_text(dict(zip(("input", "content"), pair, strict=True))) for pair in cells}
+    return _under_every_shift("grid", question, shifts, of_shift, pooled=True)
 
 
 def prefix(settings: Settings) -> Arm:
@@ -198,7 +265,7 @@ def prefix(settings: Settings) -> Arm:
 
 
 def lora(settings: Settings) -> Arm:
-    """LoRA adapters with about equally many parameters, on the language model only and on both."""
+    """LoRA adapters with about equally many parameters, on the language model only and on both, at the best rates."""
     adapters = {"lora": LORA_SHARE, "learning_rate": max(settings.learning_rate, LORA_LEARNING_RATE)}
     language, both = "0 %, fresh weights", "100 %, fresh weights"
     language_lora, both_lora = "LoRA, language model", "LoRA, language model and vision encoder"
@@ -206,7 +273,9 @@ def lora(settings: Settings) -> Arm:
         "lora",
         "Can LoRA adapters, a tenth of the model's parameters, do what unfreezing weights does, and do they have to "
         "stand in the vision encoder?",
-        _variants({language: NONE, both: ALL, language_lora: {**NONE, **adapters}, both_lora: {**ALL, **adapters}}),
+        _variants(
+            {language: NONE, both: ALL, language_lora: {**NONE, **adapters}, both_lora: {**ALL, **adapters}}, tuned=True
+        ),
         (
             Contrast(language_lora, both_lora, "adapters in both against the language model only"),
             Contrast(language_lora, language, "all weights of the language model against adapters there"),
@@ -216,8 +285,14 @@ def lora(settings: Settings) -> Arm:
 
 
 def schedules(settings: Settings) -> Arm:
-    """When the parts of the vision encoder begin to train and at which rates, in equally many epochs."""
-    none, every = "none", "all"
+    """When the parts of the vision encoder begin to train and at which rates, in equally many epochs.
+
+    The published protocol, ratios one after another on the same weights, stands beside the same four legs with all and
+    with none of the encoder: is its gain the order, or training again? Legs have a quarter of the arm's epochs each, at
+    least one: with four or a multiple of it all variants train equally long.
+    """
+    none, every, order, again, frozen = "none", "all", "0, 33, 66, 100 % in turn", "4 × 100 %", "4 × 0 %"
+    leg = _fewer(settings, FEWER_EPOCHS * len(RATIOS))
     ways = {
         "language model first, then all (LP-FT)": {"unfreezing": "lp_ft"},
         "thawed from the input side": {"unfreezing": "from_input"},
@@ -225,25 +300,34 @@ def schedules(settings: Settings) -> Arm:
         "lower rates towards the input": {"layer_decay": LAYER_DECAY},
         "rates by relative gradients (Auto-RGN)": {"auto_rgn": True},
     }
-    changes = {none: NONE, every: ALL, **{name: {**ALL, **way} for name, way in ways.items()}}
+    stacked = {
+        name: {"vision_trainable": last, "trained_before": tuple(before), **leg}
+        for name, (*before, last) in {order: RATIOS, again: [1.0] * 4, frozen: [0.0] * 4}.items()
+    }
+    changes = {none: NONE, every: ALL, **{name: {**ALL, **way} for name, way in ways.items()}, **stacked}
     return Arm(
         "schedules",
         "Does it matter when the parts of the vision encoder begin to train, and at which learning rates beside each "
         "other, if training is equally long and every way of it has the rate that is best for it?",
-        tuple(Variant(name, change, tuned=True) for name, change in changes.items()),
+        _variants(changes, tuned=True),
         (
             Contrast(none, every, WHOLE),
             *(Contrast(every, name, f"{name}, against all at once and at one rate") for name in ways),
+            Contrast(frozen, order, "the published order against as much training again without the encoder"),
+            Contrast(again, order, "the published order against as much training again of all"),
+            Contrast(every, again, "four legs against one as long"),
+            Contrast(every, order, "the published order against all at once"),
         ),
+        pooled=True,
     )
 
 
-def _variants(changes: dict[str, dict[str, Any]]) -> tuple[Variant, ...]:
-    return tuple(Variant(*item) for item in changes.items())
+def _variants(changes: dict[str, dict[str, Any]], **options: Any) -> tuple[Variant, ...]:
+    return tuple(Variant(*item, **options) for item in changes.items())
 
 
 ARMS: dict[str, Callable[[Settings], Arm]] = {
-    arm.__name__: arm for arm in (cumulative, prefix, lora, side, parts, schedules)
+    arm.__name__: arm for arm in (cumulative, prefix, lora, side, parts, grid, schedules)
 }
 
 

@@ -3,24 +3,32 @@
 import dataclasses
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
+import statsmodels.formula.api as smf
 from fake_study import write_study
 
 from docfloqa.analysis import tables
+from docfloqa.analysis.arms import GAINS, checkpoints, grid_cells, grid_table, new_words
 from docfloqa.analysis.contrasts import (
+    CLAIMS,
+    HEADLINE,
     arm_contrasts,
     contrasts,
     holm_p_values,
     interactions,
     lacking,
     made,
+    of_arm,
     ratio_contrasts,
 )
 from docfloqa.analysis.intervals import p_text
-from docfloqa.analysis.paired import holm, paired_difference
-from docfloqa.arms import ARMS, Contrast
+from docfloqa.analysis.paired import PairedDifference, holm, paired_difference, pooled_over_seeds
+from docfloqa.arms import ARMS, Contrast, shift_of
+from docfloqa.figures import arms as arm_figures
 from docfloqa.figures import study as figures
+from docfloqa.figures import style
 from docfloqa.figures.style import render
 
 
@@ -28,7 +36,7 @@ from docfloqa.figures.style import render
 def study(tmp_path_factory):
     patch = pytest.MonkeyPatch()
     patch.setenv("DOCFLOQA_OUTPUT", str(tmp_path_factory.mktemp("arms")))
-    yield write_study(arms=tuple(ARMS), epochs=2, ability=(0.2, 0.6))
+    yield write_study(arms=tuple(ARMS), epochs=2, documents=20, questions=2, ability=(0.2, 0.6))
     patch.undo()
 
 
@@ -42,7 +50,7 @@ def test_every_variant_has_a_row_with_its_own_seeds(study, name):
     summary = tables.arm_summary(study, name)
     assert list(summary.index) == [variant.name for variant in arm.variants]
     for variant in arm.variants:
-        assert summary.loc[variant.name, "seeds"] == ("1" if variant.first_seed_only else "2")
+        assert summary.loc[variant.name, "seeds"] == str(variant.most_seeds or 2)
         epochs = 1 * (1 + len(variant.changes.get("trained_before", ())))
         assert summary.loc[variant.name, "epochs"] == str(epochs)
 
@@ -56,7 +64,11 @@ def test_contrasts_are_paired_differences_of_the_variants_named(study, name):
     ]
     first, second = (answers[answers["variant"] == side] for side in (found[0].first, found[0].second))
     difference = found[0].difference
-    assert difference == paired_difference(first, second, "anls") and 0 < found[0].permuted <= 1
+    alone = paired_difference(first, second, "anls")
+    seeds = {name: getattr(difference, name) for name in ("over_seeds", "seeds_freedom")}
+    assert difference == dataclasses.replace(alone, **seeds) and 0 < found[0].permuted <= 1
+    shifted = [variant for variant in of(study, name).variants if shift_of(variant.name) == shift_of(found[0].first)]
+    assert seeds["seeds_freedom"] == (len(shifted) - 1 if of(study, name).pooled else None)
     assert difference.estimate == pytest.approx(second["anls"].mean() - first["anls"].mean())
     table = tables.contrast_table(arm_contrasts(study, name))
     assert table.index.tolist() == [one.name for one in found]
@@ -97,6 +109,67 @@ def test_figures_draw_every_contrast_and_variant(study):
     assert render(plane, "pdf").startswith(b"%PDF")
 
 
+def test_the_grid_has_a_cell_for_every_mixture_with_the_numbers_of_its_contrast(study):
+    cells = grid_cells(study)
+    assert len(cells) == 18 and cells["gain"].value_counts().to_dict() == dict.fromkeys(GAINS.values(), 9)
+    named = {each.name: each for each in arm_contrasts(study, "grid")}
+    one = named["pixels 0.5, content 1: all − pixels 0.5, content 1: none"]
+    row = cells.set_index(["pixels", "content", "gain"]).loc[(0.5, 1.0, "all − none")]
+    assert row["estimate"] == one.difference.estimate and row["low"] == one.difference.interval().low
+    table = grid_table(study)
+    assert list(table.columns) == list(GAINS.values()) and ("0.5", "1") in table.index
+    assert table.loc[("0.5", "1"), "all − none"].startswith(one.difference.interval().format(100).split(",")[0])
+    figure = arm_figures.grid(study)
+    shown = [text.get_text() for ax in figure.axes for text in ax.texts]
+    assert len(shown) == 2 * 18 and f"{100 * row['estimate']:+.1f}".replace("-", "−") in shown
+    assert not any(ax.images for ax in figure.axes), "a drawing, with vectors in print and turned in the dark"
+    with pytest.raises(ValueError, match="no cell to compare"):
+        arm_figures.grid(dataclasses.replace(study, arms={}))
+
+
+def test_the_claims_are_drawn_with_both_endpoints_under_every_shift(study):
+    figure = arm_figures.claims(study)
+    assert [ax.get_title(loc="left") for ax in figure.axes] == ["input", "layout", "content"]
+    assert [len(ax.containers) for ax in figure.axes] == [10, 10, 10]
+    labels = [label.get_text().replace("\n", " ") for label in figure.axes[0].get_yticklabels()]
+    assert labels == ["all − none", "stem − stage 4", "stem − none", "stages 1 and 2 − none", "stage 4 − none"]
+
+
+def test_a_line_runs_between_cells_of_different_sign_and_nowhere_else():
+    _, [[ax]] = style.panels(3, 3)
+    arm_figures._flips(ax, np.array([[-1.0, -1.0, -1.0], [2.0, 1.0, -1.0], [3.0, 2.0, 1.0]]))
+    drawn = {(*line.get_xdata(), *line.get_ydata()) for line in ax.lines}
+    assert drawn == {(2, 2, 1, 2), (0, 1, 1, 1), (1, 2, 1, 1), (2, 3, 2, 2)}
+
+
+def test_answers_with_words_that_training_never_has_are_compared_apart(study, monkeypatch):
+    assert new_words(study, HEADLINE).empty, "answers do not say which they are"
+    whole = type(study).compared.func
+
+    def told(part):
+        answers = whole(part)
+        return answers.assign(unseen=answers["question_id"].str.endswith("-1"))
+
+    monkeypatch.setattr(type(study), "compared", property(told))
+    table = new_words(study, HEADLINE)
+    assert table.index.tolist() == [one.name for one in arm_contrasts(study, HEADLINE)]
+    answers = told(study.arm(HEADLINE))
+    means = answers.groupby(["variant", "unseen"])["anls"].mean().unstack()
+    gains = 100 * (means.loc["input: all"] - means.loc["input: none"])
+    shown = [float(cell.split(" ")[0]) for cell in table.loc["input: all − input: none"]]
+    assert shown == [round(gain, 1) for gain in (gains[False], gains[True], gains[True] - gains[False])]
+
+
+def test_two_checkpoints_stand_side_by_side_and_their_signs_are_compared(output):
+    size = {"ratios": (1.0,), "seeds": (0,), "epochs": 1, "documents": 12, "questions": 2, "arms": (HEADLINE,)}
+    abilities = {"one": (0.1, 0.8), "two": (0.9, -0.8)}
+    made = [write_study(name, ability=each, model=f"data/{name}", **size) for name, each in abilities.items()]
+    table = checkpoints(made)
+    assert list(table.columns) == ["one (one)", "two (two)", "sign"] and len(table) == 42
+    assert table.loc["ANLS: input: all − input: none", "sign"] == "differs" and "agrees" in set(table["sign"])
+    assert checkpoints(made[:1]).empty
+
+
 def test_what_costs_less_and_scores_more_dominates():
     costs, scores = pd.Series([1.0, 2.0, 2.0, 3.0, 3.0]), pd.Series([0.3, 0.5, 0.4, 0.5, 0.6])
     assert figures.undominated(costs, scores).tolist() == [True, True, False, False, True]
@@ -105,8 +178,11 @@ def test_what_costs_less_and_scores_more_dominates():
 def test_every_planned_comparison_has_a_name_of_its_own(study):
     found = contrasts(study)
     assert len({(each.family, each.name) for each in found}) == len(found) and made(found) == found
-    assert [each.name for each in found[:3]] == ["33 % − 0 %", "66 % − 0 %", "100 % − 0 %"]
-    for arm in ARMS:
+    claims = [each for each in found if each.family == CLAIMS]
+    assert found[: len(claims)] == claims, "what a study is made for comes first"
+    after = found[len(claims) :]
+    assert [each.name for each in after[:3]] == ["33 % − 0 %", "66 % − 0 %", "100 % − 0 %"]
+    for arm in ARMS.keys() - {HEADLINE}:
         planned = of(study, arm)
         named = {each.name: each.says for each in found if each.family == f"arm {arm}"}
         assert named == {f"{each.second} − {each.first}": each.says for each in planned.contrasts}
@@ -146,6 +222,40 @@ def test_a_planned_arm_that_is_not_known_or_not_made_is_left_out_with_the_reason
     assert "has no arm `lora`" in lacking(again, "lora")
     assert len(tables.arm_summary(again, "lora")) == 4, "its runs are there"
     assert made(arm_contrasts(again, "lora")) == interactions(again, "lora") == []
+
+
+def test_the_claims_are_one_family_on_both_endpoints_apart_from_all_else(study):
+    planned, found = of(study, HEADLINE), of_arm(study, HEADLINE)
+    assert {each.family for each in found} == {CLAIMS}
+    assert len(found) == 2 * (len(planned.contrasts) + len(planned.interactions)) == 42
+    assert [each.metric for each in found] == ["exact_match", "anls"] * 21
+    assert found[0].name == "exact match: input: all − input: none" == found[1].name.replace("ANLS", "exact match")
+    answers = study.arm(HEADLINE).compared
+    for each in found[:2]:
+        sides = (answers[answers["variant"] == side][each.metric].mean() for side in (each.second, each.first))
+        assert each.difference.estimate == pytest.approx(next(sides) - next(sides))
+    corrected = dict(zip(found, holm([each.difference.p_value() for each in found]), strict=True))
+    every = contrasts(study)
+    assert {each: p for each, p in zip(every, holm_p_values(every), strict=True) if each.family == CLAIMS} == {
+        every[place]: p for place, p in enumerate(corrected.values())
+    }
+    assert not [each for each in every if each.family.startswith(f"arm {HEADLINE}")]
+
+
+def test_variance_over_seeds_is_that_of_all_groups_less_what_a_seed_does_to_all():
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=(5, 4))
+    means = pd.DataFrame(noise + rng.normal(0, 9, 4))
+    difference = PairedDifference(0.1, 0.2, 0.3, 100, 4)
+    pooled = pooled_over_seeds(difference, means)
+    tidy = means.melt(ignore_index=False, var_name="seed").reset_index(names="group")
+    fit = smf.ols("value ~ C(group) + C(seed)", tidy).fit()
+    assert pooled.over_seeds**2 == pytest.approx(2 * fit.mse_resid / 4) and pooled.seeds_freedom == fit.df_resid == 12
+    of_two = means.loc[[1, 3]]
+    gains = of_two.loc[3] - of_two.loc[1]
+    assert pooled_over_seeds(difference, of_two).over_seeds == pytest.approx(gains.std() / 2)
+    assert pooled_over_seeds(difference, of_two).seeds_freedom == 3
+    assert pooled_over_seeds(difference, means[[0]]) == difference, "one seed says nothing of others"
 
 
 def test_what_is_planned_and_not_complete_is_left_out_with_the_reason(output):

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 from transformers import Florence2ForConditionalGeneration
 
 from docfloqa.apps.export import export_adapter
-from docfloqa.arms import ARMS, SIDE_SHARE, choose_arms
+from docfloqa.arms import ARMS, RATIOS, SIDE_SHARE, choose_arms, legs
 from docfloqa.exceptions import RunError, SettingsError
 from docfloqa.files import FolderError
 from docfloqa.model.florence import load_florence
@@ -196,10 +196,12 @@ def test_an_arm_compares_its_own_variants_and_asks_a_question(name):
     names = [variant.name for variant in arm.variants]
     assert len(set(names)) == len(names) and arm.question.endswith("?")
     compared = {name for contrast in arm.contrasts for name in (contrast.first, contrast.second)}
-    assert compared <= {variant.name for variant in arm.variants if not variant.first_seed_only}
+    assert compared <= {variant.name for variant in arm.variants if variant.most_seeds != 1}
     for variant in arm.variants:
         for settings in variant.runs(Settings(), [0, 1]):
-            assert settings.epochs == 4 and settings.study == "embedded"
+            in_turn = name == "schedules" and settings.trained_before
+            assert settings.epochs * (1 + len(settings.trained_before) * bool(in_turn)) == 4
+            assert settings.study == "embedded"
 
 
 def test_the_side_arm_asks_under_every_shift_where_documents_are_drawn():
@@ -214,6 +216,36 @@ def test_the_side_arm_asks_under_every_shift_where_documents_are_drawn():
         "stage": 2 * len(SHIFTS),
     }
     assert len(scanned.variants) == 2 + 2 * 3
+
+
+def test_the_grid_has_every_mixture_with_two_seeds_and_each_way_one_rate_for_all():
+    [drawn], [scanned] = (choose_arms(["grid"], Settings(data=data)) for data in ("synth", "scans"))
+    runs = [settings for variant in drawn.variants for settings in variant.runs(Settings(), [5, 6, 7])]
+    assert len(runs) == 9 * 4 * 2 and {run.seed for run in runs} == {5, 6}
+    assert {run.synth_shift for run in runs} == {
+        *("input:0", "content:0.5", "content", "input:0.5", "input:0.5+content:0.5", "input:0.5+content:1"),
+        *("input", "input:1+content:0.5", "input:1+content:1"),
+    }
+    tried = {tuple(variant.tried(Settings(), [5, 6])) for variant in drawn.variants}
+    assert len(tried) == 4 and all([run.synth_shift for run in some] == ["input", "content"] for some in tried)
+    of_parts = {run for variant in ARMS["parts"](Settings()).variants for run in variant.tried(Settings(), [5])}
+    assert sum({*some} <= of_parts for some in tried) == 3, "none, the output side and all are tried there, too"
+    assert len(scanned.variants) == 4 and len(scanned.contrasts) == 2
+
+
+def test_what_is_published_trains_as_long_as_all_the_other_schedules_on_the_same_weights():
+    runs = {one.name: one.runs(Settings(epochs=32), [0])[0] for one in ARMS["schedules"](Settings(epochs=32)).variants}
+    assert {run.epochs * (1 + len(run.trained_before)) for run in runs.values()} == {16}
+    stacked = {name: (*run.trained_before, run.vision_trainable) for name, run in runs.items() if run.trained_before}
+    assert [*stacked.values()] == [RATIOS, (1.0,) * 4, (0.0,) * 4]
+    before = legs(runs["0, 33, 66, 100 % in turn"])
+    assert [(run.trained_before, run.vision_trainable) for run in before] == [
+        *(((), 0.0), ((0.0,), 0.33), ((0.0, 0.33), 0.66))
+    ]
+    assert all(
+        run.replace(trained_before=(), vision_trainable=1.0) == before[0].replace(vision_trainable=1.0)
+        for run in before
+    )
 
 
 def test_another_arm_is_refused():

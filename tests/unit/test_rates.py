@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from docfloqa.analysis.rates import chosen_rates, loss_rise
+from docfloqa.analysis.arms import chosen_rates, loss_rise
 from docfloqa.arms import ARMS
 from docfloqa.files import reports_folder
 from docfloqa.runs import rates
@@ -99,10 +99,40 @@ def test_a_plan_that_waits_for_its_trials_counts_the_first_three(output):
     assert not any(opened.arms["parts"].values())
 
 
+def test_one_rate_for_several_shifts_is_the_best_in_their_mean(made, monkeypatch):
+    best = {"input": 1e-3, "content": 1e-5}
+
+    def score(run):
+        return 0.5 - abs(math.log10(run.settings.learning_rate / best[run.settings.synth_shift]))
+
+    monkeypatch.setattr(sweeping, "score", score)
+    settings = Settings.profile("smoke", study="tuned", **SMOKE)
+    sweeping.sweep(settings, ratios=[1.0], seeds=[3, 4, 5], arms=["grid"])
+    planned = sweeping.plan(settings, [1.0], [3, 4, 5], ["grid"])
+    runs = [run for some in planned.arms["grid"].values() for run in some]
+    # Between the two best rates all are as good: of equals the lowest that was tried.
+    assert {run.settings.learning_rate for run in runs} == {1e-5} and len({run.id for run in runs}) == 9 * 4 * 2
+    tried = [run for some in planned.trials["grid"].values() for run in some]
+    assert {run.settings.synth_shift for run in tried} == {"input", "content"}
+    assert len(made) == len(set(made)) and {*made} == {run.id for run in planned.runs}
+
+
+def test_a_tuned_run_that_goes_on_from_others_has_them_at_every_rate(made):
+    settings = Settings.profile("smoke", study="tuned", **SMOKE)
+    sweeping.sweep(settings, ratios=[1.0], seeds=[3, 4], arms=["schedules"])
+    planned = sweeping.plan(settings, [1.0], [3, 4], ["schedules"])
+    assert len(made) == len(set(made)) and {*made} == {run.id for run in planned.runs}
+    stacked = [run for run in planned.runs if run.settings.trained_before]
+    assert {run.settings.learning_rate for run in stacked} >= {3e-4, 1e-3, 3e-3} and len(stacked) > 3 * 3 * 3
+    assert all(run.predecessor.id in made for run in stacked), "each starts from weights that the study has"
+    assert {len(some) for some in planned.arms["schedules"].values()} == {2}
+    assert {*made} == {run for part in planned_runs("tuned") for run in part}
+
+
 def test_what_was_tried_is_told_and_whether_the_loss_rose(output, monkeypatch):
     study = Study("s", Settings(), {}, {}, trials={"parts": {"stem": ["a", "b", "c"], "all": []}})
     scores = {"stem": {1e-3: 0.2, 3e-4: 0.4, 3e-3: -math.inf}, "all": {}}
-    monkeypatch.setattr("docfloqa.analysis.rates.trial_scores", lambda *_: scores)
+    monkeypatch.setattr("docfloqa.analysis.arms.trial_scores", lambda *_: scores)
     assert chosen_rates(study, "parts") == {
         "stem": "0.0003: 40.0, the last of those tried (0.001: 20.0, 0.003: failed)"
     }

@@ -5,18 +5,29 @@ import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
+from itertools import chain, combinations
 
 import pandas as pd
 
 from docfloqa.analysis.intervals import RATIO, percent
-from docfloqa.analysis.paired import Interaction, StudentEstimate, holm, paired_difference, permutation_p_value
-from docfloqa.analysis.robustness import ALL_KINDS, AREA, CROSS, LOST, ROBUSTNESS, area_under_curve, read_scores, scored
-from docfloqa.arms import ARMS
+from docfloqa.analysis.paired import (
+    Interaction,
+    PairedDifference,
+    StudentEstimate,
+    holm,
+    paired_difference,
+    permutation_p_value,
+    pooled_over_seeds,
+)
+from docfloqa.analysis.robustness import ALL_KINDS, AREA, CROSS, KEPT, ROBUSTNESS, area_under_curve, read_scores, scored
+from docfloqa.arms import ARMS, shift_of
 from docfloqa.runs.plans import study_command
 from docfloqa.runs.results import Study, once_for_study
 
 VARIANT = "variant"
+# The arm whose comparisons are the claims that a study is made for, and the scores on which both must hold.
+HEADLINE, CLAIMS = "parts", "headline claims"
+ENDPOINTS = {"exact_match": "exact match", "anls": "ANLS"}
 FLOOR = 0.05  # ANLS below which ratios are not compared on other data
 
 
@@ -48,11 +59,6 @@ class Comparison:
         if self.first == self.second == "":
             return self.family
         return f"{self.where}: {self.groups}" if self.where else self.groups
-
-    @property
-    def lower_is_better(self) -> bool:
-        """Whether the second group is better where the difference is below 0, as in what is lost."""
-        return self.metric == LOST
 
     @functools.cached_property
     def permuted(self) -> float:
@@ -106,19 +112,19 @@ def holm_p_values(
 
 @once_for_study
 def contrasts(study: Study) -> list[Comparison]:
-    """Every planned comparison: of the ratios, of each arm, and of the ratios' best models on other pages.
+    """Every planned comparison: the claims, of the ratios, of each arm, and of the ratios' best models on other pages.
 
-    Differences are in ANLS, second − first, on bad scans also in what is lost. What cannot be compared says why
-    (`reason`). Of degraded pages and other data there are those that were scored.
+    Differences are in ANLS, second − first, of the claims in exact match as well, on bad scans also in the share kept.
+    What cannot be compared says why (`reason`). Of degraded pages and other data there are those that were scored.
     """
-    found = ratio_contrasts(study)
+    found = (of_arm(study, HEADLINE) if HEADLINE in study.arms else []) + ratio_contrasts(study)
     for arm in study.arms:
-        found += arm_contrasts(study, arm) + interactions(study, arm)
+        found += of_arm(study, arm) if arm != HEADLINE else []
     for name in scored(study):
         answers = read_scores(study, name)
         if name == ROBUSTNESS:
             areas = area_under_curve(answers)
-            for metric, family in {AREA: "bad scans", LOST: "points lost on bad scans"}.items():
+            for metric, family in {AREA: "bad scans", KEPT: "share of the clean score kept on bad scans"}.items():
                 found += compare_all(areas[areas["kind"] == ALL_KINDS], RATIO, metric, family=family)
             continue
         pairs = compare_all(answers, RATIO, family="other data", where=f"on {name.removeprefix(CROSS)}")
@@ -151,29 +157,56 @@ def lacking(study: Study, arm: str) -> str:
     return f"This study has no complete run of the arm `{arm}`; `{study_command(study.name, (arm,))}` makes it."
 
 
+def of_arm(study: Study, arm: str) -> list[Comparison]:
+    """All that an arm compares: its contrasts, and how these differ between shifts.
+
+    Those of the arm `HEADLINE` are the claims, on both `ENDPOINTS` and in one family.
+    """
+    metrics = ENDPOINTS if arm == HEADLINE and not lacking(study, arm) else ["anls"]
+    found = [arm_contrasts(study, arm, metric) + interactions(study, arm, metric) for metric in metrics]
+    if len(found) == 1:
+        return found[0]
+    named = [
+        [replace(one, family=CLAIMS, where=", ".join(filter(None, (endpoint, one.where)))) for one in each]
+        for endpoint, each in zip(ENDPOINTS.values(), found, strict=True)
+    ]
+    # The endpoints of a claim beside each other.
+    return [*chain(*zip(*named, strict=True))]
+
+
 @once_for_study
-def arm_contrasts(study: Study, arm: str) -> list[Comparison]:
+def arm_contrasts(study: Study, arm: str, metric: str = "anls") -> list[Comparison]:
     """What an arm compares, in its order; a single one that says why where it has nothing to compare."""
     if why := lacking(study, arm):
         return [Comparison(f"arm {arm}", reason=why)]
-    answers = study.arm(arm).compared
-    return [
-        compare(answers, VARIANT, each.first, each.second, family=f"arm {arm}", says=each.says)
-        for each in ARMS[arm](study.settings).contrasts
+    answers, planned = study.arm(arm).compared, ARMS[arm](study.settings)
+    found = [
+        compare(answers, VARIANT, each.first, each.second, metric, family=f"arm {arm}", says=each.says)
+        for each in planned.contrasts
     ]
+    if not planned.pooled:
+        return found
+    means = answers.pivot_table(metric, VARIANT, "seed")
+    return [replace(one, difference=_pooled(one, means)) if one.difference else one for one in found]
+
+
+def _pooled(one: Comparison, means: pd.DataFrame) -> PairedDifference:
+    """Its difference with the variance over seeds of all variants under its shift that have its seeds."""
+    alike = [variant for variant in means.index if shift_of(variant) == shift_of(one.first)]
+    return pooled_over_seeds(one.difference, means.loc[alike, sorted(set(one.sides[0]["seed"]))].dropna())
 
 
 @once_for_study
-def interactions(study: Study, arm: str) -> list[Comparison]:
+def interactions(study: Study, arm: str, metric: str = "anls") -> list[Comparison]:
     """By how much an arm's differences differ between the documents of two shifts, where it asks that."""
     if lacking(study, arm):
         return []
     planned = ARMS[arm](study.settings)
-    compared, found = dict(zip(planned.contrasts, arm_contrasts(study, arm), strict=True)), []
+    compared, found = dict(zip(planned.contrasts, arm_contrasts(study, arm, metric), strict=True)), []
     for there, here in planned.interactions:
         pair = compared[there], compared[here]
         difference = Interaction(*(each.difference for each in pair)) if made(pair) == [*pair] else None
         reason = "; ".join(sorted({each.reason for each in pair if each.reason}))
-        between = f"arm {arm}, between shifts", there.shift, here.shift, here.says
+        between = f"arm {arm}, between shifts", there.shift, here.shift, here.says, "", metric
         found.append(Comparison(*between, difference=difference, reason=reason))
     return found

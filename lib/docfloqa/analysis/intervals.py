@@ -15,7 +15,7 @@ NONE = "–"
 TITLES = {
     **{"anls": "ANLS (%)", "exact_match": "exact match (%)"},
     **{"own": "ANLS, own page (%)", "wrong": "ANLS, wrong page (%)"},
-    **{"clean": "clean pages (%)", "area": "area under the curve (%)", "lost": "lost (points)"},
+    **{"clean": "clean pages (%)", "area": "area under the curve (%)", "kept": "share of the clean score kept (%)"},
 }
 RESAMPLES = 2000
 UNKNOWN = "unknown"

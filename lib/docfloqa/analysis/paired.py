@@ -111,7 +111,8 @@ class Interaction(StudentEstimate):
 class PairedDifference(StudentEstimate):
     """How much higher the second mean is than the first, on the same questions, and how sure that is.
 
-    The standard errors, in the metric's unit, both count single answers; `over_seeds` is 0 with one seed.
+    The standard errors, in the metric's unit, both count single answers; `over_seeds` is 0 with one seed, and has other
+    degrees of freedom where it is that of more groups (`pooled_over_seeds`).
     """
 
     estimate: float
@@ -119,11 +120,13 @@ class PairedDifference(StudentEstimate):
     over_seeds: float
     documents: int
     seeds: int
+    seeds_freedom: int | None = None
 
     @property
     def variances(self) -> tuple[tuple[float, int], ...]:
         """Over documents and over seeds."""
-        return (self.over_documents**2, self.documents - 1), (self.over_seeds**2, max(1, self.seeds - 1))
+        freedom = self.seeds_freedom or max(1, self.seeds - 1)
+        return (self.over_documents**2, self.documents - 1), (self.over_seeds**2, freedom)
 
     def documents_needed(self, difference: float, power: float = 0.8) -> int | float:
         """The fewest documents with which `smallest_detectable` is at most `difference`, `math.inf` where none are.
@@ -173,6 +176,21 @@ def difference_of_cells(sums: NDArray, counts: NDArray) -> PairedDifference:
     by_documents = documents / (documents - 1) * np.square(residuals.sum(axis=1)).sum()
     by_seeds = seeds / (seeds - 1) * np.square(residuals.sum(axis=0)).sum() if seeds > 1 else 0.0
     return PairedDifference(float(estimate), float(np.sqrt(by_documents)), float(np.sqrt(by_seeds)), documents, seeds)
+
+
+def pooled_over_seeds(difference: PairedDifference, means: pd.DataFrame) -> PairedDifference:
+    """The same difference, its variance over seeds from several groups' mean scores, groups x seeds.
+
+    Seeds are blocks: what a seed does to all groups alike leaves a difference, what is left is taken to vary as much in
+    every group, and has (groups − 1)(seeds − 1) degrees of freedom. Of two groups it is what it was; with one seed it
+    stays 0. Source: Fisher, The Design of Experiments, 1935, chapter 4.
+    """
+    if len(means.columns) < 2:
+        return difference
+    residuals = means.sub(means.mean(axis=1), axis=0).sub(means.mean(), axis=1) + means.to_numpy().mean()
+    freedom = (len(means) - 1) * (len(means.columns) - 1)
+    variance = np.square(residuals.to_numpy()).sum() / freedom
+    return replace(difference, over_seeds=math.sqrt(2 * variance / difference.seeds), seeds_freedom=freedom)
 
 
 def permutation_p_value(first: pd.DataFrame, second: pd.DataFrame, metric: str, resamples: int = 10_000) -> float:

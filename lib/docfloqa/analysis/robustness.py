@@ -21,7 +21,7 @@ from docfloqa.versions import DEGRADATIONS, PAGES, TRAINING
 
 ROBUSTNESS, CROSS = "robustness", "cross-"
 ALL_KINDS = "all degradations"
-AREA, LOST = "area", "lost"
+AREA, KEPT = "area", "kept"
 CLEAN_PAGES = (CLEAN, 0)
 PAGE_SETS = (CLEAN_PAGES, *((kind, place) for kind in SEVERITIES for place in (1, 2, 3)))
 NUMBERS = [TRAINING, PAGES, DEGRADATIONS]
@@ -58,18 +58,24 @@ def area_under_curve(answers: pd.DataFrame, metric: str = "anls") -> pd.DataFram
     """The area under the curve of `metric` over severities, of every run, question and degradation.
 
     Columns: run, ratio, seed, document_id, question_id, kind, `clean` (the metric on the clean page), `area` (its mean
-    over severities 0 to 3 by the trapezoidal rule) and `lost` (clean − area), all in the metric's unit. The kind
-    `ALL_KINDS` has the mean over degradations. Raises ValueError where an answer is lacking.
+    over severities 0 to 3 by the trapezoidal rule), both in the metric's unit, and `kept`, whose mean over a ratio's
+    answers is the share of their clean score that they keep (area over clean, of the means), and whose variance is that
+    share's: kept + (area − kept · clean) / clean. Where nothing is right on clean pages it is 0. The kind `ALL_KINDS`
+    has the mean over degradations. Raises ValueError where an answer is lacking. Source of the linearised ratio:
+    Cochran, Sampling Techniques, 1977, 6.4.
     """
     keys = ["run", RATIO, *KEYS]
     curves = severity_curves(answers).pivot(index=[*keys, "kind"], columns="severity", values=metric)
     if curves.columns.tolist() != [0, 1, 2, 3] or curves.isna().any(axis=None):
         raise ValueError("every question must be answered on the clean page and at severities 1 to 3")
     areas = pd.DataFrame({CLEAN: curves[0], AREA: trapezoid(curves, x=curves.columns, axis=1) / 3})
-    areas = areas.assign(lost=areas[CLEAN] - areas[AREA]).reset_index()
-    areas = areas.sort_values("kind", key=lambda kinds: kinds.map([*SEVERITIES].index), kind="stable")
-    together = areas.groupby(keys, as_index=False)[[CLEAN, AREA, LOST]].mean().assign(kind=ALL_KINDS)
-    return pd.concat([areas, together], ignore_index=True)
+    areas = areas.reset_index().sort_values("kind", key=lambda kinds: kinds.map([*SEVERITIES].index), kind="stable")
+    together = areas.groupby(keys, as_index=False)[[CLEAN, AREA]].mean().assign(kind=ALL_KINDS)
+    areas = pd.concat([areas, together], ignore_index=True)
+    means = areas.groupby([RATIO, "kind"])[[CLEAN, AREA]].transform("mean")
+    share = means[AREA] / means[CLEAN]
+    kept = share + (areas[AREA] - share * areas[CLEAN]) / means[CLEAN]
+    return areas.assign(kept=kept.where(means[CLEAN] > 0, 0.0))
 
 
 def unscored(study: Study, names: Sequence[str]) -> pd.DataFrame:

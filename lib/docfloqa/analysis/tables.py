@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from docfloqa.analysis.arms import chosen_rates, tuned
 from docfloqa.analysis.contrasts import VARIANT, Comparison, compare_all, holm_p_values, made, ratio_contrasts
 from docfloqa.analysis.intervals import (
     LOSS,
@@ -26,8 +27,7 @@ from docfloqa.analysis.intervals import (
     unbroken,
 )
 from docfloqa.analysis.paired import SIGNIFICANT, holm, mcnemar_p_value
-from docfloqa.analysis.rates import chosen_rates, tuned
-from docfloqa.analysis.robustness import ALL_KINDS, AREA, LOST, PAGE_SETS, severity_curves
+from docfloqa.analysis.robustness import ALL_KINDS, AREA, KEPT, PAGE_SETS, severity_curves
 from docfloqa.data.degradations import CLEAN, SEVERITIES, amount
 from docfloqa.metrics import METRICS
 from docfloqa.runs.results import Study, once_for_study
@@ -307,18 +307,18 @@ def degradation_table(answers: pd.DataFrame) -> pd.DataFrame:
 
 
 def area_table(areas: pd.DataFrame) -> pd.DataFrame:
-    """ANLS in percent over all degradations by ratio: on clean pages, area under the curve, what is lost."""
-    table = interval_table(areas[areas["kind"] == ALL_KINDS], [RATIO], [CLEAN, AREA, LOST])
+    """ANLS in percent over all degradations by ratio: on clean pages, area under the curve, the share kept."""
+    table = interval_table(areas[areas["kind"] == ALL_KINDS], [RATIO], [CLEAN, AREA, KEPT])
     return text_table(table, RATIO, "metric", "ratio")
 
 
 def area_comparisons(areas: pd.DataFrame) -> pd.DataFrame:
-    """Every two ratios over all degradations, in points, as text: difference in area, difference in loss.
+    """Every two ratios over all degradations, in points, as text: difference in area, and in the share kept.
 
-    The second is a difference in differences: whether one ratio loses more against its own clean pages than another.
+    The second says whether one ratio keeps more of its own clean score than another.
     """
     together, frames = areas[areas["kind"] == ALL_KINDS], {}
-    for quantity, name in {AREA: "area under the curve", LOST: "lost"}.items():
+    for quantity, name in {AREA: "area under the curve", KEPT: "share kept"}.items():
         frames[name] = contrast_table(compare_all(together, RATIO, quantity, family=name)).rename(columns=ONE_PAIR)
     return pd.concat(frames, axis=1).drop(columns=["what it says", "p, permutation", "seeds"], level=1)
 

@@ -27,7 +27,7 @@ SECOND = {"color": style.GREY, "marker": "x", "linestyle": ":"}  # the second li
 LOSS_LABEL = "loss (nats per token)"
 LARGEST_SIDE = 400  # pixels of a page in a figure in which it is an inch wide
 # Arms whose variants train equally long, so that only what is trained differs.
-EQUALLY_LONG = ("side", "lora", "cumulative")
+EQUALLY_LONG = ("side", "lora", "cumulative", "parts", "schedules")
 COSTS = {"trainable_parameters": (1e6, "trainable parameters (millions)"), "seconds": (1, "seconds of a run")}
 
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from html import escape
 from itertools import chain
 from pathlib import Path
@@ -11,10 +12,11 @@ import pandas as pd
 import statsmodels.api as sm
 from IPython.display import HTML, Markdown, display
 
-from docfloqa.analysis import confidence, mistakes, published, tables
-from docfloqa.analysis.contrasts import arm_contrasts, interactions, lacking, made
+from docfloqa.analysis import arms, confidence, mistakes, published, tables
+from docfloqa.analysis.contrasts import HEADLINE, arm_contrasts, interactions, lacking, made, of_arm
 from docfloqa.analysis.intervals import NONE, RATIO, last_epoch, number, p_text, percent
 from docfloqa.analysis.paired import PairedDifference, holm
+from docfloqa.figures import arms as arm_figures
 from docfloqa.figures import study as figures
 from docfloqa.figures.style import publish
 from docfloqa.files import reports_folder, write_whole
@@ -27,6 +29,23 @@ from docfloqa.settings import SHIFTS
 from docfloqa.text import NO_BREAK, flat, to_latex, to_markdown
 
 BESIDE_PUBLISHED = ("finetuning_curve", "freezing_ablation")
+# Of an arm, or of one that has a figure of its own: what draws it, its caption and what is seen.
+DIFFERENCES = "Differences in ANLS within the arm {}, with 95 % intervals; filled: p < 0.05 (Holm)."
+POINTS = "Points with error bars, one for each comparison; a vertical line at no difference."
+FIGURES = {
+    HEADLINE: (
+        arm_figures.claims,
+        "The claims: differences in exact match (squares) and ANLS (circles) under every shift, with 95 % intervals; "
+        "filled: p < 0.05 (Holm, all claims).",
+        "A panel for each shift: points with error bars for each comparison, and a vertical line at no difference.",
+    ),
+    "grid": (
+        arm_figures.grid,
+        "What training the vision encoder adds, in points of ANLS with 95 % intervals, by how much is new. Thick line: "
+        "the sign flips; framed: p < 0.05 (Holm).",
+        "Two panels of three by three cells with a number and its interval each, dark above zero and pale below.",
+    ),
+}
 INTERVAL = re.compile(r"\[[^][]{1,24}, [^][]{1,24}\]")
 
 
@@ -54,12 +73,15 @@ def show_arm(study: Study, name: str) -> None:
     if why := lacking(study, name):
         display(Markdown(why))
         return
-    scores = tables.arm_summary(study, name)[tables.MAIN_COLUMNS]
-    show_table(scores, f"The arm {name}: scores, with 95 % intervals over documents.")
+    if name == "grid":
+        show_table(arms.grid_table(study), "The grid: differences in ANLS by how much is new of pixels and of content.")
+    else:
+        scores = tables.arm_summary(study, name)
+        scores = scores[[*tables.MAIN_COLUMNS, *(column for column in arms.TUNED if column in scores)]]
+        show_table(scores, f"The arm {name}: scores, with 95 % intervals over documents.")
     if made(arm_contrasts(study, name)):
-        caption = f"Differences in ANLS within the arm {name}, with 95 % intervals; filled: p < 0.05 (Holm)."
-        alt = "Points with error bars, one for each comparison; a vertical line at no difference."
-        publish(figures.arm_contrasts(study, name), study.name, f"arm_{name}", caption, alt)
+        draw, caption, alt = FIGURES.get(name, (partial(figures.arm_contrasts, name=name), DIFFERENCES, POINTS))
+        publish(draw(study), study.name, f"arm_{name}", caption.format(name), alt)
 
 
 def write_frames(study: str, frames: Mapping[str, pd.DataFrame]) -> list[Path]:
@@ -95,12 +117,17 @@ def write_tables(study: Study, beside: Sequence[Study] = (), margin: float = MAR
     else:
         frames |= {table.__name__: table() for table in (published.published_differences, published.published_systems)}
     for arm in study.arms:
+        found, between = arm_contrasts(study, arm), interactions(study, arm)
+        if arm == HEADLINE:
+            found, between = of_arm(study, arm), []
         frames[f"arm_{arm}"] = tables.arm_summary(study, arm)
-        frames[f"arm_{arm}_comparisons"] = tables.contrast_table(arm_contrasts(study, arm))
-        between = tables.contrast_table(interactions(study, arm))
-        frames[f"arm_{arm}_interactions"] = between[["difference [95 %]", "p (Holm)", "smallest shown"]]
+        frames[f"arm_{arm}_comparisons"] = tables.contrast_table(found)
+        frames[f"arm_{arm}_interactions"] = tables.contrast_table(between)[
+            ["difference [95 %]", "p (Holm)", "smallest shown"]
+        ]
+    frames |= {"grid": arms.grid_table(study), "new_words": arms.new_words(study, HEADLINE)}
     if beside:
-        frames["across"] = tables.across([study, *beside])
+        frames |= {"across": tables.across([study, *beside]), "checkpoints": arms.checkpoints([study, *beside])}
     return write_frames(study.name, frames)
 
 

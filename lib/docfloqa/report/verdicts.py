@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from docfloqa.analysis.contrasts import contrasts, holm_p_values
+from docfloqa.analysis.contrasts import CLAIMS, contrasts, holm_p_values
 from docfloqa.analysis.intervals import NONE, Interval, p_text
 from docfloqa.analysis.paired import SIGNIFICANT
 from docfloqa.analysis.tables import page_use_scores
@@ -18,13 +18,14 @@ FLOOR = 0.05
 
 
 def verdicts(study: Study, margin: float = MARGIN) -> pd.DataFrame:
-    """All that a study compares, one row each: ratios, arms, and ratios on bad scans where they were scored.
+    """All that a study compares, one row each: claims, ratios, arms, and ratios on bad scans where they were scored.
 
-    Columns: part (p-values have Holm's correction within one), comparison, difference, low, high (points of ANLS,
-    95 % interval over documents and seeds), p, verdict, reason (why nothing can be settled). A verdict is "better" or
-    "worse" where p is below 0.05; "the same within 2 points" where two one-sided tests show a difference below
-    `margin`; else "not settled", which is also what is said of all where the model does not read the pages, of what
-    has no runs, and on fewer documents than intervals need. Raises ValueError for a margin that is not above 0.
+    Columns: part (p-values have Holm's correction within one), comparison, difference, low, high (points, of ANLS where
+    nothing else is said, 95 % interval over documents and seeds), p, verdict, reason (why nothing can be settled). A
+    verdict is "better" or "worse" where p is below 0.05; "the same within 2 points" where two one-sided tests show a
+    difference below `margin`; else "not settled", which is also what is said of all where the model does not read the
+    pages, of what has no runs, and on fewer documents than intervals need. Raises ValueError for a margin that is not
+    above 0.
     """
     if not margin > 0:
         raise ValueError(f"margin is {margin}; allowed are points of ANLS above 0")
@@ -35,7 +36,7 @@ def verdicts(study: Study, margin: float = MARGIN) -> pd.DataFrame:
         estimate, low, high = (100 * end for end in ends)
         verdict = OPEN
         if reads and p_value < SIGNIFICANT:
-            verdict = BETTER if (estimate > 0) != one.lower_is_better else WORSE
+            verdict = BETTER if estimate > 0 else WORSE
         elif reads and equivalent < SIGNIFICANT:
             verdict = f"the same within {margin:g} points"
         reason = one.reason or (one.difference.doubt if one.difference else "")
@@ -78,7 +79,7 @@ def as_text(found: pd.DataFrame) -> str:
     lines = []
     for part, rows in found.groupby("part", sort=False):
         width = rows["comparison"].str.len().max()
-        lines.append(f"{part}, points of ANLS [95 %]:")
+        lines.append(f"{part}, points{'' if part == CLAIMS else ' of ANLS'} [95 %]:")
         for comparison, difference, _, said in readable(rows, part).itertuples(index=False):
             lines.append(f"  {comparison:<{width}}  {difference:<19}  {said}")
     return "\n".join([*lines, *found.attrs.values()])

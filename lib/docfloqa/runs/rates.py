@@ -1,7 +1,9 @@
 """Learning rates: those that a variant is tried at, which of them it is compared at, and where the search ends."""
 
 import math
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from statistics import fmean
 
 # Half a power of ten between two rates, as 3e-4, 1e-3, 3e-3; so many of them at most.
 STEP, MOST = 10**0.5, 7
@@ -26,6 +28,14 @@ def rates_to_try(middle: float, scores: Mapping[float, float]) -> list[float]:
     if not beyond or len(scores) >= MOST or not math.isfinite(scores[best]):
         return []
     return [rate_beside(middle, round(math.log(best / middle, STEP)) + beyond)]
+
+
+def mean_scores(tried: Iterable[tuple[float, float]]) -> dict[float, float]:
+    """The mean score of every rate, from rates with the score of a run each; minus infinity where one has none."""
+    scores = defaultdict(list)
+    for rate, score in tried:
+        scores[rate].append(score)
+    return {rate: fmean(found) for rate, found in scores.items()}
 
 
 def best_rate(scores: Mapping[float, float]) -> float:

@@ -11,14 +11,14 @@ from typing import Any, Self
 import pandas as pd
 from tqdm.auto import tqdm
 
-from docfloqa.arms import RATIOS, choose_arms
+from docfloqa.arms import RATIOS, choose_arms, legs
 from docfloqa.data.hub import pinned
 from docfloqa.data.load import data_checksum, load_checked
 from docfloqa.exceptions import SettingsError, shown
 from docfloqa.files import held, reports_folder, runs_folder, write_whole
 from docfloqa.model.folder import known_weights
 from docfloqa.runs.plans import CONFIG, PLAN, check_name
-from docfloqa.runs.rates import best_rate, rates_to_try
+from docfloqa.runs.rates import best_rate, mean_scores, rates_to_try
 from docfloqa.runs.recovery import refresh
 from docfloqa.runs.results import planned_runs
 from docfloqa.runs.run import COMPLETE, FAILED, Run, now
@@ -29,12 +29,14 @@ from docfloqa.study.listing import status
 from docfloqa.study.monitor import Watcher
 from docfloqa.study.workers import LocalWorkers, make
 
+BEFORE = "before "  # the trials of this name and a variant's are the runs on whose weights the variant's go on
+
 
 @dataclass(frozen=True)
 class Plan:
     """The runs of a study, or settings of theirs: every ratio with every seed, and those of each arm by variant.
 
-    `trials` are those of variants that are tuned: the first seed at several learning rates.
+    `trials` are those of variants that are tuned: the first seed at several learning rates, and what runs go on from.
     """
 
     ratios: list[Any]
@@ -95,17 +97,19 @@ def settings_of_runs(
     chosen = choose_arms(arms, settings)
     of_arms = {arm.name: {variant.name: variant.runs(settings, seeds) for variant in arm.variants} for arm in chosen}
     trials = {
-        arm.name: {
-            variant.name: at_rates(of_arms[arm.name][variant.name][0], {}) for variant in arm.variants if variant.tuned
-        }
+        arm.name: {one.name: at_rates(one.tried(settings, seeds), {}) for one in arm.variants if one.tuned}
         for arm in chosen
     }
+    for arm, variants in trials.items():
+        for variant, tried in [*variants.items()]:
+            if before := [*chain(*map(legs, (*tried, *of_arms[arm][variant])))]:
+                variants[BEFORE + variant] = before
     return Plan(of_ratios, of_arms, trials)
 
 
-def at_rates(run: Settings, scores: dict[float, float]) -> list[Settings]:
+def at_rates(tried: Sequence[Settings], scores: dict[float, float]) -> list[Settings]:
     """Settings at the learning rates that are still to be tried, given the validation scores of those that were."""
-    return [run.replace(learning_rate=rate) for rate in rates_to_try(run.learning_rate, scores)]
+    return [run.replace(learning_rate=rate) for run in tried for rate in rates_to_try(run.learning_rate, scores)]
 
 
 def plan(settings: Settings, ratios: Sequence[float], seeds: Sequence[int], arms: Sequence[str] = ()) -> Plan:
@@ -132,21 +136,22 @@ def plan(settings: Settings, ratios: Sequence[float], seeds: Sequence[int], arms
         }
         return Run.open(one, model, data(**of_data))
 
-    wanted = settings_of_runs(settings, ratios, seeds, arms)
-    planned = wanted.map(open_run)
-    for arm, variants in planned.trials.items():
-        for variant, trials in variants.items():
-            runs = wanted.arms[arm][variant]
+    planned = settings_of_runs(settings, ratios, seeds, arms).map(open_run)
+    for arm in choose_arms(arms, settings):
+        of_arm, trials_of_arm = planned.arms[arm.name], planned.trials[arm.name]
+        for variant in (one for one in arm.variants if one.tuned):
+            tried, trials = variant.tried(settings, seeds), trials_of_arm[variant.name]
+            wanted, of_arm[variant.name] = of_arm[variant.name], []
             while all(run.record.get("status") in (COMPLETE, FAILED) for run in trials):
-                scores = {run.settings.learning_rate: score(run) for run in trials}
-                if not (further := at_rates(runs[0], scores)):
+                scores = mean_scores((run.settings.learning_rate, score(run)) for run in trials)
+                if not (further := at_rates(tried, scores)):
+                    at_best = (run.settings.replace(learning_rate=best_rate(scores)) for run in wanted)
+                    of_arm[variant.name] = [*map(open_run, at_best)]
                     break
                 trials += map(open_run, further)
-            else:
-                planned.arms[arm][variant] = []
-                continue
-            chosen = best_rate(scores)
-            planned.arms[arm][variant] = [open_run(run.replace(learning_rate=chosen)) for run in runs]
+            if BEFORE + variant.name in trials_of_arm:
+                before = chain(*(legs(run.settings) for run in (*trials, *of_arm[variant.name])))
+                trials_of_arm[BEFORE + variant.name] = [*map(open_run, before)]
     return planned
 
 

@@ -1,0 +1,148 @@
+"""What is told of arms beside scores: learning rates that were tried, the grid's cells, answers that are new."""
+
+import math
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+
+import pandas as pd
+
+from docfloqa.analysis.contrasts import HEADLINE, VARIANT, arm_contrasts, compare, holm_p_values, lacking, of_arm
+from docfloqa.analysis.intervals import interval, percent, unbroken
+from docfloqa.analysis.paired import SIGNIFICANT
+from docfloqa.arms import ARMS, ENDS, STRENGTHS, WHOLE, cell, shift_of
+from docfloqa.files import runs_folder
+from docfloqa.runs.rates import at_the_edge, best_rate, mean_scores
+from docfloqa.runs.results import Study, once_for_study
+from docfloqa.runs.run import read_record
+from docfloqa.runs.tables import EPOCHS, read_tables
+from docfloqa.text import NO_BREAK
+
+TUNED = ("best rate: validation ANLS (others)", "loss at the end above its least")
+# What the contrasts of the arm `grid` say, in short.
+GAINS = {WHOLE: "all − none", ENDS: "input side − output side"}
+
+
+def trial_scores(study: Study, arm: str) -> dict[str, dict[float, float]]:
+    """Validation ANLS of the best epoch, in [0, 1], by learning rate, of each variant that is tuned.
+
+    It is the mean over the documents that a rate was tried on; minus infinity of a trial without a result.
+    """
+    folders = [runs_folder(study.name) / run for runs in study.trials.get(arm, {}).values() for run in runs]
+    epochs, found = read_tables(folders, EPOCHS) if folders else {}, {}
+    for variant, runs in study.trials.get(arm, {}).items():
+        records = {run: read_record(runs_folder(study.name) / run) for run in runs}
+        found[variant] = mean_scores(
+            (
+                record["settings"]["learning_rate"],
+                epochs[run].set_index("epoch")["anls"][record["best_epoch"]] if run in epochs else -math.inf,
+            )
+            for run, record in records.items()
+            if record
+        )
+    return found
+
+
+def chosen_rates(study: Study, arm: str) -> dict[str, str]:
+    """For each variant that is tuned its best rate and the others tried, with validation ANLS in percent, as text."""
+    texts = {}
+    for variant, scores in trial_scores(study, arm).items():
+        if scores:
+            best = best_rate(scores)
+            edge = ", the last of those tried" if at_the_edge(scores) else ""
+            others = ", ".join(f"{rate:g}: {_score(scores[rate])}" for rate in sorted(scores) if rate != best)
+            texts[variant] = f"{best:g}: {_score(scores[best])}{edge} ({others})"
+    return texts
+
+
+def loss_rise(epochs: pd.DataFrame) -> float:
+    """By what share the validation loss after the last epoch is above the lowest after an epoch, the mean over runs."""
+    losses = epochs[epochs["epoch"] > 0].sort_values("epoch").groupby("run")["val_loss"]
+    return float((losses.last() / losses.min() - 1).mean())
+
+
+def tuned(rates: dict[str, str], variant: str, epochs: pd.DataFrame) -> dict[str, str]:
+    """What a table says of a variant that is tuned: its rate of `chosen_rates`, and `loss_rise`; else nothing."""
+    if variant not in rates:
+        return {}
+    return {TUNED[0]: rates[variant], TUNED[1]: percent(loss_rise(epochs))}
+
+
+def _score(score: float) -> str:
+    return f"{100 * score:.1f}" if math.isfinite(score) else "failed"
+
+
+@once_for_study
+def grid_cells(study: Study) -> pd.DataFrame:
+    """Tidy: pixels, content (strengths in [0, 1]), gain, estimate, low, high (ANLS), p (Holm, all cells); may be empty.
+
+    `gain` is one of `GAINS`.
+    """
+    found = [] if lacking(study, "grid") else arm_contrasts(study, "grid")
+    strengths = {cell(*pair): pair for pair in product(STRENGTHS, STRENGTHS)}
+    rows = [
+        (*strengths[shift_of(one.first)], GAINS[one.says], *vars(one.difference.interval()).values(), p_value)
+        for one, p_value in zip(found, holm_p_values(found), strict=True)
+        if one.difference and shift_of(one.first) in strengths
+    ]
+    return pd.DataFrame(rows, columns=["pixels", "content", "gain", "estimate", "low", "high", "p"])
+
+
+def grid_table(study: Study) -> pd.DataFrame:
+    """The cells of the grid as text, in points, by how much is new; a star: p below 0.05 (Holm); may be empty."""
+    cells = grid_cells(study)
+    stars = [f"{NO_BREAK}*" if p < SIGNIFICANT else "" for p in cells["p"]]
+    texts = [unbroken(interval(row)) + star for row, star in zip(cells.itertuples(), stars, strict=True)]
+    by = ["pixels", "content"]
+    frame = cells.assign(text=texts).pivot(index=by, columns="gain", values="text").rename_axis(columns=None)
+    return frame[[gain for gain in GAINS.values() if gain in frame]].rename(index=lambda strength: f"{strength:g}")
+
+
+def new_words(study: Study, arm: str) -> pd.DataFrame:
+    """What an arm compares, apart for answers with and without a word that training never has, as text, in points.
+
+    The last column is by how much the difference is larger on answers with such a word, both linearised as means of a
+    share of the answers (`docfloqa.analysis.robustness.area_under_curve` has the source). Empty where answers do not
+    say in a column `unseen` whether they have one, or all say the same.
+    """
+    if lacking(study, arm) or "unseen" not in (answers := study.arm(arm).compared) or answers["unseen"].nunique() < 2:
+        return pd.DataFrame()
+    new = answers["unseen"].astype(float)
+    columns = {"seen": 1 - new, "never seen": new}
+    for name, inside in columns.items():
+        part = inside * answers["anls"]
+        by = [answers[VARIANT], answers["seed"]]
+        mean = part.groupby(by).transform("sum") / inside.groupby(by).transform("sum")
+        share = inside.groupby(by).transform("mean")
+        answers[name] = mean + inside * (answers["anls"] - mean) / share
+    answers["never seen − seen"] = answers["never seen"] - answers["seen"]
+    names = [*columns, "never seen − seen"]
+    rows = {}
+    for each in ARMS[arm](study.settings).contrasts:
+        found = {name: compare(answers, VARIANT, each.first, each.second, name, family=name) for name in names}
+        if all(one.difference for one in found.values()):
+            texts = {name: unbroken(one.difference.interval()) for name, one in found.items()}
+            rows[f"{each.second} − {each.first}"] = texts
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("ANLS, points, answers with words")
+
+
+def checkpoints(studies: Sequence[Study]) -> pd.DataFrame:
+    """The claims in studies with different starting weights side by side, as text, and whether their signs agree.
+
+    A column for each study, by the name of its model. Two checkpoints give no variance between checkpoints: nothing is
+    pooled. Empty with fewer than two studies that have the arm `HEADLINE`.
+    """
+    made_of = {study.name: of_arm(study, HEADLINE) for study in studies if not lacking(study, HEADLINE)}
+    if len(made_of) < 2:
+        return pd.DataFrame()
+    columns = {}
+    for study in studies:
+        if study.name in made_of:
+            columns[f"{Path(study.settings.model).name} ({study.name})"] = {
+                one.name: one.difference for one in made_of[study.name] if one.difference
+            }
+    frame = pd.DataFrame(columns).dropna()
+    signs = frame.map(lambda one: one.estimate > 0)
+    frame = frame.map(lambda one: unbroken(one.interval()))
+    frame["sign"] = ["agrees" if row.nunique() == 1 else "differs" for _, row in signs.iterrows()]
+    return frame.rename_axis("points")
