@@ -57,7 +57,7 @@ def run(settings: Settings) -> tuple | None:
     if not made.writes:
         # The first process tells.
         return None
-    row = status(made.folder)
+    [row] = status([made.folder])
     return row, as_text(pd.DataFrame([row])), 0 if made.is_complete() else INCOMPLETE
 
 

@@ -243,7 +243,7 @@ def test_to_ask_whether_runs_are_complete_hashes_their_files_once(complete, monk
     ask = [
         complete.is_complete,
         lambda: monitored(complete.settings.study),
-        lambda: status(complete.folder),
+        lambda: status([complete.folder]),
         lambda: open_run(complete.folder),
         lambda: Study.load(complete.settings.study),
     ]

@@ -97,7 +97,7 @@ def test_runs_of_a_packed_study_are_found_compared_and_finished():
         assert found.answers(1)["prediction"].isna().all() and found.answers(1)["anls"].notna().all()
         run = Run(folder.name, found.settings, {})
         assert is_finished(run) and run.is_complete() and len(run.epochs()) == 4
-        assert status(run.folder)["status"] == "complete"
+        assert status([run.folder])[0]["status"] == "complete"
     assert len(paired_answers(*(find_run(folder.name) for folder in folders[:2]))[0]) == 16
     for name, answers in answers_by_run(Study.load("fake")).items():
         pd.testing.assert_frame_equal(answers, compared[name])

@@ -1,5 +1,6 @@
 """Runs as a list: how each stands, read from its folder."""
 
+from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -10,22 +11,33 @@ from docfloqa.exceptions import RunError
 from docfloqa.files import output_folder, reports_folder, runs_folder
 from docfloqa.runs.plans import PLAN, read_plan
 from docfloqa.runs.run import COMPLETE, is_complete, read_record
-from docfloqa.runs.tables import EPOCHS, PACKED, RECORD, packed_records, read_table, read_tables
+from docfloqa.runs.tables import EPOCHS, PACKED, RECORD, packed_records, read_tables
 
 COLUMNS = "study run arm ratio seed status epochs of anls".split()
 EARLIER = "earlier"
 
 
-def status(folder: Path) -> dict[str, Any]:
-    """How a run stands, read from its folder."""
+def status(folders: Iterable[Path]) -> list[dict[str, Any]]:
+    """How each run of a study stands, read from its folder: `epochs` trained `of` those wanted, ANLS after the last."""
+    folders = list(folders)
+    scores = read_tables(folders, EPOCHS) if folders else {}
+    return [_row(folder, scores.get(folder.name)) for folder in folders]
+
+
+def _row(folder: Path, epochs: pd.DataFrame | None) -> dict[str, Any]:
     record, complete = read_record(folder), is_complete(folder)
-    settings = record.get("identity", {}).get("settings", {})
+    # A run that failed before it began has its identity only.
+    settings = record.get("settings") or record.get("identity", {}).get("settings", {})
+    # The first file of an epoch is of the evaluation before training.
+    kept = len([*(folder / "epochs").glob("epoch-*.json")]) - 1
     return {
         "run": folder.name,
         "vision_trainable": settings.get("vision_trainable"),
         "seed": settings.get("seed"),
         "status": COMPLETE if complete else record.get("status", "not begun"),
-        "anls": read_table(folder, EPOCHS)["anls"].iloc[-1] if complete else None,
+        "epochs": int(epochs["epoch"].max()) if complete else max(kept, 0),
+        "of": settings.get("epochs"),
+        "anls": epochs["anls"].iloc[-1] if complete else None,
         "minutes": round(record["seconds"] / 60, 2) if complete else None,
         "error": record.get("error"),
     }
@@ -50,7 +62,7 @@ def list_runs(study: str | None = None) -> pd.DataFrame:
         here = f"studies here are {', '.join(studies)}" if studies else "there is none here yet: make study"
         raise RunError(f"there is no study {study!r}; {here}")
     rows = chain.from_iterable(map(_rows, studies if study is None else [study]))
-    return pd.DataFrame(rows, columns=COLUMNS).convert_dtypes()
+    return pd.DataFrame(rows).rename(columns={"vision_trainable": "ratio"}).reindex(columns=COLUMNS).convert_dtypes()
 
 
 def _rows(study: str) -> list[dict[str, Any]]:
@@ -63,24 +75,5 @@ def _rows(study: str) -> list[dict[str, Any]]:
     }
     # As they are planned: the ratios, the arms, and what is left of other plans.
     names = [*plan.get("runs", []), *(run for run in arms if arms[run]), *sorted(there - arms.keys())]
-    folders = {run: runs_folder(study) / run for run in names}
-    scores = read_tables(folders.values(), EPOCHS) if folders else {}
-    return [
-        _row(folder, scores.get(run)) | {"study": study, "run": run, "arm": arms.get(run, EARLIER)}
-        for run, folder in folders.items()
-    ]
-
-
-def _row(folder: Path, epochs: pd.DataFrame | None) -> dict[str, Any]:
-    record, complete = read_record(folder), is_complete(folder)
-    settings = record.get("settings", {})
-    # The first file of an epoch is of the evaluation before training.
-    kept = len([*(folder / "epochs").glob("epoch-*.json")]) - 1
-    return {
-        "ratio": settings.get("vision_trainable"),
-        "seed": settings.get("seed"),
-        "status": COMPLETE if complete else record.get("status", "not begun"),
-        "epochs": epochs["epoch"].max() if complete else max(kept, 0),
-        "of": settings.get("epochs"),
-        "anls": epochs["anls"].iloc[-1] if complete else None,
-    }
+    found = status(runs_folder(study) / run for run in names)
+    return [row | {"study": study, "arm": arms.get(row["run"], EARLIER)} for row in found]

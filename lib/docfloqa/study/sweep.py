@@ -244,4 +244,4 @@ def write_plan(settings: Settings, planned: Plan) -> None:
 
 def study_status(study: str) -> pd.DataFrame:
     """How each planned run of a study stands, the ratios as they were asked for, then the arms."""
-    return pd.DataFrame([status(runs_folder(study) / run) for run in chain(*planned_runs(study))])
+    return pd.DataFrame(status(runs_folder(study) / run for run in chain(*planned_runs(study))))
