@@ -118,24 +118,6 @@ def numbers(name: str, text: Any, kind: type[Number]) -> list[Number]:
         raise SettingsError(f"{name} are {shown(text)}; allowed are {wanted}, separated by blanks") from None
 
 
-def check_parameters(notebook: Path, parameters: dict[str, Any]) -> None:
-    """Raise `SettingsError` unless papermill may write these parameters into a notebook.
-
-    It writes names as they are, so that any other text than the name of a parameter would run as code; of values
-    it knows how to write text, numbers, True, False and None.
-    """
-    # Not above: help need not wait for it.
-    from papermill import inspect_notebook
-
-    known = inspect_notebook(literal(notebook))
-    for name, value in parameters.items():
-        if name not in known:
-            there = f"{', '.join(known)}{did_you_mean(name, known)}"
-            raise SettingsError(f"{notebook.name} has no parameter {shown(name)}; it has {there}")
-        if not isinstance(value, str | int | float | None):
-            raise SettingsError(f"parameter {name} is {shown(value)}; allowed are text and numbers")
-
-
 def literal(path: Path) -> str:
     """A path as papermill takes it: it would fill in what stands in braces."""
     return str(path).replace("{", "{{").replace("}", "}}")

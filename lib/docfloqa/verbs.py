@@ -16,23 +16,22 @@ def study(settings: Settings, **planned: Any) -> tuple:
     """Explore, fine-tune every ratio, analyse and export the report."""
     from docfloqa.report.next_steps import next_steps
     from docfloqa.report.verdicts import as_text, compared_on, verdicts
-    from docfloqa.runs.results import Study
-    from docfloqa.study import listing
+    from docfloqa.runs import results
     from docfloqa.study.study import make_study
 
     made = make_study(settings, **planned)
-    study = Study.load(settings.study)
+    study = results.Study.load(settings.study)
     found = verdicts(study)
     about = {"study": settings.study, "compared": compared_on(study)}
     data = {**about, "runs": made.runs, "verdicts": found, "files": made.files}
-    text = f"{listing.as_text(made.runs)}\n\n{as_text(found)}\n\n{next_steps(study, made.files)}"
+    text = f"{results.as_text(made.runs)}\n\n{as_text(found)}\n\n{next_steps(study, made.files)}"
     return data, text, 0 if made.complete else INCOMPLETE
 
 
 def sweep(settings: Settings, **planned: Any) -> tuple:
     """Only fine-tune every ratio and seed."""
+    from docfloqa.runs.results import as_text
     from docfloqa.study import sweep as making
-    from docfloqa.study.listing import as_text
 
     runs = making.sweep(settings, **planned)
     complete = (runs["status"] == "complete").all()
@@ -50,7 +49,7 @@ def run(settings: Settings) -> tuple | None:
         )
     import pandas as pd
 
-    from docfloqa.study.listing import as_text, status
+    from docfloqa.runs.results import as_text, status
     from docfloqa.training.trainer import make_run
 
     made = make_run(settings)
@@ -281,7 +280,7 @@ def import_(source, folder, images=None, validation_share=0.2, seed=0, skip_bad_
 
 def runs(name=None) -> tuple:
     """List the runs of a study, or of all: arm, ratio, seed, how they stand, epochs, ANLS after the last one."""
-    from docfloqa.study.listing import as_text, list_runs
+    from docfloqa.runs.results import as_text, list_runs
 
     found = list_runs(name)
     return {"runs": found}, as_text(found) if len(found) else "no run is here yet: make study"

@@ -10,6 +10,7 @@ import pytest
 import torch
 from notebook_cells import run_cells
 from torch import nn
+from tqdm.auto import tqdm
 
 from docfloqa.analysis import advice
 from docfloqa.cli import main
@@ -18,6 +19,7 @@ from docfloqa.files import NOTEBOOKS
 from docfloqa.model.florence import weights_checksum
 from docfloqa.training import gradients
 
+QUIET = tqdm(disable=True)
 PARTS = [*advice.ENCODER, gradients.LANGUAGE, gradients.PROJECTOR]
 
 
@@ -51,7 +53,7 @@ def test_statistics_are_those_computed_by_hand(smoke, monkeypatch):
     toy = Toy()
     monkeypatch.setattr(gradients, "model_parts", lambda model: {"slow": [model.slow], "steady": [model.steady]})
     batches = [{"x": torch.tensor([1.0, 0.0])}, {"x": torch.tensor([3.0, 0.0])}]
-    slow, steady = gradients.gradient_statistics(toy, batches, smoke).to_dict("records")
+    slow, steady = gradients.gradient_statistics(toy, batches, smoke, QUIET).to_dict("records")
     # The mean gradient is (2, 0), its variance over the two batches 2.
     assert slow == pytest.approx(
         {"part": "slow", "parameters": 2, "relative_norm": (1 / 5 + 3 / 5) / 2, "snr": 4 / 2, "squared_norm": 5.0}
@@ -59,7 +61,7 @@ def test_statistics_are_those_computed_by_hand(smoke, monkeypatch):
     )
     assert (steady["relative_norm"], steady["snr"], steady["share"]) == pytest.approx((0.5, np.inf, 1 / 6))
     assert toy.slow.tolist() == [3, 4] and toy.slow.grad is None
-    assert np.isnan(gradients.gradient_statistics(toy, batches[:1], smoke)["snr"]).all()
+    assert np.isnan(gradients.gradient_statistics(toy, batches[:1], smoke, QUIET)["snr"]).all()
 
 
 def test_costs_leave_the_weights_and_the_short_training_leaves_the_encoder(tiny, dataset, smoke, monkeypatch):
@@ -72,7 +74,7 @@ def test_costs_leave_the_weights_and_the_short_training_leaves_the_encoder(tiny,
     before = weights_checksum(model)
     monkeypatch.setattr(gradients, "TIMED", 2)
     monkeypatch.setattr(gradients, "SETS", ("none", "stem", "stage1", "stem stage1", "all"))
-    costs = gradients.thawing_costs(model, batch, smoke).set_index("parts")
+    costs = gradients.thawing_costs(model, batch, smoke, QUIET).set_index("parts")
     assert weights_checksum(model) == before and model.vision_start == 0
     assert costs["cached"].agg(["idxmax", "max"]).tolist() == ["none", 1] and costs.loc["stem", "cached"] == 0
     assert costs["memory_mib"].idxmin() == "none" and costs["memory_mib"].idxmax() == "all"
@@ -82,7 +84,7 @@ def test_costs_leave_the_weights_and_the_short_training_leaves_the_encoder(tiny,
     assert costs.loc["all", "encoder_share"] == 1 and (costs["seconds"] > 0).all()
     tower = [weight.clone() for weight in model.model.vision_tower.parameters()]
     language = model.get_input_embeddings().weight.clone()
-    gradients.train_language_model(model, [batch], smoke)
+    gradients.train_language_model(model, [batch], smoke, QUIET)
     assert all(map(torch.equal, model.model.vision_tower.parameters(), tower)) and not model.training
     assert not torch.equal(model.get_input_embeddings().weight, language)
 

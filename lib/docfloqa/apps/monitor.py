@@ -1,7 +1,6 @@
 """A sweep to watch while it runs, here or elsewhere: its curves and states, read from its files."""
 
 import time
-from itertools import chain
 from typing import Any
 
 import ipywidgets
@@ -28,9 +27,9 @@ SILENT = 300.0  # seconds without a word after which a run that says it is runni
 def epochs_so_far(study: str) -> pd.DataFrame:
     """One row per run of the ratios and epoch that is done: run, vision_trainable, those of `epochs.csv`; or none."""
     frames = [pd.DataFrame(columns=["run", RATIO, "epoch"])]
-    for run in planned_runs(study)[0]:
+    for run, arm in planned_runs(study).items():
         folder = runs_folder(study) / run
-        if rows := so_far(folder):
+        if not arm and (rows := so_far(folder)):
             frames.append(pd.DataFrame(rows).assign(run=run, **{RATIO: read_record(folder)["settings"][RATIO]}))
     return pd.concat(frames[1:] or frames, ignore_index=True)
 
@@ -38,7 +37,7 @@ def epochs_so_far(study: str) -> pd.DataFrame:
 def states(study: str) -> pd.DataFrame:
     """How every planned run stands, as text, those that go on first: run, status, epochs, doing, ANLS (%) so far."""
     rows = []
-    for run in chain(*planned_runs(study)):
+    for run in planned_runs(study):
         folder = runs_folder(study) / run
         record, done = read_record(folder), so_far(folder)
         status = COMPLETE if is_complete(folder) else record.get("status", NOT_BEGUN)

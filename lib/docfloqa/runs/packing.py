@@ -13,7 +13,7 @@ from docfloqa.exceptions import RunError
 from docfloqa.files import held, reports_folder, seal_folder, whole_folder
 from docfloqa.runs import tables
 from docfloqa.runs.plans import study_command
-from docfloqa.runs.results import planned_runs
+from docfloqa.runs.results import planned_runs, run_folders
 from docfloqa.runs.run import is_complete, read_record
 from docfloqa.runs.tables import EPOCHS, PACKED, PACKED_RECORDS, PREDICTIONS, RECORD, TEST_ANSWERS, packed_records
 
@@ -38,7 +38,7 @@ def pack(name: str) -> Path:
     """
     study = reports_folder(name)
     with held(f"sweep-{name}", f"study {name!r}"):
-        planned = [run for runs in planned_runs(name) for run in runs]
+        planned = planned_runs(name)
         if not planned:
             raise RunError(f"study {name!r} has no runs to pack; {study_command(name)} makes them")
         missing = [run for run in planned if not is_complete(study / "runs" / run)]
@@ -47,9 +47,7 @@ def pack(name: str) -> Path:
                 f"study {name!r} has {len(missing)} planned runs that are not complete: {', '.join(missing[:3])}; the "
                 "command that began it goes on with it, and a study that is whole can be packed"
             )
-        begun = {path.parent.name for path in study.glob(f"runs/*/{RECORD}")}
-        folders = [study / "runs" / run for run in sorted({*packed_records(study), *begun})]
-        folders = list(filter(is_complete, folders))
+        folders = [*filter(is_complete, run_folders(name))]
         with whole_folder(study / PACKED, lambda folder: bool(packed_records(folder.parent))) as part:
             names = _write(study, folders, part)
             seal_folder(part)

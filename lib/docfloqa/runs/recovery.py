@@ -2,15 +2,11 @@
 
 import shutil
 from pathlib import Path
-from zipfile import BadZipFile
 
 from docfloqa.exceptions import DamagedError
 from docfloqa.files import check_files, check_folder, is_sound, read_sealed, seal_folder, set_aside
 from docfloqa.runs.run import BEST_MODEL, COMPLETE, LAST_MODEL, RECORD, Run, read_record
 from docfloqa.runs.tables import is_packed
-
-# What a checkpoint holds beside weights, state and processor, which are safetensors and JSON.
-PICKLES = (".pt", ".pth", ".bin", ".pkl")
 
 
 def refresh(run: Run) -> None:
@@ -54,7 +50,7 @@ def epochs_kept(run: Run) -> int:
 
 def seal_checkpoint(folder: Path, epoch: int) -> None:
     """Say that a checkpoint is whole, and after which epoch it was made."""
-    # Here and below: whoever only refreshes a run need not wait for torch and transformers.
+    # Not above: whoever only refreshes a run need not wait for transformers.
     from transformers.trainer import TRAINING_ARGS_NAME
 
     # A pickle of objects that no resume reads.
@@ -65,16 +61,15 @@ def seal_checkpoint(folder: Path, epoch: int) -> None:
 def last_checkpoint(run: Run) -> Path | None:
     """The checkpoint from which a run goes on; None where it begins anew.
 
-    It is the last one that is undamaged, holds no code, and comes with everything that was kept until then: the
-    answers of every epoch and the weights of the best one. A checkpoint that is damaged is set aside; one that was
-    not finished, or is of an epoch that is lost, is deleted.
+    It is the last one that is undamaged and comes with everything that was kept until then: the answers of every epoch
+    and the weights of the best one. One that is damaged is set aside; one that was not finished, or is of an epoch
+    that is lost, is deleted.
     """
     kept, found, last = epochs_kept(run), None, 0
     steps = {int(path.name.rpartition("-")[2]): path for path in run.checkpoints.glob("checkpoint-*[0-9]")}
     for _, folder in sorted(steps.items(), reverse=True):
         try:
             epoch = check_folder(folder)["epoch"]
-            check_holds_no_code(folder)
         except FileNotFoundError:
             shutil.rmtree(folder)
         except DamagedError as error:
@@ -91,21 +86,3 @@ def last_checkpoint(run: Run) -> Path | None:
         for path in reversed(run.epoch_files(epoch)):
             path.unlink()
     return found
-
-
-def check_holds_no_code(folder: Path) -> None:
-    """Raise `DamagedError` where a pickle in a checkpoint names anything that `weights_only` would not load.
-
-    Nothing is executed for it. The trainer loads them with `weights_only` as well.
-    """
-    import torch
-    from transformers.trainer_pt_utils import safe_globals
-
-    for path in sorted(path for path in folder.rglob("*") if path.suffix in PICKLES):
-        try:
-            with safe_globals():
-                unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-        except (ValueError, RuntimeError, BadZipFile, KeyError) as error:
-            raise DamagedError(f"{path} cannot be read: {error}") from None
-        if unsafe:
-            raise DamagedError(f"{path} is refused: it would execute {', '.join(sorted(unsafe))}")

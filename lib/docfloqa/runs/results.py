@@ -32,6 +32,8 @@ from docfloqa.versions import PAGES, TRAINING
 
 RUN_KEYS = ["vision_trainable", "seed"]
 NAMES_SHOWN = 10
+COLUMNS = "study run arm ratio seed status epochs of anls".split()
+EARLIER = "earlier"
 
 
 def once_for_study(compute: Callable[..., Any]) -> Callable[..., Any]:
@@ -87,7 +89,7 @@ class Study:
             errors = "; ".join(sorted({record["error"] for record in missing.values() if record.get("error")}))
             why = f"they stopped with: {errors}" if errors else f"{study_command(name)} makes them"
             raise RunError(f"none of the {len(missing)} runs of study {name!r} is complete; {why}")
-        arms = (read_record(runs_folder(name) / run) for run in planned_runs(name)[1])
+        arms = (read_record(runs_folder(name) / run) for run, arm in planned_runs(name).items() if arm)
         made = chain(records.values(), (record for record in arms if record.get("status") == COMPLETE))
         tested = all("test" in record for record in made)
         return cls(name, settings, records, missing, plan.get("arms", {}), plan.get("trials", {}), tested=tested)
@@ -216,13 +218,23 @@ def _whole_folds(records: dict, missing: dict, folds: int) -> tuple[dict, dict]:
     return whole, missing | {run: record for run, record in waits.items() if run not in whole}
 
 
-def planned_runs(study: str) -> tuple[list[str], list[str]]:
-    """The ids of the runs that a study has planned: those of its ratios, and those of its arms and their trials."""
+def planned_runs(study: str) -> dict[str, str]:
+    """The runs that a study has planned, by id, in their order: each with the name of its arm, "" for its ratios."""
     plan = read_plan(reports_folder(study))
-    ratios = plan.get("runs", [])
-    parts = [variants for name in ("arms", "trials") for variants in plan.get(name, {}).values()]
-    arms = chain(*(runs for variants in parts for runs in variants.values()))
-    return ratios, [run for run in dict.fromkeys(arms) if run not in ratios]
+    arms = dict.fromkeys(plan.get("runs", []), "")
+    for arm, variants in chain(*(plan.get(part, {}).items() for part in ("arms", "trials"))):
+        for run in chain(*variants.values()):
+            arms.setdefault(run, arm)
+    return arms
+
+
+def run_folders(study: str = "*") -> list[Path]:
+    """The folders of the runs that are there, begun, complete or packed, of a study or of all."""
+    reports = output_folder() / "reports"
+    there = {path.parent for path in reports.glob(f"{study}/runs/*/{RECORD}")}
+    for packed in reports.glob(f"{study}/{PACKED}"):
+        there |= {packed.parent / "runs" / run for run in packed_records(packed.parent)}
+    return sorted(there)
 
 
 def find_run(name: str) -> Run:
@@ -236,10 +248,8 @@ def find_run(name: str) -> Run:
     if is_folder(folder) and ((folder / RECORD).is_file() or is_packed(folder.resolve())):
         return open_run(folder.resolve())
     study, _, beginning = name.rpartition("/")
-    there = {path.parent for path in output_folder().glob(f"reports/*/runs/*/{RECORD}")}
-    for packed in output_folder().glob(f"reports/*/{PACKED}"):
-        there |= {packed.parent / "runs" / run for run in packed_records(packed.parent)}
-    found = [path for path in sorted(there) if study in ("", path.parts[-3]) and path.name.startswith(beginning)]
+    there = run_folders()
+    found = [path for path in there if study in ("", path.parts[-3]) and path.name.startswith(beginning)]
     exact = [path for path in found if path.name == beginning]
     of_ratios = [path for path in found if path.name in read_plan(path.parents[1]).get("runs", [])]
     for meant in (exact, found, of_ratios):
@@ -265,3 +275,61 @@ def open_run(folder: Path) -> Run:
             f"run {folder.name} is not complete ({why}); the command that began it goes on where it stopped"
         )
     return Run(folder.name, Settings.from_dict(record["settings"]), record, moved_to=folder)
+
+
+def status(folders: Iterable[Path]) -> list[dict[str, Any]]:
+    """How each run of a study stands, read from its folder: `epochs` trained `of` those wanted, ANLS after the last."""
+    folders = list(folders)
+    scores = read_tables(folders, EPOCHS) if folders else {}
+    return [_row(folder, scores.get(folder.name)) for folder in folders]
+
+
+def _row(folder: Path, epochs: pd.DataFrame | None) -> dict[str, Any]:
+    record, complete = read_record(folder), is_complete(folder)
+    # A run that failed before it began has its identity only.
+    settings = record.get("settings") or record.get("identity", {}).get("settings", {})
+    # The first file of an epoch is of the evaluation before training.
+    kept = len([*(folder / "epochs").glob("epoch-*.json")]) - 1
+    return {
+        "run": folder.name,
+        "vision_trainable": settings.get("vision_trainable"),
+        "seed": settings.get("seed"),
+        "status": COMPLETE if complete else record.get("status", "not begun"),
+        "epochs": int(epochs["epoch"].max()) if complete else max(kept, 0),
+        "of": settings.get("epochs"),
+        "anls": epochs["anls"].iloc[-1] if complete else None,
+        "minutes": round(record["seconds"] / 60, 2) if complete else None,
+        "error": record.get("error"),
+    }
+
+
+def as_text(runs: pd.DataFrame) -> str:
+    """Rows of `status` or `list_runs` for people, ANLS in per cent."""
+    percent = (100 * runs["anls"].astype(float)).round(1)
+    shown = runs.assign(anls=percent).rename(columns={"anls": "ANLS (%)"})
+    return shown.to_string(index=False, na_rep="", float_format="{:.3g}".format)
+
+
+def list_runs(study: str | None = None) -> pd.DataFrame:
+    """Every run of a study, or of all: arm, ratio, seed, status, epochs trained of those wanted, ANLS after the last.
+
+    The runs of a plan's ratios have no arm, and those that it no longer has are "earlier". Raises `RunError` for a
+    study that has neither plan nor runs.
+    """
+    plans = output_folder().glob(f"reports/*/{PLAN}")
+    studies = sorted({path.parent.name for path in plans} | {path.parts[-3] for path in run_folders()})
+    if study is not None and study not in studies:
+        here = f"studies here are {', '.join(studies)}" if studies else "there is none here yet: make study"
+        raise RunError(f"there is no study {study!r}; {here}")
+    rows = []
+    for one in studies if study is None else [study]:
+        arms = planned_runs(one)
+        planned = [runs_folder(one) / run for run in arms]
+        earlier = [folder for folder in run_folders(one) if folder.name not in arms]
+        rows += [row | {"study": one, "arm": arms.get(row["run"], EARLIER)} for row in status([*planned, *earlier])]
+    return pd.DataFrame(rows).rename(columns={"vision_trainable": "ratio"}).reindex(columns=COLUMNS).convert_dtypes()
+
+
+def study_status(study: str) -> pd.DataFrame:
+    """How each planned run of a study stands, the ratios as they were asked for, then the arms."""
+    return pd.DataFrame(status(runs_folder(study) / run for run in planned_runs(study)))

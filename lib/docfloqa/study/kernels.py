@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 from docfloqa.exceptions import StudyError, shown
 from docfloqa.files import NOTEBOOKS
 from docfloqa.model.processes import compute_alone, end_with_parent
-from docfloqa.parameters import check_parameters, literal
+from docfloqa.parameters import literal
 from docfloqa.runs.run import FAILED, INTERRUPTED, PROGRESS, Run, read_record
 from docfloqa.settings import Settings
 
@@ -163,10 +163,9 @@ def execute(
     """Execute a notebook of the project into the file `part`; once more if its kernel dies. Papermill gets `options`.
 
     With `progress`, a kernel that does not touch that file for `STALLED_AFTER` seconds is stopped, as if it had died.
-    Raises `SettingsError` for a parameter that the notebook does not have, `PapermillExecutionError` for an error in a
-    cell, `StudyError` for a kernel that died again, and `KeyboardInterrupt` where `stop_kernels` has ended it.
+    Names of `parameters` are run as code: they are the caller's own, never a user's. Raises `PapermillExecutionError`
+    for an error in a cell, `StudyError` for a kernel that died again, `KeyboardInterrupt` after `stop_kernels`.
     """
-    check_parameters(NOTEBOOKS / notebook, parameters)
     compute_alone()
     options |= {"kernel_name": kernel or DEFAULT_KERNEL, "progress_bar": False, "cwd": NOTEBOOKS}
     paths = literal(NOTEBOOKS / notebook), literal(part)

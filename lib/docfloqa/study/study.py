@@ -23,13 +23,13 @@ from docfloqa.report.export import export, export_study
 from docfloqa.report.findings import left_out
 from docfloqa.report.verdicts import MARGIN
 from docfloqa.runs.plans import check_name
-from docfloqa.runs.results import Study
+from docfloqa.runs.results import Study, study_status
 from docfloqa.runs.run import COMPLETE, git_commit, now
 from docfloqa.settings import OF_A_RUN, SHIFTS, Settings
 from docfloqa.study.doctor import check_study
 from docfloqa.study.kernels import execute, settle, stop_kernels
 from docfloqa.study.monitor import Watcher
-from docfloqa.study.sweep import settings_of_runs, study_status
+from docfloqa.study.sweep import settings_of_runs
 
 PATIENCE = 60.0  # seconds for a kernel that was interrupted to end
 

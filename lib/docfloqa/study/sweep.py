@@ -15,17 +15,16 @@ from docfloqa.arms import RATIOS, choose_arms, legs
 from docfloqa.data.hub import pinned
 from docfloqa.data.load import data_checksum, load_checked
 from docfloqa.exceptions import SettingsError, shown
-from docfloqa.files import held, reports_folder, runs_folder, write_whole
+from docfloqa.files import held, reports_folder, write_whole
 from docfloqa.model.folder import known_weights
 from docfloqa.runs.plans import CONFIG, PLAN, check_name
 from docfloqa.runs.rates import best_rate, mean_scores, rates_to_try
 from docfloqa.runs.recovery import refresh
-from docfloqa.runs.results import planned_runs
+from docfloqa.runs.results import study_status
 from docfloqa.runs.run import COMPLETE, FAILED, Run, now
 from docfloqa.runs.tables import is_packed
 from docfloqa.settings import Settings
 from docfloqa.study.kernels import EXECUTED, execute_run
-from docfloqa.study.listing import status
 from docfloqa.study.monitor import Watcher
 from docfloqa.study.workers import LocalWorkers, make
 
@@ -240,8 +239,3 @@ def write_plan(settings: Settings, planned: Plan) -> None:
         "epochs": epochs,
     }
     write_whole(reports_folder(settings.study) / PLAN, json.dumps(content, indent=2))
-
-
-def study_status(study: str) -> pd.DataFrame:
-    """How each planned run of a study stands, the ratios as they were asked for, then the arms."""
-    return pd.DataFrame(status(runs_folder(study) / run for run in chain(*planned_runs(study))))

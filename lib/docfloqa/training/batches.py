@@ -112,19 +112,13 @@ class QuestionCollator:
             for ids in encode_text(processor, [accepted[0] for accepted in answers])
         ]
 
-    def longer_than(self, tokens: int) -> tuple[int, int]:
-        """How many labels an answer of so many tokens cannot reach, and how many tokens the longest needs."""
-        # The end may be missing.
-        lengths = [len(label) - 1 for label in self.labels]
-        return sum(length > tokens for length in lengths), max(lengths)
-
     def warn_of_long_answers(self, split: str, tokens: int) -> None:
         """Warn where an answer of so many tokens cannot be the whole of some label of this split."""
-        count, longest = self.longer_than(tokens)
-        if count:
+        # The end may be missing.
+        if longer := [len(label) - 1 for label in self.labels if len(label) - 1 > tokens]:
             warnings.warn(
-                f"{count:,} of {len(self.labels):,} first answers of {split} are longer than an answer may be, "
-                f"{tokens} tokens: max_new_tokens of {longest} or more lets the model give them whole",
+                f"{len(longer):,} of {len(self.labels):,} first answers of {split} are longer than an answer may be, "
+                f"{tokens} tokens: max_new_tokens of {max(longer)} or more lets the model give them whole",
                 stacklevel=2,
             )
 

@@ -75,7 +75,7 @@ def model_parts(model: Florence2ForDocVQA) -> dict[str, list[nn.Parameter]]:
 
 
 def gradient_statistics(
-    model: Florence2ForDocVQA, batches: Sequence[dict[str, Tensor]], settings: Settings, bar: tqdm | None = None
+    model: Florence2ForDocVQA, batches: Sequence[dict[str, Tensor]], settings: Settings, bar: tqdm
 ) -> pd.DataFrame:
     """A row for every part of the model, from the gradient g of each batch's mean cross-entropy, all parts trainable.
 
@@ -97,8 +97,7 @@ def gradient_statistics(
             gradients = [torch.zeros_like(one) if one.grad is None else one.grad for one in parameters]
             squares[part].append(_square(gradients))
             means[part] = [old + new / len(batches) for old, new in zip(means[part], gradients, strict=True)]
-        if bar is not None:
-            bar.update()
+        bar.update()
     model.zero_grad()
     rows = []
     for part, parameters in parts.items():
@@ -118,9 +117,7 @@ def gradient_statistics(
     return table.assign(share=table["squared_norm"] / table["squared_norm"].sum(), loss=float(np.mean(losses)))
 
 
-def thawing_costs(
-    model: Florence2ForDocVQA, batch: dict[str, Tensor], settings: Settings, bar: tqdm | None = None
-) -> pd.DataFrame:
+def thawing_costs(model: Florence2ForDocVQA, batch: dict[str, Tensor], settings: Settings, bar: tqdm) -> pd.DataFrame:
     """What a training step of this batch costs with each of `SETS` trainable, projector and language model always.
 
     `parts`; `parameters` of the vision encoder that train, and their share of it, `encoder_share`; `seconds` of a step,
@@ -145,14 +142,13 @@ def thawing_costs(
         for step in range(TIMED):
             finish_device()
             begun = time.perf_counter()
-            with saved_tensors_hooks(_noting(kept, weights), _itself) if step == 0 else nullcontext():
+            with saved_tensors_hooks(_noting(kept, weights), lambda tensor: tensor) if step == 0 else nullcontext():
                 _backward(model, batch | {"pixel_values": states}, settings)
             optimizer.step()
             optimizer.zero_grad()
             finish_device()
             seconds.append(time.perf_counter() - begun)
-            if bar is not None:
-                bar.update()
+            bar.update()
         model.vision_start = 0
         bytes_held = sum(one.nbytes for one in model.parameters()) + 3 * sum(one.nbytes for one in trained)
         rows.append(
@@ -169,7 +165,7 @@ def thawing_costs(
 
 
 def train_language_model(
-    model: Florence2ForDocVQA, batches: Iterator[dict[str, Tensor]], settings: Settings, bar: tqdm | None = None
+    model: Florence2ForDocVQA, batches: Iterator[dict[str, Tensor]], settings: Settings, bar: tqdm
 ) -> None:
     """Train language model and projector on the batches, the vision encoder frozen: AdamW at the settings' rate.
 
@@ -185,8 +181,7 @@ def train_language_model(
         nn.utils.clip_grad_norm_(trained, settings.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()
-        if bar is not None:
-            bar.update()
+        bar.update()
     model.eval()
 
 
@@ -226,7 +221,3 @@ def _noting(kept: dict[int, int], weights: set[int]) -> Callable[[Tensor], Tenso
         return tensor
 
     return note
-
-
-def _itself(tensor: Tensor) -> Tensor:
-    return tensor

@@ -55,7 +55,11 @@ class CapturedSteps:
             if self.failed or len(self.graphs) == MOST_GRAPHS:
                 return None
             try:
-                self._capture(model, shape, batch)
+                if not self.gradients:
+                    # One set for all graphs, which never run at the same time.
+                    self.gradients = [torch.zeros_like(parameter) for parameter in _trained(model)]
+                    self.pool = torch.cuda.graph_pool_handle()
+                self.graphs[shape] = _Graph(model, batch, self.gradients, self.pool)
             except RuntimeError as error:
                 self.failed, why = True, str(error).splitlines()[0]
             if self.failed:
@@ -67,13 +71,6 @@ class CapturedSteps:
         for parameter, gradient in zip(_trained(model), self.gradients, strict=True):
             parameter.grad = gradient
         return self.graphs[shape].replay(batch)
-
-    def _capture(self, model: nn.Module, shape: tuple[Any, ...], batch: dict[str, Tensor]) -> None:
-        if not self.gradients:
-            # One set for all graphs, which never run at the same time.
-            self.gradients = [torch.zeros_like(parameter) for parameter in _trained(model)]
-            self.pool = torch.cuda.graph_pool_handle()
-        self.graphs[shape] = _Graph(model, batch, self.gradients, self.pool)
 
     def release(self) -> None:
         """Give the memory of all graphs and their gradients back, for good."""
