@@ -39,10 +39,10 @@ from docfloqa.files import (
 )
 from docfloqa.runs import run as run_module
 from docfloqa.runs.recovery import last_checkpoint, refresh
-from docfloqa.runs.results import Study, open_run
+from docfloqa.runs.results import Study, open_run, status
 from docfloqa.runs.run import PREDICTIONS, RESULT_FILES, Run, is_complete, read_record
 from docfloqa.study import kernels as execution
-from docfloqa.study.sweep import Plan, status, write_plan
+from docfloqa.study.sweep import Plan, write_plan
 from docfloqa.training.evaluation import evaluate_run
 
 SEED = 1

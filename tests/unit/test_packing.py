@@ -22,9 +22,9 @@ from docfloqa.exceptions import RunError
 from docfloqa.files import DamagedError, reports_folder, runs_folder
 from docfloqa.metrics import METRICS
 from docfloqa.runs.packing import NOTEBOOK_WIDTH, pack
-from docfloqa.runs.results import Study, find_run
+from docfloqa.runs.results import Study, find_run, status
 from docfloqa.runs.run import BEST_MODEL, Run, is_complete, read_record
-from docfloqa.study.sweep import is_finished, status
+from docfloqa.study.sweep import is_finished
 
 FRAMES = ("runs", "epochs", "epoch_scores", "first_answers", "last_answers")
 SCORES = ["run", "epoch", "question_id", *METRICS]
