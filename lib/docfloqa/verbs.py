@@ -19,13 +19,12 @@ def study(settings: Settings, **planned: Any) -> tuple:
     from docfloqa.runs import results
     from docfloqa.study.study import make_study
 
-    made = make_study(settings, **planned)
+    runs, files = make_study(settings, **planned)
     study = results.Study.load(settings.study)
     found = verdicts(study)
-    about = {"study": settings.study, "compared": compared_on(study)}
-    data = {**about, "runs": made.runs, "verdicts": found, "files": made.files}
-    text = f"{results.as_text(made.runs)}\n\n{as_text(found)}\n\n{next_steps(study, made.files)}"
-    return data, text, 0 if made.complete else INCOMPLETE
+    data = {"study": settings.study, "compared": compared_on(study), "runs": runs, "verdicts": found, "files": files}
+    text = f"{results.as_text(runs)}\n\n{as_text(found)}\n\n{next_steps(study, files)}"
+    return data, text, _code(runs)
 
 
 def sweep(settings: Settings, **planned: Any) -> tuple:
@@ -34,8 +33,11 @@ def sweep(settings: Settings, **planned: Any) -> tuple:
     from docfloqa.study import sweep as making
 
     runs = making.sweep(settings, **planned)
-    complete = (runs["status"] == "complete").all()
-    return {"study": settings.study, "runs": runs}, as_text(runs), 0 if complete else INCOMPLETE
+    return {"study": settings.study, "runs": runs}, as_text(runs), _code(runs)
+
+
+def _code(runs: Any) -> int:
+    return 0 if (runs["status"] == "complete").all() else INCOMPLETE
 
 
 def run(settings: Settings) -> tuple | None:

@@ -48,8 +48,8 @@ def made(tmp_path_factory):
     # Data and weights are known from here on, so that the sweep's kernel need not wait for torch.
     plan(settings, [0, 1], [0])
     with written_to(tmp_path_factory.mktemp("log") / "log") as log:
-        outcome = make_study(settings, ratios=[0, 1], seeds=[0])
-    yield settings, outcome, log.read_text()
+        runs, files = make_study(settings, ratios=[0, 1], seeds=[0])
+    yield settings, runs, files, log.read_text()
     patch.undo()
 
 
@@ -89,9 +89,9 @@ def unsaved(monkeypatch):
 
 
 def test_every_run_is_complete_and_keeps_its_notebook(made):
-    settings, outcome, _ = made
-    assert outcome.complete and len(outcome.runs) == 2
-    for run in outcome.runs["run"]:
+    settings, runs, *_ = made
+    assert runs["status"].tolist() == ["complete"] * 2
+    for run in runs["run"]:
         folder = runs_folder(settings.study) / run
         notebook = nbformat.read(folder / "finetune.ipynb", as_version=4)
         assert notebook.metadata.papermill.exception is None
@@ -100,11 +100,11 @@ def test_every_run_is_complete_and_keeps_its_notebook(made):
 
 
 def test_the_report_is_html_and_pdf(made):
-    _, outcome, _ = made
-    names = [path.name for path in outcome.files]
+    _, _, files, _ = made
+    names = [path.name for path in files]
     for stem in ("01_explore_data", "03_ablate", "04_analyze"):
         assert {f"{stem}.html", f"{stem}.pdf"} <= set(names)
-    for path in outcome.files:
+    for path in files:
         content = path.read_bytes()
         assert content.startswith(b"%PDF") if path.suffix == ".pdf" else b"<html" in content
 
@@ -150,17 +150,17 @@ def test_results_are_tidy_and_of_the_present_code(made):
 
 
 def test_a_finished_study_is_not_made_again(made, capsys):
-    settings, outcome, _ = made
+    settings, runs, *_ = made
     times = {path: path.stat().st_mtime for path in runs_folder(settings.study).rglob("*") if path.is_file()}
     again = sweep(settings, [0, 1], [0])
-    assert again["run"].tolist() == outcome.runs["run"].tolist()
+    assert again["run"].tolist() == runs["run"].tolist()
     assert times == {path: path.stat().st_mtime for path in times}
 
 
 def test_a_changed_setting_makes_new_runs_beside_the_old_ones(made):
-    settings, outcome, _ = made
+    settings, runs, *_ = made
     changed = plan(settings.replace(epochs=3), [0, 1], [0])
-    assert not {run.id for run in changed.runs} & set(outcome.runs["run"])
+    assert not {run.id for run in changed.runs} & set(runs["run"])
 
 
 def test_a_study_all_of_whose_runs_failed_says_why(output):
@@ -173,8 +173,8 @@ def test_a_study_all_of_whose_runs_failed_says_why(output):
 
 
 def test_a_study_of_one_ratio_is_analysed(made, output, monkeypatch, unsaved):
-    settings, outcome, _ = made
-    folder = shutil.copytree(outcome.files[0].parent, reports_folder(settings.study))
+    settings, _, files, _ = made
+    folder = shutil.copytree(files[0].parent, reports_folder(settings.study))
     plan = json.loads((folder / "study.json").read_text())
     (folder / "study.json").write_text(json.dumps({**plan, "runs": plan["runs"][:1]}))
     monkeypatch.chdir(NOTEBOOKS)
@@ -287,6 +287,6 @@ def test_the_console_script_is_the_module(output):
 
 
 def test_the_plan_lists_the_runs_of_the_last_sweep(made):
-    settings, outcome, _ = made
+    settings, runs, *_ = made
     plan = json.loads((reports_folder(settings.study) / "study.json").read_text())
-    assert plan["runs"] == outcome.runs["run"].tolist() and Settings.from_dict(plan["settings"]) == settings
+    assert plan["runs"] == runs["run"].tolist() and Settings.from_dict(plan["settings"]) == settings

@@ -33,7 +33,7 @@ def carried_out(monkeypatch, command: str) -> tuple[Settings, dict]:
     monkeypatch.setattr("docfloqa.study.study.make_study", lambda settings, **planned: made.append((settings, planned)))
     program, *words = shlex.split(command)
     assert program == "docfloqa"
-    with pytest.raises(AttributeError):  # nothing was made, so nothing is told
+    with pytest.raises(TypeError):  # nothing was made, so nothing is told
         cli.main(words)
     return made[0]
 

@@ -49,11 +49,9 @@ class Watcher(AbstractContextManager):
     def look(self) -> None:
         """Read the runs' files and show what they say, where the study has been planned meanwhile."""
         plan = reports_folder(self.study) / PLAN
-        if plan.is_file() and plan.stat().st_mtime >= self.begun:
-            self._show(read_plan(plan.parent)["epochs"])
-
-    def _show(self, planned: dict[str, int]) -> None:
-        done, going_on, rows = 0.0, {}, {}
+        if not plan.is_file() or plan.stat().st_mtime < self.begun:
+            return
+        planned, done, going_on, rows = read_plan(plan.parent)["epochs"], 0.0, {}, {}
         for run, epochs in planned.items():
             folder = runs_folder(self.study) / run
             status, progress = read_record(folder).get("status"), read_progress(folder)

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 from papermill.exceptions import PapermillExecutionError
@@ -24,7 +24,7 @@ from docfloqa.report.findings import left_out
 from docfloqa.report.verdicts import MARGIN
 from docfloqa.runs.plans import check_name
 from docfloqa.runs.results import Study, study_status
-from docfloqa.runs.run import COMPLETE, git_commit, now
+from docfloqa.runs.run import git_commit, now
 from docfloqa.settings import OF_A_RUN, SHIFTS, Settings
 from docfloqa.study.doctor import check_study
 from docfloqa.study.kernels import execute, settle, stop_kernels
@@ -32,18 +32,6 @@ from docfloqa.study.monitor import Watcher
 from docfloqa.study.sweep import settings_of_runs
 
 PATIENCE = 60.0  # seconds for a kernel that was interrupted to end
-
-
-class Outcome(NamedTuple):
-    """How the runs of a study stand, and the report's files."""
-
-    runs: pd.DataFrame
-    files: list[Path]
-
-    @property
-    def complete(self) -> bool:
-        """Whether every planned run is complete."""
-        return bool((self.runs["status"] == COMPLETE).all())
 
 
 def make_study(
@@ -54,11 +42,11 @@ def make_study(
     arms: Sequence[str] = (),
     scheduler: str | None = None,
     jobs: int | None = None,
-) -> Outcome:
-    """Make what is missing of a study and report on it; what is complete already is kept.
+) -> tuple[pd.DataFrame, list[Path]]:
+    """Make what is missing of a study and report on it; gives `study_status` and the report's files.
 
-    `03_ablate` makes the runs (arguments as of `sweep`), the other notebooks report. A run that fails is told in the
-    outcome, and the report is made from the others. With arms, the best models are scored on bad scans as well.
+    `03_ablate` makes the runs (arguments as of `sweep`), the other notebooks report, from the runs that did not fail.
+    With arms, the best models are scored on bad scans as well.
 
     Raises `SettingsError` and `StudyError` before any work, and `StudyError` for a notebook that fails.
     """
@@ -87,7 +75,7 @@ def make_study(
         lambda: export(run_notebook("04_analyze", settings, {"study": settings.study})),
         lambda: [*export(run_notebook("01_explore_data", settings, shared)), *export(ablation)],
     )
-    return Outcome(study_status(settings.study), sorted([*scored, *chain(*reports)]))
+    return study_status(settings.study), sorted([*scored, *chain(*reports)])
 
 
 def score_study(name: str, cross: Sequence[str] = SHIFTS) -> list[Path]:

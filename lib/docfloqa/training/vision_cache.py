@@ -33,16 +33,16 @@ SPARE_BYTES = 2**30  # left free on the disk
 SHARE_OF_DEVICE_MEMORY = 1 / 3  # of what is free before training, for states; the rest is for training
 
 
-class CachedPages:
+class CachedPages(Pages):
     """States of pages after `boundary` frozen sub-blocks, memory-mapped from the disk; with 0 the resized images.
 
     A file holds a few pages; its name covers the frozen weights, the processor, the boundary, the precision, the device
     and the images, its folder's the number of this code and the packages, so a stale one is never read.
     """
 
-    def __init__(self, images: "Pages | CachedPages", model: Florence2ForDocVQA, boundary: int, settings: Settings):
+    def __init__(self, images: Pages, model: Florence2ForDocVQA, boundary: int, settings: Settings):
         self.images, self.model, self.boundary, self.settings = images, model, boundary, settings
-        self.processor, self.names = images.processor, images.names
+        self.rows, self.processor, self.first, self.names = images.rows, images.processor, images.first, images.names
         key = self._checksum()
         chunks = list(split(self.names, PAGES_PER_FILE))
         files = [hashlib.sha256("".join((key, *chunk)).encode()).hexdigest()[:32] for chunk in chunks]
@@ -90,15 +90,11 @@ class CachedPages:
         states = torch.from_numpy(np.load(path, mmap_mode="r")[index].copy())
         return states.view(torch.bfloat16) if states.dtype == torch.int16 else states
 
-    def stack(self, pages: Sequence[str]) -> Tensor:
-        """Some pages, (pages, channels, rows, columns)."""
-        return torch.stack([self.load(page) for page in pages])
-
 
 class ResidentPages:
     """The states of all pages in the memory of the device where the model is; a step copies nothing."""
 
-    def __init__(self, pages: Pages | CachedPages, device: torch.device):
+    def __init__(self, pages: Pages, device: torch.device):
         self.index = {page: index for index, page in enumerate(pages.names)}
         first = pages.load(pages.names[0])
         self.states = torch.empty((len(self.index), *first.shape), dtype=first.dtype, device=device)
@@ -127,7 +123,7 @@ def cache_states(
     boundary: int,
     settings: Settings,
     on_file: Callable[[], None] = lambda: None,
-) -> tuple[dict[str, Pages | CachedPages | ResidentPages], int]:
+) -> tuple[dict[str, Pages | ResidentPages], int]:
     """The splits' pages as states after `boundary` sub-blocks, and that boundary, for `model.vision_start`.
 
     The resized images are kept first, so that each is decoded once, whatever boundaries the runs of a study have.
