@@ -43,8 +43,7 @@ def examine(
     """What a study of these settings would meet here, one finding for each of `subjects`; downloads nothing.
 
     `runs` is how many it has, for the disk. What fails is a finding with what to do, and what does not need it is
-    looked at all the same. Data that is to be drawn is drawn, and checks of small data are made and remembered, as a
-    study would.
+    looked at all the same. Data are drawn and small data checked, as a study would.
     """
     # Here: who makes a study that need not be looked at would wait seconds for torch and transformers.
     import torch

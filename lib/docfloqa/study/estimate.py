@@ -78,16 +78,11 @@ def estimate(
 ) -> Estimate:
     """Time, memory and disk of the study that `sweep` would make with these arguments on this machine.
 
-    For every kind of run (see `COSTLY`), some steps of training, answers and a checkpoint are made, as many kinds side
-    by side as the study would have, and as much of each as fits into its share of `MINUTE`, one question at least: of a
-    large model on a CPU a smaller batch. Of a model too slow for that, kinds not begun within `MINUTE` count as the one
-    that trains most. A model of the hub that is not in its cache is stood in for by one of
-    Florence-2-base's size, data of the hub by drawn pages in DocVQA's numbers; nothing is downloaded. Documents of an
-    arm under another shift are taken to be as many as the study's. States that a GPU keeps in its memory are not in
-    `gpu_mib`. Runs are taken not to stop early. The scoring on bad scans that a study with arms ends with is not
-    counted.
-
-    Raises what `sweep` does for what is given, and `StudyError` when a calibration does not survive.
+    Every kind of run (see `COSTLY`) is calibrated in its share of `MINUTE`, as many side by side as the study has; of a
+    model too slow for that, kinds not begun within `MINUTE` count as the one that trains most. Nothing is downloaded: a
+    model of the hub that is not in its cache is one of Florence-2-base's size, data of the hub are drawn pages in
+    DocVQA's numbers. Not counted: states in a GPU's memory, stopping early, the scoring on bad scans of a study with
+    arms. Raises what `sweep` does for what is given, and `StudyError` when a calibration does not survive.
     """
     planned, stand_ins = settings_of_runs(settings, ratios, seeds, arms, jobs), []
     source = resolve(settings.model)
@@ -198,11 +193,7 @@ def _calibrate(kinds: Sequence[Settings], slots: Sequence[Slot], sample: Dataset
 
 
 def random_base_model() -> Path:
-    """The folder of a model of Florence-2-base's size with random weights, written if it is not there.
-
-    It has the tiny model's vocabulary, so prompts are longer than the real ones; pages are 768 x 768 pixels.
-    Takes 0.5 GB, in fp16.
-    """
+    """The folder of a model of Florence-2-base's size, 0.5 GB, random but for the tiny one's vocabulary; made once."""
     folder = data_folder() / "cache" / "florence2-base-random"
     if not folder.is_dir():
         processor = load_processor(TINY_MODEL)

@@ -79,10 +79,10 @@ def make_study(
 
 
 def score_study(name: str, cross: Sequence[str] = SHIFTS) -> list[Path]:
-    """Score a study's best models on bad scans and other data, and export what came out; returns the files.
+    """Score a study's best models on bad scans and other data (`cross`, see `cross_sets`), and export it as files.
 
-    `cross` names other data, as `docfloqa.analysis.scoring.cross_sets` takes it. What is scored already is not
-    again. Raises `RunError` when the study has no complete run, or has folds, and `SettingsError` for what is no data.
+    What is scored already is not again. Raises `RunError` when the study has no complete run, or has folds, and
+    `SettingsError` for what is no data.
     """
     study = Study.load(name)
     # It imports torch, for which a wrong name need not wait.
@@ -145,10 +145,8 @@ def run_notebook(name: str, settings: Settings, parameters: dict[str, Any], **op
 
 
 def _together(study: str, *calls: Callable[[], Any]) -> list[Any]:
-    """What calls that execute notebooks give, made side by side; Ctrl-C is passed on to their kernels.
-
-    Also one alone, since in the main thread nbclient would answer signals itself.
-    """
+    """What calls that execute notebooks give, made side by side; Ctrl-C is passed on to their kernels."""
+    # Also one alone, since in the main thread nbclient would answer signals itself.
     with ThreadPoolExecutor(len(calls)) as pool:
         futures = [pool.submit(call) for call in calls]
         try:

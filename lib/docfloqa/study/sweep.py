@@ -170,16 +170,13 @@ def sweep(
     scheduler: str | None = None,
     jobs: int | None = None,
 ) -> pd.DataFrame:
-    """Make every run that is not complete, and say how each stands.
+    """Make every run that is not complete, first those of the ratios, and give `study_status`.
 
-    Each run is one papermill execution of `02_finetune.ipynb` in a kernel of its own: one per GPU that the kernel
-    sees, else one with one thread per CPU core that quota and memory allow, or one per worker of the dask cluster
-    whose `scheduler` has this address; `jobs` at a time at most. A complete run is skipped, an interrupted one goes on
-    from its last epoch, a failed one is reported while the others go on; a study that another process makes is waited
-    for. The runs of `arms`, names of `docfloqa.arms.ARMS`, are made after those of the ratios.
-
-    Returns a row of `status` for each run. Raises what `plan` does, and `StudyError` for a kernel or worker that cannot
-    serve, as where the settings want a GPU and it has none.
+    Each run is one papermill execution of `02_finetune.ipynb` in a kernel of its own, in every slot of this machine
+    (see `available_slots`) or on every worker of the dask cluster whose `scheduler` has this address; `jobs` at a time
+    at most. A complete run is skipped, an interrupted one goes on from its last epoch, a failed one is told while the
+    others go on; a study that another process makes is waited for. Raises what `plan` does, and `StudyError` for a
+    kernel or worker that cannot serve, as where the settings want a GPU and it has none.
     """
     settings_of_runs(settings, ratios, seeds, arms, jobs)
     check_name(settings)
