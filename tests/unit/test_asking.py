@@ -60,9 +60,7 @@ def test_a_study_is_asked_before_training_and_at_every_ratio_of_its_first_seed(o
     with pytest.raises(RunError, match=r"ratio is 0\.5; allowed are those of study 'embedded': 0, 1"):
         models_of_study("embedded", 0.5)
     shutil.rmtree(models[2].run.model_folder)
-    with pytest.raises(
-        RunError, match=r"vision100-seed1-fake has no best_model/.*docfloqa study --name embedded --ratios 0\.0 1\.0 "
-    ):
+    with pytest.raises(RunError, match=r"vision100-seed1-fake has no best_model/.*docfloqa study --name embedded "):
         models_of_study("embedded")
 
 

@@ -38,12 +38,10 @@ def carried_out(monkeypatch, command: str) -> tuple[Settings, dict]:
     return made[0]
 
 
-@pytest.mark.parametrize("with_config", [True, False])
-def test_a_printed_command_makes_the_very_study(folder, monkeypatch, with_config):
+def test_a_printed_command_makes_the_very_study(folder, monkeypatch):
     study = write_study("mine", (0.0, 0.66), (3,), epochs=2, documents=3, data=str(folder / "my scans"), **OWN)
-    if with_config:
-        config = study.settings.to_config(ratios=[0.0, 0.66], seeds=[3], arms=[])
-        (reports_folder("mine") / CONFIG).write_text(config)
+    config = study.settings.to_config(ratios=[0.0, 0.66], seeds=[3], arms=[])
+    (reports_folder("mine") / CONFIG).write_text(config)
     says = lacking(study, "cumulative")
     settings, planned = carried_out(monkeypatch, says.split("`")[3])
     assert settings.replace(vision_trainable=1.0, seed=0) == study.settings.replace(vision_trainable=1.0, seed=0)

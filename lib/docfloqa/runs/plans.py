@@ -9,7 +9,7 @@ from typing import Any
 from docfloqa.arms import choose_arms
 from docfloqa.exceptions import SettingsError, shown
 from docfloqa.files import output_folder, reports_folder, resolve
-from docfloqa.runs.run import SETTINGS_WITHOUT_EFFECT, read_record
+from docfloqa.runs.run import SETTINGS_WITHOUT_EFFECT
 from docfloqa.settings import OF_A_RUN, OWN, PROFILES, Settings
 
 PLAN, CONFIG = "study.json", "study.yaml"
@@ -31,28 +31,10 @@ def study_command(name: str, arms: tuple[str, ...] = (), *options: str) -> str:
         # A name alone would train on drawn pages.
         known = name in PROFILES and name != OWN
         return shlex.join([*words, *(["--profile", name] if known else ["--name", name, "--data", "FOLDER"])])
-    if config.is_file():
-        # As the command line finds it from any folder; a report names no folder of the machine that made it.
-        words += ["--config", config.relative_to(output_folder()).as_posix()]
-    else:
-        words += ["--name", name, *_options(plan)]
+    # As the command line finds it from any folder; a report names no folder of the machine that made it.
+    words += ["--config", config.relative_to(output_folder()).as_posix()] if config.is_file() else ["--name", name]
     further = [arm for arm in arms if arm not in plan.get("arms", {})]
     return shlex.join([*words, *(["--arms", *plan.get("arms", {}), *further] if further else []), *options])
-
-
-def _options(plan: dict[str, Any]) -> list[str]:
-    """Ratios, seeds and what differs from the embedded profile, of a plan made before studies had a `CONFIG`."""
-    usual, words = Settings().to_dict(), []
-    runs = [
-        read_record(reports_folder(plan["settings"]["study"]) / "runs" / run).get("settings") for run in plan["runs"]
-    ]
-    for option, key in (("--ratios", OF_A_RUN[0]), ("--seeds", OF_A_RUN[1])):
-        words += [option, *map(str, sorted({run[key] for run in runs if run}))]
-    for key, value in Settings.from_dict(plan["settings"]).to_dict().items():
-        if value != usual[key] and key not in (*OF_A_RUN, "study"):
-            option = key.replace("_", "-")
-            words += [f"--{'' if value else 'no-'}{option}"] if isinstance(value, bool) else [f"--{option}", str(value)]
-    return words
 
 
 def check_name(settings: Settings, single: bool = False) -> None:
