@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 from docfloqa.exceptions import DamagedError
-from docfloqa.files import check_files, check_folder, is_sound, read_sealed, seal_folder, set_aside
+from docfloqa.files import check_files, check_folder, is_sound, read_sealed, set_aside
 from docfloqa.runs.run import BEST_MODEL, COMPLETE, LAST_MODEL, RECORD, Run, read_record
 from docfloqa.runs.tables import is_packed
 
@@ -46,16 +46,6 @@ def epochs_kept(run: Run) -> int:
             for path in filter(Path.is_file, (answers, row)):
                 set_aside(path, f"{answers} or {row.name} is damaged: they do not fit their checksums", run.folder)
     return kept
-
-
-def seal_checkpoint(folder: Path, epoch: int) -> None:
-    """Say that a checkpoint is whole, and after which epoch it was made."""
-    # Not above: whoever only refreshes a run need not wait for transformers.
-    from transformers.trainer import TRAINING_ARGS_NAME
-
-    # A pickle of objects that no resume reads.
-    (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
-    seal_folder(folder, epoch=epoch)
 
 
 def last_checkpoint(run: Run) -> Path | None:

@@ -8,9 +8,9 @@ from tqdm.auto import tqdm
 from transformers import Seq2SeqTrainingArguments, TrainerCallback
 
 from docfloqa.exceptions import SettingsError, shown
+from docfloqa.files import seal_folder
 from docfloqa.model.device import compute_device, precision
 from docfloqa.runs.progress import epoch_line, scores
-from docfloqa.runs.recovery import seal_checkpoint
 from docfloqa.runs.run import Run
 from docfloqa.settings import Settings
 
@@ -135,7 +135,7 @@ class RunProgress(TrainerCallback):
         self.trainer.accelerator.wait_for_everyone()
         if state.is_world_process_zero:
             epoch = self.trainer.epoch
-            seal_checkpoint(self.trainer.run.checkpoints / f"checkpoint-{state.global_step}", epoch)
+            seal_folder(self.trainer.run.checkpoints / f"checkpoint-{state.global_step}", epoch=epoch)
             # Only then, since the best model can be made again from it.
             self.trainer.keep_best(epoch)
         control.should_training_stop |= self.trainer.stops_after(self.trainer.epoch)

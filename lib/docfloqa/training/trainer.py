@@ -292,8 +292,7 @@ class DocVQATrainer(StepTrainer):
             figures["subset_loss"] = predictions["loss_sum"].sum() / predictions["tokens"].sum()
         row = self.run.save_epoch(epoch, predictions, **figures)
         if self.settings.report_to:
-            names = {"val_loss": "loss"}
-            self.log({f"eval_{names.get(name, name)}": row[name] for name in (*METRICS, "val_loss")})
+            self.log({"eval_loss": row["val_loss"], **{f"eval_{name}": row[name] for name in METRICS}})
         self.run.update(seconds=self._seconds(), schedule={**self.schedule, "steps_done": self.state.global_step})
         self.progress.show(row)
         return row
