@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import NoneType
 from typing import Any, ClassVar, TypeVar, get_args, get_origin
@@ -65,6 +65,14 @@ class Group:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, checked(field, getattr(self, field.name)))
+
+    def refuse_both(self, pairs: Iterable[tuple[str, str]]) -> None:
+        """Raise `SettingsError` where both settings of a pair are other than usual."""
+        usual = {field.name: field.default for field in dataclasses.fields(self)}
+        for names in pairs:
+            if all(getattr(self, name) != usual[name] for name in names):
+                given = " and ".join(f"{name} is {shown(getattr(self, name))}" for name in names)
+                raise SettingsError(f"{given}; allowed is one of the two")
 
 
 def by_name(further: str | dict[str, Any]) -> dict[str, Any]:

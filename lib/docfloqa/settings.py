@@ -15,9 +15,17 @@ from docfloqa.parameters import POSITIVE, Group, any_text, by_name, check_source
 UNITS = ("tensor", "block", "stage")
 SIDES = ("output", "input")
 UNFREEZING = ("at_once", "lp_ft", "from_input", "from_output")
-# How all of the vision encoder is trained, and what makes that another thing than all of it.
-SCHEDULED = ("unfreezing", "layer_decay", "auto_rgn")
-NOT_WHOLE = ("vision_trainable", "parts", "lora", "lora_rank", "trained_before")
+ADAPTERS = ("lora", "lora_rank")
+# Of each pair a run has one at most. Adapters are merged into the weights when a run ends, so no other goes on from it;
+# how the vision encoder is unfrozen, and at which rates, is for all of it.
+NOT_TOGETHER = (
+    ADAPTERS,
+    ("parts", "vision_trainable"),
+    ("unfreezing", "auto_rgn"),
+    ("layer_decay", "auto_rgn"),
+    *product((*ADAPTERS, "parts"), ("trained_before",)),
+    *product(("unfreezing", "layer_decay", "auto_rgn"), (*ADAPTERS, "vision_trainable", "parts", "trained_before")),
+)
 PARTS = ("none", "stem", "stage1", "stage2", "stage3", "stage4", "all")
 PREFIXES = ("token", "text", "none")
 BATCHINGS = ("uniform", "by_image")
@@ -87,29 +95,12 @@ class Freezing(Group):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        adapters = "lora" if self.lora else "lora_rank" if self.lora_rank else None
-        if self.lora and self.lora_rank:
-            raise SettingsError(f"lora is {self.lora!r} and lora_rank {self.lora_rank!r}; allowed is one of the two")
+        self.refuse_both(NOT_TOGETHER)
         for name in ("lora_alpha", "lora_targets"):
-            if (value := getattr(self, name)) and not adapters:
+            if (value := getattr(self, name)) and not (self.lora or self.lora_rank):
                 raise SettingsError(f"{name} is {shown(value)} without adapters; it goes with lora_rank or lora")
-        if adapters and self.trained_before:
-            raise SettingsError(
-                f"{adapters} is {getattr(self, adapters)!r} and trained_before {self.trained_before!r}; allowed is one "
-                "of the two, since adapters are merged into the weights when a run ends"
-            )
-        if self.parts and (self.vision_trainable != 1 or self.trained_before):
-            raise SettingsError(
-                f"parts is {', '.join(self.parts)}, with a share of the encoder beside it; allowed is one of the two, "
-                "so leave vision_trainable at 1 and trained_before empty"
-            )
         if len(self.parts) > 1 and {"none", "all"} & set(self.parts):
             raise SettingsError(f"parts is {', '.join(self.parts)}; none and all stand alone")
-        usual = {field.name: field.default for field in dataclasses.fields(Freezing)}
-        for names in (*product(SCHEDULED, NOT_WHOLE), ("unfreezing", "auto_rgn"), ("layer_decay", "auto_rgn")):
-            if all(getattr(self, name) != usual[name] for name in names):
-                given = " and ".join(f"{name} is {shown(getattr(self, name))}" for name in names)
-                raise SettingsError(f"{given}; allowed is one of the two")
 
 
 @dataclass(frozen=True)
@@ -139,11 +130,8 @@ class Questions(Group):
         super().__post_init__()
         if self.fold and self.fold > (self.folds or 0):
             raise SettingsError(f"fold is {self.fold} and folds is {self.folds}; allowed is a number from 1 to folds")
-        if self.folds and (self.validation_data or self.validation_questions or self.test_questions):
-            raise SettingsError(
-                f"folds is {self.folds}, with validation_data, validation_questions or test_questions beside it; "
-                "allowed is folds alone, since they validate on every document"
-            )
+        # They validate on every document.
+        self.refuse_both(product(["folds"], ["validation_data", "validation_questions", "test_questions"]))
 
 
 @dataclass(frozen=True)

@@ -278,7 +278,7 @@ def test_every_run_is_planned_once_after_the_one_that_it_goes_on_from(output):
         ({"trained_before": [0.0], "lora": 0.1}, "allowed is one of the two"),
         ({"lora": 16}, "lora is 16; allowed is a number from 0 to 1, a share; a rank is lora_rank"),
         ({"lora_rank": 0}, "lora_rank is 0; allowed is a number from 1"),
-        ({"lora": 0.1, "lora_rank": 8}, "lora is 0.1 and lora_rank 8; allowed is one of the two"),
+        ({"lora": 0.1, "lora_rank": 8}, "lora is 0.1 and lora_rank is 8; allowed is one of the two"),
         ({"lora_targets": ["q_proj"]}, "without adapters; it goes with lora_rank or lora"),
         ({"lora_alpha": 8.0}, "lora_alpha is 8.0 without adapters"),
         ({"trained_before": [0.0], "lora_rank": 8}, "lora_rank is 8 and trained_before"),

@@ -88,7 +88,7 @@ def test_what_cannot_be_tested_on_is_told(tested, tmp_path):
     write_parquet(tmp_path, test=[{**row, "answers": []} for row in test])
     with pytest.raises(DataError, match=r"split 'test' of .* has no usable row"):
         load_docvqa(settings.replace(test_questions=10))
-    with pytest.raises(SettingsError, match="allowed is folds alone"):
+    with pytest.raises(SettingsError, match="folds is 2 and test_questions is 10; allowed is one of the two"):
         settings.replace(test_questions=10, folds=2)
     with pytest.raises(SettingsError, match="test_questions is 10 and the documents are drawn"):
         load_docvqa(Settings.profile("smoke", test_questions=10))
