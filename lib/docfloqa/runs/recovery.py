@@ -1,12 +1,14 @@
-"""Where a run goes on that was interrupted, and what of it was damaged meanwhile."""
+"""Where a run goes on that was interrupted, what of it was damaged meanwhile, and whether it was tested."""
 
 import shutil
 from pathlib import Path
 
+import pandas as pd
+
 from docfloqa.exceptions import DamagedError
-from docfloqa.files import check_files, check_folder, is_sound, read_sealed, set_aside
+from docfloqa.files import check_files, check_folder, checksum, is_sound, read_sealed, set_aside, write_whole
 from docfloqa.runs.run import BEST_MODEL, COMPLETE, LAST_MODEL, RECORD, Run, read_record
-from docfloqa.runs.tables import is_packed
+from docfloqa.runs.tables import TEST_ANSWERS, is_packed
 
 
 def refresh(run: Run) -> None:
@@ -76,3 +78,34 @@ def last_checkpoint(run: Run) -> Path | None:
         for path in reversed(run.epoch_files(epoch)):
             path.unlink()
     return found
+
+
+def has_test(run: Run) -> bool:
+    """Whether the best model, as it is kept, has answered the test questions, and its answers are undamaged."""
+    told = run.record.get("test", {})
+    try:
+        check_files(run.folder, {TEST_ANSWERS: told.get("answers")})
+    except DamagedError:
+        return False
+    return told["weights"] == _weights(run)
+
+
+def save_test(run: Run, predictions: pd.DataFrame) -> None:
+    """Keep the best model's answers to the test questions, and what they come to in the record (`test`)."""
+    epoch = run.epoch_of_model(BEST_MODEL)
+    predictions.insert(0, "epoch", epoch)
+    write_whole(run.folder / TEST_ANSWERS, predictions.to_parquet(index=False))
+    run.update(
+        test={
+            "epoch": epoch,
+            "questions": len(predictions),
+            "documents": predictions["document_id"].nunique(),
+            **{metric: float(predictions[metric].mean()) for metric in ("anls", "exact_match")},
+            "answers": checksum(run.folder / TEST_ANSWERS),
+            "weights": _weights(run),
+        }
+    )
+
+
+def _weights(run: Run) -> list[str]:
+    return [checksum(path) for path in sorted((run.folder / BEST_MODEL).glob("*.safetensors"))]

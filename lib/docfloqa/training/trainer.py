@@ -26,9 +26,8 @@ from docfloqa.model.device import compute_device, describe_device, peak_memory, 
 from docfloqa.model.florence import Florence2ForDocVQA, generation_config, load_florence, weights_checksum
 from docfloqa.model.freezing import freeze
 from docfloqa.model.processes import join_processes
-from docfloqa.runs.recovery import last_checkpoint, refresh
+from docfloqa.runs.recovery import has_test, last_checkpoint, refresh, save_test
 from docfloqa.runs.run import BEST_MODEL, LAST_MODEL, Run
-from docfloqa.runs.tested import has_test, save_test
 from docfloqa.settings import Settings
 from docfloqa.training.arguments import CHECKPOINTS, RunProgress, training_arguments, warmup_steps
 from docfloqa.training.batches import NOTHING, EpochSampler, Pages, QuestionCollator
