@@ -193,7 +193,7 @@ def _calibrate(kinds: Sequence[Settings], slots: Sequence[Slot], sample: Dataset
 
 
 def random_base_model() -> Path:
-    """The folder of a model of Florence-2-base's size, 0.5 GB, random but for the tiny one's vocabulary; made once."""
+    """The folder of a random model of Florence-2-base's size, 0.5 GB, with the tiny one's vocabulary; made once."""
     folder = data_folder() / "cache" / "florence2-base-random"
     if not folder.is_dir():
         processor = load_processor(TINY_MODEL)
