@@ -126,7 +126,7 @@ def test_a_tuned_run_that_goes_on_from_others_has_them_at_every_rate(made):
     assert {run.settings.learning_rate for run in stacked} >= {3e-4, 1e-3, 3e-3} and len(stacked) > 3 * 3 * 3
     assert all(run.predecessor.id in made for run in stacked), "each starts from weights that the study has"
     assert {len(some) for some in planned.arms["schedules"].values()} == {2}
-    assert {*made} == {run for part in planned_runs("tuned") for run in part}
+    assert {*made} == {*planned_runs("tuned")}
 
 
 def test_what_was_tried_is_told_and_whether_the_loss_rose(output, monkeypatch):
