@@ -23,22 +23,20 @@ os.environ.update(
 
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
-from datasets import DatasetDict
 from hypothesis import settings as hypothesis_settings
-from smoke_runs import of_interest, trainer_of
 
-from docfloqa.data.load import load_docvqa
-from docfloqa.model.florence import load_florence
-from docfloqa.settings import Settings
+# The process that hands out the tests has no need of torch, whose import would keep the others waiting: fixtures
+# import what they use.
+if TYPE_CHECKING:
+    from datasets import DatasetDict
+
+    from docfloqa.settings import Settings
 
 hypothesis_settings.register_profile("docfloqa", deadline=None, derandomize=True, max_examples=50)
 hypothesis_settings.load_profile("docfloqa")
-torch.set_num_threads(1)
-# What the libraries have made stays: to look through it again takes half a second of every run.
-gc.freeze()
 
 
 # Files that take more than a minute begin first, so that processes end together.
@@ -50,6 +48,11 @@ LONGEST = (
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+
+
+def pytest_collection_finish() -> None:
+    # What the libraries have made stays: to look through it again takes half a second of every run.
+    gc.freeze()
 
 
 def pytest_sessionfinish() -> None:
@@ -64,31 +67,42 @@ def output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def smoke() -> Settings:
+def smoke() -> "Settings":
+    from docfloqa.settings import Settings
+
     return Settings.profile("smoke")
 
 
 @pytest.fixture(scope="session")
-def dataset():
+def dataset() -> "DatasetDict":
+    from docfloqa.data.load import load_docvqa
+    from docfloqa.settings import Settings
+
     return load_docvqa(Settings.profile("smoke"))
 
 
 @pytest.fixture(scope="session")
-def few(dataset) -> DatasetDict:
+def few(dataset) -> "DatasetDict":
     """Questions of every training page, two steps an epoch, and of most of the others: for whole runs."""
+    from datasets import DatasetDict
+
     return DatasetDict(
         train=dataset["train"].select(range(0, 34, 3)), validation=dataset["validation"].select(range(0, 15, 4))
     )
 
 
 @pytest.fixture(scope="session")
-def third() -> Settings:
+def third() -> "Settings":
+    from docfloqa.settings import Settings
+
     return Settings.profile("smoke", vision_trainable=0.33, epochs=3)
 
 
 @pytest.fixture(scope="session")
 def undisturbed_third(third, few, tmp_path_factory) -> dict:
     """What a run of three epochs, on `few`, leaves that nothing disturbs."""
+    from smoke_runs import of_interest, trainer_of
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DOCFLOQA_OUTPUT", str(tmp_path_factory.mktemp("undisturbed")))
         return of_interest(trainer_of(third, few).fit())
@@ -96,6 +110,8 @@ def undisturbed_third(third, few, tmp_path_factory) -> dict:
 
 @pytest.fixture(scope="session")
 def loaded():
+    from docfloqa.model.florence import load_florence
+
     return load_florence("data/florence2-tiny")
 
 

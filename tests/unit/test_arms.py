@@ -8,7 +8,7 @@ import torch
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
-from smoke_runs import trainer_of
+from smoke_runs import interrupted, trainer_of
 from torch.nn.functional import cross_entropy
 from transformers import Florence2ForConditionalGeneration
 
@@ -83,9 +83,14 @@ def test_adapters_have_the_rank_alpha_and_targets_that_were_asked_for(tiny):
         freeze(tiny[0], Freezing(lora_rank=3, lora_targets=("queries",)))
 
 
-def test_a_lora_run_keeps_its_answers_when_it_is_loaded_without_adapters(few, output):
+def test_a_lora_run_keeps_its_answers_when_it_is_interrupted_or_loaded_without_adapters(few, output, monkeypatch):
     settings = Settings.profile("smoke", vision_trainable=1.0, lora=0.1)
     run = trainer_of(settings, few).fit()
+    with monkeypatch.context() as patch:
+        patch.setenv("DOCFLOQA_OUTPUT", str(output / "again"))
+        interrupted(settings, few, monkeypatch, after=3)
+        resumed = trainer_of(settings, few).fit().predictions()
+    pd.testing.assert_frame_equal(resumed, run.predictions(), check_exact=True)
     assert run.record["freezing"]["lora_rank"] == 10
     model, processor = load_florence(run.folder / "model")
     collator = QuestionCollator(few["validation"], model, processor, "token")

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from fake_study import write_study
 from smoke_runs import trainer_of
 
@@ -142,9 +142,10 @@ def counted(monkeypatch):
 
 
 def test_the_best_model_answers_the_test_split_once_however_often_it_is_interrupted(
-    tested, counted, output, monkeypatch
+    tested, few, counted, output, monkeypatch
 ):
     settings, dataset = tested
+    dataset = DatasetDict(few, test=dataset["test"].select(range(0, len(dataset["test"]), 3)))
     counted.stop = "test"
     with pytest.raises(KeyboardInterrupt):
         trainer_of(settings, dataset).fit()

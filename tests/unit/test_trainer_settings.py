@@ -6,7 +6,7 @@ import warnings
 import pandas as pd
 import pytest
 import torch
-from smoke_runs import SCORES, trainer_of
+from smoke_runs import SCORES, interrupted, trainer_of
 
 import docfloqa.training.trainer
 from docfloqa.exceptions import SettingsError, StudyError
@@ -18,21 +18,6 @@ from docfloqa.training.arguments import training_arguments
 from docfloqa.training.evaluation import evaluate
 
 FROZEN = {"vision_trainable": 0.0, "epochs": 1}
-
-
-def interrupted(settings: Settings, dataset, monkeypatch, after: int) -> None:
-    """A run that is interrupted before so many evaluations are over."""
-    evaluated = []
-
-    def stop(*arguments):
-        evaluated.append(1)
-        if len(evaluated) == after:
-            raise KeyboardInterrupt
-        return evaluate(*arguments)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(docfloqa.training.trainer, "evaluate", stop)
-        trainer_of(settings, dataset).fit()
 
 
 def trains_no_further(run: Run, dataset, output, monkeypatch) -> None:
@@ -131,7 +116,7 @@ def test_training_ends_early_when_the_score_does_not_rise(few, output, monkeypat
     trains_no_further(run, few, output, monkeypatch)
 
 
-def test_epochs_are_scored_on_some_questions_and_the_last_and_the_best_on_all(dataset, output, monkeypatch):
+def test_epochs_are_scored_on_some_questions_and_the_last_and_the_best_on_all(few, output, monkeypatch):
     scored = []
     losing(monkeypatch, best=2)
 
@@ -140,13 +125,13 @@ def test_epochs_are_scored_on_some_questions_and_the_last_and_the_best_on_all(da
         return evaluate(model, collator, *rest)
 
     monkeypatch.setattr(docfloqa.training.trainer, "evaluate", counted)
-    settings = Settings.profile("smoke", vision_trainable=0.0, epochs=4, eval_questions=5)
-    run, all_questions = trainer_of(settings, dataset).fit(), len(dataset["validation"])
+    settings = Settings.profile("smoke", vision_trainable=0.0, epochs=4, eval_questions=2)
+    run, all_questions = trainer_of(settings, few).fit(), len(few["validation"])
     # Before training; four epochs; the last one, wrong pages, the best one.
-    assert scored == [all_questions, 5, 5, 5, 5, all_questions, all_questions, all_questions]
+    assert scored == [all_questions, 2, 2, 2, 2, all_questions, all_questions, all_questions]
     counts = run.predictions()["epoch"].value_counts()
     assert run.record["best_epoch"] == 2 and counts[0] == counts[2] == counts[4] == all_questions
-    assert counts[1] == counts[3] == 5
+    assert counts[1] == counts[3] == 2 < all_questions
     epochs = run.epochs().set_index("epoch")
     assert epochs["subset_anls"].notna().tolist() == [False, True, True, True, True]
     assert epochs["train_loss"].notna().tolist() == [False, True, True, True, True]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from datasets import DatasetDict
 from safetensors.torch import load_file
-from smoke_runs import SCORES, trainer_of
+from smoke_runs import SCORES, interrupted, trainer_of
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.functional import cross_entropy
 from transformers import TrainerCallback
@@ -27,21 +27,6 @@ from docfloqa.training.arguments import warmup_steps
 from docfloqa.training.batches import EpochSampler, QuestionCollator
 from docfloqa.training.evaluation import evaluate
 from docfloqa.training.trainer import DivergedError
-
-
-def stopped_at_the_second_epoch(settings: Settings, dataset, monkeypatch) -> None:
-    """A run that is interrupted in its last epoch's evaluation."""
-    evaluated = []
-
-    def stop(*arguments):
-        if len(evaluated) == 2:
-            raise KeyboardInterrupt
-        evaluated.append(1)
-        return evaluate(*arguments)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(docfloqa.training.trainer, "evaluate", stop)
-        trainer_of(settings, dataset).fit()
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +121,7 @@ def test_an_interrupted_run_goes_on_from_its_last_epoch_and_gives_the_same_table
     undisturbed, dataset, output, monkeypatch
 ):
     settings = Settings.profile("smoke", vision_trainable=0.33)
-    stopped_at_the_second_epoch(settings, dataset, monkeypatch)
+    interrupted(settings, dataset, monkeypatch, after=3)
     resumed = trainer_of(settings, dataset)
     assert not resumed.run.is_complete() and resumed.run.has_epoch(1)
     steps, evaluated = [], []
@@ -152,14 +137,6 @@ def test_an_interrupted_run_goes_on_from_its_last_epoch_and_gives_the_same_table
     assert run.record["seconds"] >= legs, "the time of both legs"
     pd.testing.assert_frame_equal(run.epochs()[SCORES], undisturbed[1][SCORES], check_exact=True)
     pd.testing.assert_frame_equal(run.predictions(), undisturbed[2], check_exact=True)
-
-
-def test_an_interrupted_run_with_adapters_gives_the_same_answers(few, output, monkeypatch):
-    settings = Settings.profile("smoke", vision_trainable=1.0, lora=0.1)
-    whole = trainer_of(settings, few).fit().predictions()
-    monkeypatch.setenv("DOCFLOQA_OUTPUT", str(output / "again"))
-    stopped_at_the_second_epoch(settings, few, monkeypatch)
-    pd.testing.assert_frame_equal(trainer_of(settings, few).fit().predictions(), whole, check_exact=True)
 
 
 def test_a_complete_run_is_not_made_again(undisturbed, dataset):
@@ -192,7 +169,7 @@ class Spoil(TrainerCallback):
 
 @pytest.mark.parametrize("epoch", [1, 2])
 def test_weights_that_are_not_finite_after_an_epochs_last_step_are_not_kept(few, output, epoch):
-    settings = Settings.profile("smoke")
+    settings = Settings.profile("smoke", vision_trainable=0.0)
     trainer = trainer_of(settings, few)
     steps = -(-len(few["train"]) // settings.batch_size)
     trainer.add_callback(Spoil(epoch * steps))
@@ -385,9 +362,9 @@ def test_peak_memory_is_of_the_process_and_not_of_the_one_that_started_it():
     asked = "from docfloqa.model.device import peak_memory; print(peak_memory()['resident_mib'])"
     started = f"""
 import subprocess, sys
-ballast = bytearray(3 * 2**30)
+ballast = bytearray(2**30)
 ballast[::4096] = b"x" * len(ballast[::4096])
 print(subprocess.run([sys.executable, "-c", {asked!r}], capture_output=True, text=True, check=True).stdout)
 """
     done = subprocess.run([sys.executable, "-c", started], capture_output=True, text=True, check=True)
-    assert 50 < float(done.stdout) < 2000
+    assert 50 < float(done.stdout) < 1000
