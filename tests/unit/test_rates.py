@@ -57,6 +57,7 @@ def made(output, monkeypatch):
         return 0.5 - abs(math.log10(run.settings.learning_rate / best.get(name, 1e-3))) / 10
 
     # Planned again after every round, and the data are the same.
+    monkeypatch.setattr(sweeping, "known_weights", lambda *_: "weights")
     monkeypatch.setattr(sweeping, "load_checked", lambda settings: [settings])
     monkeypatch.setattr(sweeping, "data_checksum", lambda settings: settings.synth_shift)
     monkeypatch.setattr(sweeping, "make", make)
@@ -103,18 +104,16 @@ def test_a_plan_that_waits_for_its_trials_counts_the_first_three(output):
 
 
 def test_one_rate_for_several_shifts_is_the_best_in_their_mean(made, monkeypatch):
-    best = {"input": 1e-3, "content": 1e-5}
-
-    def score(run):
-        return 0.5 - abs(math.log10(run.settings.learning_rate / best[run.settings.synth_shift]))
-
-    monkeypatch.setattr(sweeping, "score", score)
+    best = {"input": 1e-3, "content": 1e-4}
+    monkeypatch.setattr(
+        sweeping, "score", lambda run: -(math.log10(run.settings.learning_rate / best[run.settings.synth_shift]) ** 2)
+    )
+    monkeypatch.setattr("docfloqa.arms.STRENGTHS", (0.0, 1.0))
     settings = Settings.profile("smoke", study="tuned", **SMOKE)
     sweeping.sweep(settings, ratios=[1.0], seeds=[3, 4, 5], arms=["grid"])
     planned = sweeping.plan(settings, [1.0], [3, 4, 5], ["grid"])
     runs = [run for some in planned.arms["grid"].values() for run in some]
-    # Between the two best rates all are as good: of equals the lowest that was tried.
-    assert {run.settings.learning_rate for run in runs} == {1e-5} and len({run.id for run in runs}) == 9 * 4 * 2
+    assert {run.settings.learning_rate for run in runs} == {3e-4} and len({run.id for run in runs}) == 4 * 4 * 2
     tried = [run for some in planned.trials["grid"].values() for run in some]
     assert {run.settings.synth_shift for run in tried} == {"input", "content"}
     assert len(made) == len(set(made)) and {*made} == {run.id for run in planned.runs}

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
-from importlib.metadata import version
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -43,6 +43,8 @@ ADDED_SETTINGS = (
     "parts lora_rank lora_alpha lora_targets folds fold unfreezing layer_decay auto_rgn synth_test_documents "
     "test_questions"
 ).split()
+# Which reads a package's whole description, for every run of a plan.
+version = cache(metadata.version)
 # Of what a study writes itself no commit can know.
 RESULTS = (":!/reports", ":!/figures")
 
