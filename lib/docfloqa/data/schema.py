@@ -1,5 +1,6 @@
 """The one schema in which every data set arrives, lmms-lab/DocVQA's columns, and what else they may be called."""
 
+import pyarrow as pa
 from datasets import Features, Image, List, Value, disable_progress_bars
 
 # Of steps ("Map", "Casting") that mean nothing to who waits; this project has bars of its own.
@@ -54,3 +55,9 @@ ONE_PAGE = (
 )
 # Published sizes of DocVQA's splits (Mathew et al., WACV 2021): questions and pages.
 DOCVQA = {"train": (39_463, 10_194), "validation": (5_349, 1_286), TEST: (5_188, 1_287)}
+
+
+def names_in(schema: pa.Schema) -> list[str]:
+    """The columns of a table, then the fields of those that are structs, as "column.field"."""
+    flat = schema.empty_table().flatten().column_names
+    return [*schema.names, *(name for name in flat if name not in schema.names)]

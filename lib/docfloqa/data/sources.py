@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from docfloqa.data.hub import data_snapshot
 from docfloqa.data.importing.data_set import find, import_data, state_of
 from docfloqa.data.importing.kinds import SAVED, parquet_files, parquet_folder
-from docfloqa.data.schema import DEMANDED, FEATURES, NAMES, ONE_PAGE, SEVERAL_PAGES, SPLITS, TEST
+from docfloqa.data.schema import DEMANDED, FEATURES, NAMES, ONE_PAGE, SEVERAL_PAGES, SPLITS, TEST, names_in
 from docfloqa.data.synth.dataset import synth_folder
 from docfloqa.exceptions import DataError, SettingsError
 from docfloqa.files import (
@@ -159,10 +159,7 @@ def batches_in_schema(file: Path, of: str) -> Iterator[pa.RecordBatch]:
 
 def column_names(schema: pa.Schema, of: str) -> dict[str, str]:
     """What a file calls the columns that it has, by their names in the schema."""
-    there = set(schema.names)
-    for field in schema:
-        if pa.types.is_struct(field.type):
-            there |= {f"{field.name}.{inner.name}" for inner in field.type}
+    there = names_in(schema)
     found = {column: [name for name in names if name in there] for column, names in NAMES.items()}
     lacking = [column for column in DEMANDED if not found[column]]
     if "image" in lacking and (several := [name for name in schema.names if name in SEVERAL_PAGES]):

@@ -16,8 +16,8 @@ from docfloqa.data.hub import data_snapshot
 from docfloqa.data.importing.kinds import Found, recognise
 from docfloqa.data.importing.pages import Pages
 from docfloqa.data.importing.summary import FEWEST_FOR_STUDY, Imported, Problem, counted, grouped
-from docfloqa.data.importing.tables import ROWS_AT_ONCE, Table, TableError, plain_text, text_of, texts
-from docfloqa.data.schema import DISJOINT, FEATURES, ONE_PAGE, SPLIT_NAMES, SPLITS, TEST
+from docfloqa.data.importing.tables import ROWS_AT_ONCE, Table, plain_text, text_of, texts
+from docfloqa.data.schema import DISJOINT, FEATURES, SPLIT_NAMES, SPLITS, TEST
 from docfloqa.exceptions import DataError, printable
 from docfloqa.files import check_writable, expanded, is_folder, is_hub_id, resolve, whole_folder
 from docfloqa.parameters import check_source
@@ -139,11 +139,8 @@ def _rows(tables: Sequence[Table], pages: Pages) -> tuple[pd.DataFrame, list[Pro
     # train/1.png and validation/1.png are two documents.
     apart = not pages.root and len({table.images for table in tables}) > 1
     for place, table in enumerate(tables):
+        file = table.path.name if len(tables) > 1 else ""
         for row in table.read():
-            if isinstance(row.values.get("image"), list):
-                if len(row.values["image"]) != 1:
-                    raise TableError(f"{str(table.path)!r} {ONE_PAGE.format('image')}")
-                row.values["image"] = row.values["image"][0]
             one, wrong = dict.fromkeys(TEXTS, ""), {"cells": row.wrong} if row.wrong else {}
             for name in TEXTS:
                 try:
@@ -166,13 +163,12 @@ def _rows(tables: Sequence[Table], pages: Pages) -> tuple[pd.DataFrame, list[Pro
                     wrong.setdefault("question", "no question; allowed is any text")
                 if not one["answers"]:
                     wrong.setdefault("answers", "no answer; allowed is at least one, separated by '|'")
-            told = Problem(row.number, "", "", "", table.path.name if len(tables) > 1 else "")
             found = [
-                Problem(told.row, column, _given(row.values, column), reason, told.file)
+                Problem(row.number, column, _given(row.values, column), reason, file)
                 for column, reason in wrong.items()
                 if reason
             ]
-            rows.append({"table": place, "row": row.number, "file": told.file, "bad": bool(found), **one})
+            rows.append({"table": place, "row": row.number, "file": file, "bad": bool(found), **one})
             problems += found
     columns = ["table", "row", "file", "bad", *TEXTS, "image", "answers", "question_type", "name", "content"]
     return pd.DataFrame(rows, columns=columns), problems
@@ -264,14 +260,12 @@ def _batches(chosen: pd.DataFrame, tables: Sequence[Table], pages: Pages) -> Ite
         for row in tables[place].read():
             if (one := wanted.get((place, row.number))) is None:
                 continue
-            image = row.values["image"]
-            image = image[0] if isinstance(image, list) else image
             batch.append(
                 {
                     "questionId": one["question_id"],
                     "question": one["question"],
                     "question_types": one["question_type"],
-                    "image": pages.load(tables[place], image, text_of(row.values.get("page"))),
+                    "image": pages.load(tables[place], row.values["image"], text_of(row.values.get("page"))),
                     "docId": one["docId"],
                     "ucsf_document_id": one["document"],
                     "ucsf_document_page_no": one["page"],

@@ -136,21 +136,17 @@ def _saved(folder: Path, name: str) -> Found:
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise TableError(f"{str(folder)!r} has {name}, and datasets cannot load it: {error}") from error
     parts = {"": saved} if isinstance(saved, Dataset) else dict(saved)
+    aside = tuple(split for split in parts if split and not _split_of(split))
+    if len(aside) == len(parts):
+        raise TableError(f"{str(folder)!r} has the splits {', '.join(parts)}; allowed are {', '.join(SPLIT_NAMES)}")
     tables = []
-    for split, part in parts.items():
-        meant = _split_of(split)
-        if split and not meant:
-            continue
+    for split in (name for name in parts if name not in aside):
 
-        def batches(columns: list[str], part: Dataset = part):
+        def batches(columns: list[str], part: Dataset = parts[split]):
             return part.select_columns(columns).with_format("arrow").iter(ROWS_AT_ONCE)
 
-        place = folder / split if split else folder
-        table = arrow_table(place, "saved", part.features.arrow_schema, batches, meant)
-        tables.append(replace(table, images=folder))
-    if not tables:
-        raise TableError(f"{str(folder)!r} has the splits {', '.join(parts)}; allowed are {', '.join(SPLIT_NAMES)}")
-    aside = tuple(split for split in parts if split and not _split_of(split))
+        table = arrow_table(folder / split, "saved", parts[split].features.arrow_schema, batches)
+        tables.append(replace(table, images=folder, split=_split_of(split)))
     return Found("a data set saved by datasets", tables, aside)
 
 

@@ -15,20 +15,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from docfloqa.data.images import PageError, read_bytes
-from docfloqa.data.schema import COLUMNS, ONE_PAGE, SEVERAL_PAGES
+from docfloqa.data.schema import COLUMNS, ONE_PAGE, SEVERAL_PAGES, names_in
 from docfloqa.exceptions import DataError, printable, shown
 
 DEMANDED = ("image", "question", "answers")
 DELIMITERS = ",;\t"
 SEPARATOR = "|"  # between the answers, and between the types, of a question
 # The longer marks first: one begins as the other.
-MARKS = {
-    codecs.BOM_UTF8: "utf-8",
-    codecs.BOM_UTF32_LE: "utf-32-le",
-    codecs.BOM_UTF32_BE: "utf-32-be",
-    codecs.BOM_UTF16_LE: "utf-16-le",
-    codecs.BOM_UTF16_BE: "utf-16-be",
-}
+MARKS = {(codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE): "utf-32", (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE): "utf-16"}
 AS_UTF8 = "save it as 'CSV UTF-8'"
 BRACKETS = {"[": "]", "(": ")", "{": "}"}
 LIST = 'allowed are texts separated by \'|\', or a list of texts in quotes such as ["7", "7 USD"]'
@@ -119,7 +113,7 @@ def json_table(path: Path) -> Table:
 
     def read() -> Iterator[Row]:
         for number, row in enumerate(rows, 1):
-            yield Row(number, {column: row.get(name) for column, name in names.items()})
+            yield Row(number, _values(row, names, path))
 
     return Table(path, kind, path.parent, read, columns=frozenset(names))
 
@@ -138,29 +132,20 @@ def parquet_table(path: Path) -> Table:
     return arrow_table(path, "parquet", schema, batches)
 
 
-def arrow_table(
-    path: Path, kind: str, schema: pa.Schema, batches: Callable[[list[str]], Iterable[Any]], split: str = ""
-) -> Table:
+def arrow_table(path: Path, kind: str, schema: pa.Schema, batches: Callable[[list[str]], Iterable[Any]]) -> Table:
     """Rows of batches that arrow holds, of which the columns that are wanted are asked for by name."""
-    there = list(schema.names)
-    for field in schema:
-        if pa.types.is_struct(field.type):
-            there += [f"{field.name}.{inner.name}" for inner in field.type]
-    names = columns_of(there, path)
+    names = columns_of(names_in(schema), path)
 
     def read() -> Iterator[Row]:
         wanted = {name if name in schema.names else name.partition(".")[0] for name in names.values()}
         try:
             rows = (row for batch in batches(sorted(wanted)) for row in batch.to_pylist())
             for number, row in enumerate(map(_flat, rows), 1):
-                values = {column: row.get(name) for column, name in names.items()}
-                if isinstance(image := values["image"], bytes):
-                    values["image"] = {"bytes": image, "path": None}
-                yield Row(number, values)
+                yield Row(number, _values(row, names, path))
         except (pa.ArrowException, OSError) as error:
             raise TableError(f"{str(path)!r} cannot be read: {error}") from error
 
-    return Table(path, kind, path if path.is_dir() else path.parent, read, split, columns=frozenset(names))
+    return Table(path, kind, path.parent, read, columns=frozenset(names))
 
 
 def columns_of(
@@ -192,13 +177,13 @@ def texts(value: Any, bars: bool) -> list[str]:
     if isinstance(value, list):
         if wrong := next((one for one in value if not isinstance(one, str | int | float | None)), None):
             raise ValueError(f"{shown(wrong)} is no text; allowed is a text or a list of texts")
-        return list(dict.fromkeys(filter(None, map(plain_text, value))))
-    cell = plain_text(value)
-    if BRACKETS.get(cell[:1]) == cell[-1:] != "" or cell[:2] in ("['", '["'):
-        written = _written_list(cell)
-        if written is not None:
-            return list(dict.fromkeys(filter(None, map(str.strip, written))))
-    return list(dict.fromkeys(filter(None, map(str.strip, cell.split(SEPARATOR) if bars else [cell]))))
+        found = map(plain_text, value)
+    else:
+        cell = plain_text(value)
+        found = _written_list(cell)
+        if found is None:
+            found = cell.split(SEPARATOR) if bars else [cell]
+    return list(dict.fromkeys(filter(None, map(str.strip, found))))
 
 
 def text_of(value: Any) -> str:
@@ -220,16 +205,17 @@ def plain_text(value: Any) -> str:
 
 def _written_list(cell: str) -> list[str] | None:
     """The texts of a written list, None for what is no list; raises `ValueError` for a list of anything else."""
+    begins = cell[:2] in ("['", '["')
+    if not begins and BRACKETS.get(cell[:1], "") != cell[-1:]:
+        return None
     try:
         found = json.loads(cell)
     except (RecursionError, ValueError):
         found = _python_list(cell)
-    if isinstance(found, list | tuple | set) and found and all(isinstance(one, str) for one in found):
-        return [*found] if isinstance(found, list | tuple) else sorted(found)
-    if found == []:
-        return []
+    if isinstance(found, list | tuple | set) and found != () and all(isinstance(one, str) for one in found):
+        return sorted(found) if isinstance(found, set) else [*found]
     # "[illegible]" is an answer, and so is "(12)".
-    if isinstance(found, list) or cell[:2] in ("['", '["'):
+    if isinstance(found, list) or begins:
         raise ValueError(f"looks like a list that is cut, or holds more than texts; {LIST}")
     return None
 
@@ -252,14 +238,13 @@ def text_in(path: Path) -> str:
         content = read_bytes(path)
     except PageError as error:
         raise TableError(str(error)) from None
-    mark = next((mark for mark in MARKS if content.startswith(mark)), b"")
-    encoding = MARKS.get(mark, "utf-8")
+    encoding = next((name for marks, name in MARKS.items() if content.startswith(marks)), "utf-8-sig")
     try:
-        text = content[len(mark) :].decode(encoding)
+        text = content.decode(encoding)
     except UnicodeDecodeError as error:
-        if encoding != "utf-8":
+        if encoding != "utf-8-sig":
             raise TableError(f"{str(path)!r} is not in {encoding.upper()}, as its first bytes say: {error}") from None
-        line, byte = content[: error.start].count(b"\n") + 1, content[error.start : error.start + 1]
+        line, byte = error.object[: error.start].count(b"\n") + 1, error.object[error.start : error.start + 1]
         with_windows = byte.decode("cp1252", errors="ignore")
         known = f", {with_windows!r} in Windows' cp1252" if with_windows else ""
         raise TableError(
@@ -303,6 +288,18 @@ def cells_of(path: Path) -> dict[int, list[str]]:
 
 def _folded(name: str) -> str:
     return re.sub(r"[\s_-]", "", name).lower()
+
+
+def _values(row: dict[str, Any], names: dict[str, str], path: Path) -> dict[str, Any]:
+    """A row's values by the names in `COLUMNS`, its image as a path or as parquet holds one."""
+    values = {column: row.get(name) for column, name in names.items()}
+    if isinstance(values["image"], list):
+        if len(values["image"]) != 1:
+            raise TableError(f"{str(path)!r} {ONE_PAGE.format('image')}")
+        [values["image"]] = values["image"]
+    if isinstance(values["image"], bytes):
+        values["image"] = {"bytes": values["image"], "path": None}
+    return values
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:
