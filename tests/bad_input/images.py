@@ -15,7 +15,7 @@ from PIL import Image
 from bad_input.case import BadInput, refused
 from docfloqa.apps.browser import page_html
 from docfloqa.data.degradations import SEVERITIES, degrade
-from docfloqa.data.images import UPLOAD, ImageTooLargeError, PageError, as_page, decode_page, read_page
+from docfloqa.data.images import UPLOAD, PageError, as_page, decode_page, read_page
 from docfloqa.model.florence import load_florence
 
 ORIENTATION = 0x0112
@@ -214,7 +214,7 @@ def bomb(case) -> None:
     if kind == "GIF":
         refused(PageError, "pixels|decoded", decode_page, content)
     else:
-        refused(ImageTooLargeError, "pixels", decode_page, content)
+        refused(PageError, "pixels", decode_page, content)
 
 
 def text_bomb(size: int) -> None:

@@ -103,7 +103,7 @@ BAD_ROWS = {
     "no image": {"image": None},
     "image cannot be decoded": {"image": {"bytes": b"this is no image", "path": None}},
     "image cannot be decoded (truncated)": {"image": {"bytes": png(size=(256, 256), mode="RGB")[:200], "path": None}},
-    "image of more than 100,000,000 pixels": {
+    "image cannot be decoded: it has more than 100,000,000 pixels": {
         "image": {"bytes": png(size=(20_000, LARGEST_IMAGE // 20_000 + 1)), "path": None}
     },
     "duplicate question id": {"questionId": "train-0"},

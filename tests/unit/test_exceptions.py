@@ -27,7 +27,7 @@ def test_every_exception_of_the_library_is_one_that_a_user_can_cause():
         return name in wanted or any(reaches(base, wanted) for base in bases.get(name, ()))
 
     found = {name for name in bases if reaches(name, plain)} - {"DocFloQAError"}
-    assert len(found) > 10 and {"SettingsError", "DivergedError", "ImportProblems", "ImageTooLargeError"} <= found
+    assert len(found) > 10 and {"SettingsError", "DivergedError", "ImportProblems", "PageError"} <= found
     assert {name for name in found if not reaches(name, {"DocFloQAError"})} == set()
 
 

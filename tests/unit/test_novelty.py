@@ -60,7 +60,7 @@ def test_the_threshold_is_the_stated_share_of_validation_pages(drawn):
     read, others = drawn
     again = PagesRead.of(others[:5], others)
     assert np.quantile([again.novelty(page) for page in others], 0.99) == pytest.approx(1)
-    assert PagesRead(**read.to_dict()) == read
+    assert PagesRead(**vars(read)) == read
 
 
 def test_pages_that_are_all_alike_leave_room():
@@ -71,7 +71,7 @@ def test_pages_that_are_all_alike_leave_room():
 
 def test_asking_says_that_a_page_is_unlike_in_place_of_a_confidence(drawn, tiny, smoke, tmp_path, monkeypatch):
     model, processor = copy.deepcopy(tiny[0]), tiny[1]
-    model.config.pages_read = drawn[0].to_dict()
+    model.config.pages_read = vars(drawn[0])
     models = [Asked("before training", None, smoke), Asked("trained", None, smoke)]
     monkeypatch.setattr(asking, "models_of_study", lambda *_: models)
     monkeypatch.setattr("docfloqa.runs.results.Study.load", lambda _: None)

@@ -132,21 +132,6 @@ def test_pages_of_any_mode_and_size(mode, size):
         assert degraded.size == size and degraded.mode == "RGB"
 
 
-@pytest.mark.parametrize(
-    ("kind", "severity", "message"),
-    [
-        ("rain", 1, "degradation is 'rain'; allowed are 'blur', 'JPEG'"),
-        ("blur", 0, "severity of 'blur' is 0; allowed are 1 to 3"),
-        ("blur", 4, "severity of 'blur' is 4; allowed are 1 to 3"),
-    ],
-)
-def test_an_unknown_degradation_is_named(kind, severity, message, dataset, output):
-    with pytest.raises(ValueError, match=message):
-        degrade(Image.new("L", (9, 9)), kind, severity, "page")
-    with pytest.raises(ValueError, match=message):
-        degraded_pages(dataset["validation"], kind, severity)
-
-
 def test_severities_are_stated_for_every_degradation():
     assert list(SEVERITIES) == list(DEGRADATIONS)
     assert all(unit and len(values) == 3 for unit, values in SEVERITIES.values())

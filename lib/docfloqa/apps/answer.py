@@ -9,13 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
-from datasets import Dataset
-from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import Florence2Processor
 
-from docfloqa.apps.ask import UNKNOWN, Asked, check_question, is_unlike, novelty
+from docfloqa.apps.ask import UNKNOWN, Asked, answers, check_question, is_unlike, novelty
 from docfloqa.data.images import PageError, count_pages, read_bytes, read_page
 from docfloqa.data.importing.pages import file_below, page_number
 from docfloqa.data.importing.tables import SEPARATOR, TableError, csv_table, texts
@@ -24,8 +21,7 @@ from docfloqa.files import expanded, held, is_folder, write_whole
 from docfloqa.metrics import anls
 from docfloqa.model.florence import Florence2ForDocVQA, weights_checksum
 from docfloqa.settings import Settings
-from docfloqa.training.batches import QuestionCollator, resized, split
-from docfloqa.training.evaluation import evaluate
+from docfloqa.training.batches import resized, split
 
 SUFFIXES = {".pdf", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".gif", ".bmp", ".webp"}
 AT_ONCE = 64  # questions between two times that answers are kept
@@ -53,17 +49,6 @@ class Task:
     def key(self) -> str:
         """What is the same only for the same question about the same page."""
         return json.dumps([self.row, self.file, self.page, self.question, self.state])
-
-
-class Ready:
-    """Resized pages by name, as a collator takes them."""
-
-    def __init__(self, pages: dict[str, Tensor]):
-        self.pages = pages
-
-    def stack(self, names: list[str]) -> Tensor:
-        """Some pages, (pages, channels, rows, columns)."""
-        return torch.stack([self.pages[name] for name in names])
 
 
 def answer_folder(asked: Asked, folder: Path, questions: Path, out: Path) -> pd.DataFrame:
@@ -95,7 +80,8 @@ def answer_folder(asked: Asked, folder: Path, questions: Path, out: Path) -> pd.
                     kept.write(json.dumps({"run": who, "key": task.key, "answer": answer}) + "\n")
                     kept.flush()
         frame = _frame(tasks, done)
-        write_whole(out, frame.to_csv(index=False) if out.suffix == ".csv" else _as_json(frame))
+        as_json = partial(frame.to_json, orient="records", indent=2, force_ascii=False)
+        write_whole(out, frame.to_csv(index=False) if out.suffix == ".csv" else as_json())
         part.unlink(missing_ok=True)
     return frame
 
@@ -108,7 +94,8 @@ def tasks_of(table: Path, folder: Path) -> list[Task]:
     rows, asked = [*csv_table(table, ("question",), ASKED).read()], []
     if not rows:
         raise TableError(f"{str(table)!r} has no row with a question")
-    files = sorted(path.relative_to(folder) for path in folder.rglob("*") if _is_page(path))
+    pages = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and not path.is_dir())
+    files = sorted(path.relative_to(folder) for path in pages)
     # macOS puts ._scan.png beside scan.png.
     names = [path.as_posix() for path in files if not any(part.startswith(".") for part in path.parts)]
     if not names and not all(row.values.get("image") for row in rows):
@@ -127,10 +114,6 @@ def tasks_of(table: Path, folder: Path) -> list[Task]:
             state = None if error else (path.stat().st_size, path.stat().st_mtime_ns)
             asked += [Task(row.number, name, page, cells["question"], accepted, path, state, error) for page in chosen]
     return asked
-
-
-def _is_page(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not path.is_dir()
 
 
 def _wrong(cells: dict[str, str]) -> str:
@@ -181,14 +164,7 @@ def _answers(
                 else:
                     asked.append((task, name))
             if asked:
-                rows = [
-                    {"questionId": str(place), "page": name, "document_id": name, "question": task.question}
-                    for place, (task, name) in enumerate(asked)
-                ]
-                # The accepted answer is for the loss, which nobody sees here.
-                rows = Dataset.from_list([{**row, "question_types": [], "answers": [""]} for row in rows])
-                collator = QuestionCollator(rows, model, processor, settings.prefix, Ready(pages))
-                made = evaluate(model, collator, settings)
+                made = answers(model, processor, pages, [(name, task.question) for task, name in asked], settings)
                 for (task, name), one in zip(asked, made.itertuples(), strict=True):
                     told = {"answer": one.prediction, "confidence": float(one.confidence), "novelty": novel[name]}
                     yield task, told
@@ -220,10 +196,6 @@ def _frame(tasks: list[Task], done: dict[str, dict[str, Any]]) -> pd.DataFrame:
         scored = frame[frame["accepted"].map(bool) & frame["answer"].notna()]
         frame["anls"] = pd.Series(map(anls, scored["answer"], scored["accepted"]), scored.index, dtype=float)
     return frame.drop(columns="accepted")
-
-
-def _as_json(frame: pd.DataFrame) -> str:
-    return frame.to_json(orient="records", indent=2, force_ascii=False)
 
 
 def as_text(answers: pd.DataFrame, out: Path) -> str:

@@ -2,16 +2,19 @@
 
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from datasets import Dataset
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from PIL import Image
+from torch import Tensor
 from transformers import Florence2Processor
 
 from docfloqa.apps.browser import BEFORE
@@ -34,7 +37,7 @@ from docfloqa.model.florence import (
 from docfloqa.runs.results import Study, open_run
 from docfloqa.runs.run import Run
 from docfloqa.settings import Settings
-from docfloqa.training.batches import Pages, QuestionCollator
+from docfloqa.training.batches import QuestionCollator, resized
 from docfloqa.training.evaluation import evaluate
 
 NEVER_CUT = 10**9
@@ -94,13 +97,31 @@ def answer(
         too_long = f"the question is cut: with its page it has {len(prompt):,} tokens, and the model reads {longest:,}"
         warnings.warn(too_long, stacklevel=2)
     started = time.perf_counter()
-    asked = dict.fromkeys(("questionId", "page", "document_id"), "asked")
-    # The accepted answer is for the loss, which nobody sees here.
-    asked |= {"question": question, "question_types": [], "image": as_page(image), "answers": [""]}
-    collator = QuestionCollator(Dataset.from_list([asked]), model, processor, settings.prefix)
-    row = evaluate(model, collator, settings).iloc[0]
+    row = answers(model, processor, {"": resized(image, processor)}, [("", question)], settings).iloc[0]
     seconds = time.perf_counter() - started
     return {"text": row["prediction"], "confidence": float(row["confidence"]), "seconds": seconds}
+
+
+class Resized(dict[str, Tensor]):
+    """Pages by name, as a collator takes them."""
+
+    def stack(self, names: Sequence[str]) -> Tensor:
+        """Some pages, (pages, channels, rows, columns)."""
+        return torch.stack([self[name] for name in names])
+
+
+def answers(
+    model: Florence2ForDocVQA,
+    processor: Florence2Processor,
+    pages: dict[str, Tensor],
+    asked: Sequence[tuple[str, str]],
+    settings: Settings,
+) -> pd.DataFrame:
+    """`evaluate` of questions that nobody has answered yet, each with the name of its page in `pages` (`resized`)."""
+    # The accepted answer is for the loss, which nobody sees here.
+    same = {"questionId": "", "question_types": [], "answers": [""]}
+    rows = Dataset.from_list([{"page": page, "document_id": page, "question": said, **same} for page, said in asked])
+    return evaluate(model, QuestionCollator(rows, model, processor, settings.prefix, Resized(pages)), settings)
 
 
 def novelty(model: Florence2ForDocVQA, image: Image.Image) -> float | None:
@@ -182,8 +203,7 @@ def attention(
     has already seen all others: a place that is looked at is a hint at what was read, not a proof.
     """
     longest = model.config.text_config.max_position_embeddings
-    pixels = Pages(Dataset.from_list([{"page": "", "image": as_page(image)}]), processor).stack([""])
-    states = model.vision_states(pixels.to(model.device), 0)
+    states = model.vision_states(resized(image, processor)[None].to(model.device), 0)
     features = model.model.multi_modal_projector(states)
     prompt = torch.tensor(encode_prompts(processor, [question], settings.prefix, longest)).to(model.device)
     mask = torch.ones_like(prompt)

@@ -76,25 +76,20 @@ DEGRADATIONS = dict(zip(SEVERITIES, (blur, jpeg, low_resolution, noise, faded_pr
 
 
 def degrade(image: Image.Image, kind: str, severity: int, page: str) -> Image.Image:
-    """A page of any mode degraded, as RGB of the same size; raises ValueError as `amount` does.
+    """A page of any mode degraded, as RGB of the same size.
 
     What is random depends on `page`, the checksum of the page's image, and the kind alone: a page's severities differ
     in strength only.
     """
-    value = amount(kind, severity)
     seed = hashlib.sha256(f"{kind} {page}".encode()).digest()
+    rng = np.random.default_rng(int.from_bytes(seed[:8], "big"))
     # As an undegraded page reaches the model (`docfloqa.training.batches.Pages`), 16-bit and transparent ones included.
-    return DEGRADATIONS[kind](as_page(image), value, np.random.default_rng(int.from_bytes(seed[:8], "big")))
+    return DEGRADATIONS[kind](as_page(image), amount(kind, severity), rng)
 
 
 def amount(kind: str, severity: int) -> float:
-    """The value of `SEVERITIES`, in its unit; raises ValueError for an unknown kind or severity."""
-    if kind not in DEGRADATIONS:
-        raise ValueError(f"degradation is {kind!r}; allowed are {', '.join(map(repr, DEGRADATIONS))}")
-    values = SEVERITIES[kind][1]
-    if severity not in range(1, len(values) + 1):
-        raise ValueError(f"severity of {kind!r} is {severity!r}; allowed are 1 to {len(values)}")
-    return values[severity - 1]
+    """The value of `SEVERITIES`, in its unit, at severity 1, 2 or 3."""
+    return SEVERITIES[kind][1][severity - 1]
 
 
 def degraded_pages(rows: datasets.Dataset, kind: str, severity: int) -> datasets.Dataset:
@@ -102,7 +97,6 @@ def degraded_pages(rows: datasets.Dataset, kind: str, severity: int) -> datasets
 
     Each page is degraded once and kept on the disk as PNG, so that every model sees the same bytes; the column `page`
     becomes the name of that file, which covers the page's checksum, the degradation and the versions of what draws.
-    Raises ValueError as `amount` does.
     """
     if (kind, severity) == (CLEAN, 0):
         return rows

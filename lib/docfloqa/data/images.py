@@ -18,6 +18,7 @@ from docfloqa.exceptions import LONGEST_SHOWN, DocFloQAError, shown
 from docfloqa.files import expanded
 
 LARGEST_IMAGE = 100_000_000  # pixels; a page of A3 at 600 dpi has 70 million
+TOO_LARGE = "it has more than {:,} pixels"
 # Not all that Pillow opens: of PostScript it would run the program.
 FORMATS = ("PNG", "JPEG", "TIFF", "GIF", "BMP", "WEBP")
 PDF, PDF_MARK, PDF_DPI = "PDF", b"%PDF-", 200
@@ -41,7 +42,7 @@ ALLOWED = f"allowed are PNG, JPEG and PDF files of at most {LARGEST_UPLOAD // 2*
 class PageError(DocFloQAError, ValueError):
     """What is no page: says what is wrong and what is allowed, and of a file that was given by its name that name.
 
-    `reason` is what the decoder says, where a decoder does.
+    `reason` is the same for every file with the same fault: what the decoder says, where a decoder does.
     """
 
     def __init__(self, message: str, reason: str = ""):
@@ -49,24 +50,20 @@ class PageError(DocFloQAError, ValueError):
         self.reason = reason or message
 
 
-class ImageTooLargeError(PageError):
-    """An image of more pixels than are allowed."""
-
-
 def decode_page(
     content: bytes, formats: tuple[str, ...] = FORMATS, number=1, largest=LARGEST_IMAGE, longest=math.inf
 ) -> Image.Image:
     """The page `number` (from 1) of a file, as `as_page` gives it: a frame of an image, a page of a PDF at 200 dpi.
 
-    It is made smaller where it has more than `longest` pixels across or down. Raises `ImageTooLargeError` for more
-    than `largest` pixels, which are not decoded, and `PageError` for what is none of `formats`, is damaged, has no such
-    page, or has values whose range is unknown.
+    It is made smaller where it has more than `longest` pixels across or down. Raises `PageError` for more than
+    `largest` pixels, which are not decoded, and for what is none of `formats`, is damaged, has no such page, or has
+    values whose range is unknown.
     """
-    # Readers of PDFs find the mark anywhere in the first kilobyte.
-    if PDF in formats and PDF_MARK in content[:1024]:
-        page = _pdf_page(content, number, largest, longest)
-    else:
-        page = _image_page(content, formats, number, largest)
+    with _opened(content, formats, largest) as file:
+        if isinstance(file, pypdfium2.PdfDocument):
+            page = _pdf_page(file, number, largest, longest)
+        else:
+            page = _image_page(file, number, largest)
     if max(page.size) > longest:
         page.thumbnail((longest, longest))
     return page
@@ -74,44 +71,33 @@ def decode_page(
 
 def count_pages(content: bytes, formats: tuple[str, ...] = (*FORMATS, PDF)) -> int:
     """How many pages a file has: a PDF's, a TIFF's, the frames of a GIF, PNG or WEBP. Raises as `decode_page` does."""
-    if PDF in formats and PDF_MARK in content[:1024]:
-        with _reading_pdf(), pypdfium2.PdfDocument(content) as pdf:
-            return len(pdf)
-    with _reading(formats), _opened(content, formats) as image:
-        return _frames(image)
-
-
-def _opened(content: bytes, formats: tuple[str, ...]) -> Image.Image:
-    return Image.open(BytesIO(content), formats=[kind for kind in formats if kind != PDF])
-
-
-def _frames(image: Image.Image) -> int:
-    return getattr(image, "n_frames", 1) if image.format in OF_SEVERAL_PAGES else 1
-
-
-def _image_page(content: bytes, formats: tuple[str, ...], number: int, largest: int) -> Image.Image:
-    with _reading(formats, largest), _opened(content, formats) as image:
-        # An image of one page is that page, whatever number it has in its document.
-        if number != 1 and (pages := _frames(image)) > 1:
-            _check_number(number, pages)
-            image.seek(number - 1)
-        _check_pixels(image.width * image.height, largest)
-        image.load()
-        return as_page(image)
+    with _opened(content, formats) as file:
+        return _pages(file)
 
 
 @contextmanager
-def _reading(formats: tuple[str, ...], largest: int = LARGEST_IMAGE) -> Iterator[None]:
-    """Whatever a decoder says of a file becomes a `PageError` with its reason."""
+def _opened(
+    content: bytes, formats: tuple[str, ...], largest: int = LARGEST_IMAGE
+) -> Iterator[pypdfium2.PdfDocument | Image.Image]:
+    """A file, not decoded yet; whatever a decoder says of it becomes a `PageError` with its reason."""
     try:
         with warnings.catch_warnings():
             # The limit is ours, Pillow's warning comes at another one; what it says of damage comes as errors, too.
             warnings.simplefilter("ignore")
-            yield
+            # Readers of PDFs find the mark anywhere in the first kilobyte.
+            if PDF in formats and PDF_MARK in content[:1024]:
+                file = pypdfium2.PdfDocument(content)
+            else:
+                file = Image.open(BytesIO(content), formats=[kind for kind in formats if kind != PDF])
+            with file:
+                yield file
     except PageError:
         raise
+    except pypdfium2.PdfiumError as error:
+        raise PageError(f"is no PDF that can be decoded (damaged, or with a password): {error}") from error
     except Image.DecompressionBombError:
-        raise ImageTooLargeError(f"has far more than the {largest:,} pixels that are allowed") from None
+        told = f"has far more than the {largest:,} pixels that are allowed"
+        raise PageError(told, TOO_LARGE.format(largest)) from None
     except Exception as error:
         # Decoders fail in every way on what is damaged: struct.error, KeyError, zlib.error, MemoryError and so on.
         reason = _reason(error)
@@ -130,22 +116,29 @@ def _reason(error: Exception) -> str:
     return told or type(error).__name__
 
 
-def _pdf_page(content: bytes, number: int, largest: int, longest: float) -> Image.Image:
-    with _reading_pdf(), pypdfium2.PdfDocument(content) as pdf:
-        _check_number(number, len(pdf))
-        page = pdf[number - 1]
-        width, height = page.get_size()
-        scale = min(PDF_DPI / 72, longest / max(width, height))  # a PDF measures in points
-        _check_pixels(width * height * scale**2, largest)
-        return page.render(scale=scale).to_pil().convert("RGB")
+def _pages(file: pypdfium2.PdfDocument | Image.Image) -> int:
+    if isinstance(file, pypdfium2.PdfDocument):
+        return len(file)
+    return getattr(file, "n_frames", 1) if file.format in OF_SEVERAL_PAGES else 1
 
 
-@contextmanager
-def _reading_pdf() -> Iterator[None]:
-    try:
-        yield
-    except pypdfium2.PdfiumError as error:
-        raise PageError(f"is no PDF that can be decoded (damaged, or with a password): {error}") from error
+def _image_page(image: Image.Image, number: int, largest: int) -> Image.Image:
+    # An image of one page is that page, whatever number it has in its document.
+    if number != 1 and (pages := _pages(image)) > 1:
+        _check_number(number, pages)
+        image.seek(number - 1)
+    _check_pixels(image.width * image.height, largest)
+    image.load()
+    return as_page(image)
+
+
+def _pdf_page(pdf: pypdfium2.PdfDocument, number: int, largest: int, longest: float) -> Image.Image:
+    _check_number(number, len(pdf))
+    page = pdf[number - 1]
+    width, height = page.get_size()
+    scale = min(PDF_DPI / 72, longest / max(width, height))  # a PDF measures in points
+    _check_pixels(width * height * scale**2, largest)
+    return page.render(scale=scale).to_pil().convert("RGB")
 
 
 def _check_number(number: int, pages: int) -> None:
@@ -156,7 +149,7 @@ def _check_number(number: int, pages: int) -> None:
 
 def _check_pixels(pixels: float, largest: int) -> None:
     if pixels > largest:
-        raise ImageTooLargeError(f"has {pixels:,.0f} pixels; allowed are at most {largest:,}")
+        raise PageError(f"has {pixels:,.0f} pixels; allowed are at most {largest:,}", TOO_LARGE.format(largest))
 
 
 def as_page(image: Image.Image) -> Image.Image:
@@ -193,7 +186,7 @@ def read_page(path: str | Path, number: int = 1) -> Image.Image:
     path = expanded(path)
     content = read_bytes(path)
     try:
-        page = decode_page(content, (*FORMATS, PDF), number, LARGEST_IMAGE)
+        page = decode_page(content, (*FORMATS, PDF), number)
         pages = 1 if number == 1 else count_pages(content)
     except PageError as error:
         raise PageError(f"{str(path)!r} {error}", error.reason) from error

@@ -15,7 +15,7 @@ from datasets import Dataset, DatasetDict, Image
 from tqdm.auto import tqdm
 
 from docfloqa.data.folds import of_fold
-from docfloqa.data.images import FORMATS, LARGEST_IMAGE, ImageTooLargeError, PageError, count_pages, decode_page
+from docfloqa.data.images import FORMATS, PageError, count_pages, decode_page
 from docfloqa.data.schema import DISJOINT, SPLITS
 from docfloqa.data.sources import IMAGES_ARE, read_split, split_sources
 from docfloqa.exceptions import DataError, shown
@@ -92,10 +92,10 @@ def load_checked(settings: Settings, splits: Sequence[str] | None = None) -> tup
     if settings.folds:
         found = of_fold(found, settings.folds, settings.fold, pixels)
     else:
-        for split, other in ((one, other) for one in DISJOINT if one in found for other in DISJOINT[one]):
+        for split, other in (pair for pair in DISJOINT if {*pair} <= found.keys()):
             # Ids differ between sources, and within one where a page was scanned into two documents.
             shared = {}
-            for column, known in (("page", pixels), ("document_id", {})) if other in found else ():
+            for column, known in (("page", pixels), ("document_id", {})):
                 ours, theirs = ([known.get(one, one) for one in found[part][column]] for part in (split, other))
                 where = np.flatnonzero(pd.Series(ours, dtype=object).isin(theirs))
                 shared |= dict.fromkeys(where, f"{column.removesuffix('_id')} is also in {other}")
@@ -159,18 +159,12 @@ def check_image(image: dict[str, Any] | None, known: dict[str, tuple[str | None,
         return "", f"image is a path, not in the row. {IMAGES_ARE}" if image and image.get("path") else "no image", ""
     page = hashlib.sha1(content, usedforsecurity=False).hexdigest()
     if page not in known:
-        pixels = ""
+        wrong, pixels = None, ""
         try:
             decoded = decode_page(content)
             pixels = hashlib.sha1(str(decoded.size).encode() + decoded.tobytes(), usedforsecurity=False).hexdigest()
-            pages = count_pages(content, FORMATS)
-            wrong = (
-                f"image has {pages} pages, and a row has one; docfloqa import takes a column page"
-                if pages > 1
-                else None
-            )
-        except ImageTooLargeError:
-            wrong = f"image of more than {LARGEST_IMAGE:,} pixels"
+            if (pages := count_pages(content, FORMATS)) > 1:
+                wrong = f"image has {pages} pages, and a row has one; docfloqa import takes a column page"
         except PageError as error:
             wrong = f"image cannot be decoded: {error.reason}"
         known[page] = wrong, pixels

@@ -1,8 +1,8 @@
 """Whether a page looks like those that a model was trained on, from plain statistics of its picture."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Self
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 from PIL import Image
@@ -73,7 +73,3 @@ class PagesRead:
         """How far a page is from the training pages, as a multiple of the threshold: above 1 it is unlike them."""
         away = (page_statistics(image) - self.mean) / self.scale
         return float(np.sqrt(away @ np.linalg.solve(self.covariance, away)) / self.threshold)
-
-    def to_dict(self) -> dict[str, Any]:
-        """As a model's configuration keeps it."""
-        return asdict(self)

@@ -6,8 +6,8 @@ from datasets import Features, Image, List, Value, disable_progress_bars
 # Of steps ("Map", "Casting") that mean nothing to who waits; this project has bars of its own.
 disable_progress_bars()
 SPLITS, TEST = ("train", "validation"), "test"
-# Documents that a split may not share with another one: what is also there is left out of it.
-DISJOINT = {TEST: ("validation",), "train": ("validation", TEST)}
+# Splits that may not share documents: what is also in the second is left out of the first.
+DISJOINT = ((TEST, "validation"), ("train", "validation"), ("train", TEST))
 FEATURES = Features(
     {
         "questionId": Value("string"),
@@ -33,7 +33,7 @@ NAMES = {column: (column,) for column in FEATURES} | {
     "answers": ("answers", "answer"),
     "data_split": ("data_split", "split"),
 }
-DEMANDED = ("question", "image", "answers")  # the others are filled where they are not there
+DEMANDED = ("image", "question", "answers")  # the others are filled where they are not there
 # What tables of questions call their columns, however they are written: "Question ID" is "question_id".
 COLUMNS = {
     "image": ("image", "image_path", "file_name", "image_file", "file", "path"),

@@ -145,7 +145,7 @@ class DocVQATrainer(StepTrainer):
             self.validation_collator.warn_of_long_answers("validation", self.settings.max_new_tokens)
         self._start_from_predecessor()
         # Kept with the model wherever it is copied to.
-        self.model.config.pages_read = PagesRead.of(self.images["train"], self.images["validation"]).to_dict()
+        self.model.config.pages_read = vars(PagesRead.of(self.images["train"], self.images["validation"]))
         try:
             self.use_states()
             if not evaluated:

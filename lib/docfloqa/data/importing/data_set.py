@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -98,8 +99,9 @@ def import_data(
         for split, chosen in rows.groupby("split"):
             path = part / f"{split}-00000-of-00001.parquet"
             with pq.ParquetWriter(path, FEATURES.arrow_schema) as writer:
-                for batch in _batches(chosen, found.tables, pages):
-                    writer.write_batch(batch)
+                in_schema = _in_schema(chosen, found.tables, pages)
+                while some := [*islice(in_schema, ROWS_AT_ONCE)]:
+                    writer.write_batch(pa.RecordBatch.from_pylist(some, schema=FEATURES.arrow_schema))
         # Another import may have been faster.
         check_writable(folder)
     answers = [first for first, *_ in rows["answers"]]
@@ -124,9 +126,8 @@ def state_of(found: Found) -> str:
         for row in table.read():
             image = row.values["image"]
             within = len(image["bytes"] or b"") if isinstance(image, dict) else None
-            digest.update(
-                repr([row.number, row.values if within is None else {**row.values, "image": within}]).encode()
-            )
+            values = row.values if within is None else {**row.values, "image": within}
+            digest.update(repr([row.number, values]).encode())
             with suppress(OSError, RuntimeError, TypeError, ValueError):
                 state = pages.file_of(table, image).stat()
                 digest.update(repr([state.st_size, state.st_mtime_ns, state.st_ctime_ns]).encode())
@@ -141,20 +142,17 @@ def _rows(tables: Sequence[Table], pages: Pages) -> tuple[pd.DataFrame, list[Pro
     for place, table in enumerate(tables):
         file = table.path.name if len(tables) > 1 else ""
         for row in table.read():
-            one, wrong = dict.fromkeys(TEXTS, ""), {"cells": row.wrong} if row.wrong else {}
-            for name in TEXTS:
+            one = {**dict.fromkeys(TEXTS, ""), "answers": [], "question_type": []}
+            wrong = {"cells": row.wrong} if row.wrong else {}
+            for name in one:
+                value = row.values.get(name)
                 try:
-                    one[name] = plain_text(row.values.get(name))
+                    one[name] = plain_text(value) if name in TEXTS else texts(value, table.bars)
                 except ValueError as error:
                     wrong[name] = str(error)
             one["split"] = SPLIT_NAMES.get(table.split or one["split"].lower(), one["split"])
             image = row.values.get("image")
             one["image"] = printable(text_of(image.get("path") if isinstance(image, dict) else image))
-            for name in ("answers", "question_type"):
-                try:
-                    one[name] = texts(row.values.get(name), table.bars)
-                except ValueError as error:
-                    one[name], wrong[name] = [], str(error)
             if not row.wrong:
                 one["name"], one["content"], wrong["image"] = pages.look(table, image, one["page"])
                 if one["name"] and apart:
@@ -197,9 +195,8 @@ def _checked(
     told = any("split" in table.columns for table in tables if not table.split) and (rows["split"] != "").any()
     drawn = not told and all(table.split in ("", "train", TEST) for table in tables)
     if not drawn:
-        wrong = rows["split"].isin((*SPLITS, TEST)).map({True: "", False: NO_SPLIT})
-        _less(rows[wrong != ""], "split", wrong[wrong != ""], problems)
-        rows = rows[wrong == ""]
+        wrong = ["" if split in (*SPLITS, TEST) else NO_SPLIT for split in rows["split"]]
+        rows = _less(rows, "split", wrong, problems)
     rows = rows[~rows["bad"].astype(bool)].copy()
     # Two files with the same pixels are one page, so one document unless the questions say otherwise.
     own = rows["name"].where(rows["name"] != "", "page " + rows["content"].astype(str).str[:12])
@@ -220,14 +217,14 @@ def _checked(
             # In a published data set people were asked the same twice.
             first = first.where(by_hand, rows.index)
         reasons = ["" if here == there else reason.format(_row_of(rows.loc[there])) for here, there in first.items()]
-        rows = _less(rows, column, pd.Series(reasons, rows.index, dtype=object), problems)
+        rows = _less(rows, column, reasons, problems)
     if drawn:
         documents = sorted(set(rows["document"][rows["split"] != TEST]))
         wanted = max(FEWEST_FOR_STUDY, round(validation_share * len(documents)))
         chosen = Random(seed).sample(documents, min(wanted, len(documents)))
         split = np.where(rows["document"].isin(chosen), "validation", "train")
         rows = rows.assign(split=rows["split"].where(rows["split"] == TEST, split))
-    for split, other in ((split, other) for split, others in DISJOINT.items() for other in others):
+    for split, other in DISJOINT:
         for column, key in (("document", "document"), ("image", "content")):
             there = rows[rows["split"] == other].drop_duplicates(key).set_index(key)
             reasons = [
@@ -236,32 +233,29 @@ def _checked(
                 else ""
                 for row in rows.to_dict("records")
             ]
-            rows = _less(rows, column, pd.Series(reasons, rows.index, dtype=object), leaks)
+            rows = _less(rows, column, reasons, leaks)
     return rows, drawn
 
 
-def _less(rows: pd.DataFrame, column: str, reasons: pd.Series, problems: list[Problem]) -> pd.DataFrame:
+def _less(rows: pd.DataFrame, column: str, reasons: list[str], problems: list[Problem]) -> pd.DataFrame:
     """The rows without a reason to leave them out; the others are added to `problems`."""
-    for index in reasons.index[reasons != ""]:
-        row = rows.loc[index]
-        problems.append(Problem(int(row["row"]), column, row[column], reasons[index], row["file"]))
-    return rows[reasons == ""].copy()
+    for row, reason in zip(rows.to_dict("records"), reasons, strict=True):
+        if reason:
+            problems.append(Problem(row["row"], column, row[column], reason, row["file"]))
+    return rows[np.array(reasons, dtype=object) == ""].copy()
 
 
 def _row_of(row: pd.Series) -> str:
     return f"{row['file'] and row['file'] + ' '}row {row['row']}"
 
 
-def _batches(chosen: pd.DataFrame, tables: Sequence[Table], pages: Pages) -> Iterator[pa.RecordBatch]:
+def _in_schema(chosen: pd.DataFrame, tables: Sequence[Table], pages: Pages) -> Iterator[dict[str, Any]]:
     """The rows of a split in the schema, in order; images are read again, since memory may not hold them all."""
     wanted = {(row["table"], row["row"]): row for row in chosen.to_dict("records")}
-    batch: list[dict[str, Any]] = []
     for place in sorted(set(chosen["table"])):
         for row in tables[place].read():
-            if (one := wanted.get((place, row.number))) is None:
-                continue
-            batch.append(
-                {
+            if one := wanted.get((place, row.number)):
+                yield {
                     "questionId": one["question_id"],
                     "question": one["question"],
                     "question_types": one["question_type"],
@@ -272,9 +266,3 @@ def _batches(chosen: pd.DataFrame, tables: Sequence[Table], pages: Pages) -> Ite
                     "answers": one["answers"],
                     "data_split": one["split"],
                 }
-            )
-            if len(batch) == ROWS_AT_ONCE:
-                yield pa.RecordBatch.from_pylist(batch, schema=FEATURES.arrow_schema)
-                batch = []
-    if batch:
-        yield pa.RecordBatch.from_pylist(batch, schema=FEATURES.arrow_schema)

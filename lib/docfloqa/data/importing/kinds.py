@@ -95,22 +95,17 @@ def recognise(path: Path) -> Found:
     if not is_there(path):
         raise DataError(f"there is no file or folder {str(path)!r}{nearest_path(path)}")
     if not path.is_dir():
-        table = _table(path)
-        # Of a file that is given by its name all questions are meant.
-        return Found(table.kind, [replace(table, split="")])
+        if path.suffix.lower() not in READERS:
+            raise DataError(f"{str(path)!r} is no file of questions; allowed are {', '.join(READERS)}")
+        # Of a file that is given by its name all questions are meant, whatever split it tells.
+        table = READERS[path.suffix.lower()](path)
+        return Found(table.kind, [table])
     if saved := next((path / name for name in SAVED if (path / name).is_file()), None):
         return _saved(path, saved.name)
     if folder := parquet_folder(path):
         tables = [_of_files(folder, split, files) for split in ALL if (files := parquet_files(folder, split))]
         return Found("parquet files by split", tables)
     return _of_tables(path)
-
-
-def _table(path: Path) -> Table:
-    if path.suffix.lower() not in READERS:
-        raise DataError(f"{str(path)!r} is no file of questions; allowed are {', '.join(READERS)}")
-    table = READERS[path.suffix.lower()](path)
-    return replace(table, split=_split_of(path.stem))
 
 
 def _split_of(name: str) -> str:
@@ -177,7 +172,7 @@ def _readable(files: Sequence[Path], split_of: Callable[[Path], str]) -> tuple[l
     tables, aside = [], []
     for file in files:
         try:
-            tables.append(replace(_table(file), split=split_of(file)))
+            tables.append(replace(READERS[file.suffix.lower()](file), split=split_of(file)))
         except TableError:
             if split_of(file) != TEST:
                 raise
@@ -205,7 +200,6 @@ def _first_folder(row: Row) -> str:
 
 
 def _questions(folder: Path, stem: str = "") -> list[Path]:
-    # macOS puts ._questions.csv beside questions.csv.
     files = (file for file in folder.iterdir() if file.suffix.lower() in READERS and file.is_file())
-    files = (file for file in files if not file.name.startswith("."))
-    return sorted(file for file in files if not stem or file.stem == stem)
+    # macOS puts ._questions.csv beside questions.csv.
+    return sorted(file for file in files if not file.name.startswith(".") and stem in ("", file.stem))

@@ -15,10 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from docfloqa.data.images import PageError, read_bytes
-from docfloqa.data.schema import COLUMNS, ONE_PAGE, SEVERAL_PAGES, names_in
+from docfloqa.data.schema import COLUMNS, DEMANDED, ONE_PAGE, SEVERAL_PAGES, names_in
 from docfloqa.exceptions import DataError, printable, shown
 
-DEMANDED = ("image", "question", "answers")
 DELIMITERS = ",;\t"
 SEPARATOR = "|"  # between the answers, and between the types, of a question
 # The longer marks first: one begins as the other.
@@ -66,7 +65,7 @@ def csv_table(path: Path, demanded: Sequence[str] = DEMANDED, allowed: Sequence[
     are missing at the end are empty. Raises `TableError` for another encoding, for quotes that are not closed and for a
     header that lacks columns.
     """
-    rows = {number: cells for number, cells in cells_of(path).items() if any(cells)}
+    rows = {number: cells for number, cells in enumerate(cells_of(path), 1) if any(cells)}
     header = rows.pop(min(rows)) if rows else []
     names = columns_of(header, path, demanded, allowed)
 
@@ -154,8 +153,7 @@ def columns_of(
     """What a table calls those of the `allowed` columns that it has, by their names in `COLUMNS`."""
     header = list(header)
     folded = [_folded(name) for name in header]
-    names = {column: [_folded(name) for name in several] for column, several in COLUMNS.items() if column in allowed}
-    found = {column: next((name for name in several if name in folded), "") for column, several in names.items()}
+    found = {column: next((name for name in map(_folded, COLUMNS[column]) if name in folded), "") for column in allowed}
     several = [name for name in header if name.lower() in SEVERAL_PAGES]
     if several and "image" in demanded and not found["image"]:
         raise TableError(f"{str(path)!r} {ONE_PAGE.format(several[0])}")
@@ -256,16 +254,15 @@ def text_in(path: Path) -> str:
     return text
 
 
-def cells_of(path: Path) -> dict[int, list[str]]:
-    """The cells of every row of a CSV or TSV, by its number; raises `TableError` where they cannot be told apart."""
+def cells_of(path: Path) -> list[list[str]]:
+    """The cells of every row of a CSV or TSV; raises `TableError` where they cannot be told apart."""
     text = text_in(path)
-    lines = io.StringIO(text, newline="")
     # Blank rows may come before the header.
-    first, before = text.lstrip(f" \r\n{DELIMITERS}").partition("\n")[0], 0
+    first = text.lstrip(f" \r\n{DELIMITERS}").partition("\n")[0]
     # Excel's own mark of the separator.
-    if told := re.match(r"\ufeff?\"?sep=(.)\"?\r?$", first):
-        delimiter, before = told[1], 1
-        next(lines)
+    told = re.match(r"\ufeff?\"?sep=(.)\"?\r?$", first)
+    if told:
+        delimiter = told[1]
     elif not set(DELIMITERS) & set(first):
         # One column: what stands in it is not taken apart.
         delimiter = "\x1f"
@@ -273,16 +270,18 @@ def cells_of(path: Path) -> dict[int, list[str]]:
         # Not csv.Sniffer, which guesses from how often signs occur: the names of the columns are known.
         known = {_folded(name) for several in COLUMNS.values() for name in several}
         delimiter = max(DELIMITERS, key=lambda sign: len({_folded(name) for name in first.split(sign)} & known))
-    rows: dict[int, list[str]] = {}
+    rows: list[list[str]] = []
     try:
-        for row in csv.reader(lines, delimiter=delimiter, strict=True):
-            rows[before + len(rows) + 1] = [cell.strip() for cell in row]
+        for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True):
+            rows.append([cell.strip() for cell in row])
     except csv.Error as error:
         # What follows a quote that is never closed cannot be told apart.
         raise TableError(
-            f"{str(path)!r} cannot be read after row {before + len(rows)}: {error}; allowed are cells in quotes, in "
-            "which a quote is written twice"
+            f"{str(path)!r} cannot be read after row {len(rows)}: {error}; allowed are cells in quotes, in which a "
+            "quote is written twice"
         ) from error
+    if told:
+        next(filter(any, rows)).clear()
     return rows
 
 
