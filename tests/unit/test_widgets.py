@@ -133,7 +133,7 @@ def begin(study: str, run: str, epochs: int, doing: str, time: float) -> None:
 def test_the_monitor_follows_runs_from_their_files(output, monkeypatch):
     monkeypatch.setattr("docfloqa.apps.monitor.time.time", lambda: 1000.0)
     monitor = SweepMonitor("fake")
-    assert "docfloqa study --name fake --data FOLDER" in monitor.view.value and not monitor.look()
+    assert "docfloqa study --name fake --data FOLDER" in monitor.view.value
     assert epochs_so_far("fake").empty and states("fake").empty
     write_study(ratios=(0.0, 1.0), seeds=(0,), missing=2, arms=("side",))
     begin("fake", "vision000-seed99-fake", 2, f"training {MARKUP}", 990.0)

@@ -33,9 +33,9 @@ SYNTH = "SynthDocVQA"
 METRIC_NAMES = {"anls": "ANLS", "exact_match": "exact match", "f1": "F1", "accuracy": "accuracy"}
 SOURCES = ("model", "data", "validation_data")
 # What an export consists of; a folder with anything else in it is never replaced.
-EXPORTED = {CARD, "model.safetensors", *(f"{name}.json" for name in "config generation_config tokenizer".split())}
+CONFIGURATIONS = "config generation_config processor_config tokenizer tokenizer_config".split()
+EXPORTED = {CARD, "model.safetensors", *(f"{name}.json" for name in CONFIGURATIONS)}
 ADAPTER_FILES = {"adapter_config.json", "adapter_model.safetensors"}
-EXPORTED |= {"processor_config.json", "tokenizer_config.json"}
 
 
 def export_run(run: Run, folder: Path, license: str | None = None) -> Path:

@@ -88,18 +88,17 @@ class SweepMonitor(ipywidgets.VBox):
         super().__init__([ipywidgets.HBox([self.again, self.follow]), self.view])
         self.look()
 
-    def look(self, *_: Any) -> bool:
-        """Read the files and show what they say; returns whether every planned run has ended."""
+    def look(self, *_: Any) -> None:
+        """Read the files and show what they say."""
         table = states(self.study)
         if table.empty:
             begin = f"Study {self.study!r} has no plan yet. It begins with: {study_command(self.study)}"
             self.view.value = text_html(begin)
-            return False
+            return
         so_far, curves = epochs_so_far(self.study), ""
         if len(so_far):
             alt = "ANLS and validation loss by epoch; the table below has the last values."
             curves = image_html(render(sweep_curves(so_far), "png"), alt)
         self.view.value = curves + table_html(table, f"Study {self.study}, at {time.strftime('%H:%M:%S')}")
-        ended = bool(table["status"].isin([COMPLETE, FAILED, INTERRUPTED]).all())
-        self.follow.playing &= not ended
-        return ended
+        if table["status"].isin([COMPLETE, FAILED, INTERRUPTED]).all():
+            self.follow.playing = False

@@ -3,7 +3,6 @@
 import hashlib
 import json
 from contextlib import suppress
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -64,23 +63,22 @@ def known_weights(model: str | Path, prefix: str, max_new_tokens: int, num_beams
 
     Raises what `load_florence` and `generation_config` do.
     """
+
+    def load() -> dict[str, str]:
+        # They import torch and transformers, which take seconds.
+        from docfloqa.model.florence import generation_config, load_florence, weights_checksum
+
+        network, _ = load_florence(model, prefix)
+        # Refused here, not in every run.
+        generation_config(network, max_new_tokens, num_beams)
+        return {"weights": weights_checksum(network)}
+
     try:
         folder = model_folder(model)
     except (OSError, ValueError):
         # Loading says what is wrong in words of its own.
-        return _load_for_checksum(model, prefix, max_new_tokens, num_beams)["weights"]
+        return load()["weights"]
     files = {path.name: checksum(path) for pattern in MODEL_FILES for path in sorted(folder.glob(pattern))}
     asked = [files, prefix, max_new_tokens, num_beams, TRAINING, *map(version, PACKAGES)]
     name = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
-    load = partial(_load_for_checksum, model, prefix, max_new_tokens, num_beams)
     return remembered(f"weights-{name}", load)["weights"]
-
-
-def _load_for_checksum(model: str | Path, prefix: str, max_new_tokens: int, num_beams: int) -> dict[str, str]:
-    # They import torch and transformers, which take seconds.
-    from docfloqa.model.florence import generation_config, load_florence, weights_checksum
-
-    network, _ = load_florence(model, prefix)
-    # Refused here, not in every run.
-    generation_config(network, max_new_tokens, num_beams)
-    return {"weights": weights_checksum(network)}

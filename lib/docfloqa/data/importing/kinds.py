@@ -110,8 +110,7 @@ def recognise(path: Path) -> Found:
 
 def _split_of(name: str) -> str:
     """The split that a file's name tells, "" where it tells none."""
-    words = re.findall(r"[a-z]+", name.lower())
-    return next((meant for word in words if (meant := SPLIT_NAMES.get(word))), "")
+    return next((SPLIT_NAMES[word] for word in re.findall(r"[a-z]+", name.lower()) if word in SPLIT_NAMES), "")
 
 
 def _of_files(folder: Path, split: str, files: Sequence[Path]) -> Table:
