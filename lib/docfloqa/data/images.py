@@ -187,11 +187,10 @@ def read_page(path: str | Path, number: int = 1) -> Image.Image:
     content = read_bytes(path)
     try:
         page = decode_page(content, (*FORMATS, PDF), number)
-        pages = 1 if number == 1 else count_pages(content)
+        if number != 1 and count_pages(content) == 1:
+            raise PageError(f"is an image, and page is {number}; allowed is 1, or a file of several pages")
     except PageError as error:
         raise PageError(f"{str(path)!r} {error}", error.reason) from error
-    if number != 1 and pages == 1:
-        raise PageError(f"{str(path)!r} is an image, and page is {number}; allowed is 1, or a file of several pages")
     return page
 
 

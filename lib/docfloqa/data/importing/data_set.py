@@ -151,10 +151,9 @@ def _rows(tables: Sequence[Table], pages: Pages) -> tuple[pd.DataFrame, list[Pro
                 except ValueError as error:
                     wrong[name] = str(error)
             one["split"] = SPLIT_NAMES.get(table.split or one["split"].lower(), one["split"])
-            image = row.values.get("image")
-            one["image"] = printable(text_of(image.get("path") if isinstance(image, dict) else image))
+            one["image"] = printable(_given(row.values, "image"))
             if not row.wrong:
-                one["name"], one["content"], wrong["image"] = pages.look(table, image, one["page"])
+                one["name"], one["content"], wrong["image"] = pages.look(table, row.values["image"], one["page"])
                 if one["name"] and apart:
                     one["name"] = f"{table.images.name}/{one['name']}"
                 if not one["question"]:
