@@ -261,14 +261,14 @@ def test_a_source_without_a_name_is_no_folder(output):
 
 
 def test_of_two_imports_into_one_folder_the_second_leaves_the_first_alone(images, output, monkeypatch):
-    batches = data_set._batches
+    rows = data_set._in_schema
 
     def slow(*given):
-        yield from batches(*given)
+        yield from rows(*given)
         write_whole(output / "mine" / "of_the_first", "kept")
 
     path = write(images, GOOD)
-    monkeypatch.setattr(data_set, "_batches", slow)
+    monkeypatch.setattr(data_set, "_in_schema", slow)
     with pytest.raises(FolderError, match="mine' is not empty"):
         import_data(path, output / "mine")
     assert [path.name for path in (output / "mine").iterdir()] == ["of_the_first"] and not [*output.glob(".mine*")]
