@@ -87,10 +87,7 @@ def answer_folder(asked: Asked, folder: Path, questions: Path, out: Path) -> pd.
 
 
 def tasks_of(table: Path, folder: Path) -> list[Task]:
-    """What a table asks of the pages in a folder; a question without a file is asked of every page there is.
-
-    Raises `TableError` for a file that is no such table and for a folder without a page.
-    """
+    """What a table asks of a folder's pages, without a file named of all; raises `TableError` where there are none."""
     rows, asked = [*csv_table(table, ("question",), ASKED).read()], []
     if not rows:
         raise TableError(f"{str(table)!r} has no row with a question")
@@ -128,10 +125,7 @@ def _wrong(cells: dict[str, str]) -> str:
 
 
 def _look(folder: Path, name: str) -> tuple[Path | None, int, str]:
-    """Where a file is, how many pages it has, and what is wrong with it; one page that cannot be read if there is none.
-
-    What lies outside of the folder is not read, by whatever link.
-    """
+    """Where a file of the folder is, its pages (one where they cannot be told), and what is wrong with it."""
     path = None
     try:
         path = file_below(folder, name)

@@ -69,10 +69,7 @@ class Asked:
 
 
 def asked_model(model: str | Path) -> Asked:
-    """A model folder or hub id, to be asked as the embedded profile would; an export gets its run's tokens and beams.
-
-    Nothing is loaded.
-    """
+    """A model folder or hub id, not loaded yet; asked as the embedded profile would, an export with its run's beams."""
     folder = Path(resolve(model))
     stated = stated_decoding(folder) if is_folder(folder) and is_export(folder) else {}
     chosen = {name: stated.get(name) for name in ("max_new_tokens", "num_beams")}
@@ -86,9 +83,8 @@ def answer(
 
     `image` is the whole page in any mode and size; `settings` say how prompts and answers are made (prefix,
     precision, num_beams, max_new_tokens). Given are `text`, `confidence` (the probability of this very answer, in
-    [0, 1]) and `seconds` from image to text, loading the model not counted. Special
-    tokens in the question are taken as text; of a question that is too long the end is cut off, with a warning.
-    Raises `RunError` for an empty question.
+    [0, 1]) and `seconds` from image to text. Special tokens in the question are text; of a question that is too long
+    the end is cut off, with a warning. Raises `RunError` for an empty question.
     """
     check_question(question)
     longest = model.config.text_config.max_position_embeddings

@@ -99,10 +99,7 @@ def is_adapter(folder: Path) -> bool:
 
 
 def push(folder: Path, repository: str) -> str:
-    """Upload an export to a repository of the hub, `owner/name`; a new one is private. Returns its address.
-
-    Raises `HubError` where the hub does not take it.
-    """
+    """Upload an export to `owner/name` on the hub, a new one private; returns its address, or raises `HubError`."""
     api = HfApi()
     try:
         address = api.create_repo(repository, private=True, exist_ok=True)

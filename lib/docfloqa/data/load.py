@@ -62,11 +62,9 @@ def load_checked(settings: Settings, splits: Sequence[str] | None = None) -> tup
     """Questions in the schema by split, and what the checks left out; no other split is read, or drawn.
 
     Without `splits` they are those of `split_sources`: train, validation, and test where settings ask for it.
-    Two columns are added: `page`, the checksum of the image's bytes, equal for questions on the same
-    page; and `document_id`, the document that questions are clustered by. Splits that are loaded together are
-    disjoint by document and by page: what is also in validation is left out of test, and what is in either of them out
-    of training, under whatever document id, and in whatever file that has the same pixels. With `folds` both splits
-    are read and divided anew by `of_fold`.
+    Two columns are added: `page`, the checksum of the image's bytes, and `document_id`, by which questions are
+    clustered. Splits that are loaded together are disjoint by document and by page, as `DISJOINT` says, under whatever
+    document id, and in whatever file that has the same pixels. With `folds` both are read and divided by `of_fold`.
 
     Raises what `read_split` raises, and `DataError` for a split without a usable row; warns when rows are left out.
     """

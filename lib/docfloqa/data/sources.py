@@ -40,10 +40,7 @@ READING = 2  # what this reading is called where its results are kept: those of 
 
 
 def split_sources(settings: Settings) -> dict[str, str]:
-    """Where every split that settings ask for comes from, by its name; of folds there is no test split.
-
-    Raises `SettingsError` for a test split of drawn documents without their number.
-    """
+    """Where every split comes from, of folds no test split; raises `SettingsError` for one without documents."""
     validated = settings.validation_data or settings.data
     found = {"train": settings.data, "validation": validated}
     drawn = validated == "synth"
@@ -87,10 +84,7 @@ def _write(files: list[Path], of: str, folder: Path) -> None:
 
 
 def files_of(source: str, split: str, settings: Settings, together: Sequence[str] = SPLITS) -> list[Path]:
-    """The parquet files of a split; those `together` are downloaded, drawn, or made of what is here in another kind.
-
-    Raises `DataError` where some lack.
-    """
+    """The parquet files of a split, `together` downloaded, drawn or imported; raises `DataError` where some lack."""
     resolved = str(synth_folder(settings, split)) if source == "synth" else resolve(source)
     path = Path(resolved)
     if is_hub_id(resolved) and not is_there(path):
@@ -127,14 +121,10 @@ def _as_parquet(path: Path, source: str) -> Path:
 
 
 def _content(files: list[Path], of: str) -> str:
-    """A checksum of the files' content, in order.
-
-    It is remembered, since a data set has gigabytes, for as long as the system has not noted a change of any file.
-    When a file was last modified can be set, and whatever copies files does; when it was last changed (`ctime`)
-    cannot. A change of a file's rights or links moves that, too: then the files are read again and found the same.
-    """
+    """A checksum of the files' content, in order; remembered, since a data set has gigabytes."""
     try:
         states = [(str(file), file.stat()) for file in files]
+        # Whoever copies a file may set when it was modified, nobody when it was changed (ctime).
         about = [[name, state.st_size, state.st_mtime_ns, state.st_ctime_ns] for name, state in states]
         key = hashlib.sha256(json.dumps(about).encode()).hexdigest()
         content = remembered(f"files-{key}", lambda: {"files": [*map(checksum, files)]})

@@ -59,10 +59,7 @@ def write_checksums(folder: Path) -> None:
 
 
 def known_weights(model: str | Path, prefix: str, max_new_tokens: int, num_beams: int) -> str:
-    """The `weights_checksum` of the model with which a run begins; it is loaded where files or settings are new.
-
-    Raises what `load_florence` and `generation_config` do.
-    """
+    """The `weights_checksum` of the model with which a run begins, loaded where it is new; raises what loading does."""
 
     def load() -> dict[str, str]:
         # They import torch and transformers, which take seconds.

@@ -45,14 +45,12 @@ def import_data(
     seed: int = 0,
     skip_bad_rows: bool = False,
 ) -> Imported:
-    """Write `train-` and `validation-00000-of-00001.parquet` into `folder`, which appears whole or not at all.
-
-    A test split with answers is kept beside them.
+    """Write `train-`, `validation-` and, where it has answers, `test-00000-of-00001.parquet` into a new `folder`.
 
     `source` is a file, a folder or a hub id of a kind that `recognise` knows. Paths of images begin at `images`, else
     where the questions are; what they name must lie below it. Where no split is told, `validation_share` of the
     documents, in (0, 1), at least two, are drawn with `seed` for validation. Pages of PDFs and of files with several
-    pages become PNG, other images stay as they are.
+    pages become PNG, other images stay as they are. The folder appears whole or not at all.
 
     Raises `ImportProblems` with the problems of all rows, unless `skip_bad_rows` leaves these rows out, and for too few
     documents; `DataError` for a source that cannot be read; `FolderError` for a folder that is not empty.
