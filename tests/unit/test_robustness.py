@@ -386,11 +386,14 @@ def test_only_seeds_that_both_ratios_have_are_compared():
     assert none.difference is None and none.reason == "no seed in common"
 
 
-def test_level_and_loss_are_told_apart():
-    level, loss = (answered(score) for score in (better, steadier))
+def test_level_and_share_kept_are_told_apart():
+    def higher(ratio, severity, document, rng):
+        return (0.6 - 0.1 * severity) * (1 + 0.3 * ratio) + 0.001 * rng.random()
+
+    level, share = (answered(score) for score in (higher, steadier))
     right, kept = area_comparisons(area_under_curve(level)).iloc[0].unstack()["p (Holm)"]
     assert right == "< 0.001" and float(kept) > 0.05
-    table = area_comparisons(area_under_curve(loss))
+    table = area_comparisons(area_under_curve(share))
     assert table.index.tolist() == ["100 % − 0 %"]
     # From 0.5 of 0.8 to 0.65 of 0.8.
     assert table.loc["100 % − 0 %", ("share kept", "difference [95 %, one pair]")].startswith("18.7 [")
