@@ -9,7 +9,6 @@ import shlex
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from docfloqa.runs.run import BEST_MODEL, Run
 from docfloqa.settings import SHIFTS, Settings
 from docfloqa.training.batches import QuestionCollator
 from docfloqa.training.evaluation import evaluate
+from docfloqa.versions import version
 
 QUESTION = ["questionId", "question", "answers", "page", "document_id"]
 VERSIONED = ("torch", "transformers", "numpy", "pillow")

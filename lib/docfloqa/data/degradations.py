@@ -6,7 +6,6 @@ across or 1,700. Letters need not be the same share of pages: a dense scan loses
 
 import hashlib
 import json
-from importlib.metadata import version
 from io import BytesIO
 
 import datasets
@@ -100,7 +99,7 @@ def degraded_pages(rows: datasets.Dataset, kind: str, severity: int) -> datasets
     """
     if (kind, severity) == (CLEAN, 0):
         return rows
-    numbers = version("numpy"), version("pillow"), versions.DEGRADATIONS, versions.PAGES
+    numbers = versions.version("numpy"), versions.version("pillow"), versions.DEGRADATIONS, versions.PAGES
     about = json.dumps([kind, severity, amount(kind, severity), *numbers])
     images = []
     for index, page in enumerate(rows["page"]):

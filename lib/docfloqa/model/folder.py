@@ -3,13 +3,12 @@
 import hashlib
 import json
 from contextlib import suppress
-from importlib.metadata import version
 from pathlib import Path
 
 from docfloqa.data.hub import MODEL_FILES, snapshot
 from docfloqa.exceptions import ModelError
 from docfloqa.files import check_folder, checksum, is_hub_id, nearest_path, remembered, resolve
-from docfloqa.versions import TRAINING
+from docfloqa.versions import TRAINING, version
 
 CHECKSUMS = "SHA256SUMS"
 PICKLES = (

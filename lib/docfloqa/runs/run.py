@@ -11,7 +11,6 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -23,7 +22,7 @@ from docfloqa.metrics import METRICS
 from docfloqa.runs import tables
 from docfloqa.runs.tables import CONTROL, EPOCHS, PREDICTIONS, RECORD, TEST_ANSWERS, ended_at, is_packed, read_table
 from docfloqa.settings import Settings
-from docfloqa.versions import PAGES, TRAINING
+from docfloqa.versions import PAGES, TRAINING, version
 
 # Whoever reads results need not wait for torch and transformers, which take seconds.
 if TYPE_CHECKING:
@@ -43,8 +42,6 @@ ADDED_SETTINGS = (
     "parts lora_rank lora_alpha lora_targets folds fold unfreezing layer_decay auto_rgn synth_test_documents "
     "test_questions"
 ).split()
-# Which reads a package's whole description, for every run of a plan.
-version = cache(metadata.version)
 # Of what a study writes itself no commit can know.
 RESULTS = (":!/reports", ":!/figures")
 

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
-from importlib.metadata import version
 from typing import Any
 
 from distributed import Client, Worker, WorkerPlugin, get_worker
@@ -20,6 +19,7 @@ from docfloqa.runs.run import IDENTIFYING_VERSIONS, Run, git_commit
 from docfloqa.settings import Settings
 from docfloqa.study.kernels import Slot, check_kernel, kernel_device, stop_kernels
 from docfloqa.study.workers import Execute
+from docfloqa.versions import version
 
 RESOURCE = "run"
 PATIENCE = 15  # seconds for a scheduler to answer

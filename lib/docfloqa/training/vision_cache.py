@@ -1,6 +1,5 @@
 """Resized pages, and outputs of the frozen beginning of the vision tower: once per page, on disk."""
 
-import functools
 import hashlib
 import json
 import shutil
@@ -9,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from fcntl import LOCK_EX, LOCK_NB, flock
-from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
 from uuid import uuid4
@@ -25,7 +23,7 @@ from docfloqa.model.device import autocast, describe_device, precision
 from docfloqa.model.florence import Florence2ForDocVQA, vision_sub_blocks
 from docfloqa.settings import Settings
 from docfloqa.training.batches import Pages, split
-from docfloqa.versions import PAGES
+from docfloqa.versions import PAGES, version
 
 # Always the same pages go through together, whoever asks first: rounding may depend on a batch's size.
 PAGES_PER_FILE = 16
@@ -111,9 +109,7 @@ def cache_folder() -> Path:
     return data_folder() / "cache" / "vision" / f"pages{PAGES}-{_packages()}"
 
 
-@functools.cache
 def _packages() -> str:
-    # Looked up for every chunk, which takes longer than to read it.
     return "-".join(f"{package}-{version(package)}" for package in ("torch", "transformers", "pillow"))
 
 
