@@ -27,7 +27,7 @@ HERE = $(if $(KERNEL),--kernel '$(KERNEL)') $(if $(ALLOW_CPU),--allow-cpu)
 WHERE = $(HERE) $(if $(SCHEDULER),--scheduler '$(SCHEDULER)')
 OF = --name '$(or $(NAME),$(PROFILE),embedded)'
 
-.PHONY: study help install doctor estimate robustness ship test test-browser test-faults test-paper lab demo report bench batching lint lock clean
+.PHONY: study help install doctor estimate robustness ship test test-browser test-faults test-paper test-long lab demo report bench batching lint lock clean
 
 study: $(VENV)/installed ## make a study and its report: PROFILE=, NAME=, DATA=, MODEL=, RATIOS=, SEEDS=, ARMS=, ARGS='--epochs 4'
 	$(BIN)/python -m docfloqa study $(WHAT) $(WHERE) $(ARGS)
@@ -89,6 +89,10 @@ test-faults: $(VENV)/installed ## test kills, corruption and bad input at length
 # Florence-2-base's size with random weights.
 test-paper: $(VENV)/installed ## test the paper profile to its end without a GPU
 	$(PYTEST) tests/paper
+
+# Both in one go, in which no process waits for the other: what continuous integration runs.
+test-long: $(VENV)/installed ## what test-paper and test-faults test, minutes sooner
+	$(PYTEST) tests/paper tests/faults tests/benchmarks
 
 lint: $(VENV)/installed ## check style, imports and notebooks
 	$(BIN)/ruff check .

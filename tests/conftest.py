@@ -41,8 +41,9 @@ hypothesis_settings.load_profile("docfloqa")
 
 # Files that take more than a minute begin first, so that processes end together.
 LONGEST = (
-    "test_study test_faults test_robustness test_vision_cache test_benchmarks test_training test_kills "
-    "test_killed_worker test_damage test_stopped test_workers test_killed_processes test_paper_profile"
+    "test_study test_faults test_vision_cache test_robustness test_training test_trainer_settings test_arms "
+    "test_paper_profile test_damage test_kills test_defaults test_stopped test_workers test_killed_worker "
+    "test_benchmarks test_killed_processes"
 ).split()
 
 

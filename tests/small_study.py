@@ -16,9 +16,9 @@ def small_study(name: str = "embedded", ratios=(0.0, 1.0), seeds=(0,), **setting
     """Write a study of two epochs on few drawn documents, with a best model in every run, and load it."""
     few = {"synth_documents": 4, "synth_validation_documents": 3, "model": "data/florence2-tiny"}
     study = write_study(name, ratios, seeds, epochs=2, documents=6, questions=2, **{**few, **settings})
+    model, processor = load_florence(TINY_MODEL, study.settings.prefix)
     for run in study.records:
         folder = runs_folder(name) / run
-        model, processor = load_florence(TINY_MODEL, study.settings.prefix)
         model.save_pretrained(folder / BEST_MODEL)
         processor.save_pretrained(folder / BEST_MODEL)
         record = read_record(folder) | {"best_epoch": BEST_EPOCH, "versions": {"torch": "2"}}

@@ -192,7 +192,7 @@ def test_python_versions_agree():
 
 def test_continuous_integration_runs_the_tests():
     called = (PROJECT / ".ci/run").read_text().splitlines()
-    assert {"make lint", "make test", "make test-browser", "make test-faults"} <= set(called)
+    assert {"make lint", "make test", "make test-browser", "make test-long"} <= set(called)
 
 
 def commands(text: str) -> list[str]:
