@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
-from scipy.stats import rankdata
 
 from docfloqa.analysis.intervals import ENDS, RESAMPLES, Interval, percent
 
@@ -66,19 +65,14 @@ def predicted_gains(statistics: pd.DataFrame) -> dict[str, float]:
 def sentence(statistics: pd.DataFrame, costs: pd.DataFrame) -> str:
     """What to thaw, with the evidence and what it costs, in one sentence; `costs` are those of `thawing_costs`."""
     parts, of_sets = recommend(statistics), costs.set_index("parts")
-    chosen, frozen = of_sets.loc[parts], of_sets.loc[NONE]
-    ratio, steep = encoder_over_language(statistics), stem_over_last(statistics)
-    why = [
-        f"the encoder's squared gradient norm is {ratio:.2f} of the language model's "
-        f"({'below' if parts == NONE else 'at least'} {LITTLE:g})"
-    ]
+    seconds, share = of_sets["seconds"].map("{:.2g} s".format), percent(of_sets["encoder_share"][parts])
+    little = f"the encoder's squared gradient norm is {encoder_over_language(statistics):.2f} of the language model's"
+    step = f"and a step takes {seconds[parts]} in place of"
     if parts == NONE:
-        all_of_it = of_sets.loc[ALL]
-        why.append(f"and a step takes {chosen.seconds:.2g} s in place of {all_of_it.seconds:.2g} s with all of it")
-        return f"{WORDS[parts]}: {', '.join(why)}."
-    why.append(f"the stem's is {steep:.1f} of stage 4's ({'at least' if parts == INPUT_SIDE else 'below'} {STEEP:g})")
-    why.append(f"and a step takes {chosen.seconds:.2g} s in place of {frozen.seconds:.2g} s with none of it")
-    return f"{WORDS[parts]} ({percent(chosen.encoder_share)} of the encoder's parameters): {', '.join(why)}."
+        return f"{WORDS[parts]}: {little} (below {LITTLE:g}), {step} {seconds[ALL]} with all of it."
+    steep = f"the stem's is {stem_over_last(statistics):.1f} of stage 4's"
+    why = f"{little} (at least {LITTLE:g}), {steep} ({'at least' if parts == INPUT_SIDE else 'below'} {STEEP:g})"
+    return f"{WORDS[parts]} ({share} of the encoder's parameters): {why}, {step} {seconds[NONE]} with none of it."
 
 
 def rank_correlation(frame: pd.DataFrame) -> Interval:
@@ -88,7 +82,11 @@ def rank_correlation(frame: pd.DataFrame) -> Interval:
     below `FEWEST_SETTINGS`, and too narrow below about 20; draws in which one side does not vary are left out.
     """
     pairs = [part[["predicted", "measured"]].to_numpy(float) for _, part in frame.groupby("setting")]
-    return _over_settings(len(pairs), lambda drawn: _spearman(np.concatenate([pairs[index] for index in drawn])))
+
+    def correlation(drawn: np.ndarray) -> float:
+        return pd.DataFrame(np.concatenate([pairs[index] for index in drawn])).corr("spearman").iat[0, 1]
+
+    return _over_settings(len(pairs), correlation)
 
 
 def regret(measured: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:
@@ -136,8 +134,3 @@ def _over_settings(count: int, statistic: Callable[[np.ndarray], float]) -> Inte
         return Interval(estimate, np.nan, np.nan)
     drawn = np.random.default_rng(0).integers(count, size=(RESAMPLES, count))
     return Interval(estimate, *map(float, np.nanquantile([statistic(row) for row in drawn], ENDS)))
-
-
-def _spearman(pairs: np.ndarray) -> float:
-    ranks = rankdata(pairs, axis=0).T
-    return float(np.corrcoef(ranks)[0, 1]) if (np.ptp(pairs, axis=0) > 0).all() else np.nan

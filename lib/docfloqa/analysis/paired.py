@@ -85,29 +85,6 @@ class StudentEstimate:
 
 
 @dataclass(frozen=True)
-class Interaction(StudentEstimate):
-    """How much larger the difference `here` is than the one `there`, of other documents and other orders of them."""
-
-    there: "PairedDifference"
-    here: "PairedDifference"
-
-    @property
-    def estimate(self) -> float:
-        """The difference here − that there."""
-        return self.here.estimate - self.there.estimate
-
-    @property
-    def variances(self) -> tuple[tuple[float, int], ...]:
-        """Those of both."""
-        return (*self.here.variances, *self.there.variances)
-
-    @property
-    def documents(self) -> int:
-        """Those of the side with fewer."""
-        return min(self.here.documents, self.there.documents)
-
-
-@dataclass(frozen=True)
 class PairedDifference(StudentEstimate):
     """How much higher the second mean is than the first, on the same questions, and how sure that is.
 
@@ -155,6 +132,15 @@ class PairedDifference(StudentEstimate):
                 between = range(below + 1, step + 1)
                 return between[bisect_left(between, True, key=suffices)]
         return math.inf
+
+
+class Interaction(StudentEstimate):
+    """How much larger the difference `here` is than the one `there`, of other documents and other orders of them."""
+
+    def __init__(self, there: PairedDifference, here: PairedDifference) -> None:
+        self.estimate = here.estimate - there.estimate
+        self.variances = (*here.variances, *there.variances)
+        self.documents = min(here.documents, there.documents)
 
 
 def paired_difference(first: pd.DataFrame, second: pd.DataFrame, metric: str) -> PairedDifference:
@@ -210,13 +196,11 @@ def permutation_p_value(first: pd.DataFrame, second: pd.DataFrame, metric: str, 
 def mcnemar_p_value(first: pd.DataFrame, second: pd.DataFrame, metric: str = "exact_match") -> pd.DataFrame:
     """McNemar's exact test (Psychometrika 12, 1947) of every seed: `only_first`, `only_second`, `p_value`, by `seed`.
 
-    The p-values must not be pooled, and the smallest of them is no result. Questions are taken as independent, so p may
-    be too small: `permutation_p_value` allows for it. Raises as `paired_difference` does, though one document will do,
-    and ValueError for a metric that is not 0 or 1.
+    The metric is 0 or 1. The p-values must not be pooled, and the smallest of them is no result. Questions are taken as
+    independent, so p may be too small: `permutation_p_value` allows for it. Raises as `paired_difference` does, though
+    one document will do.
     """
     sides = _matched(first, second, metric)
-    if other := {*sides[0], *sides[1]} - {0, 1}:
-        raise ValueError(f"{metric} must be 0 or 1 for McNemar's test, not {min(other)}")
     first_only, second_only = ((one > other).groupby(level="seed").sum() for one, other in (sides, reversed(sides)))
     p_values = [mcnemar_p(*only) for only in zip(first_only, second_only, strict=True)]
     return pd.DataFrame({"only_first": first_only, "only_second": second_only, "p_value": p_values})
@@ -229,6 +213,7 @@ def mcnemar_p(only_first: int, only_second: int) -> float:
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """P-values after Holm's correction (Scandinavian Journal of Statistics 6, 1979) for as many tests as there are."""
+    # Statsmodels' `multipletests` collects garbage at every call, which takes longer than a table.
     found = np.asarray(p_values)
     order = np.argsort(found)
     raised = np.maximum.accumulate(found[order] * np.arange(len(order), 0, -1)).clip(max=1)
