@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import rankdata
 from statsmodels.stats.proportion import proportion_confint
 
 from docfloqa.analysis.intervals import RATIO, Interval, number, percent
@@ -71,8 +72,7 @@ def reliability(study: Study) -> pd.DataFrame:
 
 def equal_bins(confidence: ArrayLike) -> NDArray[np.int64]:
     """The bin of every answer, from 0 to at most `BINS` - 1, so that bins have equally many answers or nearly so."""
-    ranks = np.argsort(np.argsort(confidence, kind="stable"), kind="stable")
-    return ranks * BINS // len(ranks)
+    return (rankdata(confidence, "ordinal").astype(int) - 1) * BINS // len(confidence)
 
 
 def calibration_error(answers: pd.DataFrame) -> Interval:
@@ -161,14 +161,11 @@ def _intervals(answers: pd.DataFrame, statistic: Statistic) -> Floats:
     by_seed = []
     ordered = answers.assign(document=document_of).sort_values("confidence", ascending=False, kind="stable")
     for _, part in ordered.groupby("seed"):
-        columns = (part[name].to_numpy(float) for name in ("confidence", RIGHT))
-        by_seed.append(statistic(*columns, draws[:, part["document"]]))
+        by_seed.append(statistic(*part[["confidence", RIGHT]].to_numpy(float).T, draws[:, part["document"]]))
     estimates, *resampled = np.mean(by_seed, axis=0)
-    ends = (
-        np.quantile(resampled, [0.025, 0.975], axis=0)
-        if len(names) >= FEWEST_DOCUMENTS
-        else np.full((2, len(estimates)), np.nan)
-    )
+    ends = np.quantile(resampled, [0.025, 0.975], axis=0)
+    if len(names) < FEWEST_DOCUMENTS:
+        ends[:] = np.nan
     return np.stack([estimates, *ends], axis=1)
 
 

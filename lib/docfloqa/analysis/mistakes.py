@@ -229,11 +229,11 @@ def right_sets(study: Study) -> pd.DataFrame:
     return frame.sort_values("estimate", ascending=False, kind="stable", ignore_index=True)
 
 
-def only_right_at(study: Study, examples: int = 3) -> pd.DataFrame:
-    """`right_sets` as text, indexed by the set, with up to `examples` question ids evenly spaced through each."""
+def only_right_at(study: Study) -> pd.DataFrame:
+    """`right_sets` as text, indexed by the set, with up to three question ids evenly spaced through each."""
     rows = {}
     for row in right_sets(study).itertuples():
-        places = np.linspace(0, len(row.questions) - 1, min(examples, len(row.questions))).round().astype(int)
+        places = np.linspace(0, len(row.questions) - 1, min(3, len(row.questions))).round().astype(int)
         rows[set_name(row.ratios, study)] = {
             "questions": Interval(row.estimate, row.low, row.high).format(1, 0),
             "by chance [middle 95 %]": Interval(row.chance, row.chance_low, row.chance_high).format(1, 0),

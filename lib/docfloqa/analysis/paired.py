@@ -105,14 +105,12 @@ class PairedDifference(StudentEstimate):
         freedom = self.seeds_freedom or max(1, self.seeds - 1)
         return (self.over_documents**2, self.documents - 1), (self.over_seeds**2, freedom)
 
-    def documents_needed(self, difference: float, power: float = 0.8) -> int | float:
+    def documents_needed(self, difference: float) -> int | float:
         """The fewest documents with which `smallest_detectable` is at most `difference`, `math.inf` where none are.
 
-        NaN where the variance is not known.
-
-        `difference` is above 0, in the metric's unit. The variance over documents falls as one over their number, what
-        seeds add stays: the least to plan with where there was one seed. A power of 0.8 is right to 0.001 from 10
-        degrees of freedom on, and is 0.77 with 2.
+        `difference` is above 0, in the metric's unit; NaN where there is a `doubt`. The variance over documents falls
+        as one over their number, what seeds add stays: the least to plan with where there was one seed. The power is
+        0.8 to 0.001 from 10 degrees of freedom on, and 0.77 with 2.
         Source: Cohen, Statistical Power Analysis for the Behavioral Sciences, 1988, chapter 2.
         """
 
@@ -120,7 +118,7 @@ class PairedDifference(StudentEstimate):
             spread = self.over_documents * math.sqrt(self.documents / documents)
             study = replace(self, over_documents=spread, documents=documents)
             # Equal but for rounding is enough.
-            return study.smallest_detectable(power) <= difference * (1 + 1e-12)
+            return study.smallest_detectable() <= difference * (1 + 1e-12)
 
         if self.doubt:
             return math.nan

@@ -54,18 +54,18 @@ def severity_curves(answers: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([*(clean.assign(kind=kind) for kind in SEVERITIES), degraded], ignore_index=True)
 
 
-def area_under_curve(answers: pd.DataFrame, metric: str = "anls") -> pd.DataFrame:
-    """The area under the curve of `metric` over severities, of every run, question and degradation.
+def area_under_curve(answers: pd.DataFrame) -> pd.DataFrame:
+    """The area under the curve of ANLS over severities, of every run, question and degradation.
 
-    Columns: run, ratio, seed, document_id, question_id, kind, `clean` (the metric on the clean page), `area` (its mean
-    over severities 0 to 3 by the trapezoidal rule), both in the metric's unit, and `kept`, whose mean over a ratio's
+    Columns: run, ratio, seed, document_id, question_id, kind, `clean` (ANLS on the clean page), `area` (its mean
+    over severities 0 to 3 by the trapezoidal rule), both in [0, 1], and `kept`, whose mean over a ratio's
     answers is the share of their clean score that they keep (area over clean, of the means), and whose variance is that
     share's: kept + (area − kept · clean) / clean. Where nothing is right on clean pages it is 0. The kind `ALL_KINDS`
     has the mean over degradations. Raises ValueError where an answer is lacking. Source of the linearised ratio:
     Cochran, Sampling Techniques, 1977, 6.4.
     """
     keys = ["run", RATIO, *KEYS]
-    curves = severity_curves(answers).pivot(index=[*keys, "kind"], columns="severity", values=metric)
+    curves = severity_curves(answers).pivot(index=[*keys, "kind"], columns="severity", values="anls")
     if curves.columns.tolist() != [0, 1, 2, 3] or curves.isna().any(axis=None):
         raise ValueError("every question must be answered on the clean page and at severities 1 to 3")
     areas = pd.DataFrame({CLEAN: curves[0], AREA: trapezoid(curves, x=curves.columns, axis=1) / 3})

@@ -26,7 +26,7 @@ from docfloqa.analysis.intervals import (
     texts,
     unbroken,
 )
-from docfloqa.analysis.paired import SIGNIFICANT, holm, mcnemar_p_value
+from docfloqa.analysis.paired import SIGNIFICANT, PairedDifference, holm, mcnemar_p_value
 from docfloqa.analysis.robustness import ALL_KINDS, AREA, KEPT, PAGE_SETS, severity_curves
 from docfloqa.data.degradations import CLEAN, SEVERITIES, amount
 from docfloqa.metrics import METRICS
@@ -170,19 +170,19 @@ def comparisons(study: Study) -> pd.DataFrame:
     found = [pair.difference for pair in pairs]
     frame = contrast_table(pairs).drop(columns="what it says").rename(columns=ONE_PAIR)
     seeds = [NONE if one.seeds == 1 else number(100 * one.over_seeds, 2) for one in found]
-    all_pairs = [one.smallest_detectable(confidence=1 - 0.05 / len(found)) for one in found]
     frame.insert(3, "standard error, documents", [number(100 * one.over_documents, 2) for one in found])
     frame.insert(4, "standard error, seeds", seeds)
+    all_pairs = [one.smallest_detectable(confidence=1 - 0.05 / len(found)) for one in found]
     frame["smallest shown, all pairs"] = [*map(_points, all_pairs)]
-    these = [replace(one, over_seeds=0.0) for one in found]
-    documents = f"documents to show {100 * PUBLISHED_LEAD:.1f}, these seeds"
-    for column, ones in {documents: these, "any seeds": found}.items():
-        needed = [one.documents_needed(PUBLISHED_LEAD) for one in ones]
-        if column == "any seeds":
-            needed = [count if one.seeds > 1 else math.nan for one, count in zip(found, needed, strict=True)]
-        texts = {math.inf: "no number"}
-        frame[column] = [UNKNOWN if math.isnan(count) else texts.get(count, f"{count:,}") for count in needed]
+    these = [_documents(replace(one, over_seeds=0.0)) for one in found]
+    frame[f"documents to show {100 * PUBLISHED_LEAD:.1f}, these seeds"] = these
+    frame["any seeds"] = [_documents(one) if one.seeds > 1 else UNKNOWN for one in found]
     return frame
+
+
+def _documents(one: PairedDifference) -> str:
+    needed = one.documents_needed(PUBLISHED_LEAD)
+    return UNKNOWN if math.isnan(needed) else "no number" if needed == math.inf else f"{needed:,}"
 
 
 def _points(share: float) -> str:

@@ -46,12 +46,11 @@ def questions(dataset: DatasetDict) -> pd.DataFrame:
 def counts(asked: pd.DataFrame) -> pd.DataFrame:
     """Documents, pages and questions by split, questions a document, accepted answers and words."""
     by_split = asked.groupby("split", sort=False)
-    named = {"words per question": "question_words", "words per answer": "answer_words"}
-    named["accepted answers"] = "accepted_answers"
-    sizes = {"documents": by_split["document_id"].nunique(), "pages": by_split["page"].nunique()}
-    table = pd.DataFrame(sizes | {"questions": by_split.size()})
+    table = by_split.agg(documents=("document_id", "nunique"), pages=("page", "nunique"), questions=("page", "size"))
     table["questions per document"] = table["questions"] / table["documents"]
-    return table.assign(**{name: by_split[column].mean() for name, column in named.items()}).T.map(_number)
+    means = by_split[["question_words", "answer_words", "accepted_answers"]].mean()
+    means.columns = ["words per question", "words per answer", "accepted answers"]
+    return table.join(means).T.map(_number)
 
 
 def beside_docvqa(asked: pd.DataFrame, words_per_page: float | None) -> pd.DataFrame:
@@ -80,7 +79,7 @@ def image_sizes(rows: Dataset) -> pd.DataFrame:
 @styled
 def plot_distributions(asked: pd.DataFrame) -> Figure:
     """Questions a document, words a question and words an answer, by split, as shares."""
-    per_document = asked.groupby(["split", "document_id"]).size().rename("questions_per_document").reset_index()
+    per_document = asked.groupby(["split", "document_id"]).size().reset_index(name="questions_per_document")
     drawn = {
         "questions per document": (per_document, "questions_per_document"),
         "words in the question": (asked, "question_words"),
@@ -97,11 +96,10 @@ def plot_distributions(asked: pd.DataFrame) -> Figure:
 
 
 @styled
-def plot_samples(rows: Dataset, count: int = 4) -> Figure:
-    """Pages evenly spaced through a split, each with its questions and first answers."""
-
+def plot_samples(rows: Dataset) -> Figure:
+    """Four pages, evenly spaced through a split, each with its questions and first answers."""
     pages = list(dict.fromkeys(rows["page"]))
-    chosen = [pages[int(index)] for index in np.linspace(0, len(pages) - 1, min(count, len(pages)))]
+    chosen = [pages[int(index)] for index in np.linspace(0, len(pages) - 1, min(4, len(pages)))]
     figure, axes = panels(TWO_COLUMNS, 3.8, 2, len(chosen), subplot_kw=BARE)
     for (paper, words), name in zip(axes.T, chosen, strict=True):
         asked = rows.select([index for index, other in enumerate(rows["page"]) if other == name][:4])
@@ -112,13 +110,13 @@ def plot_samples(rows: Dataset, count: int = 4) -> Figure:
 
 
 @styled
-def plot_drawings(what: str, seed: int = 0) -> Figure:
+def plot_drawings(what: str) -> Figure:
     """Small drawn pages: each kind as printed in "pretraining", or a row of pages for each of the "shifts"."""
     if what == "pretraining":
-        rows = {"": [small_page(Random(f"{seed}-{kind}"), layouts={kind: LAYOUTS[kind]}) for kind in LAYOUTS]}
+        rows = {"": [small_page(Random(f"0-{kind}"), layouts={kind: LAYOUTS[kind]}) for kind in LAYOUTS]}
     else:
         columns = range(len(LAYOUTS))
-        rows = {shift: [draw_page(Random(f"{seed}-{shift}-{index}"), shift) for index in columns] for shift in SHIFTS}
+        rows = {shift: [draw_page(Random(f"0-{shift}-{index}"), shift) for index in columns] for shift in SHIFTS}
     figure, axes = panels(TWO_COLUMNS, 1.25 * len(rows), len(rows), len(LAYOUTS), subplot_kw=BARE)
     for line, (name, pages) in zip(axes, rows.items(), strict=True):
         line[0].set_ylabel(name)
@@ -129,9 +127,9 @@ def plot_drawings(what: str, seed: int = 0) -> Figure:
 
 
 @styled
-def plot_model_view(rows: Dataset, processor: "Florence2Processor", index: int = 0) -> Figure:
-    """A page as it is and as the model sees it: a square of the processor's size, normalised and shown back."""
-    page, images = as_page(rows[index]["image"]), processor.image_processor
+def plot_model_view(rows: Dataset, processor: "Florence2Processor") -> Figure:
+    """The first page as it is and as the model sees it: a square of the processor's size, normalised and shown back."""
+    page, images = as_page(rows[0]["image"]), processor.image_processor
     pixels = images(page, return_tensors="np").pixel_values[0].transpose(1, 2, 0)
     seen = (pixels * images.image_std + images.image_mean).clip(0, 1)
     figure, [axes] = panels(TWO_COLUMNS, 3.4, 1, 2, subplot_kw=BARE)
