@@ -211,21 +211,16 @@ def right_sets(study: Study) -> pd.DataFrame:
     observed = sets(right)
     names = np.unique(observed)
     shares = pd.DataFrame({"document_id": documents, "of": "all", **{name: observed == name for name in names}})
-    rows = []
-    for share in interval_table(shares, ["of"], names).itertuples():
-        has, by_chance = observed == share.metric, relabelled[:, share.metric]
-        mean, (low, high) = by_chance.mean(), np.quantile(by_chance, [0.025, 0.975])
-        further = np.abs(by_chance - mean) >= abs(has.sum() - mean) - 1e-9
-        rows.append(
-            {
-                "ratios": tuple(ratio for bit, ratio in enumerate(ratios.tolist()) if share.metric >> bit & 1),
-                **{name: len(table) * getattr(share, name) for name in ("estimate", "low", "high")},
-                **{"chance": mean, "chance_low": low, "chance_high": high},
-                "p": (1 + further.sum()) / (1 + RELABELLINGS),
-                "questions": sorted(table.index.get_level_values("question_id")[has]),
-            }
-        )
-    frame = pd.DataFrame(rows).assign(p=lambda sets: holm(sets["p"]))
+    counts = len(table) * interval_table(shares, ["of"], names)[["estimate", "low", "high"]]
+    by_chance, questions = relabelled[:, names], table.index.get_level_values("question_id")
+    mean, (low, high) = by_chance.mean(axis=0), np.quantile(by_chance, [0.025, 0.975], axis=0)
+    further = np.abs(by_chance - mean) >= np.abs(shares[names].sum().to_numpy() - mean) - 1e-9
+    frame = counts.assign(
+        ratios=[tuple(ratio for bit, ratio in enumerate(ratios.tolist()) if name >> bit & 1) for name in names],
+        **{"chance": mean, "chance_low": low, "chance_high": high},
+        p=holm((1 + further.sum(axis=0)) / (1 + RELABELLINGS)),
+        questions=[sorted(questions[observed == name]) for name in names],
+    )
     return frame.sort_values("estimate", ascending=False, kind="stable", ignore_index=True)
 
 
