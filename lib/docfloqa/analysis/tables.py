@@ -243,12 +243,12 @@ def summary(study: Study) -> pd.DataFrame:
 
 def across(studies: Sequence[Study]) -> pd.DataFrame:
     """ANLS in percent before training and after the last epoch by ratio, a column for every study, as text."""
-    columns, ratios = {}, set()
+    columns = {}
     for study in studies:
         seeds = study.runs["seed"].nunique()
         columns[f"{study.name} ({seeds} seed{'' if seeds == 1 else 's'})"] = summary(study)["ANLS (%)"]
-        ratios |= {*study.runs[RATIO]}
-    order = ["before training", *map(percent, sorted(ratios))]
+    ratios = sorted({ratio for study in studies for ratio in study.runs[RATIO]})
+    order = ["before training", *map(percent, ratios)]
     return pd.DataFrame(columns).reindex(order).fillna(NONE).rename_axis("vision encoder trained")
 
 

@@ -133,22 +133,17 @@ def write_tables(study: Study, beside: Sequence[Study] = (), margin: float = MAR
 
 def setup_table(study: Study) -> pd.DataFrame:
     """With what the study was made, as text: model, questions, seeds, and how long and how fast it was trained."""
-    settings, ids = study.settings, ["question_id", "document_id"]
-    counts, tested = study.last_answers[ids].nunique(), study.compared[ids].nunique()
+    settings = study.settings
     trained = {record.get("data_checks", {}).get("kept", {}).get("train") for record in study.records.values()}
     # Full pages have no shift.
     drawn = "drawn full pages" if settings.synth_scale == "full" else f"drawn; {_new(settings.synth_shift)}"
     rows = {
         "model": f"{Path(settings.model).name}, {study.runs['parameters'].iloc[0]:,} parameters",
         "training questions": NONE if None in trained else f"{max(trained):,}",
-        "validation questions": f"{counts['question_id']:,} on {counts['document_id']:,} documents",
-        **(
-            {"test questions": f"{tested['question_id']:,} on {tested['document_id']:,} documents"}
-            if study.tested
-            else {}
-        ),
+        "validation questions": _asked(study.last_answers),
+        "test questions": _asked(study.compared) if study.tested else None,
         "validation documents": drawn if (settings.validation_data or settings.data) == "synth" else "given",
-        **({"folds over documents": settings.folds} if settings.folds else {}),
+        "folds over documents": settings.folds or None,
         "seeds (orders of the training questions)": study.runs["seed"].nunique(),
         "epochs": settings.epochs,
         "batch size": settings.batch_size,
@@ -157,7 +152,11 @@ def setup_table(study: Study) -> pd.DataFrame:
         "beams, tokens of an answer": f"{settings.num_beams}, at most {settings.max_new_tokens}",
         "planned runs that are missing": len(study.missing),
     }
-    return pd.DataFrame({"of every run": map(str, rows.values())}, pd.Index(rows, name="the study"))
+    return pd.DataFrame({"of every run": rows}, dtype=object).dropna().map(str).rename_axis("the study")
+
+
+def _asked(answers: pd.DataFrame) -> str:
+    return "{question_id:,} on {document_id:,} documents".format_map(answers[["question_id", "document_id"]].nunique())
 
 
 def _new(shift: str) -> str:
