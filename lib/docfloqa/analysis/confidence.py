@@ -57,10 +57,7 @@ def clustered_share(right: ArrayLike, documents: ArrayLike) -> Interval:
 
 
 def reliability(study: Study) -> pd.DataFrame:
-    """Tidy: ratio, bin (0 the least confident), answers, confidence (mean), and the `clustered_share` that is right.
-
-    Bins of one ratio have equally many answers, all seeds together.
-    """
+    """Tidy: ratio, bin of `equal_bins` (all seeds), answers, mean confidence, the `clustered_share` of right ones."""
     answers = confident_answers(study)
     answers = answers.assign(bin=answers.groupby(RATIO)["confidence"].transform(equal_bins))
     rows = []
@@ -71,7 +68,7 @@ def reliability(study: Study) -> pd.DataFrame:
 
 
 def equal_bins(confidence: ArrayLike) -> NDArray[np.int64]:
-    """The bin of every answer, from 0 to at most `BINS` - 1, so that bins have equally many answers or nearly so."""
+    """The bin of every answer, from 0, the least confident, to `BINS` - 1, with equally many in each or nearly so."""
     return (rankdata(confidence, "ordinal").astype(int) - 1) * BINS // len(confidence)
 
 

@@ -67,17 +67,13 @@ class Comparison:
 
 
 def _group_name(group: str | float) -> str:
-    """A ratio as "33 %", a variant by its name."""
     return group if isinstance(group, str) else percent(group)
 
 
 def compare(
     answers: pd.DataFrame, by: str, first: str | float, second: str | float, metric: str = "anls", **described: str
 ) -> Comparison:
-    """Two groups of answers, named in the column `by`, on the seeds that both have, with further fields `described`.
-
-    Where nothing can be compared its `reason` says why.
-    """
+    """Two groups of answers, named in the column `by`, on the seeds of both, or the `reason` why that cannot be."""
     groups = {name: answers[answers[by] == name] for name in (first, second)}
     compared = functools.partial(Comparison, first=first, second=second, metric=metric, **described)
     common = set.intersection(*(set(group["seed"]) for group in groups.values()))

@@ -162,10 +162,7 @@ def by_group(study: Study, group: str) -> pd.DataFrame:
 
 
 def most_confident_errors(study: Study, count: int) -> pd.DataFrame:
-    """The `count` wrong answers (ANLS 0) with the highest confidence, the most confident first, by question id.
-
-    Of the best ratio's first seed. The columns are those of the predictions. Raises `RunError` without confidence.
-    """
+    """The best ratio's first seed's wrong `confident_answers` (ANLS 0), the `count` most confident, by question id."""
     answers = confident_answers(study)
     answers = answers[answers[RATIO] == best_ratio(study)].query("seed == seed.min() and anls == 0")
     wrong = answers.sort_values(["confidence", "question_id"], ascending=[False, True])

@@ -56,13 +56,9 @@ def published_systems() -> pd.DataFrame:
 
 
 def mcnemar_bounds(first: int, second: int, questions: int) -> tuple[float, float]:
-    """The least and the greatest p-value of McNemar's exact test that two numbers of right answers allow.
-
-    The least comes where one side is right wherever the other is, the greatest where they are right on as different
-    `questions` as there can be.
-    """
+    """The least and the greatest p-value of McNemar's exact test that two numbers of right answers allow."""
     worse, better = sorted((first, second))
-    # Only the worse side has `swapped` questions right; p rises with every one.
+    # Only the worse side has `swapped` questions right, from none to as many as there can be; p rises with every one.
     return tuple(mcnemar_p(swapped + better - worse, swapped) for swapped in (0, min(worse, questions - better)))
 
 

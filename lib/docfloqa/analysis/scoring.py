@@ -44,10 +44,7 @@ def score_robustness(study: Study) -> pd.DataFrame:
 
 
 def score_cross_sets(study: Study, names: str) -> dict[str, pd.DataFrame]:
-    """Every question of the validation splits of `cross_sets` by every run's best model, by name: `score_runs`.
-
-    Sets without scores and models are left out.
-    """
+    """`score_runs` on the validation split of each of `cross_sets`, by name, of those with scores or models."""
     found, folders = {}, [runs_folder(study.name) / run for run in study.records]
     for name, data in cross_sets(study, names).items():
         if any((folder / BEST_MODEL).is_dir() or kept_identity(folder, CROSS + name) is not None for folder in folders):

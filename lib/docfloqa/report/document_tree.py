@@ -1,8 +1,4 @@
-"""Markdown and HTML as pandoc's document tree, in which text that came out of data is a leaf.
-
-Everything read here may hold text that came out of data (questions, answers, file names). In the tree such
-text is a leaf that the writers quote; no string is ever pasted into markup.
-"""
+"""Markdown and HTML as pandoc's document tree, where text of the data is a leaf that is quoted, never pasted."""
 
 import json
 import re
