@@ -28,7 +28,6 @@ from docfloqa.runs.results import Study
 from docfloqa.settings import SHIFTS
 from docfloqa.text import NO_BREAK, flat, to_latex, to_markdown
 
-BESIDE_PUBLISHED = ("finetuning_curve", "freezing_ablation")
 # Of an arm, or of one that has a figure of its own: what draws it, its caption and what is seen.
 DIFFERENCES = "Differences in ANLS within the arm {}, with 95 % intervals; filled: p < 0.05 (Holm)."
 POINTS = "Points with error bars, one for each comparison; a vertical line at no difference."
@@ -102,19 +101,15 @@ def write_frames(study: str, frames: Mapping[str, pd.DataFrame]) -> list[Path]:
 
 def write_tables(study: Study, beside: Sequence[Study] = (), margin: float = MARGIN) -> list[Path]:
     """Write all tables of a study as `write_frames` does, with `across` where others stand beside it."""
-    made = (
-        *(tables.finetuning_curve, tables.freezing_ablation, tables.summary, tables.comparisons, tables.scores),
-        *(tables.exact_match_pairs, tables.page_use, tables.costs, tables.seed_spread),
-        *(mistakes.only_right_at, group_contrasts),
-    )
+    made = [tables.summary, tables.comparisons, tables.scores, tables.exact_match_pairs, tables.page_use]
+    made += [tables.costs, tables.seed_spread, mistakes.only_right_at, group_contrasts]
+    made += [] if is_own(study) else [tables.finetuning_curve, tables.freezing_ablation]
     frames = {"verdicts": readable(verdicts(study, margin))} | {table.__name__: table(study) for table in made}
     groups = {group: mistakes.by_group(study, group) for group in mistakes.GROUPS}
     frames |= {f"by_{name}": one for name, one in groups.items() if one.index.tolist() != [mistakes.NOT_KNOWN]}
     if confidence.has_confidence(study):
         frames["calibration"] = confidence.calibration(study)
-    if is_own(study):
-        frames = {name: one for name, one in frames.items() if name not in BESIDE_PUBLISHED}
-    else:
+    if not is_own(study):
         frames |= {table.__name__: table() for table in (published.published_differences, published.published_systems)}
     for arm in study.arms:
         found, between = arm_contrasts(study, arm), interactions(study, arm)
