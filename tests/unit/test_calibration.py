@@ -165,12 +165,6 @@ def test_seeds_are_averaged():
     assert calibration.coverage_area(answers).estimate == pytest.approx(0.5)
 
 
-def test_seeds_with_other_documents_are_refused():
-    answers = answers_of([0.9, 0.8], [1, 0], ["a", "b"], [0, 1])
-    with pytest.raises(ValueError, match="differ in their documents"):
-        calibration.calibration_error(answers)
-
-
 def test_the_area_is_the_mean_accuracy_over_all_coverages():
     area = calibration.coverage_area(answers_of([0.9, 0.5, 0.2], [1, 0, 1])).estimate
     assert area == pytest.approx((1 + 1 / 2 + 2 / 3) / 3)

@@ -206,13 +206,11 @@ def across_data(answers: pd.DataFrame) -> Figure:
 
 @style.styled
 def arm_contrasts(study: Study, name: str) -> Figure:
-    """The contrasts of an arm: differences in ANLS with 95 % intervals over documents and seeds; a line at none.
+    """The contrasts of an arm, one at least: differences in ANLS with 95 % intervals over documents and seeds.
 
-    Filled where p is below 0.05 after Holm's correction within the arm. Raises ValueError where there are none.
+    Filled where p is below 0.05 after Holm's correction within the arm.
     """
     found = contrasts.made(contrasts.arm_contrasts(study, name))
-    if not found:
-        raise ValueError(f"arm {name!r} of study {study.name!r} has no two complete variants to compare")
     figure, [[ax]] = style.panels(style.TWO_COLUMNS, 0.5 + 0.32 * len(found))
     ax.axvline(0, color=style.GREY, linewidth=0.8)
     for y, (one, p_value) in enumerate(zip(found, contrasts.holm_p_values(found), strict=True)):
@@ -247,13 +245,8 @@ def equally_long(study: Study) -> pd.DataFrame:
 
 @style.styled
 def pareto(study: Study) -> Figure:
-    """ANLS against trainable parameters and against seconds of a run; the line joins what nothing dominates.
-
-    Raises ValueError where none of the arms is complete.
-    """
+    """`equally_long`: ANLS against trainable parameters and seconds of a run; the line joins what nothing dominates."""
     table = equally_long(study)
-    if table.empty:
-        raise ValueError(f"study {study.name!r} has no complete run of the arms {', '.join(EQUALLY_LONG)}")
     figure, [axes] = style.panels(style.TWO_COLUMNS, 3.4, 1, 2, sharey=True)
     for ax, (column, (unit, label)) in zip(axes, COSTS.items(), strict=True):
         costs = table[column] / unit
