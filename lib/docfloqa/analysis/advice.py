@@ -84,7 +84,8 @@ def rank_correlation(frame: pd.DataFrame) -> Interval:
     pairs = [part[["predicted", "measured"]].to_numpy(float) for _, part in frame.groupby("setting")]
 
     def correlation(drawn: np.ndarray) -> float:
-        return pd.DataFrame(np.concatenate([pairs[index] for index in drawn])).corr("spearman").iat[0, 1]
+        ranked = pd.DataFrame(np.concatenate([pairs[index] for index in drawn])).corr("spearman")
+        return float(ranked.iat[0, 1])
 
     return _over_settings(len(pairs), correlation)
 
