@@ -162,7 +162,7 @@ def test_groups_of_a_study_that_was_not_drawn_are_not_known(study):
     for group in errors.LOCATED:
         frame = errors.by_group(study, group)
         assert frame.index.tolist() == [errors.NOT_KNOWN] and frame["questions"].tolist() == [120]
-        assert "drawing them again" in frame.attrs["note"]
+        assert "the present code draws again" in frame.attrs["note"]
     lengths = errors.by_group(study, "answer_length")
     assert lengths.index.tolist() == ["7 to 10", "11 to 20"][: len(lengths)] and "note" not in lengths.attrs
     assert errors.by_group(study, "answer_kind").index.tolist() == ["number with a unit"]

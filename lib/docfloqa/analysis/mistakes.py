@@ -155,9 +155,7 @@ def by_group(study: Study, group: str) -> pd.DataFrame:
     frame = text_table(table, group, RATIO).reindex(counts.index).fillna(NONE).add_prefix("ANLS at ")
     frame.insert(0, "questions", counts)
     if NOT_KNOWN in counts:
-        frame.attrs["note"] = (
-            "Where an answer stands is known of documents that the present code draws, by drawing them again."
-        )
+        frame.attrs["note"] = "Where an answer stands is known of documents that the present code draws again."
     return frame.rename_axis(GROUPS[group])
 
 
