@@ -10,7 +10,7 @@ import statsmodels.formula.api as smf
 from fake_study import write_study
 
 from docfloqa.analysis import tables
-from docfloqa.analysis.arms import GAINS, checkpoints, grid_cells, grid_table, new_words
+from docfloqa.analysis.arms import GAINS, checkpoints, grid_cells, grid_table, new_words, word_scores
 from docfloqa.analysis.contrasts import (
     CLAIMS,
     HEADLINE,
@@ -149,9 +149,12 @@ def test_answers_with_words_that_training_never_has_are_compared_apart(study, mo
     monkeypatch.setattr(type(study), "compared", property(told))
     table = new_words(study, HEADLINE)
     assert table.index.tolist() == [one.name for one in arm_contrasts(study, HEADLINE)]
+    scored = word_scores(study, HEADLINE)
+    assert list(scored.columns) == ["seen", "never seen"] and len(scored) == 15
     answers = told(study.arm(HEADLINE))
     means = answers.groupby(["variant", "unseen"])["anls"].mean().unstack()
     gains = 100 * (means.loc["input: all"] - means.loc["input: none"])
+    assert scored.loc["input: all", "never seen"].startswith(f"{100 * means.loc['input: all', True]:.1f} [")
     shown = [float(cell.split(" ")[0]) for cell in table.loc["input: all − input: none"]]
     assert shown == [round(gain, 1) for gain in (gains[False], gains[True], gains[True] - gains[False])]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from docfloqa.analysis.contrasts import HEADLINE, VARIANT, arm_contrasts, compare, holm_p_values, lacking, of_arm
-from docfloqa.analysis.intervals import interval, percent, unbroken
+from docfloqa.analysis.intervals import interval, interval_table, percent, text_table, unbroken
 from docfloqa.analysis.paired import SIGNIFICANT
 from docfloqa.arms import ARMS, ENDS, STRENGTHS, WHOLE, cell, shift_of
 from docfloqa.files import runs_folder
@@ -18,6 +18,7 @@ from docfloqa.runs.run import read_record
 from docfloqa.runs.tables import EPOCHS, read_tables
 from docfloqa.text import NO_BREAK
 
+SEEN, NEW = "seen", "never seen"
 TUNED = ("best rate: validation ANLS (others)", "loss at the end above its least")
 # What the contrasts of the arm `grid` say, in short.
 GAINS = {WHOLE: "all − none", ENDS: "input side − output side"}
@@ -98,25 +99,39 @@ def grid_table(study: Study) -> pd.DataFrame:
     return frame[[gain for gain in GAINS.values() if gain in frame]].rename(index=lambda strength: f"{strength:g}")
 
 
+def _with_words(study: Study, arm: str) -> pd.DataFrame | None:
+    """What is compared in an arm; None where answers do not say in a column `unseen`, or all say the same."""
+    answers = None if lacking(study, arm) else study.arm(arm).compared
+    return answers if answers is not None and answers.get("unseen", pd.Series()).nunique() == 2 else None
+
+
+def word_scores(study: Study, arm: str) -> pd.DataFrame:
+    """ANLS of an arm's variants, apart for answers with and without a word that training never has; may be empty."""
+    if (answers := _with_words(study, arm)) is None:
+        return pd.DataFrame()
+    answers["words"] = answers["unseen"].map({False: SEEN, True: NEW}).astype(object)
+    table = text_table(interval_table(answers, [VARIANT, "words"], ["anls"]), VARIANT, "words", "ANLS (%)")
+    return table.reindex([one for one in study.arms[arm] if one in table.index], columns=[SEEN, NEW])
+
+
 def new_words(study: Study, arm: str) -> pd.DataFrame:
     """What an arm compares, apart for answers with and without a word that training never has, as text, in points.
 
     The last column is by how much the difference is larger on answers with such a word, both linearised as means of a
-    share of the answers (`docfloqa.analysis.robustness.area_under_curve` has the source). Empty where answers do not
-    say in a column `unseen` whether they have one, or all say the same.
+    share of the answers (`docfloqa.analysis.robustness.area_under_curve` has the source). Empty where it is not known.
     """
-    if lacking(study, arm) or "unseen" not in (answers := study.arm(arm).compared) or answers["unseen"].nunique() < 2:
+    if (answers := _with_words(study, arm)) is None:
         return pd.DataFrame()
     new = answers["unseen"].astype(float)
-    columns = {"seen": 1 - new, "never seen": new}
+    columns = {SEEN: 1 - new, NEW: new}
     for name, inside in columns.items():
         part = inside * answers["anls"]
         by = [answers[VARIANT], answers["seed"]]
         mean = part.groupby(by).transform("sum") / inside.groupby(by).transform("sum")
         share = inside.groupby(by).transform("mean")
         answers[name] = mean + inside * (answers["anls"] - mean) / share
-    answers["never seen − seen"] = answers["never seen"] - answers["seen"]
-    names = [*columns, "never seen − seen"]
+    answers[f"{NEW} − {SEEN}"] = answers[NEW] - answers[SEEN]
+    names = [*columns, f"{NEW} − {SEEN}"]
     rows = {}
     for each in ARMS[arm](study.settings).contrasts:
         found = {name: compare(answers, VARIANT, each.first, each.second, name, family=name) for name in names}

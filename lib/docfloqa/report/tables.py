@@ -120,7 +120,8 @@ def write_tables(study: Study, beside: Sequence[Study] = (), margin: float = MAR
         frames[f"arm_{arm}_interactions"] = tables.contrast_table(between)[
             ["difference [95 %]", "p (Holm)", "smallest shown"]
         ]
-    frames |= {"grid": arms.grid_table(study), "new_words": arms.new_words(study, HEADLINE)}
+    frames |= {table.__name__: table(study, HEADLINE) for table in (arms.word_scores, arms.new_words)}
+    frames["grid"] = arms.grid_table(study)
     if beside:
         frames |= {"across": tables.across([study, *beside]), "checkpoints": arms.checkpoints([study, *beside])}
     return write_frames(study.name, frames)
