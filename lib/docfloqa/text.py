@@ -15,6 +15,20 @@ MARKUP = re.compile(
 )
 # LaTeX takes what opens a row so for an argument of the line break before it.
 LATEX_OPENING = re.compile(r"^([ \t]*)([\[*])", re.MULTILINE)
+# Names of variants and comparisons, which files keep as they are, as a reader gets them.
+PLAIN = {
+    r"\b\d+ % from the (input|output) side, tensors": r"\1 third",
+    r"\b\d+ % from the (input|output) side, (blocks|stages)": r"\1 third, whole \2",
+    r"\binput(?=: | − |$)": "new look",
+    r"\b(?<!new )layout(?=: | − |$)": "new layout",
+    r"\bcontent(?=: | − |$)": "new words",
+    r"(^|: )([^−]+?: )(.*) − \2": r"\1\2\3 − ",
+    "all against nothing": "all − none",
+    "the input side against the output side": "(input side − output side)",
+    r"\b(\d+ %), after ((?:\d+ % and )*\d+ %)": r"\2 → \1",
+    r"(\d+) % (?:and|→) (?=\d)": r"\1 → ",
+    r"0 %, (\d) times the epochs": r"0 %, \1 times as long",
+}
 CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
@@ -48,3 +62,10 @@ def flat(text: str) -> str:
 def escaped(text: str) -> str:
     """`text` on one line, with every character escaped that Markdown would read as markup."""
     return MARKUP.sub(r"\\\g<0>", flat(text))
+
+
+def plain(name: str) -> str:
+    """A variant's or comparison's name in plain words: "new look: all − none" for "input: all − input: none"."""
+    for pattern, words in PLAIN.items():
+        name = re.sub(pattern, words, name)
+    return name

@@ -8,9 +8,9 @@ from fake_study import write_study
 from nbformat.v4 import new_markdown_cell, new_notebook
 
 from docfloqa.arms import ARMS
-from docfloqa.files import NOTEBOOKS
+from docfloqa.files import NOTEBOOKS, reports_folder
 from docfloqa.report.export import document, html_of
-from docfloqa.report.findings import abstract, findings, is_own, left_out, not_run, to_do
+from docfloqa.report.findings import abstract, findings, is_own, left_out, not_run, to_do, told
 from docfloqa.report.tables import write_tables
 from docfloqa.report.verdicts import BETTER, WORSE, verdicts
 from docfloqa.settings import Settings
@@ -77,7 +77,17 @@ def test_what_was_not_run_is_one_line_and_what_to_do_a_command(studies):
 )
 def test_a_study_is_ones_own_by_its_data(studies, settings, own):
     one = replace(studies["clear"], settings=Settings(study="clear", **settings))
-    assert is_own(one) == own and bool(left_out(one)) == own
+    assert is_own(one) == own and ("published" in left_out(one)) == own
+
+
+def test_what_people_tell_stands_in_the_report_and_is_left_out_where_they_do_not(studies):
+    study = studies["same"]
+    assert "told" in left_out(study) and abstract(study).count("**") >= 6
+    path = reports_folder("same") / "told.md"
+    path.write_text("# Same\n\n## In short\n\nNothing **differs**.\n\n## Discussion\n\nWhy?\n", encoding="utf-8")
+    assert "told" not in left_out(study) and abstract(study) == "Nothing **differs**."
+    assert told(study, "Discussion") == "Why?" and "`Conclusion`" in told(study, "Conclusion")
+    path.unlink()
 
 
 def test_the_report_of_ones_own_study_leaves_the_published_one_out(studies):
@@ -93,5 +103,5 @@ def test_the_report_of_ones_own_study_leaves_the_published_one_out(studies):
         pages[name] = html_of(*document(new_notebook(cells=cells, metadata=metadata)))
     for words in ("The published claims", "student project", "The published protocol", "LoRA", "tiny model"):
         assert words in pages["whole"] and words not in pages["own"], words
-    assert "Limitations" in pages["own"] and "Which ratios differ" in pages["own"]
+    assert "Limits" in pages["own"] and "How much?" in pages["own"] and "Look at" not in "".join(pages.values())
     assert not {path.stem for path in write_tables(studies["clear"])} & {"published_differences", "freezing_ablation"}

@@ -68,6 +68,14 @@ def test_notebooks_are_prose_with_calls(path):
                 assert len([line for line in source.splitlines() if line.strip()]) <= 10
 
 
+@pytest.mark.parametrize("name", ["01_explore_data", "03_ablate", "04_analyze", "05_robustness"])
+def test_hints_where_to_look_stay_in_the_notebook(name):
+    """Notebooks teach; their reports tell."""
+    for cell in notebook_cells(NOTEBOOKS / f"{name}.ipynb"):
+        if cell["cell_type"] == "markdown" and "remove_cell" not in cell["metadata"].get("tags", []):
+            assert not re.search(r"\blook (at|for|along|down)\b", "".join(cell["source"]), re.IGNORECASE), cell["id"]
+
+
 def test_the_lock_satisfies_the_one_list_of_dependencies():
     project = PYPROJECT["project"]
     lock = requirements((PROJECT / "requirements.lock").read_text().splitlines())

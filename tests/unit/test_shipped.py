@@ -5,20 +5,23 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pandas as pd
+import pypdfium2
 import pytest
 
 from docfloqa.analysis import tables
-from docfloqa.analysis.contrasts import arm_contrasts, contrasts, ratio_contrasts
+from docfloqa.analysis.contrasts import arm_contrasts, contrasts, gains, ratio_contrasts
+from docfloqa.analysis.intervals import NONE
 from docfloqa.analysis.published import published_differences
 from docfloqa.analysis.robustness import read_scores
 from docfloqa.arms import ARMS
 from docfloqa.files import PROJECT
-from docfloqa.report.verdicts import BETTER, WORSE, readable, verdicts
+from docfloqa.report.verdicts import BETTER, WORSE, by_data, readable, verdicts
 from docfloqa.runs.results import Study, find_run
 from docfloqa.runs.run import ADDED_SETTINGS
 from docfloqa.settings import Settings
-from docfloqa.text import to_markdown
+from docfloqa.text import plain, to_markdown
 
 sys.path.insert(0, str(PROJECT / "benchmarks"))
 import throughput
@@ -122,6 +125,47 @@ def test_what_the_readme_finds_are_verdicts_of_the_shipped_study(study):
     assert items
     for item in items:
         assert set(re.findall(INTERVAL, item)) <= settled, item
+
+
+def test_what_people_tell_are_verdicts_of_the_shipped_study(study):
+    told = (PROJECT / "reports" / "shipped" / "told.md").read_text().replace("−", "-")
+    intervals = re.findall(INTERVAL, told)
+    assert len(intervals) > 10 and {*intervals} <= {*readable(verdicts(study))["difference [95 %]"]}
+
+
+def test_labels_are_plain_and_packed_tables_have_every_verdict(study):
+    found = verdicts(study)
+    labels = " ".join(map(plain, [*found["comparison"], *(name for arm in study.arms.values() for name in arm)]))
+    assert not re.search(r"tensors|against| side, | after |\b(input|content): ", labels)
+    assert "new look: input third − output third" in labels and "0 → 33 → 66 → 100 % − 0 → 33 → 66 %" in labels
+    for part in ("arm side", "arm side, between shifts", "other data"):
+        rows = found[found["part"] == part]
+        cells = by_data(rows)
+        assert cells.size == rows["difference"].notna().sum() and NONE not in cells.to_numpy()
+        assert cells.attrs.get("note", "") == (
+            "on new words: every ratio is near 0 there." if part == "other data" else ""
+        )
+
+
+def test_the_gains_are_those_of_the_arm(study):
+    found = {(one.where, one.says): one.difference.interval() for one in gains(study)}
+    assert {where for where, _ in found} == {"new look", "new layout", "new words"} and len(found) == 9
+    [row] = verdicts(study).query("comparison == 'input: all − input: none'").itertuples()
+    assert 100 * found["new look", "all"].estimate == pytest.approx(row.difference)
+
+
+def test_the_report_is_a_short_paper():
+    """Its main text has at most eight pages, and no page of it is more than a third empty."""
+    pdf = pypdfium2.PdfDocument(PROJECT / "reports" / "shipped" / "04_analyze.pdf")
+    texts = [page.get_textpage().get_text_bounded() for page in pdf]
+    [appendix] = [place for place, text in enumerate(texts) if re.search(r"^A All comparisons", text, re.MULTILINE)]
+    [references] = [place for place, text in enumerate(texts) if re.search(r"^\d+ References", text, re.MULTILINE)]
+    assert references < 8 or (references == 8 and re.match(r"\d+ References", texts[8])), references
+    assert "In short" in texts[0] and "Figure 1." in texts[0] and "Look at" not in " ".join(texts)
+    for number, page in enumerate(list(pdf)[:-1]):
+        ink = np.asarray(page.render(scale=0.25).to_pil().convert("L")).min(axis=1) < 200
+        assert np.flatnonzero(ink[: int(0.93 * len(ink))]).max() > 0.62 * len(ink), f"page {number + 1}"
+    assert appendix >= references
 
 
 def test_every_best_model_was_scored_on_bad_scans_and_elsewhere(study):

@@ -23,6 +23,7 @@ from docfloqa.analysis.robustness import ALL_KINDS, AREA, CROSS, KEPT, ROBUSTNES
 from docfloqa.arms import ARMS, shift_of
 from docfloqa.runs.plans import study_command
 from docfloqa.runs.results import Study, once_for_study
+from docfloqa.text import plain
 
 VARIANT = "variant"
 # The arm whose comparisons are the claims that a study is made for, and the scores on which both must hold.
@@ -206,3 +207,29 @@ def interactions(study: Study, arm: str, metric: str = "anls") -> list[Compariso
         between = f"arm {arm}, between shifts", there.shift, here.shift, here.says, "", metric
         found.append(Comparison(*between, difference=difference, reason=reason))
     return found
+
+
+@once_for_study
+def gains(study: Study) -> list[Comparison]:
+    """What training each part adds to training none: `where` are the documents, `says` the part, in plain words.
+
+    Parts are the variants of the arm `parts`, else of `side`, which have as many seeds as the others; else the ratios.
+    """
+    for name in (HEADLINE, "side"):
+        if arm := study.arm(name):
+            seeds = arm.runs.groupby(VARIANT)["seed"].nunique()
+            variants = [variant for variant in study.arms[name] if seeds.get(variant) == seeds.max()]
+            named = {variant: plain(variant).rpartition(": ")[::2] for variant in variants}
+            none = {where: variant for variant, (where, what) in named.items() if what == "none"}
+            planned = {one.second: one for one in arm_contrasts(study, name) if one.first in none.values()}
+            return made(
+                replace(
+                    planned.get(variant) or compare(arm.compared, VARIANT, none[where], variant, family="gains"),
+                    where=where,
+                    says=what,
+                )
+                for variant, (where, what) in named.items()
+                if where in none and what != "none"
+            )
+    pairs, lowest = made(ratio_contrasts(study)), study.compared[RATIO].min()
+    return [replace(one, says=_group_name(one.second)) for one in pairs if one.first == lowest]

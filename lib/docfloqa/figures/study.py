@@ -20,6 +20,7 @@ from docfloqa.data.images import as_page
 from docfloqa.figures import style
 from docfloqa.runs.results import Study
 from docfloqa.settings import Settings
+from docfloqa.text import plain
 
 SCORES = {"anls": "ANLS", "accuracy": "Accuracy", "exact_match": "Exact match", "f1": "F1"}
 NAMES = {**SCORES, LOSS: "Validation loss"}
@@ -205,19 +206,42 @@ def across_data(answers: pd.DataFrame) -> Figure:
 
 
 @style.styled
+def gains(study: Study) -> Figure:
+    """What training a part of the vision encoder, one at least, adds to none of it: a panel for each kind of documents.
+
+    Parts are those of the arm `parts`, else of `side`, else the ratios; intervals are over documents and seeds.
+    """
+    found = contrasts.gains(study)
+    rows, places = ([*dict.fromkeys(names)] for names in zip(*((one.says, one.where) for one in found), strict=True))
+    figure, [axes] = style.panels(style.TWO_COLUMNS, 0.6 + 0.22 * len(rows), 1, len(places), sharex=True, sharey=True)
+    for ax, where in zip(axes, places, strict=True):
+        ax.axvline(0, color=style.GREY, linewidth=0.8)
+        ax.set_title(where)
+    for one in found:
+        ax, y, gain = axes[places.index(one.where)], rows.index(one.says), one.difference.interval()
+        style.point(ax, y, gain, vertical=False, color=style.TONES(0.33), marker="o")
+        beside = {"xytext": (0, 4), "textcoords": "offset points", "ha": "center"}
+        ax.annotate(f"{100 * gain.estimate:z.1f}", (100 * gain.estimate, y), **beside)
+    axes[0].set_yticks(range(len(rows)), rows)
+    axes[0].set_ylim(len(rows) - 0.5, -0.7)
+    figure.supxlabel("points of ANLS gained over a frozen vision encoder, with 95 % intervals")
+    return figure
+
+
+@style.styled
 def arm_contrasts(study: Study, name: str) -> Figure:
     """The contrasts of an arm, one at least: differences in ANLS with 95 % intervals over documents and seeds.
 
     Filled where p is below 0.05 after Holm's correction within the arm.
     """
     found = contrasts.made(contrasts.arm_contrasts(study, name))
-    figure, [[ax]] = style.panels(style.TWO_COLUMNS, 0.5 + 0.32 * len(found))
+    figure, [[ax]] = style.panels(style.TWO_COLUMNS, 0.5 + 0.22 * len(found))
     ax.axvline(0, color=style.GREY, linewidth=0.8)
     for y, (one, p_value) in enumerate(zip(found, contrasts.holm_p_values(found), strict=True)):
         interval, face = one.difference.interval(), "black" if p_value < SIGNIFICANT else "white"
         style.point(ax, y, interval, vertical=False, color="black", marker="o", markerfacecolor=face)
         ax.annotate(interval.format(100), (1.02, y), xycoords=("axes fraction", "data"), va="center")
-    ax.set_yticks(range(len(found)), [fill(one.name, 58, break_long_words=False) for one in found])
+    ax.set_yticks(range(len(found)), [fill(plain(one.name), 58, break_long_words=False) for one in found])
     ax.set(ylim=(len(found) - 0.5, -0.5), xlabel="difference in ANLS (points)")
     return figure
 
@@ -258,7 +282,7 @@ def pareto(study: Study) -> Figure:
         ax.plot(front["cost"], 100 * front["estimate"], color=style.GREY, linewidth=0.8, zorder=0)
         ax.set(xlabel=label, xlim=(0, None))
     axes[0].set_ylabel("ANLS (%)")
-    key = "   ".join(f"{index + 1} {name}" for index, name in enumerate(table[VARIANT]))
+    key = "   ".join(f"{index + 1} {plain(name)}" for index, name in enumerate(table[VARIANT]))
     figure.supxlabel(fill(key, 105), fontsize=6.5)
     return figure
 

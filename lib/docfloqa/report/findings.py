@@ -1,6 +1,7 @@
-"""A study of one's own documents: what was found in three sentences, what was not run, what to do next."""
+"""What a study found in three sentences, what was not run, what to do next, and what people tell of it."""
 
 import math
+import re
 import shlex
 
 from docfloqa.analysis.contrasts import Comparison, made, ratio_contrasts
@@ -10,13 +11,14 @@ from docfloqa.analysis.tables import page_use_scores
 from docfloqa.arms import ARMS
 from docfloqa.data.hub import HUB_FOLDERS
 from docfloqa.data.sources import TRAINING_DATA
+from docfloqa.files import reports_folder
 from docfloqa.metrics import FEWEST_DOCUMENTS
 from docfloqa.report.verdicts import BETTER, MARGIN, WORSE, reads_pages, validated_on, verdicts
 from docfloqa.runs.plans import study_command
 from docfloqa.runs.results import Study
 
-# Tags of the report's cells about the published study, and of those about an arm; "arms" of those about any.
-PUBLISHED, ARM = "published", "arm-"
+# Tags of the report's cells about the published study, of what people tell, and of those about an arm ("arms": any).
+PUBLISHED, TOLD, ARM = "published", "told", "arm-"
 
 
 def is_own(study: Study) -> bool:
@@ -27,10 +29,11 @@ def is_own(study: Study) -> bool:
 
 def left_out(study: Study) -> list[str]:
     """The tags of cells that a study's report does without; a study of one's own is not about the published one."""
+    untold = [] if _told(study) else [TOLD]
     if not is_own(study):
-        return []
+        return untold
     lacking = [arm for arm in ARMS if not study.arm(arm)]
-    return [PUBLISHED, *(ARM + arm for arm in lacking), *(["arms"] if len(lacking) == len(ARMS) else [])]
+    return [*untold, PUBLISHED, *(ARM + arm for arm in lacking), *(["arms"] if len(lacking) == len(ARMS) else [])]
 
 
 def findings(study: Study, margin: float = MARGIN) -> list[str]:
@@ -46,13 +49,16 @@ def _reads(study: Study) -> str:
     best = study.last_answers.groupby(RATIO)["anls"].mean().idxmax()
     used = page_use_scores(study).set_index([RATIO, "metric"])
     own, wrong = (Interval(*used.loc[(best, name), ["estimate", "low", "high"]]) for name in ("own", "wrong"))
+    whose = "your" if is_own(study) else "the"
     exact = 100 * study.last_answers.query(f"{RATIO} == @best")["exact_match"].mean()
     scores = (
         f"with {percent(best)} of the vision encoder trained, ANLS is {own.format(100)} with a question's own page "
         f"(exact match {exact:.1f} %) and {wrong.format(100)} with another document's"
     )
     return (
-        f"**It reads your pages**: {scores}." if reads_pages(study) else f"**Not shown to read your pages**: {scores}."
+        f"**It reads {whose} pages**: {scores}."
+        if reads_pages(study)
+        else f"**Not shown to read {whose} pages**: {scores}."
     )
 
 
@@ -117,7 +123,20 @@ def to_do(study: Study) -> str:
     return f"Next: take the best model with you, `{export}`."
 
 
+def told(study: Study, part: str) -> str:
+    """What people tell of a study under a heading (`## Discussion`) of `reports/<study>/told.md`, as Markdown."""
+    return _told(study).get(part, f"*`told.md` has no part `{part}`.*")
+
+
+def _told(study: Study) -> dict[str, str]:
+    path = reports_folder(study.name) / "told.md"
+    _, *parts = re.split(r"^## +(.+?)\s*$", path.read_text("utf-8") if path.is_file() else "", flags=re.MULTILINE)
+    return dict(zip(parts[::2], map(str.strip, parts[1::2]), strict=True))
+
+
 def abstract(study: Study, margin: float = MARGIN) -> str:
-    """The beginning of the report of a study of one's own, as Markdown."""
+    """What stands in the report's box, as Markdown: what people tell in short, else what follows from the verdicts."""
+    if written := _told(study).get("In short"):
+        return written
     sentences = "\n".join(f"{place}. {one}" for place, one in enumerate(findings(study, margin), 1))
     return "\n\n".join(filter(None, (validated_on(study), sentences, not_run(study), to_do(study))))

@@ -26,10 +26,10 @@ from docfloqa.report.findings import is_own
 from docfloqa.report.verdicts import MARGIN, readable, verdicts
 from docfloqa.runs.results import Study
 from docfloqa.settings import SHIFTS
-from docfloqa.text import NO_BREAK, flat, to_latex, to_markdown
+from docfloqa.text import NO_BREAK, flat, plain, to_latex, to_markdown
 
 # Of an arm, or of one that has a figure of its own: what draws it, its caption and what is seen.
-DIFFERENCES = "Differences in ANLS within the arm {}, with 95 % intervals; filled: p < 0.05 (Holm)."
+DIFFERENCES = "The arm {}: A − B in points of ANLS, with 95 % intervals; filled: p < 0.05 (Holm)."
 POINTS = "Points with error bars, one for each comparison; a vertical line at no difference."
 FIGURES = {
     HEADLINE: (
@@ -68,19 +68,22 @@ def table_html(frame: pd.DataFrame, caption: str) -> str:
 
 
 def show_arm(study: Study, name: str) -> None:
-    """Display an arm's scores and what is compared in it; of one that was not made, the command that makes it."""
+    """Display what is compared in an arm; of one that was not made, the command that makes it."""
     if why := lacking(study, name):
         display(Markdown(why))
         return
     if name == "grid":
         show_table(arms.grid_table(study), "The grid: differences in ANLS by how much is new of pixels and of content.")
-    else:
-        scores = tables.arm_summary(study, name)
-        scores = scores[[*tables.MAIN_COLUMNS, *(column for column in arms.TUNED if column in scores)]]
-        show_table(scores, f"The arm {name}: scores, with 95 % intervals over documents.")
     if made(arm_contrasts(study, name)):
         draw, caption, alt = FIGURES.get(name, (partial(figures.arm_contrasts, name=name), DIFFERENCES, POINTS))
         publish(draw(study), study.name, f"arm_{name}", caption.format(name), alt)
+
+
+def show_scores(study: Study, name: str) -> None:
+    """Display the scores of an arm's variants, and the learning rates of those that are tuned."""
+    scores = tables.arm_summary(study, name).rename(index=plain)
+    scores = scores[[column for column in (*tables.MAIN_COLUMNS, *arms.TUNED) if column in scores]]
+    show_table(scores, f"The arm {name}: scores, with 95 % intervals over documents.")
 
 
 def write_frames(study: str, frames: Mapping[str, pd.DataFrame]) -> list[Path]:

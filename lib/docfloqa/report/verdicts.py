@@ -9,6 +9,7 @@ from docfloqa.analysis.paired import SIGNIFICANT
 from docfloqa.analysis.tables import page_use_scores
 from docfloqa.metrics import FEWEST_DOCUMENTS
 from docfloqa.runs.results import Study
+from docfloqa.text import plain
 
 BETTER, WORSE, OPEN = "better", "worse", "not settled"
 MARGIN = 2.0  # points of ANLS
@@ -71,6 +72,31 @@ def readable(found: pd.DataFrame, part: str | None = None) -> pd.DataFrame:
     }
     frame = pd.DataFrame(columns).reset_index(drop=True).drop(columns=[] if part is None else "among")
     frame.attrs = found.attrs
+    return frame
+
+
+def of_parts(found: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The `verdicts` on which part is trained, the claims or else the arm `side`, and on how these differ by shift."""
+    rows = found[found["part"].str.startswith(CLAIMS if CLAIMS in {*found["part"]} else "arm side")]
+    between = rows["comparison"].str.contains(" against ")
+    return rows[~between], rows[between]
+
+
+def by_data(found: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `verdicts` as text, packed: a row for what is compared, a column for the documents (or the part)."""
+    said, rows, columns = readable(found), [], []
+    for name, part in found[["comparison", "part"]].itertuples(index=False):
+        *endpoint, on, compared = plain(name).split(": ") if ": " in name else (part, name)
+        rows.append(", ".join([compared, *endpoint]))
+        columns.append(on)
+    told = (said["difference [95 %]"] + " " + said["verdict"]).where(found["difference"].notna().to_numpy(), NONE)
+    frame = pd.DataFrame({"A − B": rows, "on": columns, "told": told})
+    order = {name: frame[name].unique() for name in ("A − B", "on")}
+    bare = [on for on in order["on"] if (frame.loc[frame["on"] == on, "told"] == NONE).all()]
+    frame = frame.pivot(index="A − B", columns="on", values="told").reindex(order["A − B"], columns=order["on"])
+    frame = frame.drop(columns=bare).fillna(NONE).rename_axis(columns=None)
+    if reasons := dict.fromkeys(filter(None, found["reason"])):
+        frame.attrs["note"] = f"{', '.join(bare) or NONE}: {'; '.join(reasons)}."
     return frame
 
 
