@@ -16,6 +16,7 @@ from docfloqa.analysis.contrasts import (
     HEADLINE,
     arm_contrasts,
     contrasts,
+    gains,
     holm_p_values,
     interactions,
     lacking,
@@ -30,6 +31,7 @@ from docfloqa.figures import arms as arm_figures
 from docfloqa.figures import study as figures
 from docfloqa.figures import style
 from docfloqa.figures.style import render
+from docfloqa.report.verdicts import by_data, of_parts, verdicts
 
 
 @pytest.fixture(scope="module")
@@ -279,3 +281,15 @@ def test_what_is_planned_and_not_complete_is_left_out_with_the_reason(output):
         ratio_contrasts(write_study("single", epochs=1, documents=1))[0].reason
         == "all questions are about one document"
     )
+
+
+def test_the_claims_are_packed_by_shift_and_the_gains_are_theirs(study):
+    claims, between = of_parts(verdicts(study))
+    packed = by_data(claims)
+    assert [*packed] == ["new look", "new layout", "new words"] and packed.size == len(claims)
+    assert "stem − none, exact match" in packed.index and "stem − none, ANLS" in packed.index
+    assert by_data(between).size == len(between) > 0
+    gained = {(one.where, one.says): one.difference for one in gains(study)}
+    assert {says for _, says in gained} == {"stem", "stages 1 and 2", "stage 4", "all"}
+    [planned] = [one for one in arm_contrasts(study, "parts") if one.groups == "content: stem − content: none"]
+    assert gained["new words", "stem"].interval() == planned.difference.interval()
