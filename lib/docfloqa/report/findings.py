@@ -28,12 +28,12 @@ def is_own(study: Study) -> bool:
 
 
 def left_out(study: Study) -> list[str]:
-    """The tags of cells that a study's report does without; a study of one's own is not about the published one."""
-    untold = [] if _told(study) else [TOLD]
-    if not is_own(study):
-        return untold
+    """The tags of cells that a study's report does without: what nobody tells, arms that were not made, and, of a
+    study of one's own, the published one.
+    """
     lacking = [arm for arm in ARMS if not study.arm(arm)]
-    return [*untold, PUBLISHED, *(ARM + arm for arm in lacking), *(["arms"] if len(lacking) == len(ARMS) else [])]
+    left = [*([] if _told(study) else [TOLD]), *([PUBLISHED] if is_own(study) else [])]
+    return [*left, *(ARM + arm for arm in lacking), *(["arms"] if len(lacking) == len(ARMS) else [])]
 
 
 def findings(study: Study, margin: float = MARGIN) -> list[str]:
