@@ -13,6 +13,7 @@ from pathlib import Path
 
 import nbformat
 import pandas as pd
+import pypdfium2
 import pytest
 import torch
 from notebook_cells import run_cells
@@ -107,6 +108,15 @@ def test_the_report_is_html_and_pdf(made):
     for path in files:
         content = path.read_bytes()
         assert content.startswith(b"%PDF") if path.suffix == ".pdf" else b"<html" in content
+
+
+def test_the_report_begins_with_what_was_found_and_its_main_text_is_short(made):
+    settings, *_ = made
+    pdf = pypdfium2.PdfDocument(reports_folder(settings.study) / "04_analyze.pdf")
+    texts = [page.get_textpage().get_text_bounded() for page in pdf]
+    assert "In short" in texts[0] and "Figure 1." in texts[0] and "Look at" not in " ".join(texts)
+    [references] = [number for number, text in enumerate(texts, 1) if re.search(r"^\d+ References", text, re.MULTILINE)]
+    assert references <= 8
 
 
 def test_figures_and_tables_are_written(made):

@@ -84,20 +84,18 @@ def of_parts(found: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def by_data(found: pd.DataFrame) -> pd.DataFrame:
     """Rows of `verdicts` as text, packed: a row for what is compared, a column for the documents (or the part)."""
-    said, rows, columns = readable(found), [], []
-    for name, part in found[["comparison", "part"]].itertuples(index=False):
-        *endpoint, on, compared = plain(name).split(": ") if ": " in name else (part, name)
-        rows.append(", ".join([compared, *endpoint]))
-        columns.append(on)
-    told = (said["difference [95 %]"] + " " + said["verdict"]).where(found["difference"].notna().to_numpy(), NONE)
-    frame = pd.DataFrame({"A − B": rows, "on": columns, "told": told})
-    order = {name: frame[name].unique() for name in ("A − B", "on")}
-    bare = [on for on in order["on"] if (frame.loc[frame["on"] == on, "told"] == NONE).all()]
-    frame = frame.pivot(index="A − B", columns="on", values="told").reindex(order["A − B"], columns=order["on"])
-    frame = frame.drop(columns=bare).fillna(NONE).rename_axis(columns=None)
-    if reasons := dict.fromkeys(filter(None, found["reason"])):
-        frame.attrs["note"] = f"{', '.join(bare) or NONE}: {'; '.join(reasons)}."
-    return frame
+    cells: dict[str, dict[str, str]] = {}
+    said = readable(found)[["difference [95 %]", "verdict"]]
+    for one, (difference, verdict) in zip(found.itertuples(), said.itertuples(index=False), strict=True):
+        name = plain(one.comparison)
+        *endpoint, on, compared = name.split(": ") if ": " in name else (one.part, name)
+        told = NONE if pd.isna(one.difference) else f"{difference} {verdict}"
+        cells.setdefault(on, {})[", ".join([compared, *endpoint])] = told
+    frame = pd.DataFrame({on: rows for on, rows in cells.items() if {*rows.values()} != {NONE}})
+    if reasons := dict.fromkeys(found.loc[found["difference"].isna(), "reason"]):
+        bare = ", ".join(on for on in cells if on not in frame)
+        frame.attrs["note"] = f"{bare or NONE}: {'; '.join(reasons)}."
+    return frame.fillna(NONE).rename_axis("A − B")
 
 
 def as_text(found: pd.DataFrame) -> str:
