@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property, wraps
+from inspect import signature
 from itertools import chain
 from pathlib import Path
 from typing import Any, Self
@@ -46,7 +47,10 @@ def once_for_study(compute: Callable[..., Any]) -> Callable[..., Any]:
     def kept(study: Study, *args: Any) -> Any:
         # Where `cached_property` keeps what it computes, too.
         known = vars(study).setdefault("_computed", {})
-        key = (compute, *args)
+        # What is left to a default is the same as what says it.
+        bound = signature(compute).bind(study, *args)
+        bound.apply_defaults()
+        key = (compute, *bound.args[1:])
         if key not in known:
             known[key] = compute(study, *args)
         return known[key].copy()
