@@ -85,6 +85,7 @@ def test_encodings_and_delimiters(encoding, delimiter, newline, images, output):
     [
         ("image,question,answers\n0.png,é?,1\n".encode("latin-1"), "not in UTF-8: byte 0xe9 in line 2"),
         (b"image,question,answers\n0.png,\x80?,1\n", "byte 0x80 in line 2, '€' in Windows' cp1252; .* iconv -f CP1252"),
+        (b"\xef\xbb\xbfimage,question,answers\n0.png,\xe9?,1\n", "byte 0xe9 in line 2, 'é'"),
         ("image,question\n".encode("utf-16-le"), "not in UTF-8: it has zero bytes"),
         (b"", "lacks the columns image, question, answers; it has nothing"),
         (b"image;question;response\n", "lacks the columns answers; it has image, question, response"),
