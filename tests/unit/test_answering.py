@@ -105,23 +105,22 @@ def test_a_killed_one_goes_on_and_nothing_is_answered_twice(run, scans, monkeypa
     path, out = table(scans, "question", "a?", "b?"), scans.parent / "answers.csv"
     whole = answer_folder(asked_of(run), scans, path, scans.parent / "whole.csv")
     monkeypatch.setattr(answering, "AT_ONCE", 2)
-    evaluate, asked = answering.evaluate, []
+    answers, asked, most = answering.answers, [], 2
 
-    def stopped(model, collator, settings):
-        if len(asked) == 2:
+    def counted(model, processor, pages, questions, settings):
+        if len(asked) == most:
             raise KeyboardInterrupt
-        asked.append(len(collator.rows))
-        return evaluate(model, collator, settings)
+        asked.append(len(questions))
+        return answers(model, processor, pages, questions, settings)
 
-    monkeypatch.setattr(answering, "evaluate", stopped)
+    monkeypatch.setattr(answering, "answers", counted)
     with pytest.raises(KeyboardInterrupt):
         answer_folder(asked_of(run), scans, path, out)
     part = out.with_name("answers.csv.part")
     assert len(part.read_text().splitlines()) == 6 and not out.exists()
     # Killed while it wrote the last line.
     part.write_text(part.read_text()[:-10])
-    asked[:] = []
-    monkeypatch.setattr(answering, "evaluate", lambda *given: (asked.append(len(given[1].rows)), evaluate(*given))[1])
+    asked[:], most = [], None
     again = answer_folder(asked_of(run), scans, path, out)
     assert sum(asked) == 3 and not part.exists()
     columns = ["row", "file", "page", "answer", "error"]

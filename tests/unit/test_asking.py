@@ -98,7 +98,7 @@ def test_a_pdf_has_pages(tmp_path):
             read_page(tmp_path / "two.pdf", number)
 
 
-def test_what_is_no_page_is_told(tmp_path, monkeypatch):
+def test_what_is_no_page_is_told(tmp_path):
     (tmp_path / "text.png").write_text("no image")
     (tmp_path / "broken.pdf").write_bytes(b"%PDF-1.7\nbroken")
     Image.effect_noise((60, 60), 50).save(tmp_path / "whole.png")
@@ -115,12 +115,12 @@ def test_what_is_no_page_is_told(tmp_path, monkeypatch):
             read_page(tmp_path / name)
     with pytest.raises(PageError, match="is an image, and page is 2"):
         read_page(tmp_path / "whole.png", 2)
-    monkeypatch.setattr("docfloqa.data.images.LARGEST_IMAGE", 1000)
-    with pytest.raises(PageError, match=r"whole.png' has 3,600 pixels; allowed are at most 1,000"):
-        read_page(tmp_path / "whole.png")
-    Image.new("RGB", (72, 144)).save(tmp_path / "one.pdf", resolution=72)
-    with pytest.raises(PageError, match="80,000 pixels"):
-        read_page(tmp_path / "one.pdf")
+    Image.new("1", (10_001, 10_000)).save(tmp_path / "large.png")
+    with pytest.raises(PageError, match=r"large.png' has 100,010,000 pixels; allowed are at most 100,000,000"):
+        read_page(tmp_path / "large.png")
+    Image.new("1", (3_600, 7_200)).save(tmp_path / "large.pdf", resolution=72)
+    with pytest.raises(PageError, match="200,000,000 pixels"):
+        read_page(tmp_path / "large.pdf")
 
 
 def test_an_export_answers_as_long_as_its_run(tmp_path):
