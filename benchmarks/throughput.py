@@ -37,6 +37,7 @@ from datasets import DatasetDict
 from paper_hours import paper_study_hours
 from published_loop import PublishedLoop, load_published
 from scipy.stats import bootstrap
+from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 from tqdm.auto import tqdm
 from transformers import Florence2Processor, TrainerCallback
@@ -50,7 +51,6 @@ from docfloqa.model.device import (
     computed_in,
     describe_device,
     finish_device,
-    matrix_product_rate,
     peak_memory,
     use_device,
 )
@@ -220,6 +220,14 @@ def median_interval(values: Sequence[float]) -> Interval:
     """The median with its 95 % bootstrap interval."""
     found = bootstrap((values,), np.median, method="percentile", rng=np.random.default_rng(0))
     return Interval(statistics.median(values), *map(float, found.confidence_interval))
+
+
+def matrix_product_rate(precision: torch.dtype) -> float:
+    """Floating point operations a second of a matrix product on this process's device: its limit."""
+    side = 8192 if torch.cuda.is_available() else 1024
+    matrix = torch.rand(side, side, device=compute_device()).to(precision)
+    timer = Timer("matrix @ matrix", globals={"matrix": matrix}, num_threads=torch.get_num_threads())
+    return 2 * side**3 / timer.blocked_autorange(min_run_time=0.3).mean
 
 
 def page_seconds(trainer: DocVQATrainer) -> dict[str, float]:

@@ -94,8 +94,5 @@ def test_papermill_alone_makes_a_run(output):
 def test_the_paper_profile_stops_on_a_cpu_when_its_kernel_is_asked(output):
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    with pytest.raises(
-        StudyError,
-        match=r"NoGPUError: this run wants a GPU.*operations, [\d,.]+ (second|minute|hour|day)s.*ALLOW_CPU=1",
-    ):
+    with pytest.raises(StudyError, match=r"NoGPUError: this run wants a GPU.*ALLOW_CPU=1.*make estimate"):
         sweep(Settings.profile("paper", data="synth", model="data/florence2-tiny"), [0], [0])

@@ -206,11 +206,11 @@ def test_the_pretraining_notebook_writes_a_model_that_loads(output, monkeypatch,
     assert set(pd.read_csv(output / "tiny" / "reading.csv")["by"]) == {"kind", "font", "all"}
 
 
-def test_the_paper_profile_stops_on_a_cpu_with_an_estimate():
+def test_the_paper_profile_stops_on_a_cpu():
     """`tests/faults` asks a kernel."""
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    with pytest.raises(NoGPUError, match=r"wants a GPU.*operations, [\d,.]+ (seconds|minutes|hours|days).*ALLOW_CPU=1"):
+    with pytest.raises(NoGPUError, match=r"wants a GPU.*ALLOW_CPU=1.*make estimate"):
         require_device(Settings.profile("paper", data="synth", model="data/florence2-tiny"))
 
 

@@ -23,7 +23,6 @@ from docfloqa.data.hub import COMMITS
 from docfloqa.data.synth.dataset import synth_folder
 from docfloqa.exceptions import StudyError
 from docfloqa.files import TINY_MODEL, reports_folder, runs_folder
-from docfloqa.model import device
 from docfloqa.model.device import require_device
 from docfloqa.settings import Settings
 from docfloqa.study import doctor, examination
@@ -34,7 +33,7 @@ NEEDS_A_MODEL = {"vocabulary", "targets", "decoding", "question", "run"}
 
 @pytest.fixture(autouse=True)
 def no_download(monkeypatch):
-    """The hub's client looks into the cache only; the kernel is this process, and nothing is measured."""
+    """The hub's client looks into the cache only; the kernel is this process."""
     client = hub.snapshot_download
 
     def only_looks(*arguments, **options):
@@ -43,8 +42,6 @@ def no_download(monkeypatch):
 
     monkeypatch.setattr(hub, "snapshot_download", only_looks)
     monkeypatch.setattr(examination, "kernel_device", lambda settings, _: require_device(settings))
-    monkeypatch.setattr(device, "training_flops", lambda _: 1e9)
-    monkeypatch.setattr(device, "matrix_product_rate", lambda *_: 1e9)
 
 
 @pytest.fixture

@@ -10,19 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from docfloqa.exceptions import DocFloQAError, SettingsError
-from docfloqa.files import is_hub_id, resolve
 from docfloqa.model.processes import compute_alone
 from docfloqa.settings import Settings
 
 FP16, BF16_CAPABILITY = "fp16", (8, 0)
-PROMPT_TOKENS, ANSWER_TOKENS = 20, 8
 
 
 class NoGPUError(DocFloQAError, RuntimeError):
-    """The run wants a GPU and the kernel has none; says how long it would take and how to go on."""
+    """The run wants a GPU and the kernel has none; says how to go on."""
 
 
 def use_device(gpu: str | None = None, threads: int | None = None) -> None:
@@ -116,8 +113,7 @@ def autocast(settings: Settings) -> AbstractContextManager:
 def require_device(settings: Settings) -> dict[str, Any]:
     """`describe_device()`, unless the settings want what is not here: a GPU, fp16 without one, a tracker.
 
-    Raises `SettingsError`, and `NoGPUError` with the time that the run as published, every question with its page,
-    needs on this CPU.
+    Raises `SettingsError`, and `NoGPUError` where only the GPU is lacking.
     """
     for tracker in settings.report_to:
         if not find_spec(tracker):
@@ -126,69 +122,12 @@ def require_device(settings: Settings) -> dict[str, Any]:
     if device["kind"] == "cpu" and settings.precision == FP16:
         raise SettingsError("precision is fp16 and there is no GPU; allowed without one are auto, fp32 and bf16")
     if device["kind"] == "cpu" and not settings.allow_cpu:
-        # Only now, and below too: a kernel that is asked for its device answers without what takes seconds to import.
-        from docfloqa.data.schema import DOCVQA
-
-        # Other data nobody has counted yet.
-        known = settings.train_questions or (DOCVQA["train"][0] if is_hub_id(resolve(settings.data)) else None)
-        questions = known or 1000
         raise NoGPUError(
-            f"this run wants a GPU and the kernel has none ({device['name']}, {device['cores']} cores). "
-            f"{settings.epochs} epochs over {'' if known else 'every '}{questions:,} questions, every page encoded "
-            "each time, take "
-            f"{least_time(settings, questions)}, for one ratio and seed; make estimate tells how much less it is. "
-            "Choose a kernel with a GPU (KERNEL=...), or go on all the same with allow_cpu=True (ALLOW_CPU=1)"
+            f"this run wants a GPU and the kernel has none ({device['name']}, {device['cores']} cores). Choose a "
+            "kernel with a GPU (KERNEL=...), or go on all the same with allow_cpu=True (ALLOW_CPU=1): make estimate "
+            "tells how long that takes"
         )
     return device
-
-
-def least_time(settings: Settings, questions: int) -> str:
-    """What a run on so many questions computes, and how long that takes at the rate of a matrix product here."""
-    flops = training_flops(settings) * questions * settings.epochs
-    rate = matrix_product_rate(computed_in(settings))
-    units = {"days": 86400, "hours": 3600, "minutes": 60, "seconds": 1}
-    name = next((name for name, unit in units.items() if flops / rate > 2 * unit), "seconds")
-    return (
-        f"{flops:.1e} floating point operations, {flops / rate / units[name]:,.1f} {name} at the full "
-        f"{rate / 1e9:,.0f} GFLOP/s of a matrix product here ({compute_device().type})"
-    )
-
-
-def training_flops(settings: Settings) -> float:
-    """Floating point operations to train on one question with its page; of a hub id, as of Florence-2-base.
-
-    The backward pass costs two forward passes, of which frozen parts of the vision tower need none.
-    """
-    from transformers import Florence2Config
-
-    from docfloqa.model.florence import Florence2ForDocVQA, base_config, load_processor
-    from docfloqa.model.microsoft_layout import is_original_layout
-
-    folder = Path(resolve(settings.model))
-    config, side = base_config(), 768
-    if (folder / "config.json").is_file() and not is_original_layout(folder):
-        config = Florence2Config.from_pretrained(folder)
-        side = load_processor(folder).image_processor.size["height"]
-    with torch.device("meta"), torch.no_grad():
-        # Other attention implementations look at the values of a mask, and in train mode layers are dropped by chance:
-        # tensors without data have no values.
-        model = Florence2ForDocVQA._from_config(config, attn_implementation="eager", dtype=torch.float32).eval()
-        with FlopCounterMode(display=False) as vision:
-            pages = model.get_image_features(torch.zeros(1, 3, side, side)).pooler_output
-        text = torch.zeros(1, pages.shape[1] + PROMPT_TOKENS, config.text_config.d_model)
-        with FlopCounterMode(display=False) as language:
-            model(inputs_embeds=text, decoder_input_ids=torch.zeros(1, ANSWER_TOKENS, dtype=torch.long))
-    return (1 + 2 * settings.vision_trainable) * vision.get_total_flops() + 3 * language.get_total_flops()
-
-
-def matrix_product_rate(precision: torch.dtype = torch.float32) -> float:
-    """Floating point operations a second of a matrix product on this process's device: its limit."""
-    from torch.utils.benchmark import Timer
-
-    side = 8192 if torch.cuda.is_available() else 1024
-    matrix = torch.rand(side, side, device=compute_device()).to(precision)
-    timer = Timer("matrix @ matrix", globals={"matrix": matrix}, num_threads=torch.get_num_threads())
-    return 2 * side**3 / timer.blocked_autorange(min_run_time=0.3).mean
 
 
 def finish_device() -> None:

@@ -276,8 +276,7 @@ class Examination:
         return (
             f"one of ratio {settings.vision_trainable:g}: {frozen.trainable_parameters:,} of {frozen.parameters:,} "
             f"parameters trained; weights, gradients and AdamW's numbers take {size(held)}, activations not counted\n"
-            f"{settings.epochs} epochs of {steps:,} steps: {on.least_time(settings, self.questions['train'])}, which "
-            "training does not reach; make estimate measures"
+            f"{settings.epochs} epochs of {steps:,} steps; make estimate tells how long they take"
         )
 
     def disk(self) -> str:
