@@ -20,8 +20,8 @@ from docfloqa.study.kernels import in_own_process
 from docfloqa.text import flat
 
 # In the order in which they are looked at: what is to be written is known last of all.
-SUBJECTS = "python torch device kernel hub model vocabulary targets decoding data question run disk".split()
-BEFORE_A_STUDY = "kernel hub model vocabulary targets decoding data question disk".split()
+SUBJECTS = "python torch device kernel hub model data question disk".split()
+BEFORE_A_STUDY = SUBJECTS[3:]
 
 
 @dataclass(frozen=True)

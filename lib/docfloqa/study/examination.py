@@ -1,6 +1,5 @@
 """What is looked at before a study: each subject tells what it found, or raises what is wrong."""
 
-import json
 import math
 import platform
 import time
@@ -10,7 +9,7 @@ from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
 from shutil import which
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import psutil
 import pyarrow as pa
@@ -24,28 +23,18 @@ from huggingface_hub.utils import filter_repo_objects
 from docfloqa.data.hub import HUB_FOLDERS, MODEL_FILES, HubError, cached_snapshot, not_to_be_had, split_revision
 from docfloqa.data.importing.kinds import patterns
 from docfloqa.data.load import check_image, load_checked
-from docfloqa.data.schema import DOCVQA, FEATURES
+from docfloqa.data.schema import FEATURES
 from docfloqa.data.sources import batches_in_schema, files_of, split_sources
 from docfloqa.exceptions import DataError, DocFloQAError, ModelError
 from docfloqa.files import free_bytes, is_hub_id, output_folder, resolve, room_for, runs_folder, size
 from docfloqa.model import device as on
-from docfloqa.model.florence import (
-    PREFIX,
-    START,
-    Florence2ForDocVQA,
-    base_config,
-    generation_config,
-    load_florence,
-    stated_decoding,
-    target_format,
-)
+from docfloqa.model.florence import Florence2ForDocVQA, base_config, load_florence, target_format
 from docfloqa.model.folder import CHECKSUMS
-from docfloqa.model.freezing import freeze
+from docfloqa.model.freezing import Trainable, freeze
 from docfloqa.model.microsoft_layout import is_original_layout
 from docfloqa.runs.run import git_commit
 from docfloqa.settings import Settings
 from docfloqa.study.kernels import DEFAULT_KERNEL, kernel_device
-from docfloqa.study.workers import BYTES_A_PARAMETER
 from docfloqa.training.batches import QuestionCollator
 from docfloqa.training.evaluation import evaluate
 from docfloqa.training.trainer import CHECKPOINTS
@@ -54,7 +43,7 @@ from docfloqa.training.trainer import CHECKPOINTS
 SMALL = 2**26
 PACKAGES = "torch transformers datasets huggingface_hub".split()
 # Subjects without which another cannot be looked at.
-NEEDS = dict.fromkeys(("vocabulary", "targets", "decoding"), ("model",)) | {"question": ("model", "decoding", "data")}
+NEEDS = {"question": ("model", "data")}
 
 
 class NotHereError(DocFloQAError):
@@ -96,7 +85,6 @@ class Examination:
 
     def __init__(self, settings: Settings, kernel: str | None, runs: int = 1):
         self.settings, self.kernel_name, self.runs = settings, kernel, runs
-        self.questions: dict[str, int] = {}
         self.network: Florence2ForDocVQA | None = None
 
     @cached_property
@@ -154,60 +142,26 @@ class Examination:
         return self.sources[what].where
 
     def model(self) -> str:
-        self.folder = Path(self._where("model"))
-        self.network, self.processor = load_florence(self._where("model"), self.settings.prefix)
-        layout = "original" if is_original_layout(self.folder) else "native"
-        checked = ", as its checksums say" if (self.folder / CHECKSUMS).is_file() else ""
-        parameters = sum(tensor.numel() for tensor in self.network.parameters())
-        return f"{self.settings.model}, {self.folder}{checked}: {layout} layout, {parameters:,} parameters"
-
-    def vocabulary(self) -> str:
-        network, tokenizer, images = self.network, self.processor.tokenizer, self.processor.image_token_id
-        embeddings, output = network.get_input_embeddings().weight, network.get_output_embeddings().weight
-        if len(tokenizer) > len(embeddings) or images != network.config.image_token_id:
+        found = self._where("model")
+        self.network, self.processor = load_florence(found, self.settings.prefix)
+        tokens, images = len(self.processor.tokenizer), self.processor.image_token_id
+        rows, token = self.network.get_input_embeddings().num_embeddings, self.network.config.image_token_id
+        if tokens > rows or images != token:
             raise ModelError(
-                f"the tokenizer has {len(tokenizer):,} tokens and the image token {images}, config.json "
-                f"{len(embeddings):,} rows and the image token {network.config.image_token_id}: take tokenizer and "
-                "weights of one checkpoint"
+                f"the tokenizer has {tokens:,} tokens and the image token {images}, config.json {rows:,} rows and the "
+                f"image token {token}: take tokenizer and weights of one checkpoint"
             )
-        token = self._token(tokenizer.convert_tokens_to_ids(PREFIX))
-        prefix = {"token": token, "text": f"{PREFIX} as text", "none": "none"}[self.settings.prefix]
-        tied = "tied" if output is embeddings else f"own ({output.numel():,} parameters)"
-        return (
-            f"{len(embeddings):,} rows, {len(tokenizer):,} tokens; output embedding {tied}; "
-            f"prefix {prefix}; image {self._token(images)}"
-        )
-
-    def targets(self) -> str:
-        target = target_format(self.network)
-        tokens = [*map(self._token, target.start), "answer", self._token(target.end)]
-        # The neutral settings: what a file states of them changes nothing.
-        neutral = generation_config(self.network, None).to_dict()
-        stated = stated_decoding(self.folder).items()
-        cleared = [f"{name} {json.dumps(told)}" for name, told in stated if name != START and neutral.get(name) != told]
-        return (
-            f"{' '.join(tokens)}, after {self._token(target.decoder_start)}; "
-            f"generation settings cleared: {', '.join(cleared) or 'none'}"
-        )
-
-    def decoding(self) -> str:
-        settings, text = self.settings, self.network.config.text_config
-        generation_config(self.network, settings.max_new_tokens, settings.num_beams)
-        page = self.processor.image_processor.size
-        beams = f"{settings.num_beams} beams" if settings.num_beams > 1 else "greedy"
-        return (
-            f"{beams}, at most {settings.max_new_tokens} new tokens of {text.max_position_embeddings:,} positions; "
-            f"pages of {page['width']} x {page['height']} pixels, {self.processor.num_image_tokens} image tokens"
-        )
+        layout = "original" if is_original_layout(Path(found)) else "native"
+        checked = ", as its checksums say" if Path(found, CHECKSUMS).is_file() else ""
+        parameters = sum(tensor.numel() for tensor in self.network.parameters())
+        return f"{self.settings.model}, {found}{checked}: {layout} layout, {parameters:,} parameters"
 
     def data(self) -> str:
-        splits = [*split_sources(self.settings)]
-        self.questions = {split: self._used(split, DOCVQA[split][0]) for split in splits if self.sources[split].trouble}
-        names = {split: self._where(split) for split in splits}
+        names = {split: self._where(split) for split in split_sources(self.settings)}
         # Of folds the first stands for all: each has every document, in one split or the other.
         given = {"fold": 1} if self.settings.folds else {"validation_data": names["validation"]}
         settings = self.settings.replace(data=names["train"], **given)
-        files = {split: files_of(names[split], split, settings) for split in splits}
+        files = {split: files_of(names[split], split, settings) for split in names}
         lines = [
             "; ".join(dict.fromkeys(names.values())),
             f"columns {', '.join(pq.read_schema(files['validation'][0]).names)}",
@@ -219,11 +173,11 @@ class Examination:
                     rows = sum(pq.read_metadata(file).num_rows for file in some)
                 except (pa.ArrowException, OSError) as error:
                     raise DataError(f"a file of split {split!r} cannot be read: {error}") from error
-                self.questions[split] = self._used(split, rows)
-                lines.append(f"{split}: {self.questions[split]:,} of {rows:,} questions, not checked yet")
+                used = min(getattr(settings, f"{split}_questions") or rows, rows)
+                lines.append(f"{split}: {used:,} of {rows:,} questions, not checked yet")
             return "\n".join(lines)
         dataset, checks = load_checked(settings)
-        self.questions, self.row = dict(checks.kept), dataset["validation"].select([0])
+        self.row = dataset["validation"].select([0])
         for split, rows in dataset.items():
             lines.append(
                 f"{split}: {checks.kept[split]:,} of {checks.read[split]:,} questions used, on "
@@ -232,9 +186,6 @@ class Examination:
         for split, reason, rows, _ in checks.summary().itertuples(index=False):
             lines.append(f"left out of {split}: {rows:,} rows, {reason}")
         return "\n".join(lines)
-
-    def _used(self, split: str, questions: int) -> int:
-        return min(getattr(self.settings, f"{split}_questions") or questions, questions)
 
     def question(self) -> str:
         network, settings = self.network, self.settings
@@ -259,24 +210,13 @@ class Examination:
         answered = evaluate(network, collator, settings).iloc[0]
         seconds = time.perf_counter() - started - forward
         decode, label = self.processor.tokenizer.decode, batch["labels"][0]
+        label = f"{decode(label[label != -100])} after {decode(target_format(network).decoder_start)}"
         return (
             f"prompt <image> x {image_tokens} {decode(batch['input_ids'][0][image_tokens:])}\n"
-            f"label {decode(label[label != -100])}, accepted: {', '.join(map(repr, answered['answers']))}\n"
+            f"label {label}, accepted: {', '.join(map(repr, answered['answers']))}\n"
             f"before training: answer {answered['prediction']!r}, loss {loss:.2f}\n"
             f"encoded and once forward in {forward:.1f} s, answered in {seconds:.1f} s, "
             f"in {on.precision(settings)} on {network.device.type}"
-        )
-
-    def run(self) -> str:
-        settings, frozen = self.settings, self._freezing
-        if not self.questions:
-            raise NotHereError("not tried: there is no data here")
-        held = 4 * frozen.parameters + (BYTES_A_PARAMETER - 4) * frozen.trainable_parameters
-        steps = math.ceil(self.questions["train"] / settings.batch_size)
-        return (
-            f"one of ratio {settings.vision_trainable:g}: {frozen.trainable_parameters:,} of {frozen.parameters:,} "
-            f"parameters trained; weights, gradients and AdamW's numbers take {size(held)}, activations not counted\n"
-            f"{settings.epochs} epochs of {steps:,} steps; make estimate tells how long they take"
         )
 
     def disk(self) -> str:
@@ -286,7 +226,8 @@ class Examination:
         download = self.sources["model"].download + read
         try:
             # As `DocVQATrainer._bytes_needed`, without the answers.
-            weights, moments = 4 * self._freezing.parameters, 8 * self._freezing.trainable_parameters
+            frozen = self._freezing()
+            weights, moments = 4 * frozen.parameters, 8 * frozen.trainable_parameters
             training, kept = min(CHECKPOINTS + 1, settings.epochs) * (weights + moments), 2 * weights
         except NotHereError:
             training = kept = 0
@@ -311,8 +252,7 @@ class Examination:
             free += f"; up to {settings.cache_gib:g} GiB of cached pages and states where they fit"
         return free
 
-    @cached_property
-    def _freezing(self) -> Any:
+    def _freezing(self) -> Trainable:
         """What is trained; of a model that is yet to be downloaded, as of Florence-2-base."""
         network = self.network
         if network is None:
@@ -321,9 +261,6 @@ class Examination:
             with torch.device("meta"):
                 network = Florence2ForDocVQA(base_config())
         return freeze(network, self.settings)
-
-    def _token(self, index: int) -> str:
-        return f"{self.processor.tokenizer.convert_ids_to_tokens(index)} ({index})"
 
 
 def _first_usable(files: Sequence[Path], of: str) -> Dataset:
