@@ -1,15 +1,13 @@
 """Where the models err and whether they know it, as figures for print, with intervals wherever there are some."""
 
-from collections.abc import Callable
-
 import numpy as np
-import pandas as pd
 from datasets import Dataset
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from docfloqa.analysis import confidence, mistakes
-from docfloqa.analysis.intervals import RATIO, Interval, percent
+from docfloqa.analysis.intervals import RATIO, percent
 from docfloqa.figures import style
 from docfloqa.runs.results import Study
 
@@ -121,13 +119,12 @@ def confident_errors(study: Study, dataset_validation: Dataset, count: int = 4) 
 
 @style.styled
 def reliability_diagram(study: Study) -> Figure:
-    """Share right (`clustered_share`) against mean confidence, by ratio, in bins of equally many answers.
+    """Share right against mean confidence, by ratio, in bins of equally many answers (see `confidence.reliability`).
 
     The dashed line is where confidence is what it says. Raises `RunError` for a study without confidence.
     """
-    bins = confidence.reliability(study)
-    figure, axes = _panels(study, "mean confidence (%)", "error", confidence.calibration_error)
-    for ratio, part in bins.groupby(RATIO):
+    figure, axes = _panels(study, "mean confidence (%)")
+    for ratio, part in confidence.reliability(study).groupby(RATIO):
         axes[ratio].plot([0, 100], [0, 100], **THIN)
         style.point(axes[ratio], 100 * part["confidence"], part, **SMALL, **style.mark(ratio))
     return figure
@@ -140,7 +137,7 @@ def accuracy_by_coverage(study: Study) -> Figure:
     Grey lines are the other ratios, the dashed one is an order that says nothing. Raises `RunError` without confidence.
     """
     curves = confidence.coverage_curve(study)
-    figure, axes = _panels(study, "answered, the most confident first (%)", "area", confidence.coverage_area)
+    figure, axes = _panels(study, "answered, the most confident first (%)")
     for ratio, ax in axes.items():
         for other, curve in curves.groupby(RATIO):
             if other != ratio:
@@ -151,17 +148,17 @@ def accuracy_by_coverage(study: Study) -> Figure:
     return figure
 
 
-def _panels(study: Study, label: str, name: str, statistic: Callable[[pd.DataFrame], Interval]) -> tuple[Figure, dict]:
-    """A panel for every ratio, with a statistic of its answers in its title; both axes from 0 to 100 %."""
-    answers = dict(list(confidence.confident_answers(study).groupby(RATIO)))
-    lines, across = -(-len(answers) // PANELS_ACROSS), min(len(answers), PANELS_ACROSS)
+def _panels(study: Study, label: str) -> tuple[Figure, dict[float, Axes]]:
+    """A panel for every ratio; both axes from 0 to 100 %."""
+    ratios = sorted(confidence.confident_answers(study)[RATIO].unique())
+    lines, across = -(-len(ratios) // PANELS_ACROSS), min(len(ratios), PANELS_ACROSS)
     width = style.TWO_COLUMNS if across > 2 else style.ONE_COLUMN
     figure, axes = style.panels(width, 0.4 + 1.7 * lines, lines, across, sharex=True, sharey=True)
-    for ax in axes.flat[len(answers) :]:
+    for ax in axes.flat[len(ratios) :]:
         ax.set_axis_off()
-    named = dict(zip(answers, axes.flat, strict=False))
+    named = dict(zip(ratios, axes.flat, strict=False))
     for ratio, ax in named.items():
-        ax.set_title(f"{percent(ratio)}: {name} {statistic(answers[ratio]).format(100)}")
+        ax.set_title(percent(ratio))
     axes.flat[0].set(xlim=(0, 100), ylim=(0, 100))
     figure.supxlabel(label)
     figure.supylabel("right (%)")
