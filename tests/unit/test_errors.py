@@ -9,7 +9,6 @@ import pytest
 from fake_study import validation_of, write_study
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import t as student
 from test_calibration import check_figure
 from test_figures import said
 
@@ -20,8 +19,6 @@ from docfloqa.data.synth.dataset import draw_page, drawing_of, page_seed
 from docfloqa.exceptions import RunError
 from docfloqa.figures import mistakes as error_figures
 from docfloqa.metrics import score
-from docfloqa.report import tables as report_tables
-from docfloqa.report.tables import group_contrasts
 from docfloqa.settings import Settings
 
 DRAWN = {"synth_documents": 2, "synth_validation_documents": 60}
@@ -278,38 +275,6 @@ def test_sets_as_text(study):
     uneven = study.last_answers.iloc[:-1]
     with pytest.raises(ValueError, match="different questions"):
         right_sets.right_sets(SimpleNamespace(name="uneven", last_answers=uneven))
-
-
-def test_a_group_is_compared_by_a_regression_clustered_by_document(drawn):
-    frame = group_contrasts(drawn)
-    answers = errors.grouped_answers(drawn).query("vision_trainable == @errors.best_ratio(@drawn)")
-    values = answers.groupby("question_id")["anls"].mean()
-    questions = answers.drop_duplicates("question_id").set_index("question_id").loc[values.index]
-    inside = questions["answer_kind"] == "date"
-    expected = 100 * (values[inside].mean() - values[~inside].mean())
-    row = frame.loc["kind of answer: date"]
-    assert row["ANLS, against all others"].startswith(f"{expected:.1f} [")
-    assert expected < 0 and row["p (Holm), ANLS"] == "< 0.001", "dates are hard, and found to be"
-    gains = frame["p (Holm), what training adds"].str.removeprefix("< ").astype(float)
-    assert (gains >= 0.05).all(), "training adds as much in every group"
-
-
-def test_a_regressions_error_is_statsmodels_clustered_one():
-    rng = np.random.default_rng(0)
-    documents = pd.Series(np.repeat(np.arange(30), 4))
-    inside = pd.Series(rng.random(120) < 0.3)
-    values = pd.Series(rng.normal(size=120) + rng.normal(size=30)[documents] + 0.5 * inside)
-    means, sizes = values.groupby(inside).mean(), inside.value_counts()
-    shares = (values - inside.map(means)) / inside.map(sizes) * inside.map({True: 1, False: -1})
-    error = (30 / 29 * 119 / 118 * (shares.groupby(documents).sum() ** 2).sum()) ** 0.5
-    found = report_tables._contrast(values, inside, documents, 20)
-    assert found.estimate == pytest.approx(means[True] - means[False])
-    assert found.interval().high - found.estimate == pytest.approx(error * student.ppf(0.975, 19))
-    assert found.p_value() == pytest.approx(2 * student.sf(abs(found.estimate) / error, 19))
-
-
-def test_few_documents_make_no_group():
-    assert group_contrasts(write_study("errors-few", (0.33,), (0,), documents=3, ability=(1.0, 0.0))).empty
 
 
 STUDIES = {

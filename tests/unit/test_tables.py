@@ -352,7 +352,7 @@ def test_all_tables_are_written_whole(study):
     names = (
         "finetuning_curve freezing_ablation summary comparisons exact_match_pairs page_use costs seed_spread "
         "by_question_type by_answer_kind by_answer_length only_right_at calibration verdicts published_differences "
-        "published_systems group_contrasts"
+        "published_systems"
     ).split()
     expected = {f"{name}.{suffix}" for name in names for suffix in ("csv", "md", "tex")} | {"scores.csv"}
     assert {path.name for path in paths} == {path.name for path in folder.iterdir()} == expected

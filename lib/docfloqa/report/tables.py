@@ -7,20 +7,16 @@ from html import escape
 from itertools import chain
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-import statsmodels.api as sm
 from IPython.display import HTML, Markdown, display
 
 from docfloqa.analysis import arms, confidence, mistakes, published, tables
 from docfloqa.analysis.contrasts import HEADLINE, arm_contrasts, interactions, lacking, made, of_arm
-from docfloqa.analysis.intervals import NONE, RATIO, last_epoch, number, p_text, percent
-from docfloqa.analysis.paired import PairedDifference, holm
+from docfloqa.analysis.intervals import NONE, RATIO, last_epoch, number, percent
 from docfloqa.figures import arms as arm_figures
 from docfloqa.figures import study as figures
 from docfloqa.figures.style import publish
 from docfloqa.files import reports_folder, write_whole
-from docfloqa.metrics import FEWEST_DOCUMENTS
 from docfloqa.parameters import mixture
 from docfloqa.report.findings import is_own
 from docfloqa.report.verdicts import MARGIN, readable, verdicts
@@ -105,7 +101,7 @@ def write_frames(study: str, frames: Mapping[str, pd.DataFrame]) -> list[Path]:
 def write_tables(study: Study, beside: Sequence[Study] = (), margin: float = MARGIN) -> list[Path]:
     """Write all tables of a study as `write_frames` does, with `across` where others stand beside it."""
     made = [tables.summary, tables.comparisons, tables.scores, tables.exact_match_pairs, tables.page_use]
-    made += [tables.costs, tables.seed_spread, mistakes.only_right_at, group_contrasts]
+    made += [tables.costs, tables.seed_spread, mistakes.only_right_at]
     made += [] if is_own(study) else [tables.finetuning_curve, tables.freezing_ablation]
     frames = {"verdicts": readable(verdicts(study, margin))} | {table.__name__: table(study) for table in made}
     groups = {group: mistakes.by_group(study, group) for group in mistakes.GROUPS}
@@ -211,39 +207,3 @@ def environment_table(study: Study) -> pd.DataFrame:
         rows.append(about | record.get("versions", {}))
     made = pd.DataFrame(rows).agg(lambda column: ", ".join(sorted(column.dropna().unique())))
     return made.to_frame("of all runs").rename_axis("made with")
-
-
-def group_contrasts(study: Study) -> pd.DataFrame:
-    """By how many points each group of questions differs from all others, as text, after the last epoch.
-
-    Compared are ANLS at the best ratio, and what the highest ratio adds to the lowest: regressions on the group, with
-    errors clustered by document (Cameron & Miller, Journal of Human Resources 50, 2015) and degrees of freedom one
-    less than the documents of the side with fewer; p-values have Holm's correction for all groups. A group counts
-    with `FEWEST_DOCUMENTS` on both sides. Seeds add nothing: each question has one value, the mean over seeds.
-    """
-    answers = mistakes.grouped_answers(study)
-    values = answers.pivot_table(index="question_id", columns=RATIO, values="anls")
-    level, gain = values[mistakes.best_ratio(study)], values[values.columns.max()] - values[values.columns.min()]
-    answers = answers.drop_duplicates("question_id").set_index("question_id").loc[values.index]
-    documents, rows = answers["document_id"], {}
-    for group, title in mistakes.GROUPS.items():
-        # A question with several types is in several groups.
-        names = answers[group].astype(object).explode().dropna()
-        for name in names.unique():
-            inside = pd.Series(values.index.isin(names.index[names == name]), values.index)
-            fewer = min(documents[side].nunique() for side in (inside, ~inside))
-            if fewer >= FEWEST_DOCUMENTS:
-                rows[f"{title}: {name}"] = [_contrast(of, inside, documents, fewer) for of in (level, gain)]
-    columns = {}
-    for place, title in enumerate(("ANLS", "what training adds")):
-        found = [pair[place] for pair in rows.values()]
-        columns[f"{title}, against all others"] = [one.interval().format(100) for one in found]
-        columns[f"p (Holm), {title}"] = [*map(p_text, holm([one.p_value() for one in found]))]
-    return pd.DataFrame(columns, index=pd.Index(rows, name="questions"))
-
-
-def _contrast(values: pd.Series, inside: pd.Series, documents: pd.Series, fewer: int) -> PairedDifference:
-    clusters = {"groups": pd.factorize(documents)[0]}
-    regression = sm.OLS(values.to_numpy(), sm.add_constant(inside.to_numpy(float)))
-    fit = regression.fit(cov_type="cluster", cov_kwds=clusters)
-    return PairedDifference(float(fit.params[1]), float(np.nan_to_num(fit.bse[1])), 0.0, fewer, 1)
