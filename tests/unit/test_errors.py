@@ -13,7 +13,6 @@ from test_calibration import check_figure
 from test_figures import said
 
 from docfloqa.analysis import mistakes as errors
-from docfloqa.analysis import mistakes as right_sets
 from docfloqa.data.load import load_docvqa
 from docfloqa.data.synth.dataset import draw_page, drawing_of, page_seed
 from docfloqa.exceptions import RunError
@@ -206,19 +205,14 @@ def test_the_most_confident_errors_are_the_first_seed_s(study):
         errors.most_confident_errors(old, 3)
 
 
-def made_study(right, documents=None):
-    """A study of exact matches: questions x ratios x seeds."""
-    questions, ratios, seeds = right.shape
-    documents = np.arange(questions) if documents is None else documents
+def made_study(right):
+    """A study of exact matches: questions x ratios x seeds, a document for every question."""
     rows = [
-        (ratio / 10, seed, documents[question], f"q{question:04d}", 1, float(right[question, ratio, seed]))
-        for question in range(questions)
-        for ratio in range(ratios)
-        for seed in range(seeds)
+        (ratio / 10, seed, question, f"q{question:04d}", float(value))
+        for (question, ratio, seed), value in np.ndenumerate(right)
     ]
-    names = ["vision_trainable", "seed", "document_id", "question_id", "epoch", "exact_match"]
-    frame = pd.DataFrame(rows, columns=names)
-    return SimpleNamespace(name="made", last_answers=frame, runs=frame[["vision_trainable", "seed"]].drop_duplicates())
+    names = ["vision_trainable", "seed", "document_id", "question_id", "exact_match"]
+    return SimpleNamespace(last_answers=pd.DataFrame(rows, columns=names))
 
 
 def test_questions_are_counted_by_the_ratios_that_most_seeds_have_right():
@@ -227,54 +221,23 @@ def test_questions_are_counted_by_the_ratios_that_most_seeds_have_right():
     right[:, 1, :2] = 1
     right[0, 0] = 1
     right[1, 0, 0] = 1
-    sets = right_sets.right_sets(made_study(right))
-    assert sets["ratios"].tolist() == [(0.1,), (0.0, 0.1)] and sets["estimate"].tolist() == pytest.approx([9, 1])
-    assert sets["questions"][1] == ["q0000"]
+    sets = errors.only_right_at(made_study(right))
+    assert sets.index.tolist() == ["only 10 %", "every ratio"] and sets.index.name == "right at"
+    assert [cell.split(" ")[0] for cell in sets["questions"]] == ["9", "1"]
+    assert sets["for example"].tolist() == ["q0001, q0005, q0009", "q0000"]
     # Half of the seeds is no majority.
-    assert right_sets.right_sets(made_study(right[2:, :, 1:]))["ratios"].tolist() == [()]
+    [none] = errors.only_right_at(made_study(right[2:, :, 1:])).itertuples()
+    assert none.Index == "no ratio" and none.questions == "8 [–, –]"
 
 
-def test_with_one_seed_chance_spreads_a_question_evenly():
-    right = np.zeros((90, 3, 1))
-    right[:60, 2] = 1
-    right[60:80, :2] = 1
-    sets = {row.ratios: row for row in right_sets.right_sets(made_study(right)).itertuples()}
-    assert sets[0.2,].chance == pytest.approx(20, abs=0.5) and sets[0.0, 0.1].chance == pytest.approx(20 / 3, abs=0.3)
-    assert (sets[()].chance, sets[()].chance_low, sets[()].chance_high) == (10, 10, 10)
-    assert sets[0.2,].p < 0.01 and sets[()].p == 1 and sets[0.2,].low < 60 < sets[0.2,].high
-    # Two documents for all questions: chance moves those of one together.
-    together = right_sets.right_sets(made_study(right, np.repeat([0, 1], 45)))
-    [wide] = [row for row in together.itertuples() if row.ratios == (0.2,)]
-    assert wide.chance_high > sets[0.2,].chance_high + 10
-
-
-def test_where_seeds_alone_differ_counts_are_those_of_chance():
-    counted, expected, found = 0.0, 0.0, 0
-    for seed in range(6):
-        rng = np.random.default_rng(seed)
-        difficulty = rng.beta(0.5, 0.5, 200)[:, None, None]
-        sets = right_sets.right_sets(made_study(rng.random((200, 3, 3)) < difficulty))
-        single = sets["ratios"].map(len) == 1
-        counted += sets.loc[single, "estimate"].sum()
-        expected += sets.loc[single, "chance"].sum()
-        found += (sets["p"] < 0.05).any()
-    assert counted == pytest.approx(expected, rel=0.2) and found <= 1
-
-
-def test_sets_as_text(study):
-    frame = right_sets.only_right_at(study)
-    table = right_sets.right_sets(study)
-    assert len(frame) == len(table) and "every ratio" in frame.index
-    assert sum(float(cell.split(" ")[0]) for cell in frame["questions"]) == 120
-    assert all(
-        cell.count(",") <= 2 and set(cell.split(", ")) <= set(study.predictions["question_id"])
-        for cell in frame["for example"]
-    )
-    assert right_sets.set_name((), study) == "no ratio"
-    assert right_sets.set_name((0.0, 0.66), study) == "only 0 % and 66 %"
-    uneven = study.last_answers.iloc[:-1]
-    with pytest.raises(ValueError, match="different questions"):
-        right_sets.right_sets(SimpleNamespace(name="uneven", last_answers=uneven))
+def test_sets_hold_every_question_once(study):
+    frame = errors.only_right_at(study)
+    counts = [int(cell.split(" ")[0]) for cell in frame["questions"]]
+    assert sum(counts) == 120 and counts == sorted(counts, reverse=True) and "every ratio" in frame.index
+    assert frame.index.str.contains("only 33 % and 66 % and 100 %").any()
+    for count, cell in zip(counts, frame["for example"], strict=True):
+        ids = cell.split(", ")
+        assert len(ids) == min(3, count) and {*ids} <= {*study.predictions["question_id"]}
 
 
 STUDIES = {
@@ -285,11 +248,10 @@ STUDIES = {
 
 
 @pytest.mark.parametrize("name", [*STUDIES, "drawn"])
-@pytest.mark.parametrize("plot", [error_figures.anls_by_group, error_figures.right_at])
-def test_figures_of_errors(plot, name, drawn):
-    study = drawn if name == "drawn" else write_study(f"errors-{name}-{plot.__name__}", **STUDIES[name])
-    figure = plot(study)
-    check_figure(figure)
+def test_anls_by_group_of_every_study(name, drawn):
+    check_figure(
+        error_figures.anls_by_group(drawn if name == "drawn" else write_study(f"errors-{name}", **STUDIES[name]))
+    )
 
 
 def test_the_figure_by_group_shows_the_tables(drawn):

@@ -1,17 +1,15 @@
 """Which questions are answered wrong, how, and by which runs."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from docfloqa.analysis.confidence import confident_answers
-from docfloqa.analysis.intervals import NONE, RATIO, Interval, interval_table, p_text, percent, text_table
-from docfloqa.analysis.paired import holm
+from docfloqa.analysis.intervals import NONE, RATIO, interval, interval_table, percent, text_table
 from docfloqa.data.synth.dataset import asked_fields, draw_page, drawing_of, page_seed
 from docfloqa.data.synth.vocabulary import MONTHS
 from docfloqa.runs.results import Study, once_for_study
@@ -33,7 +31,6 @@ LOCATION = ["value", "left", "top", "right", "bottom", *LOCATED]
 NOT_KNOWN = "not known"
 LENGTHS = {"1 to 3": 3, "4 to 6": 6, "7 to 10": 10, "11 to 20": 20, "over 20": np.inf}
 THIRDS = {"vertical": ("top", "middle", "bottom"), "horizontal": ("left", "centre", "right")}
-RELABELLINGS = 2000
 
 NUMBER = r"[-+]?(\d[\d,]*)?\.?\d+"
 KINDS = {
@@ -172,71 +169,26 @@ def best_ratio(study: Study) -> float:
     return study.last_answers.groupby(RATIO)["anls"].mean().idxmax()
 
 
-@once_for_study
-def right_sets(study: Study) -> pd.DataFrame:
-    """A row for every set of ratios that some question is answered right by, and by no other ratio.
-
-    Columns: ratios (a tuple, from the lowest), estimate, low, high (how many questions), chance, chance_low,
-    chance_high (how many if seeds alone differed, and the middle 95 % of that), p (two-sided, with Holm's correction
-    for all rows), questions (their ids). The most frequent set comes first.
-
-    A ratio is right if more than half of its seeds are (exact match after the last epoch). Chance is `RELABELLINGS`
-    changes of labels, of each document's runs among themselves, given how many runs get each question right. Raises
-    ValueError for runs that answered different questions. Sources: Cochran, Biometrika 37, 1950, for the condition;
-    Phipson & Smyth, Statistical Applications in Genetics and Molecular Biology 9, 2010, for p.
-    """
-    answers = study.last_answers
-    table = answers.pivot(index=["document_id", "question_id"], columns=[RATIO, "seed"], values="exact_match")
-    if table.isna().any(axis=None):
-        raise ValueError(f"the runs of study {study.name!r} answered different questions")
-    right, documents = table.to_numpy() > 0, table.index.get_level_values("document_id")
-    ratios, starts, seeds = np.unique(table.columns.get_level_values(RATIO), return_index=True, return_counts=True)
-
-    def sets(right: NDArray) -> NDArray:
-        """For every question the set of ratios as a number, with a bit for each; columns are runs, sorted by ratio."""
-        majority = 2 * np.add.reduceat(right.astype(int), starts, axis=1) > seeds
-        return majority @ (1 << np.arange(len(starts)))
-
-    document_of = pd.factorize(documents)[0]
-    rng, size = np.random.default_rng(0), (document_of.max() + 1, right.shape[1])
-    relabelled = np.empty((RELABELLINGS, 2 ** len(ratios)))
-    for row in relabelled:
-        order = rng.random(size).argsort(axis=1)[document_of]
-        row[:] = np.bincount(sets(np.take_along_axis(right, order, axis=1)), minlength=len(row))
-    observed = sets(right)
-    names = np.unique(observed)
-    shares = pd.DataFrame({"document_id": documents, "of": "all", **{name: observed == name for name in names}})
-    counts = len(table) * interval_table(shares, ["of"], names)[["estimate", "low", "high"]]
-    by_chance, questions = relabelled[:, names], table.index.get_level_values("question_id")
-    mean, (low, high) = by_chance.mean(axis=0), np.quantile(by_chance, [0.025, 0.975], axis=0)
-    further = np.abs(by_chance - mean) >= np.abs(shares[names].sum().to_numpy() - mean) - 1e-9
-    frame = counts.assign(
-        ratios=[tuple(ratio for bit, ratio in enumerate(ratios.tolist()) if name >> bit & 1) for name in names],
-        **{"chance": mean, "chance_low": low, "chance_high": high},
-        p=holm((1 + further.sum(axis=0)) / (1 + RELABELLINGS)),
-        questions=[sorted(questions[observed == name]) for name in names],
-    )
-    return frame.sort_values("estimate", ascending=False, kind="stable", ignore_index=True)
-
-
 def only_right_at(study: Study) -> pd.DataFrame:
-    """`right_sets` as text, indexed by the set, with up to three question ids evenly spaced through each."""
+    """Questions by the set of ratios that get them right, as text: how many, and up to three ids spaced evenly.
+
+    A ratio is right if more than half of its seeds are (exact match after the last epoch). The largest set comes first.
+    """
+    table = study.last_answers.pivot_table("exact_match", ["document_id", "question_id"], RATIO) > 0.5
+    sets = table.apply(lambda right: _set_name(right.index[right], len(right)), axis=1)
+    questions = table.index.to_frame(index=False).assign(of="all", **pd.get_dummies(sets.to_numpy(), dtype=float))
+    counts = interval_table(questions.drop(columns="question_id"), ["of"], sets.unique())
     rows = {}
-    for row in right_sets(study).itertuples():
-        places = np.linspace(0, len(row.questions) - 1, min(3, len(row.questions))).round().astype(int)
-        rows[set_name(row.ratios, study)] = {
-            "questions": Interval(row.estimate, row.low, row.high).format(1, 0),
-            "by chance [middle 95 %]": Interval(row.chance, row.chance_low, row.chance_high).format(1, 0),
-            "p (Holm)": p_text(row.p),
-            "for example": ", ".join(row.questions[place] for place in places),
-        }
+    for row in counts.sort_values("estimate", ascending=False, kind="stable").itertuples():
+        ids = sorted(questions.loc[questions[row.metric] == 1, "question_id"])
+        places = np.linspace(0, len(ids) - 1, min(3, len(ids))).round().astype(int)
+        example = ", ".join(ids[place] for place in places)
+        rows[row.metric] = {"questions": interval(row).format(len(questions), 0), "for example": example}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("right at")
 
 
-def set_name(ratios: tuple[float, ...], study: Study) -> str:
-    """A set of the study's ratios in words: "no ratio", "every ratio", "only 66 %", "only 0 % and 33 %"."""
-    if not ratios:
-        return "no ratio"
-    if len(ratios) == study.runs[RATIO].nunique():
-        return "every ratio"
+def _set_name(ratios: Sequence[float], count: int) -> str:
+    """Some of `count` ratios in words: "no ratio", "every ratio", "only 66 %", "only 0 % and 33 %"."""
+    if len(ratios) in (0, count):
+        return "every ratio" if len(ratios) else "no ratio"
     return f"only {' and '.join(map(percent, ratios))}"

@@ -1,6 +1,5 @@
 """Where the models err and whether they know it, as figures for print, with intervals wherever there are some."""
 
-import numpy as np
 from datasets import Dataset
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -12,8 +11,6 @@ from docfloqa.figures import style
 from docfloqa.runs.results import Study
 
 PANELS_ACROSS = 4
-MOST_SETS = 14
-PALE = "#cccccc"
 SMALL = {"capsize": 1.5, "elinewidth": 0.9, "markersize": 3.5}  # points that stand close together
 THIN = {"color": style.GREY, "linestyle": "--", "linewidth": 0.6, "zorder": 0}
 
@@ -50,40 +47,6 @@ def anls_by_group(study: Study) -> Figure:
     for y, label in enumerate(axes[0].get_yticklabels()):
         label.set_fontweight("normal" if y in scores else "bold")
     figure.supxlabel("ANLS (%)")
-    return figure
-
-
-@style.styled
-def right_at(study: Study) -> Figure:
-    """Questions by the set of ratios that get them right: filled circles on the left, how many on the right.
-
-    Bars are what was observed, diamonds what chance would give (see `mistakes.right_sets`), in the `MOST_SETS` most
-    frequent sets; those of no and of every ratio are numbers below the axis, unless there are no others.
-    """
-    sets, ratios = mistakes.right_sets(study), sorted(study.runs[RATIO].unique())
-    some = sets["ratios"].map(len).between(1, len(ratios) - 1)
-    drawn = (sets[some] if some.any() else sets).head(MOST_SETS)
-    widths, height = [max(4, len(ratios)), 9], 0.8 + 0.21 * len(drawn)
-    figure, [[circles, bars]] = style.panels(style.ONE_COLUMN, height, 1, 2, sharey=True, width_ratios=widths)
-    y, small = np.arange(len(drawn)), {"scale": 1, "vertical": False, **SMALL}
-    for at, which in enumerate(drawn["ratios"]):
-        inside = [index for index, ratio in enumerate(ratios) if ratio in which]
-        circles.plot(range(len(ratios)), [at] * len(ratios), "o", color=PALE, markersize=4)
-        circles.plot(inside, [at] * len(inside), "o-", color="black", markersize=4, linewidth=1)
-    bars.barh(y - 0.14, drawn["estimate"], height=0.42, color=PALE, edgecolor="black", linewidth=0.5, label="observed")
-    style.point(bars, y - 0.14, drawn, color="black", **small)
-    chance = drawn[["chance", "chance_low", "chance_high"]].set_axis(["estimate", "low", "high"], axis=1)
-    look = {"color": style.GREY, "marker": "D", "markerfacecolor": "white", "label": "by chance"}
-    style.point(bars, y + 0.28, chance, **look, **small)
-    bars.legend(loc="lower right")
-    bars.set(xlim=(0, None), ylim=(len(drawn) - 0.4, -0.6))
-    bars.tick_params(axis="y", length=0)
-    circles.spines[["left", "bottom"]].set_visible(False)
-    circles.set(xlim=(-0.6, len(ratios) - 0.4), yticks=[], xlabel="right at (%)")
-    circles.set_xticks(range(len(ratios)), [f"{100 * ratio:.0f}" for ratio in ratios])
-    circles.tick_params(axis="x", length=0)
-    others = ", ".join(f"{mistakes.set_name(row.ratios, study)} {row.estimate:.0f}" for row in sets[~some].itertuples())
-    bars.set_xlabel("questions" + (f"\n({others})" if some.any() and others else ""))
     return figure
 
 
