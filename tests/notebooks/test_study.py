@@ -35,8 +35,8 @@ from docfloqa.study.sweep import Plan, plan, sweep, write_plan
 
 FIGURES = (
     "ablation_metrics accuracy_by_coverage across_studies anls_by_group compare_finetune confident_errors "
-    "data_distributions data_samples epoch_progress gains model_view qualitative_examples "
-    "reliability_diagram training_validation_metrics val_loss_curve"
+    "data_distributions data_samples gains model_view qualitative_examples "
+    "reliability_diagram training_validation_metrics"
 ).split()
 
 

@@ -23,13 +23,7 @@ from docfloqa.model.florence import Florence2ForDocVQA, base_config
 from docfloqa.model.freezing import freeze
 from docfloqa.settings import Freezing
 
-PLOTS = [
-    figures.epoch_progress,
-    figures.ablation_metrics,
-    figures.val_loss_curve,
-    figures.training_validation_metrics,
-    figures.compare_finetune,
-]
+PLOTS = [figures.ablation_metrics, figures.training_validation_metrics, figures.compare_finetune]
 STUDIES = {
     "full": {},
     "one ratio": {"ratios": (0.33,), "seeds": (0,), "epochs": 1, "documents": 1},
@@ -92,18 +86,18 @@ def test_every_figure_of_every_study(plot, name, studies):
 
 @pytest.mark.parametrize("kind", style.FORMATS)
 def test_the_same_bytes_every_time(kind, studies):
-    figure = figures.val_loss_curve(studies["full"])
+    figure = figures.compare_finetune(studies["full"])
     once = style.render(figure, kind)
     for other in style.FORMATS.keys() - {kind}:
         style.render(figure, other)
     assert style.render(figure, kind) == once
-    assert style.render(figures.val_loss_curve(studies["full"]), kind) == once
+    assert style.render(figures.compare_finetune(studies["full"]), kind) == once
 
 
 def test_a_reader_s_own_settings_change_nothing(studies):
-    pdf = style.render(figures.val_loss_curve(studies["full"]), "pdf")
+    pdf = style.render(figures.compare_finetune(studies["full"]), "pdf")
     with plt.rc_context({"pdf.fonttype": 3, "font.size": 20, "lines.linewidth": 5}):
-        assert style.render(figures.val_loss_curve(studies["full"]), "pdf") == pdf
+        assert style.render(figures.compare_finetune(studies["full"]), "pdf") == pdf
 
 
 def test_a_ratio_has_one_look_and_no_two_ratios_share_it():
@@ -149,7 +143,7 @@ def test_ablation_shows_shares_of_parameters_and_single_seeds(studies):
 
 def test_scores_are_drawn_from_zero(studies):
     for name in ("full", "zero"):
-        assert figures.epoch_progress(studies[name]).axes[0].get_ylim()[0] == 0
+        assert figures.compare_finetune(studies[name]).axes[0].get_ylim()[0] == 0
 
 
 def test_the_pipeline_is_florence_2_base():
@@ -239,12 +233,12 @@ def test_a_figure_is_shown_once_with_its_texts_and_whether_it_is_a_drawing(displ
 
 
 def test_a_figure_is_published_whole_as_pdf_and_png_and_shown(displayed, studies):
-    style.publish(figures.val_loss_curve(studies["full"]), "published", "loss", "caption", "alt")
-    paths = [figures_folder("published") / "loss.pdf", figures_folder("published") / "loss.png"]
+    style.publish(figures.compare_finetune(studies["full"]), "published", "curve", "caption", "alt")
+    paths = [figures_folder("published") / "curve.pdf", figures_folder("published") / "curve.png"]
     assert sorted(figures_folder("published").iterdir()) == paths
     check_pdf(paths[0].read_bytes())
     width, _ = struct.unpack(">II", paths[1].read_bytes()[16:24])
-    assert width == round(style.ONE_COLUMN * style.DPI)
+    assert width == round(style.TWO_COLUMNS * style.DPI)
     ((data, _),) = displayed
     assert base64.b64decode(data["application/pdf"]) == paths[0].read_bytes()
 

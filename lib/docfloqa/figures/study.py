@@ -22,30 +22,13 @@ from docfloqa.runs.results import Study
 from docfloqa.settings import Settings
 from docfloqa.text import plain
 
-SCORES = {"anls": "ANLS", "accuracy": "Accuracy", "exact_match": "Exact match", "f1": "F1"}
-NAMES = {**SCORES, LOSS: "Validation loss"}
+NAMES = {"anls": "ANLS", "accuracy": "Accuracy", "exact_match": "Exact match", "f1": "F1", LOSS: "Validation loss"}
 SECOND = {"color": style.GREY, "marker": "x", "linestyle": ":"}  # the second line of a panel
 LOSS_LABEL = "loss (nats per token)"
 LARGEST_SIDE = 400  # pixels of a page in a figure in which it is an inch wide
 # Arms whose variants train equally long, so that only what is trained differs.
 EQUALLY_LONG = ("side", "lora", "cumulative", "parts", "schedules")
 COSTS = {"trainable_parameters": (1e6, "trainable parameters (millions)"), "seconds": (1, "seconds of a run")}
-
-
-@style.styled
-def epoch_progress(study: Study) -> Figure:
-    """Four scores by epoch at the study's lowest ratio, with 95 % intervals over documents."""
-    table = scores(study).query(f"{RATIO} == {RATIO}.min()")
-    figure, axes = style.panels(style.ONE_COLUMN, 2.9, 2, 2, sharex=True, sharey=True)
-    for ax, (metric, name) in zip(axes.flat, SCORES.items(), strict=True):
-        _lines(ax, table, metric)
-        last = last_epoch(table).query("metric == @metric").iloc[0]
-        ax.annotate(f"{100 * last.estimate:.1f}", (last.epoch, 100 * last.estimate), (4, 5), textcoords="offset points")
-        ax.set_title(name)
-    style.percent_axis(axes)
-    figure.supxlabel("epoch")
-    figure.supylabel(f"score (%), {percent(table[RATIO].iloc[0])} of vision {study.settings.unit}s trained")
-    return figure
 
 
 @style.styled
@@ -71,16 +54,6 @@ def across_studies(studies: Sequence[Study]) -> Figure:
     anls = {study.name: scores(study).query("metric == 'anls'") for study in studies}
     before = {name: table["estimate"].iloc[0] for name, table in anls.items()}
     return style.across({name: last_epoch(table) for name, table in anls.items()}, before)
-
-
-@style.styled
-def val_loss_curve(study: Study) -> Figure:
-    """Validation loss by epoch for every ratio, with 95 % intervals over documents."""
-    figure, [[ax]] = style.panels(style.ONE_COLUMN, 2.4)
-    _lines(ax, scores(study), LOSS)
-    ax.legend()
-    ax.set(xlabel="epoch", ylabel=f"validation {LOSS_LABEL}")
-    return figure
 
 
 @style.styled
