@@ -11,7 +11,6 @@ import pytest
 from docfloqa.analysis import tables
 from docfloqa.analysis.contrasts import arm_contrasts, contrasts, gains, ratio_contrasts
 from docfloqa.analysis.intervals import NONE
-from docfloqa.analysis.published import published_differences
 from docfloqa.analysis.robustness import read_scores
 from docfloqa.arms import ARMS
 from docfloqa.files import PROJECT
@@ -96,7 +95,7 @@ def test_the_tables_follow_from_the_predictions(study):
     made = {
         "summary": tables.summary(study),
         "comparisons": tables.comparisons(study),
-        "published_differences": published_differences(),
+        **{name: tables.published(name) for name in ("published_differences", "published_systems")},
     }
     for name in study.arms:
         made[f"arm_{name}"] = tables.arm_summary(study, name)

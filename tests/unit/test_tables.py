@@ -16,7 +16,6 @@ from docfloqa import text as markup
 from docfloqa.analysis import mistakes as errors
 from docfloqa.analysis import tables
 from docfloqa.analysis.intervals import percent, score_intervals
-from docfloqa.analysis.published import published_systems
 from docfloqa.files import NOTEBOOKS, reports_folder
 from docfloqa.metrics import METRICS
 from docfloqa.model.florence import Florence2ForDocVQA, base_config
@@ -241,12 +240,11 @@ def test_claims_are_answered_with_computed_facts():
     ):
         assert fact in text, fact
     assert f"{odd} are no shares of 500 questions" in text and f"{accuracy[0.66] - accuracy[1.0]:.1f} points" in text
-    systems = published_systems()
+    systems = tables.published("published_systems")
     best = systems[(systems["split"] == "test") & (systems["measure"] == "ANLS")]["published (%)"].str.split(" / ")
     top = best.map(lambda values: max(map(float, values)))
     assert f"{top.max()} ({top.idxmax().split()[0]}" in text
     assert systems.loc["Donut", "published (%)"] == "67.5"
-    assert len(systems) == len(tables.PUBLISHED["other_published_docvqa_figures"])
 
 
 def test_the_floor_is_what_wrong_pages_give(study, unreadable):

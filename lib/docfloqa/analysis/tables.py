@@ -55,6 +55,16 @@ NOTE = (
 )
 
 
+def published(name: str) -> pd.DataFrame:
+    """Published figures as text, with a note: "published_systems", or "published_differences" of every two ratios.
+
+    `benchmarks/published_differences.py` computes the latter.
+    """
+    frame = pd.DataFrame.from_dict(PUBLISHED[name], orient="tight")
+    frame.attrs["note"] = PUBLISHED[name]["note"]
+    return frame
+
+
 @once_for_study
 def scores(study: Study) -> pd.DataFrame:
     """Tidy: ratio, epoch, metric, estimate, low, high: scores in [0, 1], `val_loss` in nats per token."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 from IPython.display import HTML, Markdown, display
 
-from docfloqa.analysis import arms, confidence, mistakes, published, tables
+from docfloqa.analysis import arms, confidence, mistakes, tables
 from docfloqa.analysis.contrasts import HEADLINE, arm_contrasts, interactions, lacking, made, of_arm
 from docfloqa.analysis.intervals import NONE, RATIO, last_epoch, number, percent
 from docfloqa.figures import arms as arm_figures
@@ -109,7 +109,7 @@ def write_tables(study: Study, beside: Sequence[Study] = (), margin: float = MAR
     if confidence.has_confidence(study):
         frames["calibration"] = confidence.calibration(study)
     if not is_own(study):
-        frames |= {table.__name__: table() for table in (published.published_differences, published.published_systems)}
+        frames |= {name: tables.published(name) for name in ("published_differences", "published_systems")}
     for arm in study.arms:
         found, between = arm_contrasts(study, arm), interactions(study, arm)
         if arm == HEADLINE:

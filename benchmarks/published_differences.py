@@ -1,5 +1,13 @@
-"""What the published ablation's own figures can say about its ratios: they come without their questions."""
+"""What the published ablation's own figures can say about its ratios: they come without their questions.
 
+    .venv/bin/python benchmarks/published_differences.py
+
+prints the table that `published.json` holds under "published_differences", so that a report need not compute it.
+"""
+
+from __future__ import annotations
+
+import json
 import math
 from itertools import combinations, product
 
@@ -48,13 +56,6 @@ def published_differences() -> pd.DataFrame:
     return frame
 
 
-def published_systems() -> pd.DataFrame:
-    """Published DocVQA figures of other systems, in points, as text: a row each, with the split and the measure."""
-    frame = pd.DataFrame(PUBLISHED["other_published_docvqa_figures"]).set_index("system")
-    frame.attrs["note"] = "Measures and splits differ, so rows cannot be compared with one another."
-    return frame
-
-
 def mcnemar_bounds(first: int, second: int, questions: int) -> tuple[float, float]:
     """The least and the greatest p-value of McNemar's exact test that two numbers of right answers allow."""
     worse, better = sorted((first, second))
@@ -66,3 +67,8 @@ def _whole(count: float) -> set[int]:
     """The whole numbers beside a count of questions, itself if it is one but for rounding."""
     count = round(count, 6)
     return {math.floor(count), math.ceil(count)}
+
+
+if __name__ == "__main__":
+    made = published_differences()
+    print(json.dumps({"note": made.attrs["note"], **made.to_dict(orient="tight")}, indent=1, ensure_ascii=False))
