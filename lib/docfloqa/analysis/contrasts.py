@@ -9,16 +9,8 @@ from itertools import chain, combinations
 
 import pandas as pd
 
+from docfloqa.analysis import paired
 from docfloqa.analysis.intervals import RATIO, percent
-from docfloqa.analysis.paired import (
-    Interaction,
-    PairedDifference,
-    StudentEstimate,
-    holm,
-    paired_difference,
-    permutation_p_value,
-    pooled_over_seeds,
-)
 from docfloqa.analysis.robustness import ALL_KINDS, AREA, CROSS, KEPT, ROBUSTNESS, area_under_curve, read_scores, scored
 from docfloqa.arms import ARMS, shift_of
 from docfloqa.runs.plans import study_command
@@ -45,7 +37,7 @@ class Comparison:
     where: str = ""
     says: str = ""
     metric: str = "anls"
-    difference: StudentEstimate | None = None
+    difference: paired.StudentEstimate | None = None
     sides: tuple[pd.DataFrame, ...] = ()
     reason: str = ""
 
@@ -64,7 +56,7 @@ class Comparison:
     @functools.cached_property
     def permuted(self) -> float:
         """`permutation_p_value`; NaN where the difference is no paired one."""
-        return permutation_p_value(*self.sides, self.metric) if self.sides else math.nan
+        return paired.permutation_p_value(*self.sides, self.metric) if self.sides else math.nan
 
 
 def _group_name(group: str | float) -> str:
@@ -84,7 +76,7 @@ def compare(
     sides = tuple(group[group["seed"].isin(common)] for group in groups.values())
     if sides[0]["document_id"].nunique() < 2:
         return compared(reason="all questions are about one document")
-    return compared(difference=paired_difference(*sides, metric), sides=sides)
+    return compared(difference=paired.paired_difference(*sides, metric), sides=sides)
 
 
 def compare_all(answers: pd.DataFrame, by: str, metric: str = "anls", **described: str) -> list[Comparison]:
@@ -98,12 +90,12 @@ def made(comparisons: Iterable[Comparison]) -> list[Comparison]:
 
 
 def holm_p_values(
-    comparisons: Sequence[Comparison], test: Callable[[StudentEstimate], float] = StudentEstimate.p_value
+    comparisons: Sequence[Comparison], test: Callable[[paired.StudentEstimate], float] = paired.StudentEstimate.p_value
 ) -> list[float]:
     """P-values of `test` after Holm's correction within each family; NaN for those without a difference."""
     p_values = [test(one.difference) if one.difference else math.nan for one in comparisons]
     tested = pd.DataFrame({"family": [one.family for one in comparisons], "p": p_values}).dropna()
-    corrected = tested.groupby("family")["p"].transform(holm)
+    corrected = tested.groupby("family")["p"].transform(paired.holm)
     return corrected.reindex(range(len(p_values))).tolist()
 
 
@@ -187,10 +179,10 @@ def arm_contrasts(study: Study, arm: str, metric: str = "anls") -> list[Comparis
     return [replace(one, difference=_pooled(one, means)) if one.difference else one for one in found]
 
 
-def _pooled(one: Comparison, means: pd.DataFrame) -> PairedDifference:
+def _pooled(one: Comparison, means: pd.DataFrame) -> paired.PairedDifference:
     """Its difference with the variance over seeds of all variants under its shift that have its seeds."""
     alike = [variant for variant in means.index if shift_of(variant) == shift_of(one.first)]
-    return pooled_over_seeds(one.difference, means.loc[alike, sorted(set(one.sides[0]["seed"]))].dropna())
+    return paired.pooled_over_seeds(one.difference, means.loc[alike, sorted(set(one.sides[0]["seed"]))].dropna())
 
 
 @once_for_study
@@ -202,7 +194,7 @@ def interactions(study: Study, arm: str, metric: str = "anls") -> list[Compariso
     compared, found = dict(zip(planned.contrasts, arm_contrasts(study, arm, metric), strict=True)), []
     for there, here in planned.interactions:
         pair = compared[there], compared[here]
-        difference = Interaction(*(each.difference for each in pair)) if made(pair) == [*pair] else None
+        difference = paired.Interaction(*(each.difference for each in pair)) if made(pair) == [*pair] else None
         reason = "; ".join(sorted({each.reason for each in pair if each.reason}))
         between = f"arm {arm}, between shifts", there.shift, here.shift, here.says, "", metric
         found.append(Comparison(*between, difference=difference, reason=reason))

@@ -9,23 +9,10 @@ from typing import Any
 
 import pandas as pd
 
+from docfloqa.analysis import intervals
 from docfloqa.analysis.arms import chosen_rates, tuned
 from docfloqa.analysis.contrasts import VARIANT, Comparison, compare_all, holm_p_values, made, ratio_contrasts
-from docfloqa.analysis.intervals import (
-    LOSS,
-    NONE,
-    RATIO,
-    TITLES,
-    UNKNOWN,
-    interval_table,
-    last_epoch,
-    number,
-    p_text,
-    percent,
-    text_table,
-    texts,
-    unbroken,
-)
+from docfloqa.analysis.intervals import LOSS, NONE, RATIO, interval_table, last_epoch, number, p_text, percent, unbroken
 from docfloqa.analysis.paired import SIGNIFICANT, PairedDifference, holm, mcnemar_p_value
 from docfloqa.analysis.robustness import ALL_KINDS, AREA, KEPT, PAGE_SETS, severity_curves
 from docfloqa.data.degradations import CLEAN, SEVERITIES, amount
@@ -122,7 +109,7 @@ def _beside(ours: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
         if theirs:
             values = published[theirs].reindex(cells.index) * scale
             columns[quantity, "published"] = [number(value, 3 if metric == LOSS else 1) for value in values]
-        columns[quantity, "ours"] = texts(cells)
+        columns[quantity, "ours"] = intervals.texts(cells)
     return pd.DataFrame(columns, index=cells.index)
 
 
@@ -186,18 +173,18 @@ def comparisons(study: Study) -> pd.DataFrame:
     frame["smallest shown, all pairs"] = [*map(_points, all_pairs)]
     these = [_documents(replace(one, over_seeds=0.0)) for one in found]
     frame[f"documents to show {100 * PUBLISHED_LEAD:.1f}, these seeds"] = these
-    frame["any seeds"] = [_documents(one) if one.seeds > 1 else UNKNOWN for one in found]
+    frame["any seeds"] = [_documents(one) if one.seeds > 1 else intervals.UNKNOWN for one in found]
     return frame
 
 
 def _documents(one: PairedDifference) -> str:
     needed = one.documents_needed(PUBLISHED_LEAD)
-    return UNKNOWN if math.isnan(needed) else "no number" if needed == math.inf else f"{needed:,}"
+    return intervals.UNKNOWN if math.isnan(needed) else "no number" if needed == math.inf else f"{needed:,}"
 
 
 def _points(share: float) -> str:
     """A difference in points; that it is unknown where there is none, since a dash would pass for none needed."""
-    return UNKNOWN if math.isnan(share) else number(100 * share)
+    return intervals.UNKNOWN if math.isnan(share) else number(100 * share)
 
 
 def contrast_table(found: Sequence[Comparison]) -> pd.DataFrame:
@@ -238,16 +225,16 @@ def summary(study: Study) -> pd.DataFrame:
     They are those of validation; where the study is tested, its best models' on test stand beside them.
     """
     table = scores(study).query("metric in @MAIN_SCORES")
-    frame = text_table(last_epoch(table), RATIO, "metric", f"vision {study.settings.unit}s trained")
+    frame = intervals.text_table(last_epoch(table), RATIO, "metric", f"vision {study.settings.unit}s trained")
     if study.tested:
-        on_test = text_table(interval_table(study.compared, [RATIO], MAIN_SCORES), RATIO, "metric")
+        on_test = intervals.text_table(interval_table(study.compared, [RATIO], MAIN_SCORES), RATIO, "metric")
         frame = frame.join(on_test.rename(columns=lambda name: name.replace(" (%)", ", best epoch on test (%)")))
-    frame["ANLS, another document's page (%)"] = page_use(study)[TITLES["wrong"]]
+    frame["ANLS, another document's page (%)"] = page_use(study)[intervals.TITLES["wrong"]]
     if len(spread := seed_spread(study)):
         frame["ANLS, standard deviation over seeds"] = spread["standard deviation"]
     frame.insert(0, "share of parameters", [percent(share) for share in vision_shares(study)])
     first = table[table["epoch"] == table["epoch"].min()].drop_duplicates("metric").assign(epoch="before training")
-    before = text_table(first, "epoch", "metric").reindex(columns=frame.columns).fillna(NONE)
+    before = intervals.text_table(first, "epoch", "metric").reindex(columns=frame.columns).fillna(NONE)
     return pd.concat([before, frame]).rename_axis(frame.index.name)
 
 
@@ -274,7 +261,7 @@ def page_use_scores(study: Study) -> pd.DataFrame:
 
 def page_use(study: Study) -> pd.DataFrame:
     """`page_use_scores` in percent, as text."""
-    return text_table(page_use_scores(study), RATIO, "metric", "ratio")
+    return intervals.text_table(page_use_scores(study), RATIO, "metric", "ratio")
 
 
 def arm_summary(study: Study, name: str) -> pd.DataFrame:
@@ -285,7 +272,7 @@ def arm_summary(study: Study, name: str) -> pd.DataFrame:
     arm = study.arm(name)
     if arm is None:
         return pd.DataFrame()
-    scored = text_table(interval_table(arm.compared, [VARIANT], MAIN_SCORES), VARIANT, "metric")
+    scored = intervals.text_table(interval_table(arm.compared, [VARIANT], MAIN_SCORES), VARIANT, "metric")
     rows: dict[str, dict[str, str]] = {variant: {} for variant in study.arms[name]}
     rates = chosen_rates(study, name)
     for variant, runs in arm.runs.groupby(VARIANT):
@@ -309,7 +296,7 @@ def degradation_scores(answers: pd.DataFrame, metrics: Sequence[str] = MAIN_SCOR
 
 def degradation_table(answers: pd.DataFrame) -> pd.DataFrame:
     """ANLS in percent with 95 % intervals over documents: a row for each degradation and severity, by ratio."""
-    cells = text_table(degradation_scores(answers, ["anls"]), ["kind", "severity"], RATIO)
+    cells = intervals.text_table(degradation_scores(answers, ["anls"]), ["kind", "severity"], RATIO)
     rows = {CLEAN: cells.loc[next(iter(SEVERITIES)), 0]}
     for kind, severity in PAGE_SETS[1:]:
         rows[f"{kind} {severity}: {amount(kind, severity):g} ({SEVERITIES[kind][0]})"] = cells.loc[kind, severity]
@@ -319,7 +306,7 @@ def degradation_table(answers: pd.DataFrame) -> pd.DataFrame:
 def area_table(areas: pd.DataFrame) -> pd.DataFrame:
     """ANLS in percent over all degradations by ratio: on clean pages, area under the curve, the share kept."""
     table = interval_table(areas[areas["kind"] == ALL_KINDS], [RATIO], [CLEAN, AREA, KEPT])
-    return text_table(table, RATIO, "metric", "ratio")
+    return intervals.text_table(table, RATIO, "metric", "ratio")
 
 
 def area_comparisons(areas: pd.DataFrame) -> pd.DataFrame:
@@ -354,5 +341,5 @@ def cross_answers(own: pd.DataFrame, others: dict[str, pd.DataFrame]) -> pd.Data
 
 def cross_table(answers: pd.DataFrame) -> pd.DataFrame:
     """ANLS in percent with 95 % intervals over documents by ratio, a column for each set of data."""
-    frame = text_table(interval_table(answers, ["data", RATIO], ["anls"]), RATIO, "data", "ANLS (%)")
+    frame = intervals.text_table(interval_table(answers, ["data", RATIO], ["anls"]), RATIO, "data", "ANLS (%)")
     return frame[answers["data"].unique()]

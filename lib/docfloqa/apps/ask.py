@@ -25,15 +25,9 @@ from docfloqa.exceptions import RunError
 from docfloqa.figures.style import page as draw_page
 from docfloqa.figures.style import panels, styled
 from docfloqa.files import is_folder, resolve, runs_folder
+from docfloqa.model import florence
 from docfloqa.model.device import compute_device
-from docfloqa.model.florence import (
-    Florence2ForDocVQA,
-    encode_prompts,
-    encode_text,
-    load_florence,
-    stated_decoding,
-    target_format,
-)
+from docfloqa.model.florence import Florence2ForDocVQA
 from docfloqa.runs.results import Study, open_run
 from docfloqa.runs.run import Run
 from docfloqa.settings import Settings
@@ -64,14 +58,14 @@ class Asked:
         """The model on the device where there is one, and its processor; raises `RunError` or `ModelError`."""
         if self.run:
             return self.run.load()
-        model, processor = load_florence(self.settings.model, self.settings.prefix)
+        model, processor = florence.load_florence(self.settings.model, self.settings.prefix)
         return model.to(compute_device()), processor
 
 
 def asked_model(model: str | Path) -> Asked:
     """A model folder or hub id, not loaded yet; asked as the embedded profile would, an export with its run's beams."""
     folder = Path(resolve(model))
-    stated = stated_decoding(folder) if is_folder(folder) and is_export(folder) else {}
+    stated = florence.stated_decoding(folder) if is_folder(folder) and is_export(folder) else {}
     chosen = {name: stated.get(name) for name in ("max_new_tokens", "num_beams")}
     return Asked(str(model), None, Settings.profile("embedded", model=str(model), **chosen))
 
@@ -88,7 +82,7 @@ def answer(
     """
     check_question(question)
     longest = model.config.text_config.max_position_embeddings
-    [prompt] = encode_prompts(processor, [question], settings.prefix, NEVER_CUT)
+    [prompt] = florence.encode_prompts(processor, [question], settings.prefix, NEVER_CUT)
     if len(prompt) > longest:
         too_long = f"the question is cut: with its page it has {len(prompt):,} tokens, and the model reads {longest:,}"
         warnings.warn(too_long, stacklevel=2)
@@ -201,10 +195,10 @@ def attention(
     longest = model.config.text_config.max_position_embeddings
     states = model.vision_states(resized(image, processor)[None].to(model.device), 0)
     features = model.model.multi_modal_projector(states)
-    prompt = torch.tensor(encode_prompts(processor, [question], settings.prefix, longest)).to(model.device)
+    prompt = torch.tensor(florence.encode_prompts(processor, [question], settings.prefix, longest)).to(model.device)
     mask = torch.ones_like(prompt)
-    [ids] = encode_text(processor, [answer])
-    target = target_format(model)
+    [ids] = florence.encode_text(processor, [answer])
+    target = florence.target_format(model)
     label = target.label(ids, longest)
     before = model.config._attn_implementation
     # The way to compute attention that keeps its weights.

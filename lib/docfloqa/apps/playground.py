@@ -13,17 +13,7 @@ from PIL import Image
 from transformers.utils import logging
 
 from docfloqa.analysis.intervals import NONE
-from docfloqa.apps.ask import (
-    UNLIKE,
-    Asked,
-    Attention,
-    answer,
-    attention,
-    attention_figure,
-    is_unlike,
-    models_of_study,
-    novelty,
-)
+from docfloqa.apps import ask
 from docfloqa.apps.browser import BEFORE, LISTED, control, image_html, offer, page_html, table_html, text_html
 from docfloqa.apps.upload import Upload
 from docfloqa.data.images import PageError, as_page, check_size, open_upload
@@ -37,17 +27,17 @@ from docfloqa.settings import Settings
 HEADING = 200  # characters
 
 
-def models_and_note(study: str) -> tuple[list[Asked], str]:
+def models_and_note(study: str) -> tuple[list[ask.Asked], str]:
     """The models of a study (see `models_of_study`); with none yet, the one before training and what to do."""
     try:
-        return models_of_study(study), ""
+        return ask.models_of_study(study), ""
     except RunError as error:
-        untrained = Asked(BEFORE, None, Settings.profile("embedded", study=study))
+        untrained = ask.Asked(BEFORE, None, Settings.profile("embedded", study=study))
         note = f"Only the model before training answers: {error}. The command for it: {study_command(study)}"
         return [untrained], note
 
 
-def telling_question(models: list[Asked], rows: Dataset, places: Sequence[int]) -> tuple[int | None, str]:
+def telling_question(models: list[ask.Asked], rows: Dataset, places: Sequence[int]) -> tuple[int | None, str]:
     """What to open on: the first question that the largest share trained gets right and the smallest does not.
 
     Given are its index in `rows`, None where there is none, and the rule as a sentence, "" without two runs to compare.
@@ -97,7 +87,7 @@ class Playground(ipywidgets.VBox):
             # With folds those of the fold that the models did not train on.
             self.rows = load_docvqa(self.models[-1].settings, "validation")
         self._loaded: dict[str, Any] = {}
-        self._looked: dict[str, Attention] = {}
+        self._looked: dict[str, ask.Attention] = {}
         note, self.status, self.answered, self.page, self.view = (ipywidgets.HTML() for _ in range(5))
         # Beside each other where there is room.
         for half in (self.page, self.view):
@@ -204,7 +194,7 @@ class Playground(ipywidgets.VBox):
                     try:
                         if asked.name not in self._loaded:
                             self._loaded[asked.name] = asked.load()
-                        given = answer(*self._loaded[asked.name], self.image, question, asked.settings)
+                        given = ask.answer(*self._loaded[asked.name], self.image, question, asked.settings)
                         rows.append({"model": asked.name, **given})
                     except Exception as error:
                         # Whatever it is, nobody would learn of it from a callback.
@@ -213,8 +203,8 @@ class Playground(ipywidgets.VBox):
             said |= {str(one.message): None for one in warned if one.category is UserWarning}
             if rows:
                 # All models were trained on the same pages, which the one before training does not know.
-                found = (novelty(model, self.image) for model, _ in self._loaded.values())
-                self.unlike = any(map(is_unlike, found))
+                found = (ask.novelty(model, self.image) for model, _ in self._loaded.values())
+                self.unlike = any(map(ask.is_unlike, found))
                 self.asked, self.accepted = question, self.known.get(question, [])
                 self.answers = pd.DataFrame(rows).set_index("model")
                 # Beside the question and in no column: they are the same in every row, and a phone is narrow.
@@ -233,7 +223,7 @@ class Playground(ipywidgets.VBox):
         columns = {
             "model": self.answers.index,
             "answer": self.answers["text"].replace("", "(nothing)"),
-            "confidence (%)": [UNLIKE if self.unlike else f"{100 * sure:.1f}" for sure in self.answers["confidence"]],
+            "confidence (%)": ask.UNLIKE if self.unlike else (100 * self.answers["confidence"]).map("{:.1f}".format),
             "seconds": self.answers["seconds"].map("{:.2f}".format),
             "ANLS": [f"{anls(text, self.accepted):.2f}" if self.accepted else NONE for text in self.answers["text"]],
         }
@@ -245,7 +235,7 @@ class Playground(ipywidgets.VBox):
             if name not in self._looked and name in self.answers.index:
                 [asked] = [asked for asked in self.models if asked.name == name]
                 text = self.answers.loc[name, "text"]
-                self._looked[name] = attention(*self._loaded[name], self.image, self.asked, text, asked.settings)
+                self._looked[name] = ask.attention(*self._loaded[name], self.image, self.asked, text, asked.settings)
         except Exception as error:
             why = failure(name, error)
         tokens = self._looked[name].tokens if name in self._looked else []
@@ -261,7 +251,7 @@ class Playground(ipywidgets.VBox):
 
     def figure(self) -> Figure:
         """The attention that is chosen, over its page (see `attention_figure`)."""
-        return attention_figure(self.image, self._looked[self.model.value], self.token.value)
+        return ask.attention_figure(self.image, self._looked[self.model.value], self.token.value)
 
     def caption(self) -> str:
         """What `figure` shows, in words."""

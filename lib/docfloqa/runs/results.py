@@ -14,20 +14,9 @@ import pandas as pd
 from docfloqa.exceptions import IncompleteRunError, RunError
 from docfloqa.files import expanded, is_folder, output_folder, reports_folder, runs_folder
 from docfloqa.metrics import METRICS
+from docfloqa.runs import tables
 from docfloqa.runs.plans import PLAN, read_plan, study_command
 from docfloqa.runs.run import COMPLETE, Run, is_complete, read_record
-from docfloqa.runs.tables import (
-    CONTROL,
-    EPOCHS,
-    PACKED,
-    PREDICTIONS,
-    RECORD,
-    TEST_ANSWERS,
-    ended_at,
-    is_packed,
-    packed_records,
-    read_tables,
-)
 from docfloqa.settings import Settings
 from docfloqa.versions import PAGES, TRAINING
 
@@ -136,7 +125,7 @@ class Study:
     @cached_property
     def epochs(self) -> pd.DataFrame:
         """One row per run and epoch, see `_held`: the columns of `epochs.csv` after run, vision_trainable and seed."""
-        return _held(self.collect(EPOCHS))
+        return _held(self.collect(tables.EPOCHS))
 
     @cached_property
     def predictions(self) -> pd.DataFrame:
@@ -144,47 +133,47 @@ class Study:
 
         Of packed runs only the first and the last epoch have answers, all have scores.
         """
-        return self.collect(PREDICTIONS)
+        return self.collect(tables.PREDICTIONS)
 
     @cached_property
     def epoch_scores(self) -> pd.DataFrame:
         """The predictions of all epochs, see `_held`, without question and answer: ids, metrics, loss."""
         columns = ["epoch", "question_id", "document_id", *METRICS, "loss_sum", "tokens"]
-        return _held(self.collect(PREDICTIONS, columns))
+        return _held(self.collect(tables.PREDICTIONS, columns))
 
     @cached_property
     def first_answers(self) -> pd.DataFrame:
         """The predictions before training."""
-        return self.collect(PREDICTIONS, epochs=[0])
+        return self.collect(tables.PREDICTIONS, epochs=[0])
 
     @cached_property
     def last_answers(self) -> pd.DataFrame:
         """The predictions after every run's last epoch."""
-        last = {run: ended_at(record) for run, record in self.records.items()}
-        answers = self.collect(PREDICTIONS, epochs=set(last.values()))
+        last = {run: tables.ended_at(record) for run, record in self.records.items()}
+        answers = self.collect(tables.PREDICTIONS, epochs=set(last.values()))
         return answers[answers["epoch"] == answers["run"].map(last)].reset_index(drop=True)
 
     @cached_property
     def compared(self) -> pd.DataFrame:
         """What is compared: answers to the test split by the best models, or else `last_answers`, to validation."""
-        return self.collect(TEST_ANSWERS) if self.tested else self.last_answers
+        return self.collect(tables.TEST_ANSWERS) if self.tested else self.last_answers
 
     @cached_property
     def wrong_pages(self) -> pd.DataFrame:
         """How the last epoch's answers on pages of other documents were scored, one row per run and question."""
-        return self.collect(CONTROL)
+        return self.collect(tables.CONTROL)
 
     def collect(self, name: str, columns: list[str] | None = None, epochs: Iterable[int] = ()) -> pd.DataFrame:
         """The tables `name` of all runs together, after run, vision_trainable, seed and epoch (else the last one)."""
         frames, same = [], {}
         folders = [runs_folder(self.name) / run for run in self.records]
-        for run, frame in read_tables(folders, name, columns, epochs).items():
+        for run, frame in tables.read_tables(folders, name, columns, epochs).items():
             settings = self.records[run]["settings"]
             # Lists that every run and epoch repeats are kept once.
             for column in {"answers", "question_types"} & set(frame):
                 frame[column] = [same.setdefault(tuple(value), value) for value in frame[column]]
             if "epoch" not in frame:
-                frame["epoch"] = ended_at(self.records[run])
+                frame["epoch"] = tables.ended_at(self.records[run])
             keys = {"run": run, **self._variant(run), **{key: settings[key] for key in RUN_KEYS}}
             for index, (key, value) in enumerate(keys.items()):
                 frame.insert(index, key, value)
@@ -235,9 +224,9 @@ def planned_runs(study: str) -> dict[str, str]:
 def run_folders(study: str = "*") -> list[Path]:
     """The folders of the runs that are there, begun, complete or packed, of a study or of all."""
     reports = output_folder() / "reports"
-    there = {path.parent for path in reports.glob(f"{study}/runs/*/{RECORD}")}
-    for packed in reports.glob(f"{study}/{PACKED}"):
-        there |= {packed.parent / "runs" / run for run in packed_records(packed.parent)}
+    there = {path.parent for path in reports.glob(f"{study}/runs/*/{tables.RECORD}")}
+    for packed in reports.glob(f"{study}/{tables.PACKED}"):
+        there |= {packed.parent / "runs" / run for run in tables.packed_records(packed.parent)}
     return sorted(there)
 
 
@@ -249,7 +238,7 @@ def find_run(name: str) -> Run:
     for a name that fits none or several, and `IncompleteRunError` for a run that has not finished.
     """
     folder = expanded(name)
-    if is_folder(folder) and ((folder / RECORD).is_file() or is_packed(folder.resolve())):
+    if is_folder(folder) and ((folder / tables.RECORD).is_file() or tables.is_packed(folder.resolve())):
         return open_run(folder.resolve())
     study, _, beginning = name.rpartition("/")
     there = run_folders()
@@ -284,7 +273,7 @@ def open_run(folder: Path) -> Run:
 def status(folders: Iterable[Path]) -> list[dict[str, Any]]:
     """How each run of a study stands, read from its folder: `epochs` trained `of` those wanted, ANLS after the last."""
     folders = list(folders)
-    scores = read_tables(folders, EPOCHS) if folders else {}
+    scores = tables.read_tables(folders, tables.EPOCHS) if folders else {}
     return [_row(folder, scores.get(folder.name)) for folder in folders]
 
 
