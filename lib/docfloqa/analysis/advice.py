@@ -1,7 +1,7 @@
 """What to thaw, from gradients before training: the rule, what it predicts, and how well it predicted.
 
-A setting is some documents with a model. `statistics` are those of `docfloqa.training.gradients` at one time, a row for
-every part. Parts are named as the setting `parts` has them, several with blanks between: "none", "stem stage1", "all".
+A setting is some documents with a model. Parts are named as the setting `parts` has them, several with blanks between:
+"none", "stem stage1", "all".
 """
 
 from collections.abc import Callable

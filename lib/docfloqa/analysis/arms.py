@@ -117,8 +117,8 @@ def word_scores(study: Study, arm: str) -> pd.DataFrame:
 def new_words(study: Study, arm: str) -> pd.DataFrame:
     """What an arm compares, apart for answers with and without a word that training never has, as text, in points.
 
-    The last column is by how much the difference is larger on answers with such a word, both linearised as means of a
-    share of the answers (`docfloqa.analysis.robustness.area_under_curve` has the source). Empty where it is not known.
+    The last column is by how much the difference is larger on answers with such a word, of means linearised as in
+    `robustness.area_under_curve`.
     """
     if (answers := _with_words(study, arm)) is None:
         return pd.DataFrame()
@@ -144,8 +144,7 @@ def new_words(study: Study, arm: str) -> pd.DataFrame:
 def checkpoints(studies: Sequence[Study]) -> pd.DataFrame:
     """The claims in studies with different starting weights side by side, as text, and whether their signs agree.
 
-    A column for each study, by the name of its model. Two checkpoints give no variance between checkpoints: nothing is
-    pooled. Empty with fewer than two studies that have the arm `HEADLINE`.
+    Two checkpoints give no variance between checkpoints: nothing is pooled.
     """
     made_of = {study.name: of_arm(study, HEADLINE) for study in studies if not lacking(study, HEADLINE)}
     if len(made_of) < 2:

@@ -103,8 +103,7 @@ def holm_p_values(
 def contrasts(study: Study) -> list[Comparison]:
     """Every planned comparison: the claims, of the ratios, of each arm, and of the ratios' best models on other pages.
 
-    Differences are in ANLS, second − first, of the claims in exact match as well, on bad scans also in the share kept.
-    What cannot be compared says why (`reason`). Of degraded pages and other data there are those that were scored.
+    Differences, second − first, are in ANLS, of the claims also in exact match, on bad scans also in the share kept.
     """
     found = (of_arm(study, HEADLINE) if HEADLINE in study.arms else []) + ratio_contrasts(study)
     for arm in study.arms:

@@ -40,16 +40,12 @@ class Interval:
 def interval_table(frame: pd.DataFrame, by: Sequence[str], metrics: Sequence[str]) -> pd.DataFrame:
     """Columns `by`, `metric`, `estimate`, `low`, `high` (95 %): a row for every group of `by` and metric.
 
-    `frame` has a row for every answered question, with `document_id` and the metrics' columns; `val_loss` is the loss
-    per token, from `loss_sum` and `tokens`. Percentile bootstrap: whole documents are drawn, since questions on one
-    are right or wrong together. With a column `seed` the estimate is the mean of the seeds' own, and a document is
-    drawn with its answers of all seeds: the interval covers other documents and not other seeds. Groups with the same
-    documents share their draws. Below about 20 documents it is somewhat too narrow; of fewer than
-    `FEWEST_DOCUMENTS`, and where no document differs from another, the ends are NaN.
-
-    Raises KeyError for a missing column and ValueError for a score that is not finite, tokens that are not above 0, a
-    missing document or seed, seeds that differ in their documents, and a `question_id` that a group has twice: then
-    `by` lacks a column. Source: Davison & Hinkley, Bootstrap Methods and their Application, 1997, 3.8 and 5.3.
+    `frame` has a row for every answered question; `val_loss` is `loss_sum` over `tokens`. Percentile bootstrap: whole
+    documents are drawn, each with its answers of all seeds, so the interval covers other documents and not other seeds.
+    With a column `seed` the estimate is the mean of the seeds' own. Below about 20 documents it is somewhat too narrow;
+    of fewer than `FEWEST_DOCUMENTS`, and where no document differs from another, the ends are NaN. Raises ValueError
+    for what is not finite, and for a group that has a question twice or lacks a seed's document. Source: Davison &
+    Hinkley, Bootstrap Methods and their Application, 1997, 3.8 and 5.3.
     """
     rows = []
     for group, part in frame.groupby(list(by), dropna=False, observed=True):

@@ -71,9 +71,8 @@ def answer_kind(answer: str) -> str:
 def locate(settings: Settings, question_ids: Iterable[str]) -> pd.DataFrame:
     """Where the answers of drawn validation questions stand, by drawing their pages again; a row for every id.
 
-    Columns: value (as printed); left, top, right, bottom (the part on the page of the answer's box, in pixels of the
-    page as drawn); page_kind; height (of the whole box, in pixels); vertical and horizontal: the third of the page
-    that the box's middle is in. All are missing values for questions that were not drawn.
+    Columns: value; left, top, right, bottom (its box on the page, pixels); page_kind; height (of the whole box,
+    pixels); vertical, horizontal (the third of the page). Missing values for questions that were not drawn.
     """
     drawn = (settings.validation_data or settings.data) == "synth"
     count = settings.synth_validation_documents if drawn else 0
@@ -102,8 +101,7 @@ def _drawn(drawing: str, seed: int, documents: int) -> pd.DataFrame:
 def grouped_answers(study: Study) -> pd.DataFrame:
     """The answers after the last epoch with a column for every key of `GROUPS`; `question_type` has lists.
 
-    Groups with an order are ordered categories; heights are in thirds of the questions. What is not known is missing:
-    all of `LOCATED` where the present code draws no validation data, or other answers than those that were accepted.
+    What is not known is missing: all of `LOCATED` where the present code does not draw the answers that were accepted.
     """
     questions = study.last_answers.drop_duplicates("question_id").set_index("question_id")
     accepted = questions["answers"].map(lambda given: next(filter(str.strip, given)))
@@ -132,8 +130,7 @@ def _in_thirds(values: pd.Series) -> pd.Series:
 def group_scores(study: Study, group: str) -> pd.DataFrame:
     """Tidy: the group (its key is the column), ratio, metric (anls), estimate, low, high, questions, in order.
 
-    ANLS in [0, 1] after the last epoch; `questions` is how many different ones the group has. Ordered groups come in
-    their order, others with the most frequent first, `NOT_KNOWN` last.
+    ANLS in [0, 1]; `questions` counts different ones. Groups come in their order, else the most frequent first.
     """
     answers = grouped_answers(study).explode(group)
     known = answers[group].dropna()

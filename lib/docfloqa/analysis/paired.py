@@ -88,8 +88,7 @@ class StudentEstimate:
 class PairedDifference(StudentEstimate):
     """How much higher the second mean is than the first, on the same questions, and how sure that is.
 
-    The standard errors, in the metric's unit, both count single answers; `over_seeds` is 0 with one seed, and has other
-    degrees of freedom where it is that of more groups (`pooled_over_seeds`).
+    The standard errors both count single answers; `over_seeds` is 0 with one seed, and may be `pooled_over_seeds`.
     """
 
     estimate: float
@@ -146,8 +145,8 @@ def paired_difference(first: pd.DataFrame, second: pd.DataFrame, metric: str) ->
 
     The variance is that of documents plus that of seeds (Cameron, Gelbach & Miller, Journal of Business & Economic
     Statistics 29, 2011), without taking off what both count: with few seeds intervals would hold the truth too seldom
-    then (`benchmarks/coverage.py`). Raises KeyError for a missing column and ValueError for frames whose seeds or
-    questions differ, a question twice, a score that is not finite, a missing key, or a single document.
+    then (`benchmarks/coverage.py`). Raises ValueError for other questions or seeds, a score that is not finite, a
+    missing key, and a single document.
     """
     return difference_of_cells(*_cells(first, second, metric))
 
@@ -180,10 +179,10 @@ def pooled_over_seeds(difference: PairedDifference, means: pd.DataFrame) -> Pair
 def permutation_p_value(first: pd.DataFrame, second: pd.DataFrame, metric: str, resamples: int = 10_000) -> float:
     """Two-sided p-value, that the sign of a document's difference is a matter of chance; in (0, 1].
 
-    A document's differences, of all its questions and seeds, change sign together: all 2^documents ways if they are no
-    more than `resamples`, else random ones, of which those found count as one. Other seeds may differ as much by
-    themselves, which `PairedDifference.p_value` covers. Raises as `paired_difference`. Sources: Fisher, The Design of
-    Experiments, 1935, 21; Phipson & Smyth, Statistical Applications in Genetics and Molecular Biology 9, 2010.
+    A document's differences, of all questions and seeds, change sign together: in all ways if these are no more than
+    `resamples`, else in random ones. Other seeds are not covered. Raises as `paired_difference`. Sources: Fisher, The
+    Design of Experiments, 1935, 21; Phipson & Smyth, Statistical Applications in Genetics and Molecular Biology 9,
+    2010.
     """
     sums, _ = _cells(first, second, metric)
     # All ways have the same number of questions, so sums rank them as means do.
@@ -194,9 +193,8 @@ def permutation_p_value(first: pd.DataFrame, second: pd.DataFrame, metric: str, 
 def mcnemar_p_value(first: pd.DataFrame, second: pd.DataFrame, metric: str = "exact_match") -> pd.DataFrame:
     """McNemar's exact test (Psychometrika 12, 1947) of every seed: `only_first`, `only_second`, `p_value`, by `seed`.
 
-    The metric is 0 or 1. The p-values must not be pooled, and the smallest of them is no result. Questions are taken as
-    independent, so p may be too small: `permutation_p_value` allows for it. Raises as `paired_difference` does, though
-    one document will do.
+    The p-values must not be pooled, and the smallest of them is no result. Questions are taken as independent, so p may
+    be too small. Raises as `paired_difference` does, though one document will do.
     """
     sides = _matched(first, second, metric)
     first_only, second_only = ((one > other).groupby(level="seed").sum() for one, other in (sides, reversed(sides)))
@@ -268,8 +266,7 @@ def paired_answers(first: Run, second: Run) -> tuple[pd.DataFrame, pd.DataFrame]
 def compare_metrics(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
     """How much more of each metric the second side of `paired_answers` has, one row for each, by `metric`.
 
-    Columns: `first` and `second` (means), `difference`, `low`, `high` (95 %, over documents), `p_value` (Student's),
-    `p_permutation` (over documents), `p_mcnemar` (over questions; NaN for a metric that is not 0 or 1). All are of
+    `difference` has its 95 % interval over documents, `p_mcnemar` is NaN for a metric that is not 0 or 1. All are of
     these two trainings: another seed may differ as much by itself. Raises ValueError for a single document.
     """
     rows = {}
@@ -303,8 +300,7 @@ def as_text(metrics: pd.DataFrame) -> pd.DataFrame:
 def compared(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
     """The questions that both frames of predictions answer, by how much ANLS the second has more, most first.
 
-    Columns: question_id, document_id, question, answers, then prediction and anls with the suffixes `_first` and
-    `_second`, and `difference` in [-1, 1].
+    Columns: question_id, document_id, question, answers, prediction and anls of `_first` and `_second`, difference.
     """
     frame = first[[*QUESTION, "answers", "prediction", "anls"]].merge(
         second[["question_id", "prediction", "anls"]], on="question_id", suffixes=("_first", "_second")

@@ -38,8 +38,7 @@ def scored(study: Study) -> list[str]:
 def read_scores(study: Study, name: str) -> pd.DataFrame:
     """What the runs' files `<name>.parquet` hold: a row for each run, page set and question.
 
-    Columns: run, vision_trainable, seed, kind ("clean" or a degradation), severity (0 to 3), and those of
-    `docfloqa.training.evaluation.evaluate`. Raises `RunError` when there is none.
+    Columns: run, vision_trainable, seed, kind, severity (0 to 3), and those of `evaluate`. Raises `RunError` for none.
     """
     if all(kept_identity(runs_folder(study.name) / run, name) is None for run in study.records):
         raise RunError(f"no run of study {study.name!r} has {name}.parquet: {_remedy(study)}")
@@ -57,12 +56,10 @@ def severity_curves(answers: pd.DataFrame) -> pd.DataFrame:
 def area_under_curve(answers: pd.DataFrame) -> pd.DataFrame:
     """The area under the curve of ANLS over severities, of every run, question and degradation.
 
-    Columns: run, ratio, seed, document_id, question_id, kind, `clean` (ANLS on the clean page), `area` (its mean
-    over severities 0 to 3 by the trapezoidal rule), both in [0, 1], and `kept`, whose mean over a ratio's
-    answers is the share of their clean score that they keep (area over clean, of the means), and whose variance is that
-    share's: kept + (area − kept · clean) / clean. Where nothing is right on clean pages it is 0. The kind `ALL_KINDS`
-    has the mean over degradations. Raises ValueError where an answer is lacking. Source of the linearised ratio:
-    Cochran, Sampling Techniques, 1977, 6.4.
+    `clean` and `area` (mean over severities 0 to 3 by the trapezoidal rule) are in [0, 1]; `kept` has the mean and the
+    variance of the share of a ratio's clean score that is kept, area over clean: kept + (area − kept · clean) / clean,
+    0 where nothing is right on clean pages. The kind `ALL_KINDS` has the mean over degradations. Raises ValueError
+    where an answer is lacking. Source of the linearised ratio: Cochran, Sampling Techniques, 1977, 6.4.
     """
     keys = ["run", RATIO, *KEYS]
     curves = severity_curves(answers).pivot(index=[*keys, "kind"], columns="severity", values="anls")

@@ -55,8 +55,7 @@ def score_cross_sets(study: Study, names: str) -> dict[str, pd.DataFrame]:
 def cross_sets(study: Study, names: str) -> dict[str, Settings]:
     """The study's settings with each of the data to validate on that `names` say, quoted as in a shell, by name.
 
-    A name is a shift of the drawn documents or a folder with a validation split; the study's own shift is left out.
-    Raises `SettingsError` for a name that is neither, or twice.
+    A name is a shift other than the study's or a folder with a validation split, once; else `SettingsError` is raised.
     """
     found: dict[str, Settings] = {}
     try:
@@ -88,11 +87,9 @@ def check_without_folds(study: Study) -> None:
 def score_runs(study: Study, name: str, rows: Dataset, page_sets: Sequence[tuple[str, int]]) -> pd.DataFrame:
     """Score each complete run's best model on `rows` under each of `page_sets`; returns `read_scores`.
 
-    A run's scores are kept as `<name>.parquet` in its folder with what identifies them; what is stale is made again,
-    what was interrupted goes on from the last page set. On a CPU there is a process of one thread for each core, on a
-    GPU one process. Of a run without a best model only what is there already is read.
-    Raises `RunError` when no run has scores or a model to make them with, for a damaged model, and for folds, whose
-    models were trained on most of these pages.
+    Scores are kept as `<name>.parquet` in a run's folder with what identifies them; what is stale is made again, what
+    was interrupted goes on. A process for each core, on a GPU one. Raises `RunError` when no run has scores or a model
+    to make them with, for a damaged model, and for folds, whose models were trained on most of these pages.
     """
     check_without_folds(study)
     data, stale, tasks = _checksum_of(rows.select_columns(QUESTION).to_dict()), {}, []

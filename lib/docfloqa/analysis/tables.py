@@ -43,10 +43,7 @@ NOTE = (
 
 
 def published(name: str) -> pd.DataFrame:
-    """Published figures as text, with a note: "published_systems", or "published_differences" of every two ratios.
-
-    `benchmarks/published_differences.py` computes the latter.
-    """
+    """Published figures as text, with a note: "published_systems", or "published_differences" of every two ratios."""
     frame = pd.DataFrame.from_dict(PUBLISHED[name], orient="tight")
     frame.attrs["note"] = PUBLISHED[name]["note"]
     return frame
@@ -116,8 +113,7 @@ def _beside(ours: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
 def costs(study: Study) -> pd.DataFrame:
     """What a run of each ratio trained and took, as text: means over seeds, for memory the largest.
 
-    One column is how long it took, evaluations included, to the highest ANLS in whole percent that every run reaches,
-    where that is not 0.
+    One column is how long it took to the highest ANLS in whole percent that every run reaches, where that is not 0.
     """
     target, rows = math.floor(100 * study.epochs.groupby("run")["anls"].max().min()) / 100, {}
     seconds = study.epochs[["train_seconds", "evaluation_seconds"]].fillna(0).sum(axis=1)
@@ -160,8 +156,7 @@ def seed_spread(study: Study) -> pd.DataFrame:
 def comparisons(study: Study) -> pd.DataFrame:
     """The `contrast_table` of every two ratios, with standard errors, and what a test of all pairs shows (Bonferroni).
 
-    The last columns say how many documents would show the lead of the published 66 %, for these seeds, and for others,
-    of which one seed says nothing.
+    The last columns say how many documents would show the lead of the published 66 %, for these seeds, and for others.
     """
     pairs = made(ratio_contrasts(study))
     found = [pair.difference for pair in pairs]

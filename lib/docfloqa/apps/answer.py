@@ -54,10 +54,9 @@ class Task:
 def answer_folder(asked: Asked, folder: Path, questions: Path, out: Path) -> pd.DataFrame:
     """Answer every question of a table with a model, a run's best one, and write the answers to `out` (.csv or .json).
 
-    One row per question and page: row, file, page, question, answer, confidence (in [0, 1]), novelty (above 1 the page
-    is unlike those in training), error, and where the table has them answers and anls. A page that cannot be read is
-    told in its rows. Until all is answered the answers are in `out` with ".part" after its name, from where the same
-    call goes on. Raises `TableError`, or what loading the model raises, before anything is answered.
+    One row per question and page; confidence is in [0, 1], novelty above 1 where the page is unlike those in training.
+    Until all is answered the answers are in `out` with ".part" after its name, from where the same call goes on. Raises
+    `TableError`, or what loading the model raises, before anything is answered.
     """
     folder, questions, out = expanded(folder), expanded(questions), expanded(out)
     if out.suffix not in (".csv", ".json") or not is_folder(out.resolve().parent):

@@ -75,9 +75,8 @@ def answer(
 ) -> dict[str, Any]:
     """What the model answers to a question about a page.
 
-    `image` is the whole page in any mode and size; `settings` say how prompts and answers are made (prefix,
-    precision, num_beams, max_new_tokens). Given are `text`, `confidence` (the probability of this very answer, in
-    [0, 1]) and `seconds` from image to text. Special tokens in the question are text; of a question that is too long
+    `image` is the whole page in any mode and size. Given are `text`, `confidence` (the probability of this very answer,
+    in [0, 1]) and `seconds` from image to text. Special tokens in the question are text; of a question that is too long
     the end is cut off, with a warning. Raises `RunError` for an empty question.
     """
     check_question(question)
@@ -137,9 +136,8 @@ def check_question(question: str) -> None:
 def models_of_study(name: str, ratio: float | None = None) -> list[Asked]:
     """What can be asked of a study: the model before training, then the best one of each ratio, the lowest first.
 
-    Of several seeds the first is taken, of folds the first, which is named; with `ratio`, only that one, and nothing
-    before training. Raises `RunError` for a study that is not there or has no complete run, a ratio that it does not
-    have, and a run that has lost its model.
+    Of several seeds, or folds, the first is taken; with `ratio`, only that one. Raises `RunError` for a study without
+    complete runs, a ratio that it does not have, and a run that has lost its model.
     """
     study = Study.load(name)
     runs = [open_run(runs_folder(name) / run) for run in study.records]
@@ -160,8 +158,7 @@ def models_of_study(name: str, ratio: float | None = None) -> list[Asked]:
 class Attention(NamedTuple):
     """How a model spreads its attention over the page, token by token of an answer.
 
-    `tokens` are the answer's as text, the last one being its end. `on_page` is (tokens, rows, columns), in [0, 1]: the
-    grid of image tokens covers the page from the top left on.
+    `on_page` is (tokens, rows, columns), in [0, 1]: the grid of image tokens covers the page from the top left on.
     """
 
     tokens: list[str]
@@ -188,8 +185,7 @@ def attention(
 ) -> Attention:
     """The cross-attention of the decoder while it is made to write `answer`, mean over its layers and heads.
 
-    `image` is the whole page in any mode and size; it is squeezed into the model's square, so that the cells
-    of the grid have the page's proportions. What is attended to are the encoder's outputs, in which every token
+    `image` is the whole page in any mode and size. What is attended to are the encoder's outputs, in which every token
     has already seen all others: a place that is looked at is a hint at what was read, not a proof.
     """
     longest = model.config.text_config.max_position_embeddings

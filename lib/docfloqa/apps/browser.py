@@ -159,8 +159,7 @@ def answers_by_run(study: Study) -> dict[str, pd.DataFrame]:
 class PredictionComparer(Browser):
     """Any two runs of a study after their last epoch; `validation` has the pages of its questions.
 
-    `first` and `second` name the runs, `changes` says whether what got better, worse or both is listed in
-    `questions`, the largest difference in ANLS first; the chosen one is shown with its page.
+    `changes` says whether what got better, worse or both is listed in `questions`, the largest change in ANLS first.
     """
 
     def __init__(self, study: Study, validation: Dataset):

@@ -59,8 +59,7 @@ def demo_notebook(study: str) -> NotebookNode:
 def demo_config(port: int) -> Config:
     """Loopback with a token; no code, files or tracebacks; what is larger than an upload may be is refused.
 
-    Every visitor has a kernel of their own, which has already answered the first question when they come, and ends when
-    nothing was done with it for half an hour.
+    Every visitor has a kernel of their own, which ends when nothing was done with it for half an hour.
     """
     served = {"ip": "127.0.0.1", "port": port, "auto_token": True, "open_browser": False}
     headers = {"Content-Security-Policy": POLICY, "Referrer-Policy": "no-referrer"}

@@ -41,10 +41,9 @@ ADAPTER_FILES = {"adapter_config.json", "adapter_model.safetensors"}
 def export_run(run: Run, folder: Path, license: str | None = None) -> Path:
     """Write a run's best model in fp16, its processor and a model card; returns the folder.
 
-    The scores of the card are those that `docfloqa.training.evaluation.evaluate_run` gives. Its licence is the hub's
-    name of one, or none. The folder appears whole or not at all; one that holds an earlier export, and nothing else,
-    is replaced. The saved generation settings are the run's. Raises `FolderError` for a folder that must not be
-    overwritten, `RunError` where the model is gone or damaged, and for weights that fp16 cannot hold.
+    The folder appears whole or not at all; one that holds an earlier export, and nothing else, is replaced. Raises
+    `FolderError` for one that must not be overwritten, `RunError` where the model is gone or damaged, and for weights
+    that fp16 cannot hold.
     """
     if license is not None and not LICENSE.fullmatch(license):
         raise SettingsError(f"license is {shown(license)}; allowed are names of the hub, as apache-2.0, mit or other")
@@ -74,8 +73,7 @@ def is_export(folder: Path) -> bool:
 def export_adapter(run: Run, folder: Path) -> Path:
     """Write the LoRA adapters of a run's best epoch, and its projector, as peft loads them, with the processor.
 
-    They go onto the model that the run started from, as `docfloqa.load_florence` gives it with the run's prefix.
-    Raises `RunError` for a run that was made without adapters, and what `export_run` does.
+    They go onto the model that the run started from. Raises `RunError` for a run without adapters, and as `export_run`.
     """
     check_writable(folder, is_adapter)
     _, processor = run.load()

@@ -74,8 +74,7 @@ def sweep_curves(so_far: pd.DataFrame) -> Figure:
 class SweepMonitor(ipywidgets.VBox):
     """A study's sweep as its files tell it; looks again with `again`, and while `follow` plays, every few seconds.
 
-    Nothing else than the study's folder is needed, so the sweep may run in another notebook or on another
-    machine with the same file system. Following ends by itself when every run has ended.
+    Nothing else than the study's folder is needed. Following ends by itself when every run has ended.
     """
 
     def __init__(self, study: str):

@@ -40,8 +40,7 @@ def models_and_note(study: str) -> tuple[list[ask.Asked], str]:
 def telling_question(models: list[ask.Asked], rows: Dataset, places: Sequence[int]) -> tuple[int | None, str]:
     """What to open on: the first question that the largest share trained gets right and the smallest does not.
 
-    Given are its index in `rows`, None where there is none, and the rule as a sentence, "" without two runs to compare.
-    Asked are the pages that `places` begin.
+    Given are its index in `rows` or None, and the rule as a sentence. Asked are the pages that begin at `places`.
     """
     trained = [asked for asked in models if asked.run]
     if len(trained) < 2:
@@ -73,9 +72,8 @@ def failure(name: str, error: Exception) -> str:
 class Playground(ipywidgets.VBox):
     """A page, a question, and what every model of a study answers.
 
-    The page is one of the study's validation documents or an uploaded PNG, JPEG or page of a PDF, which is kept
-    in this process's memory only. `ask` answers, `model` and `token` choose whose attention is drawn over the
-    page. A question is asked at once, so that there is something to see (see `telling_question`).
+    `ask` answers, `model` and `token` choose whose attention is drawn over the page. An uploaded page is kept in this
+    process's memory only. A question is asked at once (see `telling_question`).
     """
 
     def __init__(self, study: str):

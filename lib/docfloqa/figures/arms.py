@@ -62,8 +62,7 @@ def _bare(groups: str) -> str:
 def grid(study: Study) -> Figure:
     """What training adds by how much is new of pixels and of content, with 95 % intervals; a line where the sign flips.
 
-    Framed where p is below 0.05 after Holm's correction for all cells of both panels. Raises ValueError where there is
-    no cell.
+    Framed where p is below 0.05 (Holm, all cells of both panels). Raises ValueError where there is no cell.
     """
     cells = grid_cells(study)
     if cells.empty:

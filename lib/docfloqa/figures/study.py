@@ -103,8 +103,7 @@ def compare_finetune(study: Study) -> Figure:
 def qualitative_examples(study: Study, dataset_validation: Dataset, count: int = 4) -> Figure:
     """Pages with question, accepted answers, and the first seed's answers before and after training.
 
-    Of the questions that were answered, sorted by id, they are those in the middle of `count` equally long stretches.
-    Raises ValueError where the data set has none of them.
+    They are those in the middle of `count` equally long stretches of ids. Raises ValueError where there are none.
     """
     before, after = (rows.query("seed == seed.min()") for rows in (study.first_answers, study.last_answers))
     ratios = sorted({after[RATIO].min(), after[RATIO].max()})

@@ -110,8 +110,7 @@ def _shows_pages(figure: Figure) -> bool:
 def show(figure: Figure, caption: str, alt: str, path: Path | None = None) -> None:
     """Display a figure in a notebook as one output in PDF, SVG and PNG with its texts, and close it.
 
-    One that shows pages has no SVG, where they take several times the space. With a `path`, without ending, PDF and PNG
-    are written there, each whole or not at all.
+    One that shows pages has no SVG: it would be several times as large. With a `path`, PDF and PNG are written there.
     """
     files = {kind: render(figure, kind) for kind in FORMATS if not (kind == "svg" and _shows_pages(figure))}
     data = {

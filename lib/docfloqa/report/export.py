@@ -1,13 +1,11 @@
 """Executed notebooks as documents to read: a page of HTML that needs no network, and a PDF set like a paper.
 
-A notebook's metadata says what it belongs to:
-`docfloqa = {"study": str, "date": "YYYY-MM-DD", "commit": str, "settings": {name: value}}`. An image's output
-metadata may carry `{"image/png": {"alt": str, "caption": str, "drawing": bool}}`; a drawing is of lines and text alone,
-and turned in the dark. The first heading of level 1 is the title. Cells tagged `remove_cell` stay out, and those with a
-tag that the metadata's `left_out` lists. The output of a cell tagged `abstract` is the box that a reader in a hurry
-reads, in place of that of a cell tagged `references` stands the list of works cited, and the appendix begins with the
-cell tagged `appendix`; at its end are the settings. A cell tagged `named-gains` names its first figure or table with a
-caption; a link to `#named-gains` reads "Figure 1" then, and is its own text where that figure is left out.
+A notebook's metadata `docfloqa` has its study, date, commit, settings and the tags of cells that are `left_out`; an
+image's output metadata has alt, caption and drawing (lines and text alone: turned in the dark). The first heading of
+level 1 is the title. Cells tagged `remove_cell` stay out; the output of `abstract` is the box at the head, of
+`references` the works cited; the appendix begins with the cell tagged `appendix`. A cell tagged `named-gains` names its
+first figure or table with a caption: a link to `#named-gains` reads "Figure 1", and is its own text where that figure
+is left out.
 """
 
 import base64
@@ -50,8 +48,7 @@ class ReportError(DocFloQAError, ValueError):
 def document(nb: NotebookNode, name: str = "Notebook") -> tuple[list[Node], dict[str, str]]:
     """An executed notebook in pandoc's tree, and the texts above it: title (`name` where it has none), byline, date.
 
-    A figure holds all its formats, the vectors first, and code is in divisions of the class "code": each writer takes
-    what it can show.
+    A figure holds all its formats, the vectors first, and code is of the class "code": each writer takes what it can.
     """
     blocks: list[Node] = []
     title, about = "", nb.metadata.get("docfloqa", {})
@@ -296,8 +293,7 @@ class TypstExporter(Exporter):
 def export(notebook: Path) -> list[Path]:
     """Write an executed notebook's page and PDF beside it, each whole or not at all; returns both.
 
-    Raises ReportError, naming the notebook, if it cannot be read, was never executed or holds something that cannot
-    be shown.
+    Raises ReportError, naming the notebook, if it cannot be read or shown, or was never executed.
     """
     try:
         nb = nbformat.read(notebook, as_version=4)

@@ -22,11 +22,9 @@ def verdicts(study: Study, margin: float = MARGIN) -> pd.DataFrame:
     """All that a study compares, one row each: claims, ratios, arms, and ratios on bad scans where they were scored.
 
     Columns: part (p-values have Holm's correction within one), comparison, difference, low, high (points, of ANLS where
-    nothing else is said, 95 % interval over documents and seeds), p, verdict, reason (why nothing can be settled). A
-    verdict is "better" or "worse" where p is below 0.05; "the same within 2 points" where two one-sided tests show a
-    difference below `margin`; else "not settled", which is also what is said of all where the model does not read the
-    pages, of what has no runs, and on fewer documents than intervals need. Raises ValueError for a margin that is not
-    above 0.
+    nothing else is said, 95 % interval over documents and seeds), p, verdict, reason (why nothing can be settled). "The
+    same" is what two one-sided tests show to differ by less than `margin`, which is above 0, else ValueError is raised.
+    Nothing is settled where the model does not read the pages, without runs, and on too few documents for intervals.
     """
     if not margin > 0:
         raise ValueError(f"margin is {margin}; allowed are points of ANLS above 0")
@@ -133,8 +131,7 @@ def _counted(count: int, of: str = "document") -> str:
 def reads_pages(study: Study) -> bool:
     """Whether some ratio reads the pages: only then can be compared.
 
-    A ratio does if its ANLS with a question's own page is at least `FLOOR` above that with another document's, and
-    the difference's interval above 0, which no fewer documents have than intervals need.
+    A ratio does if its ANLS on a question's own page is at least `FLOOR` above that on another, and that is shown.
     """
     gains = page_use_scores(study).query("metric == 'difference'")
     return bool(((gains["estimate"] >= FLOOR) & (gains["low"] > 0)).any())

@@ -28,13 +28,9 @@ LOSS = ["loss_sum", "tokens"]
 def pack(name: str) -> Path:
     """Put a study's complete runs into `reports/<name>/packed/` and remove their folders; returns that folder.
 
-    Of the predictions every epoch keeps its scores, but only the first and the last one the answers themselves; test
-    answers are kept whole; of answers on wrong, degraded and other pages the scores alone are kept. The runs' executed
-    notebooks are dropped, and of the figures in the study's notebooks the PNG stays. Weights are never removed: they
-    stay in the runs' folders. What was packed earlier stays packed.
-
-    A folder loses its results only after all that was packed has been read back and found equal. Raises `RunError`
-    while a planned run is not complete, and `DamagedError` for packed files that are damaged.
+    What stays is told in `lib/README.md`; weights are never removed. What was packed earlier stays packed. A folder
+    loses its results only after all that was packed has been read back and found equal. Raises `RunError` while a
+    planned run is not complete, and `DamagedError` for packed files that are damaged.
     """
     study = reports_folder(name)
     with held(f"sweep-{name}", f"study {name!r}"):

@@ -17,8 +17,7 @@ def rate_beside(middle: float, steps: int) -> float:
 def rates_to_try(middle: float, scores: Mapping[float, float]) -> list[float]:
     """The learning rates that are still to be tried, given the validation scores of those that were.
 
-    Three around `middle` at first; then one more beyond the best as long as that is the lowest or the highest tried,
-    and `MOST` in all. Empty where the search is over.
+    Three around `middle`; then one more beyond the best while that is at an end, `MOST` in all. Empty when done.
     """
     if missing := [rate for rate in (rate_beside(middle, steps) for steps in (-1, 0, 1)) if rate not in scores]:
         return missing

@@ -53,9 +53,8 @@ def epochs_kept(run: Run) -> int:
 def last_checkpoint(run: Run) -> Path | None:
     """The checkpoint from which a run goes on; None where it begins anew.
 
-    It is the last one that is undamaged and comes with everything that was kept until then: the answers of every epoch
-    and the weights of the best one. One that is damaged is set aside; one that was not finished, or is of an epoch
-    that is lost, is deleted.
+    It is the last undamaged one with everything that was kept until then: all epochs' answers, the best one's weights.
+    A damaged one is set aside; one that was not finished, or is of an epoch that is lost, is deleted.
     """
     kept, found, last = epochs_kept(run), None, 0
     steps = {int(path.name.rpartition("-")[2]): path for path in run.checkpoints.glob("checkpoint-*[0-9]")}

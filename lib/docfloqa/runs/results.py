@@ -51,8 +51,8 @@ def once_for_study(compute: Callable[..., Any]) -> Callable[..., Any]:
 class Study:
     """The complete runs of a study's ratios, or of one of its arms, and those that are planned and missing.
 
-    In an arm every run belongs to a variant (see `docfloqa.arms`), which the frames name in a column `variant`.
-    Where every complete run of ratios and arms has answered a test split, the study is `tested`.
+    In an arm every run belongs to a `variant`. Where every complete run has answered a test split, the study is
+    `tested`.
     """
 
     name: str
@@ -233,9 +233,8 @@ def run_folders(study: str = "*") -> list[Path]:
 def find_run(name: str) -> Run:
     """The complete run that `name` means: a folder, an id, or the beginning of an id that no other run has.
 
-    Ids are looked for in every study under `reports/`; "study/beginning" looks in one study. Where several runs begin
-    so and one of them alone is of a study's ratios, not of its arms, that one is meant. Raises `RunError`
-    for a name that fits none or several, and `IncompleteRunError` for a run that has not finished.
+    "study/beginning" looks in one study, else in all. Of several the one that is of a study's ratios, not of its arms,
+    is meant. Raises `RunError` for none or several, and `IncompleteRunError` for a run that has not finished.
     """
     folder = expanded(name)
     if is_folder(folder) and ((folder / tables.RECORD).is_file() or tables.is_packed(folder.resolve())):
@@ -306,8 +305,7 @@ def as_text(runs: pd.DataFrame) -> str:
 def list_runs(study: str | None = None) -> pd.DataFrame:
     """Every run of a study, or of all: arm, ratio, seed, status, epochs trained of those wanted, ANLS after the last.
 
-    The runs of a plan's ratios have no arm, and those that it no longer has are "earlier". Raises `RunError` for a
-    study that has neither plan nor runs.
+    Runs that the plan no longer has are "earlier". Raises `RunError` for a study that has neither plan nor runs.
     """
     plans = output_folder().glob(f"reports/*/{PLAN}")
     studies = sorted({path.parent.name for path in plans} | {path.parts[-3] for path in run_folders()})

@@ -135,12 +135,10 @@ def git_commit() -> str | None:
 class Run:
     """One run's folder. Every file in it appears whole or not at all.
 
-    `run.json` (settings, versions, counts, timings, status), `epochs.csv`, `predictions.parquet`, `wrong_pages.parquet`
-    (the last epoch's answers when every question comes with another document's page, a control), `model/` (the weights
-    after the last epoch), `best_model/` (those of the trained epoch with the highest ANLS, of several with it the one
-    of the lowest validation loss), `test_predictions.parquet` (its answers to the test split, where there is one);
-    while the run lasts also `epochs/`, `checkpoints/` and `progress.json`. With `writes` False nothing is written:
-    another process does so. `moved_to` is the folder of a run that does not lie in its study's.
+    `lib/README.md` says what lies in it. `model/` has the weights after the last epoch, `best_model/` those of the
+    trained epoch with the highest ANLS, of several with it the one of the lowest validation loss; while the run lasts
+    there are also `epochs/`, `checkpoints/` and `progress.json`. With `writes` False nothing is written: another
+    process does so. `moved_to` is the folder of a run that does not lie in its study's.
     """
 
     id: str

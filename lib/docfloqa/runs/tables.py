@@ -54,8 +54,7 @@ def read_tables(
 ) -> dict[str, pd.DataFrame]:
     """The table `name` of each run of a study that has it, by the run's id; `folders` are those of the runs.
 
-    What lies in a run's folder comes before what is packed. With `columns` only those that it has of them are read,
-    with `epochs` only these.
+    What lies in a run's folder comes before what is packed. `columns` and `epochs` are all that is read then.
     """
     folders = list(folders)
     found = {one.name: _read(one / name, columns, epochs) for one in folders if (one / name).is_file()}

@@ -28,10 +28,8 @@ PATIENCE = 15  # seconds for a scheduler to answer
 class Cluster(AbstractContextManager):
     """The workers at the address of a dask scheduler, which may come and go.
 
-    They must have this project's code and see the same files. A run whose worker dies is begun again on another
-    one, from its last epoch; it fails when it has lost more workers than dask's `allowed-failures`.
-
-    Raises `StudyError` when no scheduler answers.
+    A run whose worker dies is begun again on another one, from its last epoch; it fails when it has lost more workers
+    than dask's `allowed-failures`. Raises `StudyError` when no scheduler answers.
     """
 
     lost = (KilledWorker,)

@@ -42,8 +42,8 @@ def examine(
 ) -> list[Finding]:
     """What a study of these settings would meet here, one finding for each of `subjects`; downloads nothing.
 
-    `runs` is how many it has, for the disk. What fails is a finding with what to do, and what does not need it is
-    looked at all the same. Data are drawn and small data checked, as a study would.
+    `runs` is how many it has, for the disk. What fails is a finding with what to do; the rest is looked at all the
+    same.
     """
     # Here: who makes a study that need not be looked at would wait seconds for torch and transformers.
     import torch

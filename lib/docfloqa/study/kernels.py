@@ -64,8 +64,8 @@ class Manager(AsyncKernelManager):
 class Execution(AbstractContextManager):
     """A notebook of a run or study that this process executes, and whose kernel other threads may signal.
 
-    A kernel that does not touch the file `progress` for `STALLED_AFTER` seconds is killed. When this process is
-    killed, its kernels notice within a second and end (ipykernel does so).
+    A kernel that does not touch `progress` for `STALLED_AFTER` seconds is killed; when this process is, ipykernel
+    notices.
     """
 
     going_on: ClassVar[set[Self]] = set()
@@ -124,8 +124,7 @@ def stop_kernels(of: Collection[str], signum: int = signal.SIGTERM) -> bool:
 def execute_run(run: Run, slot: Slot, kernel: str | None) -> None:
     """One papermill execution; whether it succeeded is read from `run.json`, not from papermill.
 
-    A kernel that dies, or says nothing for `STALLED_AFTER` seconds, gets a second chance; an error in the
-    notebook does not, it would come again.
+    A kernel that dies, or stands still, gets a second chance; an error in the notebook does not, it would come again.
     """
     parameters = {"settings_json": run.settings.to_json(), **slot._asdict()}
     part = run.folder / ".finetune.part.ipynb"
@@ -162,9 +161,9 @@ def execute(
 ) -> None:
     """Execute a notebook of the project into the file `part`; once more if its kernel dies. Papermill gets `options`.
 
-    With `progress`, a kernel that does not touch that file for `STALLED_AFTER` seconds is stopped, as if it had died.
-    Names of `parameters` are run as code: they are the caller's own, never a user's. Raises `PapermillExecutionError`
-    for an error in a cell, `StudyError` for a kernel that died again, `KeyboardInterrupt` after `stop_kernels`.
+    With `progress`, a kernel that stands still (see `Execution`) counts as dead. Names of `parameters` are run as code:
+    they are the caller's own. Raises `PapermillExecutionError` for an error in a cell, `StudyError` for a kernel that
+    died again, `KeyboardInterrupt` after `stop_kernels`.
     """
     compute_alone()
     options |= {"kernel_name": kernel or DEFAULT_KERNEL, "progress_bar": False, "cwd": NOTEBOOKS}

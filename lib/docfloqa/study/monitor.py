@@ -21,8 +21,7 @@ FORM_OF_ALL = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total} epochs [{elapse
 class Watcher(AbstractContextManager):
     """Bars of a sweep from the study's files: one over the epochs of all runs, one under it per run that goes on.
 
-    It shows what is planned and done after it began, wherever the runs are made. Where nothing can be drawn over, as
-    in a file, every epoch of a run has a line, with the time that is left for all runs.
+    Where nothing can be drawn over, as in a file, every epoch of a run has a line, with the time left for all runs.
     """
 
     def __init__(self, study: str):

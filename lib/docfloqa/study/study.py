@@ -45,9 +45,7 @@ def make_study(
 ) -> tuple[pd.DataFrame, list[Path]]:
     """Make what is missing of a study and report on it; gives `study_status` and the report's files.
 
-    `03_ablate` makes the runs (arguments as of `sweep`), the other notebooks report, from the runs that did not fail.
-    With arms, the best models are scored on bad scans as well.
-
+    `03_ablate` makes the runs (arguments as of `sweep`), the other notebooks report, of bad scans where there are arms.
     Raises `SettingsError` and `StudyError` before any work, and `StudyError` for a notebook that fails.
     """
     runs = settings_of_runs(settings, ratios, seeds, arms, jobs).count
@@ -81,8 +79,7 @@ def make_study(
 def score_study(name: str, cross: Sequence[str] = SHIFTS) -> list[Path]:
     """Score a study's best models on bad scans and other data (`cross`, see `cross_sets`), and export it as files.
 
-    What is scored already is not again. Raises `RunError` when the study has no complete run, or has folds, and
-    `SettingsError` for what is no data.
+    Raises `RunError` when the study has no complete run, or has folds, and `SettingsError` for what is no data.
     """
     study = Study.load(name)
     # It imports torch, for which a wrong name need not wait.
@@ -99,8 +96,7 @@ def score_study(name: str, cross: Sequence[str] = SHIFTS) -> list[Path]:
 def report_study(name: str, beside: Sequence[str] = (), margin: float = MARGIN) -> list[Path]:
     """Analyse a study's complete runs and export its executed notebooks as HTML and PDF; returns the files.
 
-    What was scored on bad scans is analysed again, too. The scores of the studies named in `beside` are set
-    beside it; `margin` is that of `verdicts`. Raises `RunError` when one of these studies has no complete run.
+    `beside` names other studies, `margin` is that of `verdicts`. Raises `RunError` for a study without a complete run.
     """
     study, *_ = (Study.load(each) for each in (name, *beside))
     notebooks = {"04_analyze": {"beside": " ".join(beside), "margin": margin}}
@@ -114,8 +110,7 @@ def report_study(name: str, beside: Sequence[str] = (), margin: float = MARGIN) 
 def run_notebook(name: str, settings: Settings, parameters: dict[str, Any], **options: Any) -> Path:
     """Execute a notebook of the project with papermill, which gets `options`, into the study's reports, whole or not.
 
-    The executed notebook carries the study's name, date, commit and settings in its metadata. One that
-    fails is kept as `failed-<name>.ipynb`. Raises `StudyError` naming the error.
+    One that fails is kept as `failed-<name>.ipynb`. Raises `StudyError` naming the error.
     """
     folder = reports_folder(settings.study)
     part, failed = folder / f".{name}.part.ipynb", folder / f"failed-{name}.ipynb"

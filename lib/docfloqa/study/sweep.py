@@ -64,8 +64,7 @@ class Plan:
     def runs(self) -> list[Run]:
         """Every run once, in the order in which they are worth making.
 
-        The ratios come first and of them the longest, so that no slot is idle while the last one ends; what
-        no sentence compares comes last.
+        The longest of the ratios come first, so that no slot is idle at the end; what no sentence compares comes last.
         """
         ratios = sorted(self.ratios, key=lambda run: run.settings.vision_trainable, reverse=True)
         variants = sorted(self.variants, key=len, reverse=True)
@@ -114,9 +113,7 @@ def at_rates(tried: Sequence[Settings], scores: dict[float, float]) -> list[Sett
 def plan(settings: Settings, ratios: Sequence[float], seeds: Sequence[int], arms: Sequence[str] = ()) -> Plan:
     """The runs of a sweep; loads what identifies them: data, and weights that are not known yet, each once.
 
-    A variant that is tuned has its runs once its trials are done, at the rate that came out best.
-
-    Raises `SettingsError`, `DataError` or `ModelError` before any run when one of them is not usable.
+    A variant that is tuned has its runs once its trials are done. Raises what is wrong with settings, data or model.
     """
 
     weights = cache(known_weights)
@@ -172,11 +169,10 @@ def sweep(
 ) -> pd.DataFrame:
     """Make every run that is not complete, first those of the ratios, and give `study_status`.
 
-    Each run is one papermill execution of `02_finetune.ipynb` in a kernel of its own, in every slot of this machine
-    (see `available_slots`) or on every worker of the dask cluster whose `scheduler` has this address; `jobs` at a time
-    at most. A complete run is skipped, an interrupted one goes on from its last epoch, a failed one is told while the
-    others go on; a study that another process makes is waited for. Raises what `plan` does, and `StudyError` for a
-    kernel or worker that cannot serve, as where the settings want a GPU and it has none.
+    Each run is one papermill execution in a kernel of its own, in every slot of this machine or on every worker of the
+    dask cluster at `scheduler`, `jobs` at a time at most. A failed run is told while the others go on; a study that
+    another process makes is waited for. Raises what `plan` does, and `StudyError` for a kernel or worker that cannot
+    serve.
     """
     settings_of_runs(settings, ratios, seeds, arms, jobs)
     check_name(settings)
