@@ -88,7 +88,6 @@ def _write(study: Path, folders: list[Path], part: Path) -> list[str]:
 
 
 def _kept(name: str, table: pd.DataFrame) -> pd.DataFrame:
-    """What is packed of a run's table."""
     if name == TEST_ANSWERS:
         return table
     if name != PREDICTIONS:
