@@ -118,7 +118,7 @@ def to_do(study: Study) -> str:
         return (
             "Next: train one model on all documents, with the same command without `--folds`, under another `--name`."
         )
-    best = study.epochs.loc[study.epochs["anls"].idxmax(), "run"]
+    best = study.epochs.loc[study.epochs.query("epoch > 0")["anls"].idxmax(), "run"]
     export = shlex.join(["docfloqa", "export", f"{study.name}/{best}", "my_model"])
     return f"Next: take the best model with you, `{export}`."
 
