@@ -28,9 +28,8 @@ NONE, ALL = {"vision_trainable": 0.0}, {"vision_trainable": 1.0}
 class Variant:
     """A way of fine-tuning: its name in tables, and how its settings differ from the study's.
 
-    It may be made with the study's first seeds only, `most_seeds` of them. One that is `tuned` is made at the
-    learning rate that is best for it on validation, with the first seed (see `docfloqa.runs.rates`), or that is best in
-    the mean over the documents of the shifts `tuned_on`.
+    It is made with the first `most_seeds` seeds; where it is `tuned`, at the learning rate that is best on validation
+    (`docfloqa.runs.rates`), or in the mean over the documents of the shifts `tuned_on`.
     """
 
     name: str
@@ -40,7 +39,6 @@ class Variant:
     tuned_on: tuple[str, ...] = ()
 
     def runs(self, settings: Settings, seeds: Sequence[int]) -> list[Settings]:
-        """The settings of its runs, one for every seed."""
         chosen = seeds[: self.most_seeds]
         return [settings.replace(**{**_fewer(settings), "seed": seed, **self.changes}) for seed in chosen]
 
@@ -222,10 +220,8 @@ def cell(pixels: float, content: float) -> str:
 def grid(settings: Settings) -> Arm:
     """None, the input side, the output side and all of the encoder, by how much is new of pixels and of content.
 
-    The sides are whole parts of about equal size (the tiny model's stem with stages 1 and 2 has 19 % of the encoder's
-    parameters, its stage 4 25 %): a share of tensors or parameters would cut through stages. Each of the four has one
-    learning rate in all cells, so that from cell to cell only the documents differ: the one that is best in the mean
-    over the two pure shifts, where its trials are those of the arm `parts`. With the first two seeds.
+    The sides are whole parts of about equal size (of the tiny model's encoder 19 and 25 % of the parameters). Each has
+    one learning rate in all cells, the best in the mean over the two pure shifts, where its trials are `parts`'.
     """
 
     def of_shift(start: str, data: dict[str, Any]) -> tuple[Sequence[Variant], Sequence[Contrast]]:
@@ -287,9 +283,8 @@ def lora(settings: Settings) -> Arm:
 def schedules(settings: Settings) -> Arm:
     """When the parts of the vision encoder begin to train and at which rates, in equally many epochs.
 
-    The published protocol, ratios one after another on the same weights, stands beside the same four legs with all and
-    with none of the encoder: is its gain the order, or training again? Legs have a quarter of the arm's epochs each, at
-    least one: with four or a multiple of it all variants train equally long.
+    The published protocol stands beside the same four legs with all and none of the encoder: is its gain the order, or
+    training again? Legs have a quarter of the epochs each, at least one.
     """
     none, every, order, again, frozen = "none", "all", "0, 33, 66, 100 % in turn", "4 × 100 %", "4 × 0 %"
     leg = _fewer(settings, FEWER_EPOCHS * len(RATIOS))

@@ -273,7 +273,6 @@ def _carry_out(work: Callable[[], tuple | None], as_json: bool) -> int:
 
 
 def _plain(value: Any) -> Any:
-    """A dataclass, path or frame as JSON has it."""
     if dataclasses.is_dataclass(value):
         return vars(value)
     return str(value) if isinstance(value, Path) else json.loads(value.to_json(orient="records"))

@@ -127,8 +127,7 @@ def write_sealed(path: Path, content: dict[str, Any], files: Iterable[Path] = ()
 def read_sealed(path: Path, with_files: bool = False) -> dict[str, Any]:
     """The entries of a JSON object that `write_sealed` has written; one without a checksum is taken as it is.
 
-    Raises `FileNotFoundError`, and `DamagedError` where it is no JSON object or does not fit its checksum or,
-    `with_files`, one of its files is missing or does not.
+    Raises `FileNotFoundError`, and `DamagedError` where it or, `with_files`, one of them does not fit its checksum.
     """
     try:
         content = json.loads(path.read_bytes())

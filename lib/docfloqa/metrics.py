@@ -62,10 +62,9 @@ def f1(prediction: str, answers: Sequence[str]) -> float:
 
 
 def contains(prediction: str, answers: Sequence[str]) -> float:
-    """This study's accuracy: 1 if an accepted answer stands somewhere in the prediction, else 0.
+    """This study's accuracy: 1 if an accepted answer that is not blank stands somewhere in the prediction, else 0.
 
-    Both are lower-cased, stripped, and each run of white space in them is one space. Any run of characters
-    counts: "12" is contained in "3124". An answer that is empty or white space is contained in nothing.
+    Both lower-cased, stripped, white space folded; any run of characters counts: "12" is contained in "3124".
     """
     text = _folded(prediction)
     return float(any(answer != "" and answer in text for answer in map(_folded, _checked(answers))))

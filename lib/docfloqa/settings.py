@@ -274,15 +274,12 @@ class Settings(Storage, Decoding, Training, Drawing, Questions, Freezing):
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """The inverse of `to_json`."""
         return cls.from_dict(by_name(text))
 
     def to_dict(self) -> dict[str, Any]:
-        """Every field and its value."""
         return dataclasses.asdict(self)
 
     def to_json(self) -> str:
-        """Every field as a JSON object."""
         return json.dumps(self.to_dict(), indent=2)
 
     def to_config(self, **planned: Any) -> str:

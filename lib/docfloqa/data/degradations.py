@@ -77,8 +77,7 @@ DEGRADATIONS = dict(zip(SEVERITIES, (blur, jpeg, low_resolution, noise, faded_pr
 def degrade(image: Image.Image, kind: str, severity: int, page: str) -> Image.Image:
     """A page of any mode degraded, as RGB of the same size.
 
-    What is random depends on `page`, the checksum of the page's image, and the kind alone: a page's severities differ
-    in strength only.
+    Chance depends on `page`, the checksum of its image, and the kind alone: severities differ in strength only.
     """
     seed = hashlib.sha256(f"{kind} {page}".encode()).digest()
     rng = np.random.default_rng(int.from_bytes(seed[:8], "big"))
@@ -94,8 +93,7 @@ def amount(kind: str, severity: int) -> float:
 def degraded_pages(rows: datasets.Dataset, kind: str, severity: int) -> datasets.Dataset:
     """The same questions on degraded pages; "clean" at severity 0 gives `rows` themselves.
 
-    Each page is degraded once and kept on the disk as PNG, so that every model sees the same bytes; the column `page`
-    becomes the name of that file, which covers the page's checksum, the degradation and the versions of what draws.
+    Each is kept on the disk as PNG; `page` becomes that file's name, which covers what it was made from and by.
     """
     if (kind, severity) == (CLEAN, 0):
         return rows

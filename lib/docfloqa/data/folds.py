@@ -17,9 +17,8 @@ DOCUMENTS_IN_A_FOLD = 2
 def of_fold(splits: dict[str, Dataset], folds: int, fold: int | None, pixels: dict[str, str]) -> dict[str, Dataset]:
     """All rows of `splits` as those that one of the folds, counted from 1, trains and validates on.
 
-    Documents that share a page, or one of the same `pixels`, are in one fold. Which is drawn from a fixed seed, so that
-    it depends on the documents alone. Without a fold both parts are all rows: what the folds together train and
-    validate on. Raises `DataError` for fewer documents than the folds need.
+    Documents that share a page, or one of the same `pixels`, are in one fold, drawn from a fixed seed. Without a fold
+    both parts are all rows. Raises `DataError` for fewer documents than the folds need.
     """
     rows = concatenate_datasets([*splits.values()])
     if len(set(rows["questionId"])) < len(rows):

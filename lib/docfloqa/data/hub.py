@@ -94,10 +94,9 @@ def not_to_be_had(name: str, files: Sequence[str], kind: str, why: Exception) ->
 
 
 def pinned(settings: Settings) -> Settings:
-    """The same settings with a commit in every hub id, `owner/name@commit`.
+    """The same settings with a commit in every hub id, `owner/name@commit`, asked once in a study and kept.
 
-    What a name such as "main" stands for is asked once in a study and kept beside its runs, so that its later runs
-    begin from the same files. Raises `HubError` when the hub cannot be asked and the cache does not know.
+    Raises `HubError` when the hub cannot be asked and the cache does not know.
     """
     memory = reports_folder(settings.study) / REVISIONS
     commits = json.loads(memory.read_text()) if memory.is_file() else {}

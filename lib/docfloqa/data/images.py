@@ -55,9 +55,8 @@ def decode_page(
 ) -> Image.Image:
     """The page `number` (from 1) of a file, as `as_page` gives it: a frame of an image, a page of a PDF at 200 dpi.
 
-    It is made smaller where it has more than `longest` pixels across or down. Raises `PageError` for more than
-    `largest` pixels, which are not decoded, and for what is none of `formats`, is damaged, has no such page, or has
-    values whose range is unknown.
+    No side has more than `longest` pixels. Raises `PageError` for more than `largest` pixels, which are not decoded,
+    for none of `formats`, a damaged file, one without such a page, and values whose range is unknown.
     """
     with _opened(content, formats, largest) as file:
         if isinstance(file, pypdfium2.PdfDocument):

@@ -61,12 +61,9 @@ def load_docvqa(settings: Settings, split: str | None = None) -> DatasetDict | D
 def load_checked(settings: Settings, splits: Sequence[str] | None = None) -> tuple[DatasetDict, Checks]:
     """Questions in the schema by split, and what the checks left out; no other split is read, or drawn.
 
-    Without `splits` they are those of `split_sources`: train, validation, and test where settings ask for it.
-    Two columns are added: `page`, the checksum of the image's bytes, and `document_id`, by which questions are
-    clustered. Splits that are loaded together are disjoint by document and by page, as `DISJOINT` says, under whatever
-    document id, and in whatever file that has the same pixels. With `folds` both are read and divided by `of_fold`.
-
-    Raises what `read_split` raises, and `DataError` for a split without a usable row; warns when rows are left out.
+    By default the splits of `split_sources`. `page` is the checksum of the image's bytes, `document_id` what questions
+    are clustered by; splits share neither, nor pixels, as `DISJOINT` says. With `folds`, `of_fold` divides them. Raises
+    what `read_split` raises, and `DataError` for a split without a usable row; warns when rows are left out.
     """
     checks, found, pixels = Checks(), {}, {}
     sources = split_sources(settings)

@@ -56,9 +56,8 @@ def split_sources(settings: Settings) -> dict[str, str]:
 def read_split(source: str, split: str, settings: Settings, together: Sequence[str]) -> tuple[Dataset, str]:
     """Every row of a split in the schema, and a checksum of the files that it was read from.
 
-    `together` are the splits that are wanted of this source. Columns that a file lacks are null; `question_types` are
-    lists without nulls. Raises `DataError` for a source that cannot be read, a split that is missing or lacks files,
-    and a column that is missing or has another type.
+    `together` are the splits wanted of this source; columns that a file lacks are null. Raises `DataError` for a source
+    that cannot be read, a split that is missing or lacks files, and a column that is missing or has another type.
     """
     files = files_of(source, split, settings, together)
     of = f"split {split!r} of {source!r}"

@@ -51,10 +51,9 @@ def vision_sub_blocks(model: nn.Module) -> list[tuple[str, nn.Module]]:
 
 
 class Florence2ForDocVQA(Florence2ForConditionalGeneration):
-    """The native Florence-2, saved and loaded as such, with additions.
+    """The native Florence-2, saved and loaded as such; questions can share pages, and pixels may be bytes.
 
-    Questions can share pages. Pixels given as bytes are normalised here. Sub-blocks of the vision tower without a
-    trainable tensor stay in eval mode, so that stochastic depth never perturbs frozen weights.
+    Sub-blocks of the vision tower without a trainable tensor stay in eval mode: stochastic depth never perturbs them.
     """
 
     # Above 0, `pixel_values` are states after so many sub-blocks, computed before.
@@ -63,7 +62,6 @@ class Florence2ForDocVQA(Florence2ForConditionalGeneration):
     vision_checkpointing = False
 
     def train(self, mode: bool = True) -> "Florence2ForDocVQA":
-        """Set train or eval mode, except that frozen sub-blocks of the vision tower stay in eval mode."""
         super().train(mode)
         for _, sub_block in vision_sub_blocks(self):
             if not any(parameter.requires_grad for parameter in sub_block.parameters()):
@@ -88,11 +86,9 @@ class Florence2ForDocVQA(Florence2ForConditionalGeneration):
         return self.model.multi_modal_projector(self.vision_states(pixel_values, self.vision_start))
 
     def encode(self, input_ids: Tensor, attention_mask: Tensor, features: Tensor) -> BaseModelOutput:
-        """Encoder output of a batch of questions.
+        """Encoder output for prompts (questions, length) and features of each one's page (questions, tokens, width).
 
-        `input_ids` and `attention_mask` are (questions, length), `features` those of each question's page,
-        (questions, image tokens, width). A prompt begins with as many image placeholders as its page has tokens, as
-        those of `encode_prompts` do; on a CPU `ValueError` is raised where one does not.
+        A prompt begins with as many image placeholders as its page has tokens; on a CPU `ValueError` is raised if not.
         """
         length = features.shape[1]
         # A GPU would have to be waited for.
@@ -138,13 +134,11 @@ def base_config() -> Florence2Config:
 
 
 def load_florence(model: str | Path, prefix: str = "token") -> tuple[Florence2ForDocVQA, Florence2Processor]:
-    """Model (fp32, eval mode) and processor from a local folder or a hub id, native or in Florence-2's original layout.
+    """Model (fp32, eval mode) and processor from a local folder or a hub id, in either layout.
 
-    `prefix` says how `<DocVQA>` stands before a question: "token" adds a token, whose embedding starts as the mean of
-    the text pieces that it replaces; "text" leaves it as text, as the published script does; "none" leaves it out.
-
-    Only safetensors are read and no code of a repository is run. Raises `ModelError` for what cannot be loaded, is
-    damaged, or has a tensor that is missing, unknown or of another shape, and `SettingsError` for another prefix.
+    `prefix` before a question: "token" adds one, whose embedding starts as the mean of the text pieces that it
+    replaces; "text" is as published; "none" leaves it out. Raises `ModelError` for what cannot be loaded, is damaged,
+    or has a tensor that is missing, unknown or of another shape, and `SettingsError` for another prefix.
     """
     if prefix not in PREFIXES:
         raise SettingsError(f"prefix is {prefix!r}; allowed are {', '.join(map(repr, PREFIXES))}")
@@ -246,10 +240,9 @@ def target_format(model: nn.Module) -> TargetFormat:
 
 
 def generation_config(model: nn.Module, max_new_tokens: int | None, num_beams: int = 1) -> GenerationConfig:
-    """Every setting of decoding, stated: Florence-2-base-ft's own forbids repeated 3-grams, so digits too.
+    """Every setting of decoding, stated; the start of a target is forced, its end never: one that is cut has none.
 
-    The start of a target is forced, its end never: an answer that is cut has none. Raises `SettingsError` for
-    `max_new_tokens` beyond the model's positions, or with room for the start alone.
+    Raises `SettingsError` for `max_new_tokens` beyond the model's positions, or with room for the start alone.
     """
     target = target_format(model)
     positions, least = model.config.text_config.max_position_embeddings, len(target.start) + 1

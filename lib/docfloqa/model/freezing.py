@@ -24,12 +24,11 @@ PROJECTOR = "multi_modal_projector"
 
 
 def add_adapters(model: nn.Module, freezing: Freezing) -> int:
-    """Train LoRA adapters beside trainable linear layers of vision tower and language model, and the projector.
+    """Train the projector, and LoRA adapters beside linear layers that train, or those that `lora_targets` names.
 
-    Beside those that `lora_targets` names, or all. All adapters have one rank, which is returned: `lora_rank`, or the
-    one at which they have about the share `lora` of the model's parameters. They start at zero, so that the model's
-    outputs are what they were. Raises `SettingsError` when no linear layer is trainable, for a target that none is
-    called, and for a share that less than half of rank 1 has. Source: Hu et al., LoRA, ICLR 2022.
+    They start at zero; their rank, which is returned, is `lora_rank`, or the one at which they have about the share
+    `lora` of the model's parameters. Raises `SettingsError` when no linear layer is trainable, for a target that none
+    is called, and for a share that less than half of rank 1 has. Source: Hu et al., LoRA, ICLR 2022.
     """
     layers = {
         name: layer
@@ -165,9 +164,8 @@ def vision_parts(model: nn.Module) -> dict[str, list[str]]:
 def freeze(model: nn.Module, freezing: Freezing) -> Trainable:
     """Make a share or parts of the vision encoder trainable, freeze the rest of it, and say what is trained.
 
-    The share is rounded to whole units or, where parameters are counted, taken as near as whole units come to it, from
-    the "output" side the last of them, from the "input" side the first. Projector and language model are trainable at
-    every share. With `lora` above 0, or a `lora_rank`, adapters (`add_adapters`) are trained in place of what would be.
+    The share is rounded to whole units (of parameters, as near as they come): the last or, from the "input" side, the
+    first. Projector and language model always train. With `lora` or a `lora_rank`, `add_adapters` says what does.
     """
     share, tower = freezing.vision_trainable, model.model.vision_tower
     sizes = {name: parameter.numel() for name, parameter in tower.named_parameters()}

@@ -78,10 +78,9 @@ def is_original_layout(folder: Path) -> bool:
 
 
 def convert(folder: Path) -> tuple[Florence2Config, dict[str, Tensor], Florence2Processor]:
-    """Native configuration, tensors (fp32, tied ones once, names and shapes unchecked) and processor of a folder.
+    """Native configuration, tensors (fp32, names and shapes unchecked) and processor of a folder.
 
-    The native vocabulary has one token more, `<image>`, which only stands where a page's features go; its embedding
-    is the mean of the others. Raises `ModelError` for settings and tensors that the native classes cannot follow.
+    Raises `ModelError` for settings and tensors that the native classes cannot follow.
     """
     config = _native_config(json.loads((folder / "config.json").read_text()))
     processor = _native_processor(folder)

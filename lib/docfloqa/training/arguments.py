@@ -90,7 +90,6 @@ class RunProgress(TrainerCallback):
         self.done, self.doing, self.reported = 0.0, "starting", 0.0
 
     def report(self, done: float, doing: str) -> None:
-        """Write how many epochs are done and what is being done."""
         self.done, self.doing, self.reported = done, doing, time.monotonic()
         self.trainer.run.report_progress(done, doing)
 

@@ -47,11 +47,9 @@ class Pages:
         return len(self.names)
 
     def __getitem__(self, place: int) -> Image.Image:
-        """The image of a page by its place, as it was given."""
         return self.rows[self.first[self.names[place]]]["image"]
 
     def load(self, page: str) -> Tensor:
-        """The resized image of a page."""
         return resized(self.rows[self.first[page]]["image"], self.processor)
 
     def stack(self, pages: Sequence[str]) -> Tensor:
@@ -62,15 +60,11 @@ class Pages:
 class QuestionCollator:
     """Indices of questions in a split to a batch of the model, each page of the batch once.
 
-    The label is the first accepted answer, as in the published study. A batch has `pixel_values` (an entry of `pages`,
-    images or what stands for them, for each distinct page), `page_index`, `input_ids`, `attention_mask`, `labels`
-    padded with -100, and `index`. Texts are tokenised once; `prompts` are kept without their image placeholders.
-
-    Two controls: with `wrong_pages` every question comes with a page of the next document (`SettingsError` if there is
-    none), with `shuffled_questions` the texts of the questions change places, always in the same way.
-
-    With `static_shapes`, texts, labels and the pages of a batch (with the last one again, to no more than there are
-    questions) are padded to `few` lengths: the same losses and answers in few shapes.
+    A batch has `pixel_values` (of each distinct page its entry in `pages`), `page_index`, `input_ids`,
+    `attention_mask`, `labels` (the first accepted answer, padded with -100), and `index`. With `wrong_pages` questions
+    come with a page of the next document (`SettingsError` without one), with `shuffled_questions` their texts change
+    places, always the same way. With `static_shapes` everything is padded to `few` lengths, which changes neither
+    losses nor answers.
     """
 
     def __init__(
@@ -133,7 +127,6 @@ class QuestionCollator:
         return {"pixel_values": self.states.stack(pages), "page_index": page_index, **self.texts(questions)}
 
     def texts(self, questions: Sequence[int]) -> dict[str, Tensor]:
-        """A batch without its pages."""
         texts = [self.prompts[index] for index in questions]
         labels = [self.labels[index] if index != NOTHING else [-100] for index in questions]
         lengths = [max(map(len, sequences)) for sequences in (texts, labels)]
@@ -168,8 +161,7 @@ def few(count: int, least: int, most: int) -> int:
 class EpochSampler(Sampler[int]):
     """The order of the questions in an epoch, which depends on the seed and the epoch alone.
 
-    "uniform" shuffles the questions, as published. "by_image" shuffles the pages and keeps the questions of a page
-    together, so that they share a pass through the vision tower. Several processes share every batch: each takes the
+    "uniform" is as published; "by_image" keeps the questions of a page together. Of several processes each takes the
     next `batch_size / processes` questions, and of the last batch as many as there are, `NOTHING` for the rest.
     """
 
@@ -178,7 +170,6 @@ class EpochSampler(Sampler[int]):
         self.batch_size, self.processes = batch_size, processes
 
     def set_epoch(self, epoch: int) -> None:
-        """Set the epoch whose order comes next; the trainer calls it."""
         self.epoch = epoch
 
     def __len__(self) -> int:

@@ -36,10 +36,8 @@ def evaluate(
 ) -> pd.DataFrame:
     """One row per question of the collator's split, for each process that shares the work: answer, loss, metrics.
 
-    Columns: question_id, document_id, question, question_types, prediction, confidence (the probability in [0, 1]
-    that the model gives this answer: its end included where the model ended it, the forced start not), answers,
-    loss_sum (the cross-entropy of the first accepted answer's tokens, in nats), tokens, and the metrics of
-    `docfloqa.metrics`. Leaves the model in its mode. Calls `on_batch` after every batch.
+    `confidence` is the probability in [0, 1] that the model gives this answer, its end included where it ended, the
+    forced start not; `loss_sum` the cross-entropy of the first accepted answer's `tokens`, in nats. Leaves the model in its mode. Calls `on_batch` after every batch.
     """
     rows, process = collator.rows, PartialState()
     decoding = generation_config(model, settings.max_new_tokens, settings.num_beams)

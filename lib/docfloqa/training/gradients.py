@@ -32,9 +32,8 @@ SETS = ("none", "stem", "stage1", "stage2", "stage3", "stage4", "stem stage1", "
 def measure(settings: Settings) -> tuple[pd.DataFrame, pd.DataFrame]:
     """`gradient_statistics` of the training questions, and `thawing_costs`, on this machine.
 
-    Statistics are taken at the starting weights, and again on the same batches after `STEPS` steps at the settings'
-    learning rate with the vision encoder frozen (column `when`: `START`, `LATER`). Batches are those that a run of
-    these settings begins with, at most `BATCHES`. fp16 is fp32 here, since its gradients would need scaling. Raises
+    Of a run's first batches, at most `BATCHES`: at the starting weights, and after `STEPS` steps with the vision
+    encoder frozen (column `when`: `START`, `LATER`). fp16 is fp32 here, since its gradients would need scaling. Raises
     what loading data and model raises, `NoGPUError`, and `DataError` for fewer questions than two batches.
     """
     require_device(settings)
@@ -77,14 +76,12 @@ def model_parts(model: Florence2ForDocVQA) -> dict[str, list[nn.Parameter]]:
 def gradient_statistics(
     model: Florence2ForDocVQA, batches: Sequence[dict[str, Tensor]], settings: Settings, bar: tqdm
 ) -> pd.DataFrame:
-    """A row for every part of the model, from the gradient g of each batch's mean cross-entropy, all parts trainable.
+    """A row for every part of the model, from the gradient g of each batch's mean cross-entropy, in eval mode.
 
-    `parameters`; `relative_norm`, the mean over batches of ‖g‖ / ‖θ‖; `squared_norm`, the mean over batches of ‖g‖²;
-    `share`, that of the sum over all parts; `snr`, ‖mean of g‖² over the variance of g *over batches*, both summed over
-    the part's parameters (the variance with n − 1; NaN for one batch); `loss`, the batches' mean. In eval mode, so that
-    no dropout adds to the variance; leaves the weights as they are. Sources: Auto-RGN and Auto-SNR of Lee et al.,
-    Surgical Fine-Tuning, ICLR 2023, here for a part as a whole; theirs takes the ratio of every parameter and then the
-    mean, which the smallest variances decide.
+    Means over batches of ‖g‖ / ‖θ‖ (`relative_norm`), ‖g‖² (`squared_norm`, and its `share` of all parts) and `loss`;
+    `snr` is ‖mean of g‖² over the variance of g *over batches* (n − 1; NaN for one), both summed over the part. Source:
+    Auto-RGN and Auto-SNR of Lee et al., Surgical Fine-Tuning, ICLR 2023; theirs is the mean of every parameter's own
+    ratio, which the smallest variances decide.
     """
     parts, losses = model_parts(model), []
     model.requires_grad_(True).eval()
@@ -120,11 +117,9 @@ def gradient_statistics(
 def thawing_costs(model: Florence2ForDocVQA, batch: dict[str, Tensor], settings: Settings, bar: tqdm) -> pd.DataFrame:
     """What a training step of this batch costs with each of `SETS` trainable, projector and language model always.
 
-    `parts`; `parameters` of the vision encoder that train, and their share of it, `encoder_share`; `seconds` of a step,
-    the frozen beginning of the encoder cached as runs have it, the optimizer included (the quickest of those timed);
-    `memory_mib`, computed: weights, gradients, AdamW's two numbers and what the backward pass keeps of this batch;
-    `cached`, the share of the encoder's sub-blocks that run once a page and no longer in every step. Leaves the weights
-    as they are.
+    `seconds` are those of the quickest step, optimizer included, the frozen beginning cached; `memory_mib` is computed:
+    weights, gradients, AdamW's two numbers and what the backward pass keeps; `cached` is the share of sub-blocks that
+    run once a page, `encoder_share` that of the encoder's `parameters` that train.
     """
     rows, batch = [], _on_device(batch, model)
     weights = {one.untyped_storage().data_ptr() for one in model.parameters()}
@@ -167,10 +162,7 @@ def thawing_costs(model: Florence2ForDocVQA, batch: dict[str, Tensor], settings:
 def train_language_model(
     model: Florence2ForDocVQA, batches: Iterator[dict[str, Tensor]], settings: Settings, bar: tqdm
 ) -> None:
-    """Train language model and projector on the batches, the vision encoder frozen: AdamW at the settings' rate.
-
-    Of the settings also weight decay, clipping and seed. The rate is constant. Leaves the model in eval mode.
-    """
+    """Train all but the vision encoder on the batches: AdamW at the settings' constant rate; eval mode at the end."""
     torch.manual_seed(settings.seed)
     freeze(model, Freezing(parts=("none",)))
     trained = [one for one in model.parameters() if one.requires_grad]
@@ -207,7 +199,6 @@ def _on_device(batch: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
 
 
 def _square(tensors: Sequence[Tensor]) -> float:
-    """The sum of squares over some tensors."""
     return sum(torch.linalg.vector_norm(one.detach(), dtype=torch.float64).item() ** 2 for one in tensors)
 
 

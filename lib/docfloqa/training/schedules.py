@@ -17,10 +17,9 @@ MEASURED_BATCHES = 5  # of an epoch, for Auto-RGN
 
 
 def layer_rates(model: nn.Module, decay: float) -> dict[Tensor, float]:
-    """By what the learning rate of every parameter is multiplied: `decay` to the power of its distance from the output.
+    """By what each parameter's learning rate is multiplied: `decay` to the power of its distance from the output.
 
-    Language model and projector are at distance 0, stage4 is at 1, the stem at 5. Source: layer-wise learning-rate
-    decay as in Bao et al., BEiT, ICLR 2022, by stage in place of layer.
+    Language model and projector are at 0, stage4 at 1, the stem at 5. Source: Bao et al., BEiT, ICLR 2022 (by layer).
     """
     tower = model.model.vision_tower
     far = enumerate(reversed(vision_parts(model).values()), start=1)
@@ -53,9 +52,8 @@ def set_rates(optimizer: Optimizer, model: nn.Module, settings: Settings) -> Non
 def thawing_steps(unfreezing: str, parts: list[str], steps: int) -> dict[str, int]:
     """Before which of so many steps, from 0 on, each part of the vision encoder, from the input side on, is thawed.
 
-    "lp_ft": all at half of them, before that only what is no part trains (linear probing, then fine-tuning: Kumar et
-    al., ICLR 2022). "from_input" and "from_output": one after another, each after an equal share of the steps, the
-    first at once (gradual unfreezing: Howard and Ruder, ULMFiT, ACL 2018, which goes from the output).
+    "lp_ft": all at half of them (Kumar et al., ICLR 2022). "from_input" and "from_output": one after another, the first
+    at once (Howard and Ruder, ULMFiT, ACL 2018, which goes from the output).
     """
     if unfreezing == "lp_ft":
         return dict.fromkeys(parts, steps // 2)
@@ -64,11 +62,7 @@ def thawing_steps(unfreezing: str, parts: list[str], steps: int) -> dict[str, in
 
 
 class GradualUnfreezing(TrainerCallback):
-    """Thaws parts of the vision encoder while it trains.
-
-    What trains follows from the step alone, so an interrupted run goes on as it was. The optimizer has every parameter
-    from the start: it passes over those without a gradient.
-    """
+    """Thaws parts of the vision encoder while it trains; which follows from the step alone, whatever interrupts it."""
 
     def __init__(self, model: nn.Module, freezing: Freezing):
         self.parts, self.unfreezing = vision_parts(model), freezing.unfreezing
@@ -83,9 +77,8 @@ class GradualUnfreezing(TrainerCallback):
 class AutoRGN(TrainerCallback):
     """Gives every tensor its own learning rate before each epoch, by its relative gradient norm, with a new optimizer.
 
-    A tensor's weight is the mean of ‖g‖ / ‖θ‖ over the epoch's first batches, divided by the largest of all tensors.
-    Source: Lee et al., Surgical Fine-Tuning Improves Adaptation to Distribution Shifts, ICLR 2023. Warm-up and decay
-    of the run, weight decay and the clipping of gradients, which they did not have, stay.
+    Its weight is the mean of ‖g‖ / ‖θ‖ over the epoch's first batches by the largest of all. Source: Lee et al.,
+    Surgical Fine-Tuning, ICLR 2023; warm-up, decay and clipping, which theirs lacks, stay.
     """
 
     def __init__(self, trainer: Any):
@@ -121,10 +114,7 @@ class AutoRGN(TrainerCallback):
 
 
 def relative_weights(ratios: Tensor) -> Tensor:
-    """The weights of tensors, 0 to 1, from their ratios of norms (batches, tensors).
-
-    A tensor of zeros has none that is finite: its weight is 1.
-    """
+    """Weights of tensors, 0 to 1, from their ratios of norms (batches, tensors); a tensor of zeros has 1."""
     mean = ratios.float().mean(dim=0)
     finite = mean.isfinite()
     return torch.where(finite, mean / mean.where(finite, 0.0).max(), 1.0)

@@ -37,8 +37,7 @@ def split_batch(batch: dict[str, Tensor], questions: int) -> list[dict[str, Tens
 class CapturedSteps:
     """Forward and backward pass of a model on a GPU, captured once for every shape that batches come in.
 
-    Batches must come in few shapes (`static_shapes`). Shapes beyond `MOST_GRAPHS`, and all where a capture fails, are
-    computed as ever. What is drawn by chance (dropout) is drawn anew in every step, as without graphs.
+    Shapes beyond `MOST_GRAPHS`, and all where a capture fails, are computed as ever; dropout is drawn anew every step.
     """
 
     def __init__(self) -> None:

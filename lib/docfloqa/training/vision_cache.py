@@ -34,8 +34,7 @@ SHARE_OF_DEVICE_MEMORY = 1 / 3  # of what is free before training, for states; t
 class CachedPages(Pages):
     """States of pages after `boundary` frozen sub-blocks, memory-mapped from the disk; with 0 the resized images.
 
-    A file holds a few pages; its name covers the frozen weights, the processor, the boundary, the precision, the device
-    and the images, its folder's the number of this code and the packages, so a stale one is never read.
+    A file's and its folder's names cover all that its few pages follow from, so a stale one is never read.
     """
 
     def __init__(self, images: Pages, model: Florence2ForDocVQA, boundary: int, settings: Settings):
@@ -100,7 +99,6 @@ class ResidentPages:
             self.states[index] = pages.load(page)
 
     def stack(self, pages: Sequence[str]) -> Tensor:
-        """Some pages, (pages, channels, rows, columns)."""
         return self.states[[self.index[page] for page in pages]]
 
 
@@ -122,9 +120,8 @@ def cache_states(
 ) -> tuple[dict[str, Pages | ResidentPages], int]:
     """The splits' pages as states after `boundary` sub-blocks, and that boundary, for `model.vision_start`.
 
-    The resized images are kept first, so that each is decoded once, whatever boundaries the runs of a study have.
-    States are in the memory of a GPU where they fit. Gives the images back, with 0, where the settings want no cache,
-    nothing is frozen, or there is no room, which is warned of. Calls `on_file` after every file that is computed.
+    In the memory of a GPU where they fit. The images, with 0, where settings want no cache, nothing is frozen, or there
+    is no room, which is warned of. Calls `on_file` after every file that is computed.
     """
     if not settings.vision_cache:
         return splits, 0

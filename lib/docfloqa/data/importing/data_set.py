@@ -47,13 +47,10 @@ def import_data(
 ) -> Imported:
     """Write `train-`, `validation-` and, where it has answers, `test-00000-of-00001.parquet` into a new `folder`.
 
-    `source` is a file, a folder or a hub id of a kind that `recognise` knows. Paths of images begin at `images`, else
-    where the questions are; what they name must lie below it. Where no split is told, `validation_share` of the
-    documents, in (0, 1), at least two, are drawn with `seed` for validation. Pages of PDFs and of files with several
-    pages become PNG, other images stay as they are. The folder appears whole or not at all.
-
-    Raises `ImportProblems` with the problems of all rows, unless `skip_bad_rows` leaves these rows out, and for too few
-    documents; `DataError` for a source that cannot be read; `FolderError` for a folder that is not empty.
+    Paths of images begin at `images`, else where the questions are, and lie below it. Where no split is told,
+    `validation_share` of the documents, in (0, 1), at least two, validate. Raises `ImportProblems` with the problems
+    of all rows, unless `skip_bad_rows` leaves them out, and for too few documents; `DataError` for a source that cannot be
+    read; `FolderError` for a folder that is not empty.
     """
     if not 0 < validation_share < 1:
         raise ImportProblems(f"validation_share is {validation_share!r}; allowed is a number between 0 and 1")

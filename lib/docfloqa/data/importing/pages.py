@@ -40,7 +40,6 @@ class Pages:
         return self.known[key]
 
     def load(self, table: Table, value: Any, page: str) -> dict[str, Any]:
-        """A row's page as parquet holds it."""
         content, name = self._content(table, value)
         if PDF_MARK in content[:1024] or count_pages(content) > 1:
             buffer = io.BytesIO()

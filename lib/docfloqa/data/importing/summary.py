@@ -32,7 +32,6 @@ class Problem:
         return f"{self.where()}: {self.reason}"
 
     def where(self) -> str:
-        """The row, its column and value."""
         return f"{self.file and f'{self.file} '}row {self.row}, {self.column} {shown(self.value)}"
 
 

@@ -45,8 +45,7 @@ class Row:
 class Table:
     """The questions of a file or saved split: `read` gives its rows, the same ones whenever it is called.
 
-    Paths of images begin at `images`; `split` is that of all rows, "" where none is told; `bars` says whether cells
-    hold several answers separated by "|".
+    `images` is where their paths begin, `split` "" where none is told; with `bars`, "|" separates answers in a cell.
     """
 
     path: Path
@@ -61,9 +60,8 @@ class Table:
 def csv_table(path: Path, demanded: Sequence[str] = DEMANDED, allowed: Sequence[str] = (*COLUMNS,)) -> Table:
     """A CSV or TSV: UTF-8 or with a mark of its encoding, its cells separated by commas, semicolons or tabs.
 
-    Rows are numbered as a spreadsheet does, blank ones included; the first that is not blank is the header. Cells that
-    are missing at the end are empty. Raises `TableError` for another encoding, for quotes that are not closed and for a
-    header that lacks columns.
+    Rows are numbered as a spreadsheet does, blank ones included. Raises `TableError` for another encoding, for quotes
+    that are not closed and for a header that lacks columns.
     """
     rows = {number: cells for number, cells in enumerate(cells_of(path), 1) if any(cells)}
     header = rows.pop(min(rows)) if rows else []
