@@ -224,7 +224,7 @@ def test_a_file_that_changed_under_the_same_time_and_size_is_noticed(way, folder
 def test_files_that_did_not_change_are_read_once(folder, output, monkeypatch):
     first = load(folder)
     monkeypatch.setattr(pq, "ParquetFile", lambda file: pytest.fail(f"{file} was read again"))
-    monkeypatch.setattr("docfloqa.data.sources.checksum", lambda file: pytest.fail(f"{file} was read again"))
+    monkeypatch.setattr("docfloqa.files.checksum", lambda file: pytest.fail(f"{file} was read again"))
     assert load(folder)[1] == first[1]
 
 

@@ -12,23 +12,13 @@ from datasets import Dataset
 from datasets.table import cast_array_to_feature
 from tqdm.auto import tqdm
 
+from docfloqa import files
 from docfloqa.data.hub import data_snapshot
 from docfloqa.data.importing.data_set import find, import_data, state_of
 from docfloqa.data.importing.kinds import SAVED, parquet_files, parquet_folder
 from docfloqa.data.schema import DEMANDED, FEATURES, NAMES, ONE_PAGE, SEVERAL_PAGES, SPLITS, TEST, names_in
 from docfloqa.data.synth.dataset import synth_folder
 from docfloqa.exceptions import DataError, SettingsError
-from docfloqa.files import (
-    checksum,
-    data_folder,
-    held,
-    is_hub_id,
-    is_there,
-    nearest_path,
-    remembered,
-    resolve,
-    whole_folder,
-)
 from docfloqa.settings import Settings
 
 TRAINING_DATA = "HuggingFaceM4/DocumentVQA"
@@ -59,49 +49,49 @@ def read_split(source: str, split: str, settings: Settings, together: Sequence[s
     `together` are the splits wanted of this source; columns that a file lacks are null. Raises `DataError` for a source
     that cannot be read, a split that is missing or lacks files, and a column that is missing or has another type.
     """
-    files = files_of(source, split, settings, together)
+    paths = files_of(source, split, settings, together)
     of = f"split {split!r} of {source!r}"
-    content = _content(files, of)
-    folder = data_folder() / "cache" / "questions" / f"{content}-{READING}"
+    content = _content(paths, of)
+    folder = files.data_folder() / "cache" / "questions" / f"{content}-{READING}"
     if not folder.is_dir():
-        with held(f"questions-{content[:16]}", f"the reading of {of}"):
+        with files.held(f"questions-{content[:16]}", f"the reading of {of}"):
             # Whoever held the lock before may have read the same files.
             if not folder.is_dir():
-                _write(files, of, folder)
+                _write(paths, of, folder)
     return Dataset.from_file(str(folder / ROWS)), content
 
 
-def _write(files: list[Path], of: str, folder: Path) -> None:
+def _write(paths: list[Path], of: str, folder: Path) -> None:
     with (
-        whole_folder(folder) as part,
+        files.whole_folder(folder) as part,
         pa.OSFile(str(part / ROWS), "wb") as sink,
         pa.ipc.new_stream(sink, FEATURES.arrow_schema) as writer,
     ):
-        for file in tqdm(files, desc="reading", unit="file", leave=False, disable=None):
+        for file in tqdm(paths, desc="reading", unit="file", leave=False, disable=None):
             for batch in batches_in_schema(file, of):
                 writer.write_batch(batch)
 
 
 def files_of(source: str, split: str, settings: Settings, together: Sequence[str] = SPLITS) -> list[Path]:
     """The parquet files of a split, `together` downloaded, drawn or imported; raises `DataError` where some lack."""
-    resolved = str(synth_folder(settings, split)) if source == "synth" else resolve(source)
+    resolved = str(synth_folder(settings, split)) if source == "synth" else files.resolve(source)
     path = Path(resolved)
-    if is_hub_id(resolved) and not is_there(path):
+    if files.is_hub_id(resolved) and not files.is_there(path):
         folder = data_snapshot(resolved, together)
-    elif not is_there(path):
+    elif not files.is_there(path):
         raise DataError(
             f"data {source!r} is not a folder or file; give 'synth', a folder, a file of questions, or a hub id such "
-            f"as {TRAINING_DATA!r}{nearest_path(resolved)}"
+            f"as {TRAINING_DATA!r}{files.nearest_path(resolved)}"
         )
     else:
         folder = _as_parquet(path, source)
-    if not (files := parquet_files(folder, split)):
+    if not (paths := parquet_files(folder, split)):
         found = sorted(path.name for path in (*folder.glob("*.parquet"), *folder.glob("data/*.parquet")))
         hint = f"; to train, use {TRAINING_DATA!r} or a folder with both splits" if split == "train" else ""
         raise DataError(
             f"data folder {source!r} has no {split}-*.parquet; it has {', '.join(found[:5]) or 'no parquet file'}{hint}"
         )
-    return files
+    return paths
 
 
 def _as_parquet(path: Path, source: str) -> Path:
@@ -110,23 +100,23 @@ def _as_parquet(path: Path, source: str) -> Path:
     if path.is_dir() and not saved and (folder := parquet_folder(path)):
         return folder
     found = find(path)
-    folder = data_folder() / "cache" / "imported" / state_of(found)
+    folder = files.data_folder() / "cache" / "imported" / state_of(found)
     if not folder.is_dir():
-        with held(f"imported-{folder.name}", f"the import of {source!r}"):
+        with files.held(f"imported-{folder.name}", f"the import of {source!r}"):
             if not folder.is_dir():
                 tqdm.write(f"{source}: {found.kind}; its pages are put into {folder}")
                 import_data(path, folder)
     return folder
 
 
-def _content(files: list[Path], of: str) -> str:
+def _content(paths: list[Path], of: str) -> str:
     """A checksum of the files' content, in order; remembered, since a data set has gigabytes."""
     try:
-        states = [(str(file), file.stat()) for file in files]
+        states = [(str(file), file.stat()) for file in paths]
         # Whoever copies a file may set when it was modified, nobody when it was changed (ctime).
         about = [[name, state.st_size, state.st_mtime_ns, state.st_ctime_ns] for name, state in states]
         key = hashlib.sha256(json.dumps(about).encode()).hexdigest()
-        content = remembered(f"files-{key}", lambda: {"files": [*map(checksum, files)]})
+        content = files.remembered(f"files-{key}", lambda: {"files": [*map(files.checksum, paths)]})
     except OSError as error:
         raise DataError(f"a file of {of} cannot be read: {error}") from error
     return hashlib.sha256("".join(content["files"]).encode()).hexdigest()

@@ -10,15 +10,10 @@ from typing import Any
 import torch
 from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
 from safetensors import SafetensorError
+from tokenizers import AddedToken
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import (
-    AddedToken,
-    Florence2Config,
-    Florence2ForConditionalGeneration,
-    Florence2Processor,
-    GenerationConfig,
-)
+from transformers import Florence2Config, Florence2ForConditionalGeneration, Florence2Processor, GenerationConfig
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import logging
 

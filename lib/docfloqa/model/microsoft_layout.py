@@ -6,19 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import (
-    AddedToken,
-    BartConfig,
-    BartTokenizer,
-    CLIPImageProcessorPil,
-    Florence2Config,
-    Florence2Processor,
-    Florence2VisionConfig,
-    PreTrainedTokenizerFast,
-)
+from transformers import Florence2Config, Florence2Processor, Florence2VisionConfig
 
 from docfloqa.exceptions import ModelError
 
@@ -123,7 +115,7 @@ def _native_config(original: dict[str, Any]) -> Florence2Config:
     text, vision = _setting(original, "text_config"), _setting(original, "vision_config")
     vision |= {name: _setting(vision, path) for name, path in RENAMED_SETTINGS.items()}
     return Florence2Config(
-        text_config={name: text[name] for name in BartConfig.__annotations__ if name in text},
+        text_config={name: text[name] for name in transformers.BartConfig.__annotations__ if name in text},
         vision_config={name: vision[name] for name in Florence2VisionConfig.__annotations__ if name in vision},
         image_token_id=_setting(text, "vocab_size"),
         **{name: text[name] for name in ("bos_token_id", "pad_token_id", "eos_token_id") if name in text},
@@ -143,13 +135,13 @@ def _native_processor(folder: Path) -> Florence2Processor:
     settings = json.loads((folder / "preprocessor_config.json").read_text())
     # Not what else is there: an `auto_map` would make every folder saved from here ask for Microsoft's code.
     kept = {name: value for name, value in settings.items() if name.startswith(IMAGE_SETTINGS)}
-    images = CLIPImageProcessorPil(**kept)
+    images = transformers.CLIPImageProcessorPil(**kept)
     images.image_seq_length = _setting(settings, "image_seq_length")
-    bart = BartTokenizer.from_pretrained(folder)
-    bart.add_tokens([AddedToken(token, special=True, normalized=False) for token in TASK_TOKENS])
-    tokenizer = PreTrainedTokenizerFast(
+    bart = transformers.BartTokenizer.from_pretrained(folder)
+    bart.add_tokens([transformers.AddedToken(token, special=True, normalized=False) for token in TASK_TOKENS])
+    tokenizer = transformers.PreTrainedTokenizerFast(
         tokenizer_object=bart.backend_tokenizer,
         **bart.special_tokens_map,
-        extra_special_tokens={"image_token": AddedToken("<image>", special=True, normalized=False)},
+        extra_special_tokens={"image_token": transformers.AddedToken("<image>", special=True, normalized=False)},
     )
     return Florence2Processor(image_processor=images, tokenizer=tokenizer)

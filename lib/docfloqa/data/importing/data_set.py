@@ -49,8 +49,8 @@ def import_data(
 
     Paths of images begin at `images`, else where the questions are, and lie below it. Where no split is told,
     `validation_share` of the documents, in (0, 1), at least two, validate. Raises `ImportProblems` with the problems
-    of all rows, unless `skip_bad_rows` leaves them out, and for too few documents; `DataError` for a source that cannot be
-    read; `FolderError` for a folder that is not empty.
+    of all rows, unless `skip_bad_rows` leaves them out, and for too few documents; `DataError` for a source that cannot
+    be read; `FolderError` for a folder that is not empty.
     """
     if not 0 < validation_share < 1:
         raise ImportProblems(f"validation_share is {validation_share!r}; allowed is a number between 0 and 1")
