@@ -211,10 +211,7 @@ def set_aside(path: Path, why: object, folder: Path | None = None) -> None:
 
 @contextmanager
 def held(name: str, what: str) -> Iterator[None]:
-    """Hold the lock `name` of this output folder; while another process has it, say who that is, and wait.
-
-    The system gives a lock back when the process that holds it ends, however that happens.
-    """
+    """Hold the lock `name` of this output folder while this process lives; while another has it, say who and wait."""
     path = data_folder() / "locks" / f"{name}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     lock, holder = FileLock(path), path.with_suffix(".json")

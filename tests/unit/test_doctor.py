@@ -116,7 +116,7 @@ def test_a_damaged_model(smoke, tmp_path):
     content[-2] ^= 1
     (folder / "model.safetensors").write_bytes(content)
     wrong = the_one_thing_to_do(examine(smoke.replace(model=str(folder))))
-    assert wrong.subject == "model" and "model.safetensors is missing, changed or damaged" in wrong.to_do
+    assert wrong.subject == "model" and "model.safetensors is damaged: it does not fit its checksum" in wrong.to_do
 
 
 def test_a_tokenizer_of_another_checkpoint(smoke, tiny, monkeypatch):

@@ -212,11 +212,10 @@ def test_the_shipped_model_is_what_its_checksums_say():
 
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
 def test_one_changed_byte_of_a_model_with_checksums_is_noticed(shipped, name):
-    expected = re.search(rf"(\w+)  {name}", (shipped / CHECKSUMS).read_text())[1]
     content = bytearray((shipped / name).read_bytes())
     content[-2] ^= 1
     (shipped / name).write_bytes(content)
-    with pytest.raises(ModelError, match=rf"{name} is missing, changed or damaged: .*{expected}"):
+    with pytest.raises(ModelError, match=rf"{name} is damaged: it does not fit its checksum"):
         load_florence(shipped)
 
 

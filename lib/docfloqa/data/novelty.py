@@ -46,15 +46,12 @@ def evenly(pages: Sequence[Image.Image], most: int) -> Iterator[Image.Image]:
 
 @dataclass(frozen=True)
 class PagesRead:
-    """What training pages look like: mean, scale and covariance of their statistics.
-
-    `threshold` is the distance (after Mahalanobis) that 99 % of the validation pages stay below.
-    """
+    """What training pages look like: mean, scale and covariance of their statistics."""
 
     mean: list[float]
     scale: list[float]
     covariance: list[list[float]]
-    threshold: float
+    threshold: float  # of the distance (after Mahalanobis), which 99 % of the validation pages stay below
 
     @classmethod
     def of(cls, training: Sequence[Image.Image], validation: Sequence[Image.Image]) -> Self:

@@ -64,10 +64,8 @@ class Florence2ForDocVQA(Florence2ForConditionalGeneration):
         return self
 
     def vision_states(self, states: Tensor, start: int, stop: int | None = None) -> Tensor:
-        """States (pages, channels, rows, columns) after `stop` sub-blocks (None: all), from those after `start`.
-
-        With `start` 0 they are the pixels, of bytes or normalised.
-        """
+        """States (pages, channels, rows, columns) after `stop` sub-blocks (None: all), from those after `start`."""
+        # With `start` 0 they are the pixels, of bytes or normalised.
         if states.dtype == torch.uint8:
             states = states * self.pixel_scale - self.pixel_offset
         recompute = self.training and self.vision_checkpointing
@@ -115,10 +113,7 @@ Florence2ForDocVQA.__name__ = Florence2ForConditionalGeneration.__name__
 
 
 def base_config() -> Florence2Config:
-    """The configuration of Florence-2-base as converted: 231,414,784 parameters, pages of 768 x 768 pixels.
-
-    The native checkpoint has 38 rows more, which no token uses: 51,328 and 231,443,968 parameters.
-    """
+    """The configuration of Florence-2-base as converted: 231,414,784 parameters, pages of 768 x 768 pixels."""
     width = 768
     ids = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
     sizes = {"layers": 6, "attention_heads": 12, "ffn_dim": 4 * width}

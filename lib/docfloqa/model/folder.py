@@ -7,7 +7,7 @@ from pathlib import Path
 
 from docfloqa.data.hub import MODEL_FILES, snapshot
 from docfloqa.exceptions import ModelError
-from docfloqa.files import check_folder, checksum, is_hub_id, nearest_path, remembered, resolve
+from docfloqa.files import check_files, check_folder, checksum, is_hub_id, nearest_path, remembered, resolve
 from docfloqa.versions import TRAINING, version
 
 CHECKSUMS = "SHA256SUMS"
@@ -40,12 +40,10 @@ def model_folder(model: str | Path) -> Path:
     for file in ("config.json", "*.safetensors"):
         if not any(folder.glob(file)):
             raise ModelError(f"folder {folder} has no {file}")
-    sums = folder / CHECKSUMS
-    for line in sums.read_text().splitlines() if sums.is_file() else ():
-        expected, name = line.split(maxsplit=1)
-        if not (folder / name).is_file() or checksum(folder / name) != expected:
-            raise ModelError(f"{folder / name} is missing, changed or damaged: {CHECKSUMS} expects SHA-256 {expected}")
-    # The checksums of a run's model.
+    # The checksums of the shipped model, or of a run's.
+    with suppress(FileNotFoundError):
+        sums = (line.split(maxsplit=1) for line in (folder / CHECKSUMS).read_text().splitlines())
+        check_files(folder, {name: told for told, name in sums})
     with suppress(FileNotFoundError):
         check_folder(folder)
     return folder

@@ -79,12 +79,10 @@ def save_adapters(model: nn.Module, folder: Path) -> None:
 
 
 def without_adapters(model: nn.Module) -> nn.Module:
-    """The model with its adapters merged into the weights, which plain transformers loads; itself if it has none.
-
-    With adapters it is a copy: to merge and to take out again is not exact.
-    """
+    """A copy with the adapters merged into the weights, for plain transformers; the model itself if it has none."""
     if not any(isinstance(layer, LoraLayer) for layer in model.modules()):
         return model
+    # To merge and to take out again is not exact.
     merged = copy.deepcopy(model)
     for name, layer in list(merged.named_modules()):
         if isinstance(layer, LoraLayer):
@@ -105,10 +103,7 @@ def in_fp16(model: nn.Module) -> dict[str, Tensor] | None:
 
 @dataclass(frozen=True)
 class Trainable:
-    """What is trainable, counted in tensors and in parameters (a tied weight counts once), adapters not in all.
-
-    `frozen_prefix` is the number of sub-blocks (`vision_sub_blocks`) before the first that has a trainable tensor.
-    """
+    """What is trainable, counted in tensors and in parameters (a tied weight counts once), adapters not in all."""
 
     ratio: float
     unit: str
@@ -120,7 +115,7 @@ class Trainable:
     parameters: int
     trainable_parameters: int
     sub_blocks: int
-    frozen_prefix: int
+    frozen_prefix: int  # sub-blocks (`vision_sub_blocks`) before the first that has a trainable tensor
     lora_rank: int
 
     def table(self) -> pd.DataFrame:
@@ -151,10 +146,7 @@ def vision_units(model: nn.Module, unit: str) -> list[list[str]]:
 
 
 def vision_parts(model: nn.Module) -> dict[str, list[str]]:
-    """The names of the vision encoder's tensors by part: stem (the first patch embedding), stage1 and so on.
-
-    Every later patch embedding belongs to the stage that it opens.
-    """
+    """The names of the vision encoder's tensors by part: stem (the first patch embedding), stage1 and so on."""
     first, *later = vision_units(model, "stage")
     stem = [name for name in first if name.startswith("convs.")]
     stages = [[name for name in first if name not in stem], *later]

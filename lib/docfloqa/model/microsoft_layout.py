@@ -58,10 +58,8 @@ TASK_TOKENS = [
 
 
 def is_original_layout(folder: Path) -> bool:
-    """Whether the weights are named as Microsoft's code names them.
-
-    config.json does not tell: native ones keep Microsoft's keys beside their own, resaved ones lose `model_type`.
-    """
+    """Whether the weights are named as Microsoft's code names them."""
+    # config.json does not tell: native ones keep Microsoft's keys beside their own, resaved ones lose `model_type`.
     for file in folder.glob("*.safetensors"):
         with safe_open(file, "pt") as tensors:
             if any(name.startswith(ORIGINAL_NAMES) for name in tensors.keys()):  # noqa: SIM118

@@ -19,10 +19,8 @@ TOLD = re.compile(
 
 
 def compute_alone() -> None:
-    """Forget what this process was told of others that share a run with it, and so all that it begins.
-
-    A container or a shell inside a launcher hands that on; a kernel would wait for processes that nobody begins.
-    """
+    """Forget what this process was told of others that share a run with it, and so all that it begins."""
+    # A shell inside a launcher hands that on; a kernel would wait for processes that nobody begins.
     for name in filter(TOLD.fullmatch, [*os.environ]):
         del os.environ[name]
 

@@ -121,11 +121,7 @@ def _trained(model: nn.Module) -> list[nn.Parameter]:
 
 
 class StepTrainer(Seq2SeqTrainer):
-    """transformers' trainer with steps that are looked at, and made in as many parts as memory asks for.
-
-    `captured`, `micro_batch`, `unchecked`, `loss_sum`, `loss_tokens`, the `run` and the `training_collator` are those
-    of `docfloqa.training.trainer.DocVQATrainer`.
-    """
+    """transformers' trainer with steps that are looked at, and made in as many parts as memory asks for."""
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """A part's share of the batch's mean cross-entropy; `num_items_in_batch` are the whole batch's label tokens."""
@@ -139,11 +135,9 @@ class StepTrainer(Seq2SeqTrainer):
         return loss * (self.args.world_size * tokens / num_items_in_batch)
 
     def training_step(self, model, inputs, num_items_in_batch=None):
-        """The loss of a step, its gradients added up over as many parts as memory asks for: the whole, halves, ...
-
-        The trainer's own `auto_find_batch_size` takes smaller batches instead, and so makes another run.
-        """
+        """The loss of a step, its gradients added up over as many parts as memory asks for: the whole, halves, ..."""
         self._check_loss()
+        # The trainer's own `auto_find_batch_size` takes smaller batches instead, and so makes another run.
         step = super().training_step
         loss = None
         if self.captured:

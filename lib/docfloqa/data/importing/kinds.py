@@ -8,29 +8,11 @@ from pathlib import Path, PureWindowsPath
 
 from datasets import Dataset, load_from_disk
 
-from docfloqa.data.importing.tables import (
-    ROWS_AT_ONCE,
-    Row,
-    Table,
-    TableError,
-    arrow_table,
-    csv_table,
-    json_table,
-    parquet_table,
-    text_of,
-)
+from docfloqa.data.importing.tables import READERS, ROWS_AT_ONCE, Row, Table, TableError, arrow_table, parquet_table
 from docfloqa.data.schema import SPLIT_NAMES, SPLITS, TEST
 from docfloqa.exceptions import DataError
 from docfloqa.files import is_folder, is_there, nearest_path
 
-READERS: dict[str, Callable[[Path], Table]] = {
-    ".csv": csv_table,
-    ".tsv": csv_table,
-    ".jsonl": json_table,
-    ".ndjson": json_table,
-    ".json": json_table,
-    ".parquet": parquet_table,
-}
 PARQUET_FILES = ("{split}-*.parquet", "{split}.parquet", "data/{split}-*.parquet")
 SHARD = re.compile(r"-(\d+)-of-(\d+)")
 ALL = (*SPLITS, TEST)
@@ -195,7 +177,7 @@ def _by_folder(table: Table) -> Table:
 
 def _first_folder(row: Row) -> str:
     # It takes both kinds of slashes, and no "./" for a folder.
-    return next(iter(PureWindowsPath(text_of(row.values["image"])).parts), "")
+    return next(iter(PureWindowsPath(str(row.values["image"])).parts), "")
 
 
 def _questions(folder: Path, stem: str = "") -> list[Path]:

@@ -49,10 +49,7 @@ def grouped(problems: Sequence[Problem]) -> list[str]:
 
 @dataclass(frozen=True)
 class Imported:
-    """What came of an import: its kind, questions and documents by split, rows and files that were left out.
-
-    `answers` are the first ones, which are trained on; `validation_share` is that of drawing what validates, if it was.
-    """
+    """What came of an import: its kind, questions and documents by split, rows and files that were left out."""
 
     folder: Path
     kind: str
@@ -60,8 +57,8 @@ class Imported:
     documents: dict[str, int]
     left_out: list[Problem]
     left_aside: tuple[str, ...]
-    answers: list[str]
-    validation_share: float | None = None
+    answers: list[str]  # the first ones, which are trained on
+    validation_share: float | None = None  # where what validates was drawn
 
 
 def summary(done: Imported, source: str | Path) -> list[str]:

@@ -305,3 +305,14 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
         f"{name}.{key}": one for name, value in row.items() if isinstance(value, dict) for key, one in value.items()
     }
     return {**inner, **row}
+
+
+# By what files of questions end with.
+READERS: dict[str, Callable[[Path], Table]] = {
+    ".csv": csv_table,
+    ".tsv": csv_table,
+    ".jsonl": json_table,
+    ".ndjson": json_table,
+    ".json": json_table,
+    ".parquet": parquet_table,
+}
