@@ -218,7 +218,7 @@ def cell(pixels: float, content: float) -> str:
 
 
 def grid(settings: Settings) -> Arm:
-    """None, the input side, the output side and all of the encoder, by how much is new of pixels and of content.
+    """None, the input side, the output side, all and Auto-RGN, by how much is new of pixels and of content.
 
     The sides are whole parts of about equal size (of the tiny model's encoder 19 and 25 % of the parameters). Each has
     one learning rate in all cells, the best in the mean over the two pure shifts, where its trials are `parts`'.
@@ -226,9 +226,12 @@ def grid(settings: Settings) -> Arm:
 
     def of_shift(start: str, data: dict[str, Any]) -> tuple[Sequence[Variant], Sequence[Contrast]]:
         named = {"input side": ("stem", "stage1", "stage2"), "output side": ("stage4",)}
-        variants = _thawed(start, data, named, tuned_on=("input", "content") if data else (), most_seeds=2)
+        options = {"tuned_on": ("input", "content") if data else (), "most_seeds": 2}
+        variants = _thawed(start, data, named, **options)
         none, first, last, every = (variant.name for variant in variants)
-        return variants, [Contrast(none, every, WHOLE), Contrast(last, first, ENDS)]
+        # What advice has to be better than.
+        rgn = Variant(f"{start}Auto-RGN", {**ALL, "auto_rgn": True, **data}, tuned=True, **options)
+        return [*variants, rgn], [Contrast(none, every, WHOLE), Contrast(last, first, ENDS)]
 
     question = (
         "Where does training the vision encoder, or its input side in place of its output side, begin to help, by how "

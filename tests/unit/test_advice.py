@@ -1,4 +1,4 @@
-"""Advice before training: gradients as computed by hand, the rule, and how its predictions are judged."""
+"""Advice before training: gradients as computed by hand, and the rule."""
 
 import copy
 import json
@@ -16,7 +16,6 @@ from docfloqa.analysis import advice
 from docfloqa.cli import main
 from docfloqa.figures import style
 from docfloqa.files import NOTEBOOKS
-from docfloqa.model.florence import weights_checksum
 from docfloqa.training import gradients
 
 QUIET = tqdm(disable=True)
@@ -71,15 +70,17 @@ def test_costs_leave_the_weights_and_the_short_training_leaves_the_encoder(tiny,
     parts = gradients.model_parts(model)
     assert list(parts) == PARTS
     assert sum(one.numel() for some in parts.values() for one in some) == sum(one.numel() for one in model.parameters())
-    before = weights_checksum(model)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     monkeypatch.setattr(gradients, "TIMED", 2)
-    monkeypatch.setattr(gradients, "SETS", ("none", "stem", "stage1", "stem stage1", "all"))
+    monkeypatch.setattr(gradients, "SETS", ("none", "stem", "stage1", "stage2", "stem stage1 stage2", "all"))
     costs = gradients.thawing_costs(model, batch, smoke, QUIET).set_index("parts")
-    assert weights_checksum(model) == before and model.vision_start == 0
+    # By value: a step at rate 0 may turn a -0 into a 0.
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert model.vision_start == 0
     assert costs["cached"].agg(["idxmax", "max"]).tolist() == ["none", 1] and costs.loc["stem", "cached"] == 0
     assert costs["memory_mib"].idxmin() == "none" and costs["memory_mib"].idxmax() == "all"
-    assert costs.loc["stem stage1", "encoder_share"] == pytest.approx(
-        costs.loc[["stem", "stage1"], "encoder_share"].sum()
+    assert costs.loc["stem stage1 stage2", "encoder_share"] == pytest.approx(
+        costs.loc[["stem", "stage1", "stage2"], "encoder_share"].sum()
     )
     assert costs.loc["all", "encoder_share"] == 1 and (costs["seconds"] > 0).all()
     tower = [weight.clone() for weight in model.model.vision_tower.parameters()]
@@ -91,7 +92,7 @@ def test_costs_leave_the_weights_and_the_short_training_leaves_the_encoder(tiny,
 
 def test_the_verb_and_its_notebook_say_the_same(output, loaded, monkeypatch, capsys):
     monkeypatch.setattr(gradients, "load_florence", lambda *_: copy.deepcopy(loaded))
-    for name, fewer in (("BATCHES", 2), ("STEPS", 1), ("TIMED", 2), ("SETS", ("none", "stem stage1", "all"))):
+    for name, fewer in (("BATCHES", 2), ("STEPS", 1), ("TIMED", 2), ("SETS", ("none", "stem stage1 stage2", "all"))):
         monkeypatch.setattr(gradients, name, fewer)
     monkeypatch.setattr(style, "render", lambda figure, kind: b"")
     assert main("advise --profile smoke --batch-size 3 --name advised --json".split()) == 0
@@ -105,7 +106,7 @@ def test_the_verb_and_its_notebook_say_the_same(output, loaded, monkeypatch, cap
         (time, part) for time in times for part in PARTS
     ]
     assert {path.name for path in (output / "figures" / "advised").iterdir()} == {"advice.pdf", "advice.png"}
-    assert [row["parts"] for row in told["costs"]] == ["none", "stem stage1", "all"]
+    assert [row["parts"] for row in told["costs"]] == ["none", "stem stage1 stage2", "all"]
 
     monkeypatch.chdir(NOTEBOOKS)
     shown = run_cells("07_advise.ipynb", profile="smoke", study="advised", settings_json='{"batch_size": 3}')
@@ -124,13 +125,13 @@ def test_bad_data_and_models_are_named_before_work(output, tmp_path, capsys):
 
 def test_the_rule_says_what_it_was_set_to_say():
     said = {shift: advice.recommend(statistics) for shift, statistics in DEVELOPMENT.items()}
-    assert said == {"input": "stem stage1", "layout": "all", "content": "none"}
+    assert said == {"input": "stem stage1 stage2", "layout": "all", "content": "none"}
     gains = [advice.predicted_gain(statistics, "all") for statistics in DEVELOPMENT.values()]
     assert gains == sorted(gains, reverse=True) and gains[1] > 0 > gains[2]
 
 
 @pytest.mark.parametrize(
-    ("stem", "language", "parts"), [(2.0, 24.0, "stem stage1"), (1.9, 23.0, "all"), (2.0, 24.1, "none")]
+    ("stem", "language", "parts"), [(2.0, 24.0, "stem stage1 stage2"), (1.9, 23.0, "all"), (2.0, 24.1, "none")]
 )
 def test_thresholds_are_reached_from_above(stem, language, parts):
     assert advice.recommend(statistics_of(stem, 1, 1, 1, 1, language)) == parts
@@ -140,71 +141,20 @@ def test_a_predicted_gain_is_the_excess_times_the_share_of_the_parts():
     statistics = statistics_of(4, 3, 2, 0, 1, 20)
     assert advice.predicted_gains(statistics) == pytest.approx(
         {"none": 0, "stem": 0.1, "stage1": 0.075, "stage2": 0.05, "stage3": 0, "stage4": 0.025}
-        | {"stem stage1": 0.175, "all": 0.25}
+        | {"stem stage1 stage2": 0.225, "all": 0.25}
     )
 
 
 def test_the_sentence_has_its_evidence():
     costs = pd.DataFrame(
-        {"parts": ["none", "stem stage1", "all"], "encoder_share": [0, 0.0592, 1], "seconds": [0.5, 1.1, 1.2]}
+        {"parts": ["none", "stem stage1 stage2", "all"], "encoder_share": [0, 0.19, 1], "seconds": [0.5, 1.1, 1.2]}
     )
     assert advice.sentence(DEVELOPMENT["input"], costs) == (
-        "thaw the stem and stage 1 (5.9 % of the encoder's parameters): the encoder's squared gradient norm is 1.02 of "
-        "the language model's (at least 0.25), the stem's is 2.9 of stage 4's (at least 2), and a step takes 1.1 s in "
-        "place of 0.5 s with none of it."
+        "thaw the stem and stages 1 and 2 (19 % of the encoder's parameters): the encoder's squared gradient norm is "
+        "1.02 of the language model's (at least 0.25), the stem's is 2.9 of stage 4's (at least 2), and a step takes "
+        "1.1 s in place of 0.5 s with none of it."
     )
     assert advice.sentence(DEVELOPMENT["content"], costs) == (
         "leave the vision encoder frozen: the encoder's squared gradient norm is 0.09 of the language model's (below "
         "0.25), and a step takes 0.5 s in place of 1.2 s with all of it."
     )
-
-
-def test_rank_correlation_is_over_all_rows_and_its_interval_over_settings():
-    few = pd.DataFrame({"setting": list("abc"), "predicted": [1, 2, 3], "measured": [10.0, 30, 20]})
-    found = advice.rank_correlation(few)
-    assert found.estimate == pytest.approx(0.5) and np.isnan([found.low, found.high]).all()
-    # In every setting both rows are in order, so whichever are drawn.
-    rows = [(name, sign * place, place + 10.0 * sign) for place, name in enumerate("abcdefg", 1) for sign in (1, -1)]
-    ordered = pd.DataFrame(rows, columns=["setting", "predicted", "measured"])
-    assert advice.rank_correlation(ordered).estimate == pytest.approx(1 - 6 * 112 / (14 * 195))
-    same = ordered.assign(measured=ordered["predicted"] ** 3)
-    assert vars(advice.rank_correlation(same)) == pytest.approx({"estimate": 1, "low": 1, "high": 1})
-    # Shares out of the same draws whenever it is asked.
-    assert advice.rank_correlation(ordered) == advice.rank_correlation(ordered)
-
-
-MEASURED = pd.DataFrame(
-    [
-        (s, p, g)
-        for s, gains in {"a": (0, 5, 12), "b": (0, 2, -3)}.items()
-        for p, g in zip(("none", "stem", "all"), gains, strict=True)
-    ],
-    columns=["setting", "parts", "gain"],
-)
-
-
-def test_regret_is_measured_against_the_best_of_a_setting():
-    chosen = pd.DataFrame({"setting": ["a", "b"], "policy": "rule", "parts": ["stem", "stem"]})
-    regrets = advice.regret(MEASURED, chosen)
-    by_policy = regrets.pivot(index="setting", columns="policy", values="regret").to_dict("index")
-    assert by_policy == {
-        "a": {"rule": 7, "always all": 0, "always none": 12},
-        "b": {"rule": 0, "always all": 5, "always none": 2},
-    }
-    means = advice.mean_regrets(regrets, "rule").set_index("policy")
-    assert {name: one.estimate for name, one in means["regret"].items()} == {
-        "always all": 2.5,
-        "always none": 7,
-        "rule": 3.5,
-    }
-    assert means.loc["always none", "difference"].estimate == -3.5 and means.loc["rule", "difference"].estimate == 0
-    with pytest.raises(ValueError, match="the gain of 'stage4' was not measured in setting 'a'"):
-        advice.regret(MEASURED, chosen.assign(parts="stage4"))
-
-
-def test_one_shift_is_left_out_at_a_time():
-    rows = pd.DataFrame(
-        {"shift": [*"xxyy"], "setting": [*"abcd"], "predicted": [1, 2, 3, 4], "measured": [1.0, 2, 4, 3]}
-    )
-    found = advice.leaving_out(rows, "shift", advice.rank_correlation).set_index("shift")["estimate"]
-    assert found.to_dict() == pytest.approx({"x": -1, "y": 1})

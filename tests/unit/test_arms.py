@@ -226,16 +226,16 @@ def test_the_side_arm_asks_under_every_shift_where_documents_are_drawn():
 def test_the_grid_has_every_mixture_with_two_seeds_and_each_way_one_rate_for_all():
     [drawn], [scanned] = (choose_arms(["grid"], Settings(data=data)) for data in ("synth", "scans"))
     runs = [settings for variant in drawn.variants for settings in variant.runs(Settings(), [5, 6, 7])]
-    assert len(runs) == 9 * 4 * 2 and {run.seed for run in runs} == {5, 6}
+    assert len(runs) == 9 * 5 * 2 and {run.seed for run in runs} == {5, 6}
     assert {run.synth_shift for run in runs} == {
         *("input:0", "content:0.5", "content", "input:0.5", "input:0.5+content:0.5", "input:0.5+content:1"),
         *("input", "input:1+content:0.5", "input:1+content:1"),
     }
     tried = {tuple(variant.tried(Settings(), [5, 6])) for variant in drawn.variants}
-    assert len(tried) == 4 and all([run.synth_shift for run in some] == ["input", "content"] for some in tried)
+    assert len(tried) == 5 and all([run.synth_shift for run in some] == ["input", "content"] for some in tried)
     of_parts = {run for variant in ARMS["parts"](Settings()).variants for run in variant.tried(Settings(), [5])}
     assert sum({*some} <= of_parts for some in tried) == 3, "none, the output side and all are tried there, too"
-    assert len(scanned.variants) == 4 and len(scanned.contrasts) == 2
+    assert len(scanned.variants) == 5 and len(scanned.contrasts) == 2
 
 
 def test_what_is_published_trains_as_long_as_all_the_other_schedules_on_the_same_weights():

@@ -113,7 +113,7 @@ def test_one_rate_for_several_shifts_is_the_best_in_their_mean(made, monkeypatch
     sweeping.sweep(settings, ratios=[1.0], seeds=[3, 4, 5], arms=["grid"])
     planned = sweeping.plan(settings, [1.0], [3, 4, 5], ["grid"])
     runs = [run for some in planned.arms["grid"].values() for run in some]
-    assert {run.settings.learning_rate for run in runs} == {3e-4} and len({run.id for run in runs}) == 4 * 4 * 2
+    assert {run.settings.learning_rate for run in runs} == {3e-4} and len({run.id for run in runs}) == 4 * 5 * 2
     tried = [run for some in planned.trials["grid"].values() for run in some]
     assert {run.settings.synth_shift for run in tried} == {"input", "content"}
     assert len(made) == len(set(made)) and {*made} == {run.id for run in planned.runs}

@@ -26,7 +26,7 @@ BATCHES = 10  # of whose gradients statistics are taken
 STEPS = 30  # of training the language model alone
 TIMED = 3  # steps with each set of parts, of which the first is not timed
 # What a step is timed with: nothing, each part, the input side, everything.
-SETS = ("none", "stem", "stage1", "stage2", "stage3", "stage4", "stem stage1", "all")
+SETS = ("none", "stem", "stage1", "stage2", "stage3", "stage4", "stem stage1 stage2", "all")
 
 
 def measure(settings: Settings) -> tuple[pd.DataFrame, pd.DataFrame]:
