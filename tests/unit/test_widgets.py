@@ -175,7 +175,7 @@ def test_following_looks_again_and_ends_when_every_run_has_ended(output):
 @pytest.fixture
 def playground(output, monkeypatch, smoke):
     models = [Asked(BEFORE, None, smoke), Asked("100 % trained", None, smoke)]
-    monkeypatch.setattr(playing, "models_of_study", lambda name: models)
+    monkeypatch.setattr(playing.ask, "models_of_study", lambda name: models)
     return Playground("smoke")
 
 
@@ -190,7 +190,7 @@ def upload(playground: Playground, name: str, content: bytes) -> None:
 def test_of_folds_the_pages_are_those_that_the_models_did_not_train_on(output, monkeypatch, smoke):
     folds = smoke.replace(folds=2)
     models = [Asked(BEFORE, None, folds), Asked("100 % trained, fold 1 of 2", None, folds.replace(fold=1))]
-    monkeypatch.setattr(playing, "models_of_study", lambda name: models)
+    monkeypatch.setattr(playing.ask, "models_of_study", lambda name: models)
     shown = {label for label, _ in Playground("smoke").document.options}
     assert shown == {*playing.load_docvqa(folds.replace(fold=1), "validation")["document_id"]}
 
@@ -215,7 +215,7 @@ def test_no_bar_is_left_beside_the_playground(output, monkeypatch, smoke, capsys
         print("checking validation: 100%")
         return load(*chosen)
 
-    monkeypatch.setattr(playing, "models_of_study", lambda name: [Asked(BEFORE, None, smoke)])
+    monkeypatch.setattr(playing.ask, "models_of_study", lambda name: [Asked(BEFORE, None, smoke)])
     monkeypatch.setattr(playing, "load_docvqa", with_a_bar)
     Playground("smoke")
     assert capsys.readouterr().out == ""
