@@ -45,15 +45,8 @@ from transformers import Florence2Processor, TrainerCallback
 from docfloqa.analysis.intervals import Interval
 from docfloqa.data.load import load_docvqa
 from docfloqa.files import PROJECT, write_whole
-from docfloqa.model.device import (
-    autocast,
-    compute_device,
-    computed_in,
-    describe_device,
-    finish_device,
-    peak_memory,
-    use_device,
-)
+from docfloqa.model.device import autocast, compute_device, describe_device, finish_device, peak_memory, use_device
+from docfloqa.model.device import precision as computed_in
 from docfloqa.model.freezing import freeze
 from docfloqa.runs.run import git_commit, now
 from docfloqa.settings import BATCHINGS, Settings
@@ -516,7 +509,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(json.dumps(measure_memory(arguments.memory_of, variants[0], dataset)))
         return
     rows = dataset["train"]
-    precision = computed_in(settings)
+    precision = torch.bfloat16 if computed_in(settings) == "bf16" else torch.float32
     result = {
         "command": f"python benchmarks/throughput.py {' '.join(sys.argv[1:] if argv is None else argv)}".strip(),
         "date": now()[:10],

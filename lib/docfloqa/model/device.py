@@ -93,11 +93,6 @@ def precision(settings: Settings) -> str:
     return "fp32" if settings.precision == FP16 and not gpu else settings.precision
 
 
-def computed_in(settings: Settings) -> torch.dtype:
-    """`precision` as PyTorch has it."""
-    return {"bf16": torch.bfloat16, FP16: torch.half}.get(precision(settings), torch.float32)
-
-
 def uses_static_shapes(settings: Settings, processes: int) -> bool:
     """Whether batches of training come in few shapes: asked for, or "auto" where a GPU trains alone."""
     alone = settings.static_shapes == "auto" and torch.cuda.is_available() and processes == 1
@@ -106,7 +101,7 @@ def uses_static_shapes(settings: Settings, processes: int) -> bool:
 
 def autocast(settings: Settings) -> AbstractContextManager:
     """The autocast context of evaluation; training's is the trainer's, by the same rule."""
-    dtype = computed_in(settings)
+    dtype = {"bf16": torch.bfloat16, FP16: torch.half}.get(precision(settings), torch.float32)
     return torch.autocast(compute_device().type, dtype, enabled=dtype != torch.float32)
 
 

@@ -30,8 +30,6 @@ if wanted:
 
 PREFIX = "<DocVQA>"
 START = "forced_bos_token_id"
-# How the model computes, not what it answers.
-NOT_DECODING = ("output_", "return_", "transformers_", "_")
 
 
 def vision_sub_blocks(model: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -258,12 +256,9 @@ def generation_config(model: nn.Module, max_new_tokens: int | None, num_beams: i
 
 
 def stated_decoding(folder: Path) -> dict[str, Any]:
-    """What a checkpoint's own files state of decoding, by name: generation_config.json before config.json."""
+    """What a checkpoint's own files state, by name, of decoding too: generation_config.json before config.json."""
     config, own = json.loads((folder / "config.json").read_text()), folder / "generation_config.json"
-    stated = (config.get("text_config") or {}) | config | (json.loads(own.read_text()) if own.is_file() else {})
-    known = {START, "forced_eos_token_id", *GenerationConfig().to_dict()}
-    decoding = [name for name in stated if name in known and not name.startswith(NOT_DECODING)]
-    return {name: stated[name] for name in decoding if stated[name] is not None}
+    return (config.get("text_config") or {}) | config | (json.loads(own.read_text()) if own.is_file() else {})
 
 
 def take_target_format(model: nn.Module, folder: Path) -> None:

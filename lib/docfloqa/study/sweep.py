@@ -222,13 +222,6 @@ def is_finished(run: Run) -> bool:
 def write_plan(settings: Settings, planned: Plan) -> None:
     """Write which runs the study consists of, for whoever reads its results."""
     ids = planned.map(lambda run: run.id)
-    epochs = {run.id: run.settings.epochs for run in planned.runs}
-    content = {
-        "settings": settings.to_dict(),
-        "planned": now(),
-        "runs": ids.ratios,
-        "arms": ids.arms,
-        "trials": ids.trials,
-        "epochs": epochs,
-    }
+    content = {"settings": settings.to_dict(), "planned": now(), "runs": ids.ratios, "arms": ids.arms}
+    content |= {"trials": ids.trials, "epochs": {run.id: run.settings.epochs for run in planned.runs}}
     write_whole(reports_folder(settings.study) / PLAN, json.dumps(content, indent=2))
