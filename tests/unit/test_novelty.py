@@ -88,7 +88,7 @@ def test_asking_says_that_a_page_is_unlike_in_place_of_a_confidence(drawn, tiny,
 
 def test_a_models_pages_are_kept_with_it_and_with_its_export(output, dataset):
     run = DocVQATrainer(Settings.profile("smoke", epochs=1), dataset, {}).fit()
-    page = dataset["validation"][0]["image"]
+    page = dataset["train"][0]["image"]
     found = novelty(run.load()[0], page)
     assert 0 < found <= 1 < novelty(run.load()[0], strangers()["receipt"])
     exported, _ = load_florence(export_run(run, output / "mine"))
