@@ -75,10 +75,7 @@ def _score(score: float) -> str:
 
 @once_for_study
 def grid_cells(study: Study) -> pd.DataFrame:
-    """Tidy: pixels, content (strengths in [0, 1]), gain, estimate, low, high (ANLS), p (Holm, all cells); may be empty.
-
-    `gain` is one of `GAINS`.
-    """
+    """Tidy: pixels, content (strengths in [0, 1]), gain (of `GAINS`), estimate, low, high (ANLS), p (Holm, all)."""
     found = [] if lacking(study, "grid") else arm_contrasts(study, "grid")
     strengths = {cell(*pair): pair for pair in product(STRENGTHS, STRENGTHS)}
     rows = [
@@ -142,10 +139,7 @@ def new_words(study: Study, arm: str) -> pd.DataFrame:
 
 
 def checkpoints(studies: Sequence[Study]) -> pd.DataFrame:
-    """The claims in studies with different starting weights side by side, as text, and whether their signs agree.
-
-    Two checkpoints give no variance between checkpoints: nothing is pooled.
-    """
+    """The claims with different starting weights side by side, as text, and whether signs agree; nothing is pooled."""
     made_of = {study.name: of_arm(study, HEADLINE) for study in studies if not lacking(study, HEADLINE)}
     if len(made_of) < 2:
         return pd.DataFrame()

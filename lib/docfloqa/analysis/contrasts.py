@@ -146,10 +146,7 @@ def lacking(study: Study, arm: str) -> str:
 
 
 def of_arm(study: Study, arm: str) -> list[Comparison]:
-    """All that an arm compares: its contrasts, and how these differ between shifts.
-
-    Those of the arm `HEADLINE` are the claims, on both `ENDPOINTS` and in one family.
-    """
+    """All that an arm compares, how it differs between shifts, too; of `HEADLINE` the claims, on both `ENDPOINTS`."""
     metrics = ENDPOINTS if arm == HEADLINE and not lacking(study, arm) else ["anls"]
     found = [arm_contrasts(study, arm, metric) + interactions(study, arm, metric) for metric in metrics]
     if len(found) == 1:

@@ -247,10 +247,7 @@ metrics, and none says what another seed would give."""
 
 
 def paired_answers(first: Run, second: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The answers of two runs after their last epochs, question by question, as `docfloqa.analysis.paired` takes them.
-
-    Raises `RunError` unless both runs were asked the same questions with the same accepted answers.
-    """
+    """Two runs' answers by question; raises `RunError` unless both have the same questions and accepted answers."""
     sides = [run.answers().assign(seed=0).sort_values("question_id", ignore_index=True) for run in (first, second)]
     asked = [side[QUESTION].assign(answers=side["answers"].map(tuple)) for side in sides]
     if not asked[0].equals(asked[1]):

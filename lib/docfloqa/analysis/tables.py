@@ -305,10 +305,7 @@ def area_table(areas: pd.DataFrame) -> pd.DataFrame:
 
 
 def area_comparisons(areas: pd.DataFrame) -> pd.DataFrame:
-    """Every two ratios over all degradations, in points, as text: difference in area, and in the share kept.
-
-    The second says whether one ratio keeps more of its own clean score than another.
-    """
+    """Every two ratios over all degradations, in points, as text: difference in area, and in the share kept."""
     together, frames = areas[areas["kind"] == ALL_KINDS], {}
     for quantity, name in {AREA: "area under the curve", KEPT: "share kept"}.items():
         frames[name] = contrast_table(compare_all(together, RATIO, quantity, family=name)).rename(columns=ONE_PAIR)

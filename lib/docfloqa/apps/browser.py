@@ -78,10 +78,7 @@ def beside_html(table: str, page: str) -> str:
 
 
 class Browser(ipywidgets.VBox):
-    """Filters, what they `found`, a list of it to choose from, and a `view` of what is chosen.
-
-    A subclass fills the list in `_search` and the view in `_show`.
-    """
+    """Filters, what they `found`, a list to choose from that `_search` fills, and a `view` that `_show` fills."""
 
     def __init__(self, filters: Sequence[Any], chosen: ipywidgets.Select):
         self.found, self.view = ipywidgets.HTML(), ipywidgets.HTML()
@@ -93,10 +90,7 @@ class Browser(ipywidgets.VBox):
 
 
 class DocumentBrowser(Browser):
-    """The pages of a data set (see `load_docvqa`), each with everything that is asked of it.
-
-    `split`, `kind` and `words` (in any case, in question, answers or the document's name) filter the questions.
-    """
+    """The pages of a data set, each with all that is asked of it; `words` are in question, answers or document."""
 
     def __init__(self, dataset: DatasetDict):
         self.dataset, self.asked = dataset, questions(dataset)

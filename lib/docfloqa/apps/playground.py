@@ -214,10 +214,7 @@ class Playground(ipywidgets.VBox):
             self.status.value = text_html("; ".join(said))
 
     def table(self) -> pd.DataFrame:
-        """What every model answered last, as text: answer, confidence, seconds; ANLS where the answer is known.
-
-        On a page unlike those in training there is no confidence.
-        """
+        """The last answers, as text: answer, confidence (none on an unlike page), seconds, ANLS where it is known."""
         columns = {
             "model": self.answers.index,
             "answer": self.answers["text"].replace("", "(nothing)"),

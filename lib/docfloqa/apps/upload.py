@@ -21,10 +21,7 @@ class File:
 
 
 class Upload(anywidget.AnyWidget):
-    """A button for a PNG, JPEG or PDF file; `file` is told twice, when it is chosen and when it has arrived.
-
-    A file of more than `largest` bytes never leaves the browser.
-    """
+    """A button for a PNG, JPEG or PDF; `file` is told when chosen and when here; none above `largest` bytes is sent."""
 
     _esm = Path(__file__).parent / "templates" / "upload.js"
     description = Unicode("upload a scan").tag(sync=True)

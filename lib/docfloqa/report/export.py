@@ -316,10 +316,7 @@ def export(notebook: Path) -> list[Path]:
 
 
 def export_study(folder: Path) -> list[Path]:
-    """Export every executed `NN_*.ipynb` directly inside `folder`, in the order of their numbers; returns the files.
-
-    Raises ReportError, naming the folder, if it holds none, and as `export` does.
-    """
+    """Export every executed `NN_*.ipynb` in `folder`, in order; returns the files; raises ReportError for none."""
     notebooks = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
     if not notebooks:
         raise ReportError(f"{folder}: no notebook named NN_*.ipynb to report on")

@@ -28,9 +28,7 @@ def is_own(study: Study) -> bool:
 
 
 def left_out(study: Study) -> list[str]:
-    """The tags of cells that a study's report does without: what nobody tells, arms that were not made, and, of a
-    study of one's own, the published one.
-    """
+    """Tags of cells that a report lacks: what nobody tells, arms that were not made, in one's own what is published."""
     lacking = [arm for arm in ARMS if not study.arm(arm)]
     left = [*([] if _told(study) else [TOLD]), *([PUBLISHED] if is_own(study) else [])]
     return [*left, *(ARM + arm for arm in lacking), *(["arms"] if len(lacking) == len(ARMS) else [])]

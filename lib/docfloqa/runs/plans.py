@@ -38,10 +38,7 @@ def study_command(name: str, arms: tuple[str, ...] = (), *options: str) -> str:
 
 
 def check_name(settings: Settings, single: bool = False) -> None:
-    """Raise `SettingsError` where the study of these settings' name was planned with other ones.
-
-    Of a `single` run the settings may be those of an arm.
-    """
+    """Raise `SettingsError` where the study was planned with other settings; a `single` run may be one of an arm."""
     folder = reports_folder(settings.study)
     if not (plan := read_plan(folder)):
         return

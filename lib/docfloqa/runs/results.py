@@ -66,10 +66,7 @@ class Study:
 
     @classmethod
     def load(cls, name: str) -> Self:
-        """Read `reports/<name>/study.json` and the records of its runs.
-
-        Raises `RunError` when there is no plan or no complete run.
-        """
+        """A study's plan with the records of its runs; raises `RunError` when there is no plan or no complete run."""
         plan = read_plan(reports_folder(name))
         if not plan:
             path = reports_folder(name) / PLAN

@@ -275,10 +275,7 @@ class Run:
         part.rename(self.folder / name)
 
     def epoch_of_model(self, name: str) -> int | None:
-        """The epoch after which the model in the folder `name` was kept; None where there is none.
-
-        Raises `DamagedError` where it is not as it was written.
-        """
+        """The epoch after which the model `name` was kept, or None; raises `DamagedError` where it is damaged."""
         try:
             return files.check_folder(self.folder / name)["epoch"]
         except FileNotFoundError:
@@ -333,10 +330,7 @@ class Run:
         return folder
 
     def load(self) -> "tuple[Florence2ForConditionalGeneration, Florence2Processor]":
-        """The best model on the device where there is one, and its processor; whoever uses a run's model gets it here.
-
-        Raises `RunError` if it is gone, or not as it was written.
-        """
+        """The best model on the device, and its processor; raises `RunError` if it is gone or damaged."""
         from docfloqa.model.device import compute_device
         from docfloqa.model.florence import load_florence
 

@@ -27,10 +27,7 @@ def packed_file(study: Path, name: str) -> Path:
 
 
 def packed_records(study: Path) -> dict[str, str]:
-    """The records of the packed runs in a study's folder, as JSON, by id.
-
-    Raises `DamagedError` naming a packed file that is missing or not as it was written.
-    """
+    """A study's packed records, as JSON, by run id; raises `DamagedError` for a file that is not as it was written."""
     files = sorted((study / PACKED).glob("*"))
     return _records(study / PACKED, tuple((file.name, file.stat().st_mtime_ns) for file in files)) if files else {}
 

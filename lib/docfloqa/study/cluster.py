@@ -54,10 +54,7 @@ class Cluster(AbstractContextManager):
         self.client.run(_in_a_thread, kernel_device, settings, self.kernel)
 
     def open(self, settings: Settings) -> None:
-        """Let every worker, present or yet to come, make runs of the study, one at a time.
-
-        Raises `StudyError` for a worker that has other code or other files; a later one of the kind gets no run.
-        """
+        """Let every worker make runs, one at a time; raises `StudyError` for one that has other code or other files."""
         try:
             self.client.register_plugin(Admission(settings.study, self.kernel), name="docfloqa")
         except (ImportError, AttributeError, OSError) as error:

@@ -189,10 +189,7 @@ def execute(
 
 
 def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    """What a function gives in a process started afresh, whose memory is its own and which ends with this one.
-
-    Raises `BrokenProcessPool` when the process is killed.
-    """
+    """What a function gives in a fresh process that ends with this one; raises `BrokenProcessPool` if it is killed."""
     with ProcessPoolExecutor(1, get_context("spawn"), initializer=end_with_parent) as process:
         return process.submit(function, *arguments).result()
 

@@ -74,10 +74,7 @@ class Plan:
 def settings_of_runs(
     settings: Settings, ratios: Sequence[float], seeds: Sequence[int], arms: Sequence[str] = (), jobs: int | None = None
 ) -> Plan:
-    """What the runs of a sweep are made with.
-
-    Raises `SettingsError` for an argument of `sweep` that is not allowed; nothing is loaded.
-    """
+    """What the runs of a sweep are made with; raises `SettingsError` for an argument that is not allowed."""
     for name, values in (("ratios", ratios), ("seeds", seeds)):
         if not values or len(set(values)) != len(values):
             raise SettingsError(f"{name} are {list(values)!r}; allowed is at least one value, none of them twice")

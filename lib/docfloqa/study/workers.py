@@ -30,10 +30,7 @@ Execute = Callable[[Run, Slot, str | None], None]
 
 
 class LocalWorkers(AbstractContextManager):
-    """The slots of this machine: a thread for each, which waits for the kernel of its run.
-
-    Raises `StudyError` for a kernel that does not exist.
-    """
+    """The slots of this machine, a thread for each; raises `StudyError` for a kernel that does not exist."""
 
     lost: tuple[type[Exception], ...] = ()
 
