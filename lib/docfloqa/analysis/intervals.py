@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from docfloqa.metrics import FEWEST_DOCUMENTS, METRICS
 from docfloqa.text import NO_BREAK
@@ -68,9 +70,7 @@ def interval_table(frame: pd.DataFrame, by: Sequence[str], metrics: Sequence[str
             raise ValueError(f"the seeds of the group {key} differ in their documents")
         estimates, ends = (sums.sum(axis=0) / totals.sum(axis=0)).mean(axis=0), np.full((2, len(metrics)), np.nan)
         if len(sums) >= FEWEST_DOCUMENTS:
-            # How often each document (column) was drawn in each resample (row).
-            drawn = np.random.default_rng(0).integers(len(sums), size=(RESAMPLES, len(sums)))
-            draws = np.stack([np.bincount(row, minlength=len(sums)) for row in drawn]).astype(float)
+            draws = _draws(len(sums), RESAMPLES)
             resampled = (np.tensordot(draws, sums, 1) / np.tensordot(draws, totals, 1)).mean(axis=1)
             ends = np.quantile(resampled, ENDS, axis=0)
             # That no document differed from another does not say that none would.
@@ -78,6 +78,15 @@ def interval_table(frame: pd.DataFrame, by: Sequence[str], metrics: Sequence[str
         for name, *interval in zip(metrics, estimates, *ends, strict=True):
             rows.append([*group, name, *map(float, interval)])
     return pd.DataFrame(rows, columns=[*by, "metric", "estimate", "low", "high"])
+
+
+# The groups of a table have the same documents one after another.
+@lru_cache(maxsize=1)
+def _draws(documents: int, resamples: int) -> NDArray[np.float64]:
+    """How often each document (column) was drawn in each resample (row)."""
+    drawn = np.random.default_rng(0).integers(documents, size=(resamples, documents))
+    places = drawn + documents * np.arange(resamples)[:, None]
+    return np.bincount(places.ravel(), minlength=drawn.size).reshape(drawn.shape).astype(float)
 
 
 def interval(row: Any) -> Interval:
