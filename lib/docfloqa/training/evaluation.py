@@ -37,7 +37,8 @@ def evaluate(
     """One row per question of the collator's split, for each process that shares the work: answer, loss, metrics.
 
     `confidence` is the probability in [0, 1] that the model gives this answer, its end included where it ended, the
-    forced start not; `loss_sum` the cross-entropy of the first accepted answer's `tokens`, in nats. Leaves the model in its mode. Calls `on_batch` after every batch.
+    forced start not; `loss_sum` the cross-entropy of the first accepted answer's `tokens`, in nats. Leaves the model in
+    its mode. Calls `on_batch` after every batch.
     """
     rows, process = collator.rows, PartialState()
     decoding = generation_config(model, settings.max_new_tokens, settings.num_beams)
