@@ -230,7 +230,7 @@ def test_what_cannot_be_loaded_or_asked_is_said_in_a_sentence(playground, where,
         raise error
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Asked if where == "load" else playing, where, fail)
+        patch.setattr(Asked if where == "load" else playing.ask, where, fail)
         for one in (playground, Playground("smoke")):
             one._loaded.clear()
             one.button.click()
