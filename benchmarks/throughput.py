@@ -46,7 +46,7 @@ from docfloqa.analysis.intervals import Interval
 from docfloqa.data.load import load_docvqa
 from docfloqa.files import PROJECT, write_whole
 from docfloqa.model.device import autocast, compute_device, describe_device, finish_device, peak_memory, use_device
-from docfloqa.model.device import precision as computed_in
+from docfloqa.model.device import precision as precision_of
 from docfloqa.model.freezing import freeze
 from docfloqa.runs.run import git_commit, now
 from docfloqa.settings import BATCHINGS, Settings
@@ -509,7 +509,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(json.dumps(measure_memory(arguments.memory_of, variants[0], dataset)))
         return
     rows = dataset["train"]
-    precision = torch.bfloat16 if computed_in(settings) == "bf16" else torch.float32
+    precision = torch.bfloat16 if precision_of(settings) == "bf16" else torch.float32
     result = {
         "command": f"python benchmarks/throughput.py {' '.join(sys.argv[1:] if argv is None else argv)}".strip(),
         "date": now()[:10],

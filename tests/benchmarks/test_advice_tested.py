@@ -1,10 +1,12 @@
 """How the advice before training is judged: on made-up gains whose answers are known."""
 
+import json
 import sys
 
 import numpy as np
 import pandas as pd
 import pytest
+from fake_study import write_study
 
 from docfloqa.analysis.advice import ALL, INPUT_SIDE, NONE
 from docfloqa.arms import STRENGTHS, cell
@@ -57,14 +59,28 @@ def test_regret_is_measured_against_the_best_of_a_setting():
         advice_tested.regret(MEASURED, chosen.assign(parts="stage4"))
 
 
+CELLS = [(pixels, content) for pixels in STRENGTHS for content in STRENGTHS]
+SHARE = {NONE: 0.0, INPUT_SIDE: 0.75, "stage4": 0.25, ALL: 1.0}
+
+
+def predicted() -> pd.DataFrame:
+    """What is new of the pixels lets all gain, what is new of the content lets it lose; advised is what half knows."""
+    return pd.DataFrame(
+        [
+            {"setting": cell(*pair), "shift": advice_tested.shift_in(*pair), "parts": parts}
+            | {"predicted": (pair[0] - pair[1]) * share, "advised": ALL if pair[0] else NONE}
+            for pair in CELLS
+            for parts, share in SHARE.items()
+        ]
+    )
+
+
 def test_a_study_is_judged_by_cells_and_sets_of_parts():
     """Where the pixels are new all of it gains, where the content is new it loses; the advice knows half of it."""
-    cells = [(pixels, content) for pixels in STRENGTHS for content in STRENGTHS]
-    gain = {cell(*pair): pair[0] - pair[1] for pair in cells}
-    share = {NONE: 0.0, INPUT_SIDE: 0.75, "stage4": 0.25, ALL: 1.0}
+    gain = {cell(*pair): pair[0] - pair[1] for pair in CELLS}
     answers = pd.DataFrame(
         [
-            {"variant": f"{setting}: {name}", "seed": seed, "anls": 0.4 + 0.1 * gain[setting] * share.get(parts, 0.5)}
+            {"variant": f"{setting}: {name}", "seed": seed, "anls": 0.4 + 0.1 * gain[setting] * SHARE.get(parts, 0.5)}
             for setting in gain
             for name, parts in advice_tested.SETS.items()
             for seed in (0, 1)
@@ -74,20 +90,7 @@ def test_a_study_is_judged_by_cells_and_sets_of_parts():
     assert len(gains) == 9 * 5
     told = gains.set_index(["setting", "parts"])["gain"]
     assert told[cell(1, 0), INPUT_SIDE] == pytest.approx(7.5) and told[cell(0, 1), ALL] == pytest.approx(-10)
-    predicted = pd.DataFrame(
-        [
-            {
-                "setting": cell(*pair),
-                "shift": advice_tested.shift_in(*pair),
-                "parts": parts,
-                "predicted": gain[cell(*pair)] * part,
-                "advised": ALL if pair[0] else NONE,
-            }
-            for pair in cells
-            for parts, part in share.items()
-        ]
-    )
-    tables = advice_tested.judged(predicted, gains)
+    tables = advice_tested.judged(predicted(), gains)
     correlations = tables["rank correlations"].set_index("without")
     assert correlations.index.tolist() == ["", "both alike", "content", "pixels"]
     assert all(one.estimate == pytest.approx(1) for one in correlations.to_numpy().flat)
@@ -98,3 +101,18 @@ def test_a_study_is_judged_by_cells_and_sets_of_parts():
     assert regrets["", "Auto-RGN"].estimate == pytest.approx((2.5 + 5 + 2.5) * 2 / 9)
     assert {out for out, _ in regrets.index} == {"", "both alike", "pixels", "content"}
     assert len(tables["gains"]) == 9 and "Auto-RGN" in tables["gains"]
+
+
+def test_the_command_judges_a_study_and_writes_what_came_out(output, tmp_path, monkeypatch):
+    write_study("made", (1.0,), (0, 1), epochs=1, documents=12, questions=2, arms=("grid",), test=(12, 2))
+    monkeypatch.setattr(advice_tested, "predictions", lambda settings: predicted())
+    monkeypatch.setattr(advice_tested, "use_device", lambda threads: None)
+    monkeypatch.setattr(advice_tested, "FOLDER", tmp_path)
+    advice_tested.main("made")
+    data, page = json.loads((tmp_path / "advice_tested.json").read_text()), (tmp_path / "advice_tested.md").read_text()
+    assert {*data["anls"]} == {*data["exact_match"]} == {"rank correlations", "regrets", "gains"}
+    [whole] = [row for row in data["anls"]["regrets"] if (row["without"], row["policy"]) == ("", "advised")]
+    regret = whole["regret"]
+    assert regret["low"] <= regret["estimate"] <= regret["high"]
+    assert f"{regret['estimate']:.2f} [{regret['low']:.2f}, {regret['high']:.2f}]" in page
+    assert page.count("| ") > 60 and "Interval(" not in page and len(data["predicted"]) == 36

@@ -202,7 +202,7 @@ def gains(study: Study) -> Figure:
 
 @style.styled
 def arm_contrasts(study: Study, name: str) -> Figure:
-    """The contrasts of an arm, one at least: ANLS with 95 % intervals; filled where p (Holm, the arm) is below 0.05."""
+    """The contrasts of an arm, one at least: differences in ANLS with 95 % intervals; filled where p < 0.05 (Holm)."""
     found = contrasts.made(contrasts.arm_contrasts(study, name))
     figure, [[ax]] = style.panels(style.TWO_COLUMNS, 0.5 + 0.22 * len(found))
     ax.axvline(0, color=style.GREY, linewidth=0.8)
