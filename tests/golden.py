@@ -43,7 +43,7 @@ def drawing() -> dict[str, Any]:
     for kind in ("input", "layout", "content", "full"):
         for document in range(2):
             rng = page_seed(kind, 1, "train", document)
-            page = draw_page(rng, kind)
+            page = draw_page(rng, kind, "train")
             rows = document_rows(rng, page, "train", document)
             found[f"{kind} {document}"] = {
                 "grey": grey(page.image),
@@ -87,7 +87,7 @@ def training() -> dict[str, Any]:
 
 def degradations() -> dict[str, Any]:
     """A page under every degradation, at every severity."""
-    page = draw_page(page_seed("input", 1, "train", 0), "input").image
+    page = draw_page(page_seed("input", 1, "train", 0), "input", "train").image
     return {
         f"{kind} {severity}": grey(degrade(page, kind, severity, "golden"))
         for kind in DEGRADATIONS

@@ -113,7 +113,7 @@ def _rows(source: str, split: str, documents: int, drawing: str, seed: int) -> l
     rows = []
     for document in range(documents):
         rng = page_seed(drawing, seed, split, document)
-        for row in document_rows(rng, draw_page(rng, drawing), split, document):
+        for row in document_rows(rng, draw_page(rng, drawing, split), split, document):
             number = FIRST[split] + len(rows)
             row |= {"questionId": number, "docId": FIRST[split] + document, "data_split": split}
             if split == "test":

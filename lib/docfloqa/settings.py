@@ -154,7 +154,7 @@ class Drawing(Group):
         "which validate on every document, have none",
         (0, DOCUMENTS[1]),
     )
-    synth_seed: int = setting(1, "of what is drawn", SEED)
+    synth_seed: int = setting(1, "of what is drawn; training documents are drawn from `seed`, too", SEED)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -7,7 +7,7 @@ to move, rename or reword something outdates nothing.
 from functools import cache
 from importlib import metadata
 
-DRAWING = 1  # which documents are drawn from a seed (docfloqa.data.synth.dataset and what it draws with)
+DRAWING = 2  # which documents are drawn from a seed (docfloqa.data.synth.dataset and what it draws with)
 PAGES = 1  # what the model is given of an image: decoding, resizing, the frozen beginning of the vision encoder
 TRAINING = 1  # what training and evaluation make of questions, pages and weights
 DEGRADATIONS = 1  # what a degradation does to a page

@@ -27,6 +27,7 @@ from docfloqa.analysis.contrasts import (
 from docfloqa.analysis.intervals import p_text
 from docfloqa.analysis.paired import PairedDifference, holm, paired_difference, pooled_over_seeds
 from docfloqa.arms import ARMS, Contrast, shift_of
+from docfloqa.data.synth.vocabulary import KNOWN, is_new_word
 from docfloqa.figures import arms as arm_figures
 from docfloqa.figures import study as figures
 from docfloqa.figures import style
@@ -141,24 +142,27 @@ def test_a_line_runs_between_cells_of_different_sign_and_nowhere_else():
 
 
 def test_answers_with_words_that_training_never_has_are_compared_apart(study, monkeypatch):
-    assert new_words(study, HEADLINE).empty, "answers do not say which they are"
-    whole = type(study).compared.func
+    whole, words = type(study).compared.func, KNOWN["held out"].people
+    trained, new = (next(word for word in words if is_new_word(word) == is_new) for is_new in (False, True))
 
-    def told(part):
+    def told(part, texts):
         answers = whole(part)
-        return answers.assign(unseen=answers["question_id"].str.endswith("-1"))
+        first = answers["question_id"].str.rsplit("-", n=1).str[0] == answers["question_id"].iloc[0].rsplit("-", 1)[0]
+        ends = answers["question_id"].str[-1].mask(first, "2")
+        return answers.assign(answers=ends.map({end: [text] for end, text in zip("012", texts, strict=True)}), end=ends)
 
-    monkeypatch.setattr(type(study), "compared", property(told))
+    monkeypatch.setattr(type(study), "compared", property(lambda part: told(part, (trained, trained, "27"))))
+    assert new_words(study, HEADLINE).empty and word_scores(study, HEADLINE).empty, "there is no new word"
+    monkeypatch.setattr(type(study), "compared", property(lambda part: told(part, (trained, new, "27"))))
     table = new_words(study, HEADLINE)
     assert table.index.tolist() == [one.name for one in arm_contrasts(study, HEADLINE)]
     scored = word_scores(study, HEADLINE)
     assert list(scored.columns) == ["seen", "never seen"] and len(scored) == 15
-    answers = told(study.arm(HEADLINE))
-    means = answers.groupby(["variant", "unseen"])["anls"].mean().unstack()
+    means = study.arm(HEADLINE).compared.groupby(["variant", "end"])["anls"].mean().unstack()
     gains = 100 * (means.loc["input: all"] - means.loc["input: none"])
-    assert scored.loc["input: all", "never seen"].startswith(f"{100 * means.loc['input: all', True]:.1f} [")
+    assert scored.loc["input: all", "never seen"].startswith(f"{100 * means.loc['input: all', '1']:.1f} [")
     shown = [float(cell.split(" ")[0]) for cell in table.loc["input: all − input: none"]]
-    assert shown == [round(gain, 1) for gain in (gains[False], gains[True], gains[True] - gains[False])]
+    assert shown == [round(gain, 1) for gain in (gains["0"], gains["1"], gains["1"] - gains["0"])]
 
 
 def test_two_checkpoints_stand_side_by_side_and_their_signs_are_compared(output):

@@ -76,6 +76,13 @@ def test_splits_are_disjoint_by_document():
     assert len(train) == 8 and len(validation) == 4 and not train & validation
 
 
+def test_a_seed_draws_the_training_documents_and_no_others():
+    settings = Settings.profile("smoke", synth_test_documents=3)
+    first, second = (load_docvqa(settings.replace(seed=seed)) for seed in (0, 1))
+    assert not set(first["train"]["page"]) & set(second["train"]["page"])
+    assert all(first[split].to_dict() == second[split].to_dict() for split in ("validation", "test"))
+
+
 def test_one_split_alone_reads_and_draws_nothing_of_the_other(folder, output):
     write(output / "questions", "validation", [row(number, "validation") for number in range(3)])
     for source in (str(output / "questions"), "synth"):

@@ -122,7 +122,7 @@ def characters_in(settings, place):
     """What small pages print with its centre in a box, from left to right."""
     document = int(place.Index.split("-")[1])
     drawing = drawing_of(settings)
-    page = draw_page(page_seed(drawing, settings.synth_seed, "validation", document), drawing)
+    page = draw_page(page_seed(drawing, settings.synth_seed, "validation", document), drawing, "validation")
     inside = [
         (x, sign) for x, y, sign in page.characters if place.left < x < place.right and place.top < y < place.bottom
     ]

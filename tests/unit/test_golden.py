@@ -34,9 +34,9 @@ def test_changed_results_name_the_number_to_raise(monkeypatch):
 
 
 def test_a_raised_number_asks_for_new_values(monkeypatch):
-    monkeypatch.setattr(versions, "DRAWING", 2)
+    monkeypatch.setattr(versions, "DRAWING", 3)
     said = trouble("DRAWING", GOLDEN["DRAWING"], GOLDEN["DRAWING"]["values"])
-    assert said == "DRAWING is 2, golden.json is of 1: run .venv/bin/python tests/golden.py"
+    assert said == "DRAWING is 3, golden.json is of 2: run .venv/bin/python tests/golden.py"
 
 
 def test_moving_a_module_outdates_nothing():

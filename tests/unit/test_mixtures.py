@@ -93,7 +93,7 @@ def test_mixtures_share_their_random_numbers_and_the_three_shifts_keep_theirs():
     assert page_seed("input:0", 1, "train", 0).random() == page_seed("input:0.5+content:1", 1, "train", 0).random()
     firsts = {page_seed(drawing, 1, "train", 0).random() for drawing in (*SHIFTS, "full", "input:0")}
     assert len(firsts) == 5
-    kinds = Counter(draw_page(page_seed("layout:0.5", 1, "train", n), "layout:0.5").kind for n in range(40))
+    kinds = Counter(draw_page(page_seed("layout:0.5", 1, "train", n), "layout:0.5", "train").kind for n in range(40))
     assert {*kinds} & {*LAYOUTS} and {*kinds} & {*NEW_LAYOUTS}
 
 

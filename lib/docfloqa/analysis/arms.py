@@ -5,12 +5,14 @@ from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from docfloqa.analysis.contrasts import HEADLINE, VARIANT, arm_contrasts, compare, holm_p_values, lacking, of_arm
 from docfloqa.analysis.intervals import interval, interval_table, percent, text_table, unbroken
 from docfloqa.analysis.paired import SIGNIFICANT
-from docfloqa.arms import ARMS, ENDS, STRENGTHS, WHOLE, cell, shift_of
+from docfloqa.arms import ARMS, ENDS, STRENGTHS, WHOLE, cell, is_drawn, shift_of
+from docfloqa.data.synth.vocabulary import has_new_word
 from docfloqa.files import runs_folder
 from docfloqa.runs.rates import at_the_edge, best_rate, mean_scores
 from docfloqa.runs.results import Study, once_for_study
@@ -19,6 +21,7 @@ from docfloqa.runs.tables import EPOCHS, read_tables
 from docfloqa.text import NO_BREAK
 
 SEEN, NEW = "seen", "never seen"
+KINDS = {SEEN: False, NEW: True}
 TUNED = ("best rate: validation ANLS (others)", "loss at the end above its least")
 # What the contrasts of the arm `grid` say, in short.
 GAINS = {WHOLE: "all − none", ENDS: "input side − output side"}
@@ -97,30 +100,34 @@ def grid_table(study: Study) -> pd.DataFrame:
 
 
 def _with_words(study: Study, arm: str) -> pd.DataFrame | None:
-    """What is compared in an arm; None where answers do not say in a column `unseen`, or all say the same."""
-    answers = None if lacking(study, arm) else study.arm(arm).compared
-    return answers if answers is not None and answers.get("unseen", pd.Series()).nunique() == 2 else None
+    """What is compared in an arm, with whether the answer is a new word; None where not both kinds are there."""
+    if lacking(study, arm) or not is_drawn(study.settings):
+        return None
+    answers = study.arm(arm).compared
+    is_new = {answer: has_new_word(answer) for answer in answers["answers"].str[0].unique()}
+    answers["unseen"] = answers["answers"].str[0].map(is_new).astype("boolean")
+    return answers if answers["unseen"].nunique() == 2 else None
 
 
 def word_scores(study: Study, arm: str) -> pd.DataFrame:
-    """ANLS of an arm's variants, apart for answers with and without a word that training never has; may be empty."""
+    """ANLS of an arm's variants on made-up words, apart for those that training has and never has; may be empty."""
     if (answers := _with_words(study, arm)) is None:
         return pd.DataFrame()
-    answers["words"] = answers["unseen"].map({False: SEEN, True: NEW}).astype(object)
+    answers = answers.dropna(subset="unseen")
+    answers["words"] = np.where(answers["unseen"], NEW, SEEN)
     table = text_table(interval_table(answers, [VARIANT, "words"], ["anls"]), VARIANT, "words", "ANLS (%)")
     return table.reindex([one for one in study.arms[arm] if one in table.index], columns=[SEEN, NEW])
 
 
 def new_words(study: Study, arm: str) -> pd.DataFrame:
-    """What an arm compares, apart for answers with and without a word that training never has, as text, in points.
+    """What an arm compares, apart for made-up words that training has and never has, as text, in points.
 
-    The last column is by how much the difference is larger on answers with such a word, of means linearised as in
+    The last column is by how much the difference is larger on words that it never has, of means linearised as in
     `robustness.area_under_curve`.
     """
     if (answers := _with_words(study, arm)) is None:
         return pd.DataFrame()
-    new = answers["unseen"].astype(float)
-    columns = {SEEN: 1 - new, NEW: new}
+    columns = {name: (answers["unseen"] == is_new).fillna(False).astype(float) for name, is_new in KINDS.items()}
     for name, inside in columns.items():
         part = inside * answers["anls"]
         by = [answers[VARIANT], answers["seed"]]

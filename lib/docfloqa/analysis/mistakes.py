@@ -76,15 +76,15 @@ def locate(settings: Settings, question_ids: Iterable[str]) -> pd.DataFrame:
     """
     drawn = (settings.validation_data or settings.data) == "synth"
     count = settings.synth_validation_documents if drawn else 0
-    return _drawn(drawing_of(settings), settings.synth_seed, count).reindex(pd.Index(question_ids, name="question_id"))
+    return _drawn(drawing_of(settings), str(settings.synth_seed), count).reindex(pd.Index(question_ids, name="question_id"))
 
 
 @lru_cache
-def _drawn(drawing: str, seed: int, documents: int) -> pd.DataFrame:
+def _drawn(drawing: str, seed: str, documents: int) -> pd.DataFrame:
     rows = {}
     for document in range(documents):
         rng = page_seed(drawing, seed, "validation", document)
-        page = draw_page(rng, drawing)
+        page = draw_page(rng, drawing, "validation")
         width, height = page.image.size
         for index, field in enumerate(asked_fields(rng, page)):
             left, top, right, bottom = field.value_box

@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from docfloqa.data.images import as_page
 from docfloqa.data.load import SPLITS
 from docfloqa.data.synth.dataset import draw_page
-from docfloqa.data.synth.small import LAYOUTS, small_page
+from docfloqa.data.synth.small import CLEAN, LAYOUTS, small_page
+from docfloqa.data.synth.vocabulary import KNOWN
 from docfloqa.figures.style import BARE, TWO_COLUMNS, panels, plain_text, styled
 from docfloqa.settings import SHIFTS
 
@@ -113,10 +114,11 @@ def plot_samples(rows: Dataset) -> Figure:
 def plot_drawings(what: str) -> Figure:
     """Small drawn pages: each kind as printed in "pretraining", or a row of pages for each of the "shifts"."""
     if what == "pretraining":
-        rows = {"": [small_page(Random(f"0-{kind}"), layouts={kind: LAYOUTS[kind]}) for kind in LAYOUTS]}
+        shown = CLEAN, KNOWN["pretraining"]
+        rows = {"": [small_page(Random(f"0-{kind}"), *shown, {kind: LAYOUTS[kind]}) for kind in LAYOUTS]}
     else:
         columns = range(len(LAYOUTS))
-        rows = {shift: [draw_page(Random(f"0-{shift}-{index}"), shift) for index in columns] for shift in SHIFTS}
+        rows = {shift: [draw_page(Random(f"0-{shift}-{index}"), shift, "train") for index in columns] for shift in SHIFTS}
     figure, axes = panels(TWO_COLUMNS, 1.25 * len(rows), len(rows), len(LAYOUTS), subplot_kw=BARE)
     for line, (name, pages) in zip(axes, rows.items(), strict=True):
         line[0].set_ylabel(name)

@@ -11,7 +11,7 @@ from transformers import DataCollatorForSeq2Seq, PreTrainedTokenizerFast
 
 from docfloqa.data.synth.canvas import Box, Page, add_noise, font
 from docfloqa.data.synth.small import CLEAN, ROW, SMALL_PAGE_SIZE, small_page
-from docfloqa.data.synth.vocabulary import ITEMS, KEYS, KNOWN, TITLE_KEY, item_key
+from docfloqa.data.synth.vocabulary import KNOWN, TITLE_KEY, item_key
 from docfloqa.pretraining.tiny import (
     FIELD_TASK,
     LOCATION_TOKENS,
@@ -28,6 +28,7 @@ FONT_SIZE = COLUMN / 0.60205  # the font advances 0.602 em a character, so that 
 SLOT_WIDTH, SLOT_HEIGHT = COLUMN // 2, ROW // 2
 CHARACTERS = " $.:,&ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 SKIPPED = -100
+WORDS = KNOWN["pretraining"]
 Sample = tuple[Page, list[tuple[str, str]]]  # a page, and prompts with the texts that answer them
 
 
@@ -42,6 +43,8 @@ class Phase:
     prompts_per_image: int
     learning_rate: float
     seed: int
+    first_progress: float = 0.0  # how hard the first drawings are, from 0 to 1
+    named: float = 0.5  # share of the prompts that ask for a named field
     character_weight: float = 1.0  # of the characters' loss beside that of the texts
 
 
@@ -74,7 +77,7 @@ def strip(rng: Random, spread: float) -> tuple[Page, str]:
     `spread` in [0, 1] is how far from the top left corner the line may begin: 0 is easiest.
     """
     grid = Grid(rng, "strip", 2 * ROW)
-    key, choice = rng.choice(KEYS), rng.random()
+    key, choice = rng.choice(WORDS.keys), rng.random()
     text = key.value(rng) if choice < 0.65 else key.label if choice < 0.85 else f"{key.label} {key.value(rng)}"
     text = text[: grid.columns]
     grid.put(rng.randint(0, int((grid.columns - len(text)) * spread)), rng.randint(0, 1), text)
@@ -90,7 +93,7 @@ def grid_page(rng: Random, most_fields: int = 6) -> Page:
     kind = rng.choice(("form", "receipt", "stack"))
     grid, first_row = Grid(rng, kind), 0
     if kind != "receipt" and rng.random() < 1 / 3:
-        title, first_row = TITLE_KEY.value(rng), 1
+        title, first_row = rng.choice(WORDS.titles), 1
         box = grid.put((grid.columns - len(title)) // 2, 0, title)
         grid.note(TITLE_KEY, title, box, box)
     # The last row is left free: an offset may push it over the edge.
@@ -98,9 +101,9 @@ def grid_page(rng: Random, most_fields: int = 6) -> Page:
     count = rng.randint(3, min(most_fields, len(rows) // (2 if kind == "stack" else 1)))
     key_rows = rows[: 2 * count : 2] if kind == "stack" else sorted(rng.sample(rows, count))
     if kind == "receipt":
-        keys = [*(item_key(item) for item in rng.sample(ITEMS, count - 1)), KNOWN.total]
+        keys = [*(item_key(item) for item in rng.sample(WORDS.items, count - 1)), WORDS.total]
     else:
-        keys = rng.sample(KEYS, count)
+        keys = rng.sample(WORDS.keys, count)
     colon, value_column = rng.choice(("", ":")), rng.choice((None, 9))
     for key, row in zip(keys, key_rows, strict=True):
         value, value_row, label = key.value(rng), row, key.label + colon
@@ -129,14 +132,14 @@ def draw_sample(rng: Random, phase: Phase, progress: float) -> Sample:
     else:
         # One font more with every tenth of the phase.
         look = replace(CLEAN, fonts=CLEAN.fonts[: 1 + int(10 * progress)])
-        page = small_page(rng, look, most_fields=5 if progress < 0.1 else 12)
+        page = small_page(rng, look, WORDS, most_fields=5 if progress < 0.1 else 12)
     asked = []
     for field in (rng.choice(page.fields) for _ in range(phase.prompts_per_image)):
-        choice, text, box = rng.random(), field.value, field.value_box
-        if choice >= 0.85:
+        is_named, text, box = rng.random() < phase.named, field.value, field.value_box
+        if not is_named and rng.random() < 0.3:
             box = field.key_box
             text = field.value if box == field.value_box else field.key_text or field.key.label
-        if choice < 0.5:
+        if is_named:
             asked.append((FIELD_TASK + rng.choice((field.key.label, field.key.subject)), text))
         else:
             # Each edge is told in as many parts of the page as there are tokens.
@@ -169,9 +172,9 @@ def collated(tokenizer: PreTrainedTokenizerFast, samples: Sequence[Sample]) -> d
     prompts, texts = (
         tokenizer([pair[n] for some in asked for pair in some], add_special_tokens=False).input_ids for n in range(2)
     )
-    end = [tokenizer.eos_token_id]
+    start, end = [tokenizer.bos_token_id], [tokenizer.eos_token_id]
     rows = [
-        {"input_ids": lead + prompt + end, "labels": text + end} for prompt, text in zip(prompts, texts, strict=True)
+        {"input_ids": lead + prompt + end, "labels": start + text + end} for prompt, text in zip(prompts, texts, strict=True)
     ]
     return {
         "pixel_values": pixels,

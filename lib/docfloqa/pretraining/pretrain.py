@@ -1,9 +1,11 @@
 """How the shipped tiny Florence-2 learns to read drawn pages, before it ever sees a question."""
 
+import json
 from collections.abc import Sequence
+from dataclasses import asdict
+from hashlib import sha256
 from pathlib import Path
 from random import Random
-from tempfile import TemporaryDirectory
 
 import pandas as pd
 import seaborn as sns
@@ -12,12 +14,15 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 from transformers import Florence2Processor, PreTrainedTokenizerFast, Trainer, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
 
 from docfloqa.figures.style import show, use_style
-from docfloqa.model.florence import Florence2ForDocVQA
+from docfloqa.files import data_folder
+from docfloqa.model.florence import Florence2ForDocVQA, weights_checksum
 from docfloqa.model.folder import write_checksums
 from docfloqa.pretraining.drawings import CHARACTERS, SLOT_HEIGHT, SLOT_WIDTH, Phase, Sample, collated, draw_sample
 from docfloqa.pretraining.tiny import FIELD_TASK, OCR_PROMPT, PIXELS_PER_CELL
+from docfloqa.versions import DRAWING
 
 BLANK_WEIGHT = 0.03
 HELD_OUT_IMAGES, PAGES_AT_ONCE = 128, 50
@@ -116,7 +121,10 @@ def reading_by_kind_and_font(model: Florence2ForDocVQA, tokenizer: PreTrainedTok
 def pretrain(
     model: Florence2ForDocVQA, tokenizer: PreTrainedTokenizerFast, phase: Phase, reports: int = 10
 ) -> pd.DataFrame:
-    """Train `model` in place on one phase; returns `reports` rows: phase, step, loss, held-out shares read right."""
+    """Train `model` in place on one phase; returns `reports` rows: phase, step, loss, held-out shares read right.
+
+    It goes on where the same phase, from the same weights, was stopped; one that is finished is loaded.
+    """
     if not hasattr(model, "character_head"):
         channels = model.config.vision_config.embed_dim[-1]
         model.character_head = nn.Conv2d(channels, DOWN * ACROSS * len(CHARACTERS), 1)
@@ -126,30 +134,33 @@ def pretrain(
 
     def drawn(indices: Sequence[int]) -> dict[str, Tensor]:
         rngs = {index: Random(f"{phase.draws}-{phase.seed}-{index}") for index in indices}
-        return collated(tokenizer, [draw_sample(rng, phase, index / images) for index, rng in rngs.items()])
+        reached = {index: phase.first_progress + (1 - phase.first_progress) * index / images for index in indices}
+        return collated(tokenizer, [draw_sample(rng, phase, reached[index]) for index, rng in rngs.items()])
 
-    with TemporaryDirectory() as folder:
-        arguments = TrainingArguments(
-            output_dir=folder,
-            max_steps=phase.steps,
-            per_device_train_batch_size=phase.images_per_step,
-            learning_rate=phase.learning_rate,
-            adam_beta2=0.98,
-            weight_decay=0.01,
-            warmup_steps=60,
-            lr_scheduler_type="warmup_stable_decay",
-            lr_scheduler_kwargs={"num_decay_steps": phase.steps // 3},
-            logging_steps=max(1, phase.steps // reports),
-            save_strategy="no",
-            remove_unused_columns=False,
-            dataloader_num_workers=1,
-            # Drawings get harder.
-            train_sampling_strategy="sequential",
-            seed=phase.seed,
-        )
-        trainer = ReadingTrainer(model, arguments, drawn, range(images), processing_class=tokenizer)
-        trainer.phase = phase
-        trainer.train()
+    asked = json.dumps([asdict(phase), weights_checksum(model), DRAWING])
+    folder = data_folder() / "cache" / "pretraining" / f"{phase.name}-{sha256(asked.encode()).hexdigest()[:10]}"
+    arguments = TrainingArguments(
+        output_dir=folder,
+        max_steps=phase.steps,
+        per_device_train_batch_size=phase.images_per_step,
+        learning_rate=phase.learning_rate,
+        adam_beta2=0.98,
+        weight_decay=0.01,
+        warmup_steps=60,
+        lr_scheduler_type="warmup_stable_decay",
+        lr_scheduler_kwargs={"num_decay_steps": phase.steps // 3},
+        logging_steps=max(1, phase.steps // reports),
+        save_steps=100,
+        save_total_limit=1,
+        remove_unused_columns=False,
+        dataloader_num_workers=1,
+        # Drawings get harder.
+        train_sampling_strategy="sequential",
+        seed=phase.seed,
+    )
+    trainer = ReadingTrainer(model, arguments, drawn, range(images), processing_class=tokenizer)
+    trainer.phase = phase
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(folder) if folder.is_dir() else None)
     reported = pd.DataFrame([row for row in trainer.state.log_history if "loss" in row])
     return reported.assign(phase=phase.name).filter(["phase", "step", "loss", *TASKS])
 

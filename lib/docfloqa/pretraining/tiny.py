@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from docfloqa.data.synth.small import SMALL_PAGE_SIZE
-from docfloqa.data.synth.vocabulary import ITEMS, KEYS, TITLES, accepted_answers, item_key, question
+from docfloqa.data.synth.vocabulary import KNOWN, TITLES, item_key, question
 from docfloqa.model.florence import Florence2ForDocVQA, generation_config
 
 IMAGE, FIELD_TASK = "<image>", "<FIELD>"
@@ -29,13 +29,14 @@ MEAN, SPREAD = 0.9, 0.3
 PIXELS_PER_CELL = 16
 
 
-def train_tokenizer(seed: int = 0, texts: int = 6000) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer of 768 tokens with single digits, trained on what documents and questions say."""
-    rng = Random(seed)
-    corpus = []
-    for _ in range(texts):
-        key = rng.choice([*KEYS, item_key(rng.choice(ITEMS))])
-        corpus += [f"{key.label}: {key.value(rng)}", question(rng, key.subject), *accepted_answers(key.value(rng))]
+def train_tokenizer(seed: int = 0) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer of 512 tokens with single digits, trained on labels and questions.
+
+    It never saw a made-up word, which it reads nearly letter by letter.
+    """
+    rng, words = Random(seed), KNOWN["pretraining"]
+    keys = [*words.keys, *words.columns, item_key("", words.total.value)]
+    corpus = [text for key in keys * 20 for text in (key.label, question(rng, key.subject))]
     corpus += [*TITLES * 20, *[OCR_PROMPT, REGION_PROMPT.format("")] * 100]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -43,7 +44,7 @@ def train_tokenizer(seed: int = 0, texts: int = 6000) -> PreTrainedTokenizerFast
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=768,
+        vocab_size=512,
         special_tokens=[*NAMED.values(), IMAGE, FIELD_TASK, *LOCATION_TOKENS],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
@@ -85,6 +86,8 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> Florence2F
     parts = {"text_config": text.to_dict(), "vision_config": vision.to_dict()}
     model = Florence2ForDocVQA(Florence2Config(**parts, image_token_id=tokenizer.image_token_id, **ids))
     _initialise(model)
+    # As Florence-2's targets do: `<s> ... </s>`.
+    model.generation_config.forced_bos_token_id = tokenizer.bos_token_id
     model.generation_config = generation_config(model, max_new_tokens=32)
     return model
 

@@ -125,7 +125,7 @@ def plan(settings: Settings, ratios: Sequence[float], seeds: Sequence[int], arms
         of_data = {
             name: value
             for name, value in one.to_dict().items()
-            if name.startswith("synth_") or name.endswith(("data", "_questions")) or name in ("folds", "fold")
+            if name.startswith("synth_") or name.endswith(("data", "_questions")) or name in ("folds", "fold", "seed")
         }
         return Run.open(one, model, data(**of_data))
 

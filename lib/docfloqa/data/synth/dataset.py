@@ -19,7 +19,8 @@ from docfloqa.parameters import mixture
 from docfloqa.settings import SHIFTS, Settings
 from docfloqa.versions import DRAWING
 
-# What small pages are drawn with under each shift; pretraining knows CLEAN, KNOWN and LAYOUTS only.
+# What small pages are drawn with under each shift; pretraining knows CLEAN, KNOWN and LAYOUTS only. Of the words
+# `draw_page` takes a side.
 SMALL = {"input": (WORN, KNOWN, LAYOUTS), "layout": (CLEAN, KNOWN, NEW_LAYOUTS), "content": (CLEAN, NEW, LAYOUTS)}
 
 # By split, which setting says how many documents, and from where on they are numbered.
@@ -33,7 +34,7 @@ def synth_folder(settings: Settings, split: str) -> Path:
     The folder's name covers the settings that matter and the number of the drawing, so that a changed one is a new
     data set. It appears whole or not at all; a damaged one is set aside and drawn again.
     """
-    drawing, seed = drawing_of(settings), settings.synth_seed
+    drawing, seed = drawing_of(settings), drawn_from(settings, split)
     documents = getattr(settings, DOCUMENTS[split])
     folder = data_folder() / "synthdocvqa" / f"{drawing.replace(':', '')}-{seed}-{split}-{documents}-{DRAWING}"
     if not is_sound(folder, check_folder):
@@ -51,20 +52,29 @@ def drawing_of(settings: Settings) -> str:
     return "full" if settings.synth_scale == "full" else settings.synth_shift
 
 
-def page_seed(drawing: str, seed: int, split: str, document: int) -> Random:
+def drawn_from(settings: Settings, split: str) -> str:
+    """What the documents of a split are drawn from: `synth_seed`, and those of training the run's seed as well."""
+    return f"{settings.synth_seed}-{settings.seed}" if split == "train" else str(settings.synth_seed)
+
+
+def page_seed(drawing: str, seed: str, split: str, document: int) -> Random:
     """The random numbers that a document is drawn from; all mixtures have the same, so that they can be compared."""
     drawn = drawing if drawing in (*SMALL, "full") else "mixture"
     return Random(f"{drawn}-{seed}-{split}-{document}")
 
 
-def draw_page(rng: Random, drawing: str) -> Page:
-    """A full-size page for "full", else a small page under one of the shifts or a mixture of them."""
+def draw_page(rng: Random, drawing: str, split: str) -> Page:
+    """A full-size page for "full", else a small page under one of the shifts or a mixture of them.
+
+    Half of the made-up words of validation and test are in no document of training or pretraining.
+    """
     if drawing == "full":
         return full_page(rng)
-    return small_page(rng, *(SMALL[drawing] if drawing in SMALL else mixed(rng, drawing)))
+    look, words, layouts = SMALL[drawing] if drawing in SMALL else mixed(rng, drawing)
+    return small_page(rng, look, words["training" if split == "train" else "held out"], layouts)
 
 
-def mixed(rng: Random, drawing: str) -> tuple[Print, Vocabulary, dict[str, Callable]]:
+def mixed(rng: Random, drawing: str) -> tuple[Print, dict[str, Vocabulary], dict[str, Callable]]:
     """Print, words and layouts of a document of a mixture: what is new of it at a strength is new at every higher one.
 
     The strength of "input" is how far the print is from CLEAN to WORN, and the share of documents in a worn font; the
@@ -80,12 +90,12 @@ def words_per_page(settings: Settings, pages: int = 200) -> float | None:
     """Mean number of printed words on the first training pages; None where the data is not drawn."""
     if settings.data != "synth":
         return None
-    drawing = drawing_of(settings)
-    seeds = (page_seed(drawing, settings.synth_seed, "train", n) for n in range(min(pages, settings.synth_documents)))
-    return mean(draw_page(rng, drawing).words for rng in seeds)
+    drawing, seed = drawing_of(settings), drawn_from(settings, "train")
+    seeds = (page_seed(drawing, seed, "train", n) for n in range(min(pages, settings.synth_documents)))
+    return mean(draw_page(rng, drawing, "train").words for rng in seeds)
 
 
-def write_split(folder: Path, split: str, drawing: str, seed: int, documents: int) -> None:
+def write_split(folder: Path, split: str, drawing: str, seed: str, documents: int) -> None:
     """Draw the documents of a split (see `draw_page`) and write them as `<split>-00000-of-00001.parquet`.
 
     The same arguments give the same bytes; documents of different splits are drawn independently.
@@ -93,7 +103,7 @@ def write_split(folder: Path, split: str, drawing: str, seed: int, documents: in
     rows = []
     for document in tqdm(range(documents), desc=f"drawing {split}", unit="page", leave=False, disable=None):
         rng = page_seed(drawing, seed, split, document)
-        rows += document_rows(rng, draw_page(rng, drawing), split, document)
+        rows += document_rows(rng, draw_page(rng, drawing, split), split, document)
     Dataset.from_list(rows, features=FEATURES).to_parquet(folder / f"{split}-00000-of-00001.parquet")
 
 

@@ -3,8 +3,15 @@
 import re
 from random import Random
 
-from docfloqa.data.synth.vocabulary import CITIES, FIRST_NAMES, LAST_NAMES, MONTHS
+from docfloqa.data.synth.vocabulary import MONTHS
 
+FIRST_NAMES = (
+    "Anna Ben Carla David Emma Frank Grace Henry Iris Jack Karen Leo Maria Nina Oscar Paula Robert Sara Tom Victor"
+).split()
+LAST_NAMES = (
+    "Adams Baker Clark Davis Evans Fischer Green Hughes Irwin Jones Keller Lopez Moore Novak Olsen Price"
+).split()
+CITIES = "Paris London Rome Berlin Madrid Oslo Tokyo Boston Lima Cairo Delhi Dublin".split()
 TOWNS = (
     "Akron,Albany,Austin,Bangor,Boise,Buffalo,Camden,Chester,Dayton,Denver,Durham,Eugene,Fargo,Fresno,Gary,"
     "Helena,Juneau,Laredo,Lincoln,Macon,Mobile,Newark,Omaha,Peoria,Quincy,Reno,Salem,Tampa,Tucson,Tulsa"

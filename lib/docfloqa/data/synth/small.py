@@ -315,7 +315,7 @@ NEW_LAYOUTS = {"cards": cards, "ledger": ledger, "flush right": flush_right}
 
 
 def small_page(
-    rng: Random, look: Print = CLEAN, words: Vocabulary = KNOWN, layouts: dict = LAYOUTS, most_fields: int = 12
+    rng: Random, look: Print, words: Vocabulary, layouts: dict = LAYOUTS, most_fields: int = 12
 ) -> Page:
     """A page of 160 x 160 pixels with about `most_fields` fields at most, at least two."""
     kind = rng.choice(list(layouts))

@@ -3,20 +3,12 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from random import Random
+from zlib import crc32
 
 Draw = Callable[[Random], str]
 
-FIRST_NAMES = (
-    "Anna Ben Carla David Emma Frank Grace Henry Iris Jack Karen Leo Maria Nina Oscar Paula Robert Sara Tom Victor"
-).split()
-LAST_NAMES = (
-    "Adams Baker Clark Davis Evans Fischer Green Hughes Irwin Jones Keller Lopez Moore Novak Olsen Price"
-).split()
-CITIES = "Paris London Rome Berlin Madrid Oslo Tokyo Boston Lima Cairo Delhi Dublin".split()
-STATUSES = "Paid Open Closed Urgent Draft Final Sent Late".split()
-ITEMS = "Apples Bread Milk Rice Tea Coffee Paper Pens Soap Sugar Lamp Chair Desk Ink Rope Salt".split()
-TITLES = "ORDER INVOICE REPORT MEMO RECEIPT NOTICE CLAIM PERMIT".split()
 MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
 UNITS = "kg mg cm EUR %".split()
 QUESTION_TEMPLATES = (
@@ -32,6 +24,36 @@ FILLERS = (
 ).split("|")
 CLOSINGS = ("Yours,", "Regards,", "Best wishes,")
 STAMPS = ("PAID", "COPY", "RECEIVED", "DRAFT")
+TITLES = "ORDER INVOICE REPORT MEMO RECEIPT NOTICE CLAIM PERMIT".split()
+NEW_TITLES = "LICENCE SURVEY TICKET AUDIT WAIVER LEASE TARIFF LEDGER".split()
+
+# Whose words a page has: those of pretraining; the few of training documents; those and as many that neither had.
+SIDES = ("pretraining", "training", "held out")
+TRAINED_WORDS = 300  # of every kind of words, in training documents
+# Letters that print of 12 pixels tells apart: none of i, j, l, t and f.
+SYLLABLES = [a + b for a, b in product("bdghkmnprsvz", "aeo")]
+NEW_STARTS = [a + b for a, b in product("br ch dr gr pr qu sh sk sp sw".split(), "aeo")]
+# What words end in that people, cities, items and companies are called.
+ENDINGS = ("n s d", "by ham", "p x m", "nd ck")
+
+
+def is_new_word(word: str) -> bool:
+    """Whether no document of pretraining or training has this made-up word: a quarter of all, by its checksum."""
+    return crc32(word.encode()) % 4 == 0
+
+
+def has_new_word(answer: str) -> bool | None:
+    """Whether a small drawn page's answer is a made-up word that is new; None where it is a number, date or code."""
+    return None if re.search(r"\d", answer) else is_new_word(answer.split()[0])
+
+
+def words_of(side: str, starts: Sequence[str], endings: str) -> list[str]:
+    """The made-up words of a side: a start, a syllable and an ending each, in an order without meaning."""
+    words = sorted("".join(parts).capitalize() for parts in product(starts, SYLLABLES, endings.split()))
+    Random(endings).shuffle(words)
+    new, known = ([word for word in words if is_new_word(word) == is_new] for is_new in (True, False))
+    few = known[:TRAINED_WORDS]
+    return {"pretraining": known, "training": few, "held out": few + new[:TRAINED_WORDS]}[side]
 
 
 def number(fewest: int = 2, most: int = 5, unit: str = "") -> Draw:
@@ -88,29 +110,7 @@ class Key:
         return self.label
 
 
-KEYS = (
-    Key("Invoice No", number(), "invoice number"),
-    Key("Date", date, "date"),
-    Key("Total", money, "total amount"),
-    Key("Name", one_of(FIRST_NAMES), "name of the person"),
-    Key("City", one_of(CITIES), "city"),
-    Key("Phone", number(5, 6), "phone number"),
-    Key("Order", number(), "order number"),
-    Key("Tax", money, "tax amount"),
-    Key("Due", date, "due date"),
-    Key("Account", number(4, 6), "account number"),
-    Key("Code", number(), "code"),
-    Key("Item", one_of(ITEMS), "item"),
-    Key("Qty", number(1, 3), "quantity"),
-    Key("Price", money, "price"),
-    Key("Room", number(2, 3), "room number"),
-    Key("Manager", one_of(FIRST_NAMES), "name of the manager"),
-    Key("Status", one_of(STATUSES), "status"),
-    Key("Weight", number(1, 3, " kg"), "weight"),
-    Key("Age", number(2, 2), "age"),
-    Key("Buyer", one_of(FIRST_NAMES), "name of the buyer"),
-)
-TITLE_KEY = Key("Title", one_of(TITLES), "title", "layout")
+TITLE_KEY = Key("Title", None, "title", "layout")
 
 
 def item_key(item: str, amount: Draw = money) -> Key:
@@ -121,6 +121,27 @@ def item_key(item: str, amount: Draw = money) -> Key:
 def question(rng: Random, subject: str) -> str:
     """One of the phrasings in which a document is asked for `subject`."""
     return rng.choice(QUESTION_TEMPLATES).format(subject)
+
+
+def numeric_date(rng: Random) -> str:
+    """A date as year, month and day in digits (2024-03-05)."""
+    return f"{rng.randint(2018, 2026)}-{rng.randint(1, 12):02}-{rng.randint(1, 28):02}"
+
+
+def serial(rng: Random) -> str:
+    """Two capital letters, a hyphen and three or four digits."""
+    letters = "".join(rng.choice("ABCDEFGHIJKLMNOPQRSTUVWXYZ") for _ in range(2))
+    return f"{letters}-{number(3, 4)(rng)}"
+
+
+def euros(rng: Random) -> str:
+    """An amount of 10 to 9,999 euros."""
+    return f"{rng.randint(10, 9999):,} EUR"
+
+
+def titles(words: Sequence[str]) -> list[str]:
+    """Each word with each number of two digits."""
+    return [f"{word} {digits}" for word in words for digits in range(10, 100)]
 
 
 @dataclass(frozen=True)
@@ -140,80 +161,87 @@ class Vocabulary:
     bill_columns: tuple[Key, ...]  # of invoices
 
 
-def named(label: str, keys: Sequence[Key] = KEYS) -> Key:
+def named(label: str, keys: Sequence[Key]) -> Key:
     """The key with a label."""
     return next(key for key in keys if key.label == label)
 
 
-KNOWN = Vocabulary(
-    keys=KEYS,
-    titles=TITLES,
-    items=ITEMS,
-    people=FIRST_NAMES,
-    cities=CITIES,
-    companies=[f"{name} & Co" for name in LAST_NAMES],
-    date=named("Date"),
-    total=named("Total"),
-    identifiers=(named("Order"), named("Account"), named("Code")),
-    columns=(
-        Key("Sold", number(), "number sold"),
-        Key("Stock", number(1, 4), "stock"),
-        named("Price"),
-        named("Weight"),
-    ),
-    bill_columns=(Key("Qty", number(1, 2), "quantity"), named("Price")),
-)
+def known_vocabulary(side: str) -> Vocabulary:
+    """What pretraining speaks of, with the words of a side."""
+    people, cities, items, companies = (words_of(side, SYLLABLES, ends) for ends in ENDINGS)
+    person, price, weight = one_of(people), Key("Price", money, "price"), Key("Weight", number(1, 3, " kg"), "weight")
+    keys = (
+        Key("Invoice No", number(), "invoice number"),
+        Key("Date", date, "date"),
+        Key("Total", money, "total amount"),
+        Key("Name", person, "name of the person"),
+        Key("City", one_of(cities), "city"),
+        Key("Phone", number(5, 6), "phone number"),
+        Key("Order", number(), "order number"),
+        Key("Tax", money, "tax amount"),
+        Key("Due", date, "due date"),
+        Key("Account", number(4, 6), "account number"),
+        Key("Code", number(), "code"),
+        Key("Item", one_of(items), "item"),
+        Key("Qty", number(1, 3), "quantity"),
+        price,
+        Key("Room", number(2, 3), "room number"),
+        Key("Manager", person, "name of the manager"),
+        Key("Seat", lambda rng: number(1, 2)(rng) + rng.choice("ABCDEGHK"), "seat"),
+        weight,
+        Key("Age", number(2, 2), "age"),
+        Key("Buyer", person, "name of the buyer"),
+    )
+    return Vocabulary(
+        keys=keys,
+        titles=titles(TITLES),
+        items=items,
+        people=people,
+        cities=cities,
+        companies=[f"{name} & Co" for name in companies],
+        date=named("Date", keys),
+        total=named("Total", keys),
+        identifiers=(named("Order", keys), named("Account", keys), named("Code", keys)),
+        columns=(Key("Sold", number(), "number sold"), Key("Stock", number(1, 4), "stock"), price, weight),
+        bill_columns=(Key("Qty", number(1, 2), "quantity"), price),
+    )
 
 
-def numeric_date(rng: Random) -> str:
-    """A date as year, month and day in digits (2024-03-05)."""
-    return f"{rng.randint(2018, 2026)}-{rng.randint(1, 12):02}-{rng.randint(1, 28):02}"
+def new_vocabulary(side: str) -> Vocabulary:
+    """What pretraining never read, with the words of a side."""
+    people, cities, items, companies = (words_of(side, NEW_STARTS, ends) for ends in ENDINGS)
+    person, city, rate = one_of(people), one_of(cities), lambda rng: f"{rng.randint(1, 99)}.{rng.randint(0, 9)} %"
+    keys = (
+        Key("Vessel", city, "name of the vessel"),
+        Key("Serial", serial, "serial number"),
+        Key("Issued", numeric_date, "date of issue"),
+        Key("Expires", numeric_date, "date of expiry"),
+        Key("Patient", person, "name of the patient"),
+        Key("Doctor", person, "name of the doctor"),
+        Key("Fee", euros, "fee"),
+        Key("Deposit", euros, "deposit"),
+        Key("Batch", serial, "batch"),
+        Key("Port", city, "port"),
+        Key("Dose", number(1, 3, " mg"), "dose"),
+        Key("Depth", number(1, 3, " cm"), "depth"),
+        Key("Rate", rate, "rate"),
+        Key("Gate", lambda rng: rng.choice("ABCDEFGH") + number(1, 2)(rng), "gate"),
+    )
+    cost = Key("Cost", euros, "cost")
+    return Vocabulary(
+        keys=keys,
+        titles=titles(NEW_TITLES),
+        items=items,
+        people=people,
+        cities=cities,
+        companies=[f"{name} Ltd" for name in companies],
+        date=named("Issued", keys),
+        total=Key("Sum", euros, "sum"),
+        identifiers=(named("Serial", keys), named("Batch", keys)),
+        columns=(Key("Hours", number(1, 3), "hours"), Key("Rate", rate, "rate"), cost, Key("Lost", number(1, 4), "number lost")),
+        bill_columns=(Key("Pcs", number(1, 2), "pieces"), cost),
+    )
 
 
-def serial(rng: Random) -> str:
-    """Two capital letters, a hyphen and three or four digits."""
-    letters = "".join(rng.choice("ABCDEFGHIJKLMNOPQRSTUVWXYZ") for _ in range(2))
-    return f"{letters}-{number(3, 4)(rng)}"
-
-
-def euros(rng: Random) -> str:
-    """An amount of 10 to 9,999 euros."""
-    return f"{rng.randint(10, 9999):,} EUR"
-
-
-NEW_PEOPLE = "Amir Beth Chloe Dmitri Elsa Farid Gwen Hugo Ines Jonas Kira Luc Mona Nils Olga Pedro".split()
-NEW_CITIES = "Athens Bergen Cusco Dakar Geneva Havana Kyoto Lagos Milan Porto Quito Vienna".split()
-NEW_KEYS = (
-    Key("Vessel", one_of(NEW_CITIES), "name of the vessel"),
-    Key("Serial", serial, "serial number"),
-    Key("Issued", numeric_date, "date of issue"),
-    Key("Expires", numeric_date, "date of expiry"),
-    Key("Patient", one_of(NEW_PEOPLE), "name of the patient"),
-    Key("Doctor", one_of(NEW_PEOPLE), "name of the doctor"),
-    Key("Fee", euros, "fee"),
-    Key("Deposit", euros, "deposit"),
-    Key("Batch", serial, "batch"),
-    Key("Port", one_of(NEW_CITIES), "port"),
-    Key("Dose", number(1, 3, " mg"), "dose"),
-    Key("Depth", number(1, 3, " cm"), "depth"),
-    Key("Rate", lambda rng: f"{rng.randint(1, 99)}.{rng.randint(0, 9)} %", "rate"),
-    Key("Gate", lambda rng: rng.choice("ABCDEFGH") + number(1, 2)(rng), "gate"),
-)
-NEW = Vocabulary(
-    keys=NEW_KEYS,
-    titles="LICENCE SURVEY TICKET AUDIT WAIVER LEASE TARIFF LEDGER".split(),
-    items="Bolts Cables Drills Filters Gears Hoses Jacks Levers Motors Nails Pumps Valves".split(),
-    people=NEW_PEOPLE,
-    cities=NEW_CITIES,
-    companies=[f"{name} Ltd" for name in "Abbott Barker Cole Dunn Emery Frost Gibbs Hale Ivory Judd".split()],
-    date=named("Issued", NEW_KEYS),
-    total=Key("Sum", euros, "sum"),
-    identifiers=(named("Serial", NEW_KEYS), named("Batch", NEW_KEYS)),
-    columns=(
-        Key("Hours", number(1, 3), "hours"),
-        Key("Rate", named("Rate", NEW_KEYS).value, "rate"),
-        Key("Cost", euros, "cost"),
-        Key("Lost", number(1, 4), "number lost"),
-    ),
-    bill_columns=(Key("Pcs", number(1, 2), "pieces"), Key("Cost", euros, "cost")),
-)
+KNOWN = {side: known_vocabulary(side) for side in SIDES}
+NEW = {side: new_vocabulary(side) for side in SIDES}
