@@ -28,6 +28,7 @@ FONT_SIZE = COLUMN / 0.60205  # the font advances 0.602 em a character, so that 
 SLOT_WIDTH, SLOT_HEIGHT = COLUMN // 2, ROW // 2
 CHARACTERS = " $.:,&ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 SKIPPED = -100
+FIRST_ROWS = 4  # of the first pages on the grid
 WORDS = KNOWN["pretraining"]
 Sample = tuple[Page, list[tuple[str, str]]]  # a page, and prompts with the texts that answer them
 
@@ -78,27 +79,29 @@ def strip(rng: Random, spread: float) -> tuple[Page, str]:
     """
     grid = Grid(rng, "strip", 2 * ROW)
     key, choice = rng.choice(WORDS.keys), rng.random()
-    text = key.value(rng) if choice < 0.65 else key.label if choice < 0.85 else f"{key.label} {key.value(rng)}"
+    # The longer a text, the more letters a prompt teaches.
+    text = f"{key.label} {key.value(rng)}" if choice < 0.5 else key.value(rng) if choice < 0.85 else key.label
     text = text[: grid.columns]
     grid.put(rng.randint(0, int((grid.columns - len(text)) * spread)), rng.randint(0, 1), text)
     return grid.scan(), text
 
 
-def grid_page(rng: Random, most_fields: int = 6) -> Page:
-    """A form, a receipt or a stack of fields of 160 x 160 pixels, with 3 to `most_fields` fields.
+def grid_page(rng: Random, most_fields: int = 6, height: int = SMALL_PAGE_SIZE) -> Page:
+    """A form, a receipt or a stack of fields, 160 pixels wide, with 3 to `most_fields` fields, fewer on a low page.
 
     In a form the value follows its key or stands in a second column, in a receipt it ends at the
     right margin, in a stack it stands below. A third of the forms and stacks begin with a title.
     """
     kind = rng.choice(("form", "receipt", "stack"))
-    grid, first_row = Grid(rng, kind), 0
+    grid, first_row = Grid(rng, kind, height), 0
     if kind != "receipt" and rng.random() < 1 / 3:
         title, first_row = rng.choice(WORDS.titles), 1
         box = grid.put((grid.columns - len(title)) // 2, 0, title)
         grid.note(TITLE_KEY, title, box, box)
     # The last row is left free: an offset may push it over the edge.
     rows = range(first_row, grid.rows - 1)
-    count = rng.randint(3, min(most_fields, len(rows) // (2 if kind == "stack" else 1)))
+    most = min(most_fields, len(rows) // (2 if kind == "stack" else 1))
+    count = rng.randint(min(3, most), most)
     key_rows = rows[: 2 * count : 2] if kind == "stack" else sorted(rng.sample(rows, count))
     if kind == "receipt":
         keys = [*(item_key(item) for item in rng.sample(WORDS.items, count - 1)), WORDS.total]
@@ -128,7 +131,9 @@ def draw_sample(rng: Random, phase: Phase, progress: float) -> Sample:
         page, text = strip(rng, spread=min(1.0, 1.5 * progress))
         return page, [(OCR_PROMPT, text)]
     if phase.draws == "grid":
-        page = grid_page(rng, most_fields=4 if progress < 0.3 else 8)
+        # At full height nothing is read for a thousand steps: *where* to read is what is missing.
+        rows = min(SMALL_PAGE_SIZE // ROW, FIRST_ROWS + int(9 * progress))
+        page = grid_page(rng, most_fields=8, height=rows * ROW)
     else:
         # One font more with every tenth of the phase.
         look = replace(CLEAN, fonts=CLEAN.fonts[: 1 + int(10 * progress)])

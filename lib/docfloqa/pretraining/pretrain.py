@@ -133,9 +133,11 @@ def pretrain(
     images = phase.steps * phase.images_per_step
 
     def drawn(indices: Sequence[int]) -> dict[str, Tensor]:
-        rngs = {index: Random(f"{phase.draws}-{phase.seed}-{index}") for index in indices}
-        reached = {index: phase.first_progress + (1 - phase.first_progress) * index / images for index in indices}
-        return collated(tokenizer, [draw_sample(rng, phase, reached[index]) for index, rng in rngs.items()])
+        rngs = [Random(f"{phase.draws}-{phase.seed}-{index}") for index in indices]
+        # All drawings of a step are equally hard, so that they are equally high.
+        reached = indices[0] // phase.images_per_step / phase.steps
+        progress = phase.first_progress + (1 - phase.first_progress) * reached
+        return collated(tokenizer, [draw_sample(rng, phase, progress) for rng in rngs])
 
     asked = json.dumps([asdict(phase), weights_checksum(model), DRAWING])
     folder = data_folder() / "cache" / "pretraining" / f"{phase.name}-{sha256(asked.encode()).hexdigest()[:10]}"

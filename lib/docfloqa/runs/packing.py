@@ -29,21 +29,17 @@ def pack(name: str) -> Path:
     """Put a study's complete runs into `reports/<name>/packed/` and remove their folders; returns that folder.
 
     What stays is told in `lib/README.md`; weights are never removed. What was packed earlier stays packed. A folder
-    loses its results only after all that was packed has been read back and found equal. Raises `RunError` while a
-    planned run is not complete, and `DamagedError` for packed files that are damaged.
+    loses its results only after all that was packed has been read back and found equal. A study that is not complete
+    goes on where it stopped, without the packed runs. Raises `RunError` without a complete run, and `DamagedError` for
+    packed files that are damaged.
     """
     study = reports_folder(name)
     with held(f"sweep-{name}", f"study {name!r}"):
-        planned = planned_runs(name)
-        if not planned:
+        if not planned_runs(name):
             raise RunError(f"study {name!r} has no runs to pack; {study_command(name)} makes them")
-        missing = [run for run in planned if not is_complete(study / "runs" / run)]
-        if missing:
-            raise RunError(
-                f"study {name!r} has {len(missing)} planned runs that are not complete: {', '.join(missing[:3])}; the "
-                "command that began it goes on with it, and a study that is whole can be packed"
-            )
         folders = [*filter(is_complete, run_folders(name))]
+        if not folders:
+            raise RunError(f"study {name!r} has no complete run to pack; {study_command(name)} goes on with it")
         with whole_folder(study / PACKED, lambda folder: bool(packed_records(folder.parent))) as part:
             names = _write(study, folders, part)
             seal_folder(part)
