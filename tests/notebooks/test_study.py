@@ -206,6 +206,24 @@ def test_the_pretraining_notebook_writes_a_model_that_loads(output, monkeypatch,
     assert set(pd.read_csv(output / "tiny" / "reading.csv")["by"]) == {"kind", "font", "all"}
 
 
+def test_a_checkpoint_that_goes_on_has_the_weights_of_the_one_before_embeddings_by_token():
+    from docfloqa.model.florence import load_florence
+    from docfloqa.pretraining.tiny import begin_with, build_model, train_tokenizer
+
+    tokenizer = train_tokenizer()
+    model, (before, processor) = build_model(tokenizer, 3), load_florence("data/florence2-tiny-closed")
+    fresh = model.get_input_embeddings().weight.clone()
+    begin_with(model, tokenizer, "data/florence2-tiny-closed")
+    assert all(map(torch.equal, model.model.vision_tower.parameters(), before.model.vision_tower.parameters()))
+    known, rows, old = (
+        processor.tokenizer.get_vocab(),
+        model.get_input_embeddings().weight,
+        before.get_input_embeddings(),
+    )
+    for token, row in tokenizer.get_vocab().items():
+        assert torch.equal(rows[row], old.weight[known[token]] if token in known else fresh[row]), token
+
+
 def test_the_paper_profile_stops_on_a_cpu():
     """`tests/faults` asks a kernel."""
     if torch.cuda.is_available():

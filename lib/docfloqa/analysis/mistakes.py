@@ -76,7 +76,9 @@ def locate(settings: Settings, question_ids: Iterable[str]) -> pd.DataFrame:
     """
     drawn = (settings.validation_data or settings.data) == "synth"
     count = settings.synth_validation_documents if drawn else 0
-    return _drawn(drawing_of(settings), str(settings.synth_seed), count).reindex(pd.Index(question_ids, name="question_id"))
+    return _drawn(drawing_of(settings), str(settings.synth_seed), count).reindex(
+        pd.Index(question_ids, name="question_id")
+    )
 
 
 @lru_cache

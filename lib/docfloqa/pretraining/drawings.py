@@ -179,7 +179,8 @@ def collated(tokenizer: PreTrainedTokenizerFast, samples: Sequence[Sample]) -> d
     )
     start, end = [tokenizer.bos_token_id], [tokenizer.eos_token_id]
     rows = [
-        {"input_ids": lead + prompt + end, "labels": start + text + end} for prompt, text in zip(prompts, texts, strict=True)
+        {"input_ids": lead + prompt + end, "labels": start + text + end}
+        for prompt, text in zip(prompts, texts, strict=True)
     ]
     return {
         "pixel_values": pixels,

@@ -17,7 +17,7 @@ from transformers import (
 
 from docfloqa.data.synth.small import SMALL_PAGE_SIZE
 from docfloqa.data.synth.vocabulary import KNOWN, TITLES, item_key, question
-from docfloqa.model.florence import Florence2ForDocVQA, generation_config
+from docfloqa.model.florence import Florence2ForDocVQA, generation_config, load_florence
 
 IMAGE, FIELD_TASK = "<image>", "<FIELD>"
 OCR_PROMPT = "What is the text in the image?"
@@ -90,6 +90,19 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> Florence2F
     model.generation_config.forced_bos_token_id = tokenizer.bos_token_id
     model.generation_config = generation_config(model, max_new_tokens=32)
     return model
+
+
+@torch.no_grad()
+def begin_with(model: Florence2ForDocVQA, tokenizer: PreTrainedTokenizerFast, folder: str) -> None:
+    """Give `model` the weights of a checkpoint of the same shape; a token that this one lacks keeps its embedding."""
+    before, processor = load_florence(folder)
+    weights, known = before.state_dict(), processor.tokenizer.get_vocab()
+    shared = {row: known[token] for token, row in tokenizer.get_vocab().items() if token in known}
+    for name, tensor in model.state_dict().items():
+        if tensor.shape == weights[name].shape:
+            tensor.copy_(weights[name])
+        else:
+            tensor[[*shared]] = weights[name][[*shared.values()]].to(tensor.device)
 
 
 @torch.no_grad()

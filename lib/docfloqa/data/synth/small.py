@@ -9,7 +9,7 @@ from PIL import Image, ImageChops, ImageFilter
 
 from docfloqa.data.synth import vocabulary as texts
 from docfloqa.data.synth.canvas import Box, Page, add_noise, font, stamp
-from docfloqa.data.synth.vocabulary import KNOWN, TITLE_KEY, Key, Vocabulary, item_key, one_of
+from docfloqa.data.synth.vocabulary import TITLE_KEY, Key, Vocabulary, item_key, one_of
 
 SMALL_PAGE_SIZE = 160
 # A line of print lies in one row of the tiny model's image tokens, or nearly so: its print may be offset.
@@ -314,9 +314,7 @@ LAYOUTS = {one.__name__: one for one in (form, receipt, invoice, table, letter, 
 NEW_LAYOUTS = {"cards": cards, "ledger": ledger, "flush right": flush_right}
 
 
-def small_page(
-    rng: Random, look: Print, words: Vocabulary, layouts: dict = LAYOUTS, most_fields: int = 12
-) -> Page:
+def small_page(rng: Random, look: Print, words: Vocabulary, layouts: dict = LAYOUTS, most_fields: int = 12) -> Page:
     """A page of 160 x 160 pixels with about `most_fields` fields at most, at least two."""
     kind = rng.choice(list(layouts))
     sheet = SmallSheet(rng, look, words, kind)

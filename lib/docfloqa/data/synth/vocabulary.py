@@ -238,7 +238,12 @@ def new_vocabulary(side: str) -> Vocabulary:
         date=named("Issued", keys),
         total=Key("Sum", euros, "sum"),
         identifiers=(named("Serial", keys), named("Batch", keys)),
-        columns=(Key("Hours", number(1, 3), "hours"), Key("Rate", rate, "rate"), cost, Key("Lost", number(1, 4), "number lost")),
+        columns=(
+            Key("Hours", number(1, 3), "hours"),
+            Key("Rate", rate, "rate"),
+            cost,
+            Key("Lost", number(1, 4), "number lost"),
+        ),
         bill_columns=(Key("Pcs", number(1, 2), "pieces"), cost),
     )
 
