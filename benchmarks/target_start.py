@@ -2,8 +2,9 @@
 
     .venv/bin/python benchmarks/target_start.py
 
-Florence-2 was trained on `<s> answer </s>` and forces `<s>` when it answers; so was the tiny model. It is fine-tuned for
-one epoch, once with `<s>` in the labels and once without, as up to commit 65d95fb. Takes three minutes on one core. Writes `reports/benchmarks/target_start.json` and `.md`.
+Florence-2 was trained on `<s> answer </s>` and forces `<s>` when it answers; so was the tiny model. It is fine-tuned
+for one epoch, once with `<s>` in the labels and once without, as up to commit 65d95fb. Takes three minutes on one core.
+Writes `reports/benchmarks/target_start.json` and `.md`.
 """
 
 from __future__ import annotations
