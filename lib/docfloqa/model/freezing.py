@@ -73,9 +73,8 @@ def save_adapters(model: nn.Module, folder: Path) -> None:
     config.save_pretrained(str(folder))
     weights = get_peft_model_state_dict(model)
     projector = model.model.multi_modal_projector.state_dict(prefix=f"model.{PROJECTOR}.")
-    save_file(
-        {f"base_model.model.{name}": one.contiguous() for name, one in (weights | projector).items()}, folder / ADAPTER
-    )
+    named = {f"base_model.model.{name}": one.contiguous() for name, one in (weights | projector).items()}
+    save_file(named, folder / ADAPTER)
 
 
 def without_adapters(model: nn.Module) -> nn.Module:
@@ -178,22 +177,23 @@ def freeze(model: nn.Module, freezing: Freezing) -> Trainable:
     # Sub-blocks change between train and eval mode with what is frozen.
     model.train(model.training)
     sub_blocks = vision_sub_blocks(model)
-    thawed = [index for index, (_, sub_block) in enumerate(sub_blocks) if _trainable(sub_block)]
+    thawed = [index for index, (_, sub_block) in enumerate(sub_blocks) if trained(sub_block)]
     return Trainable(
         ratio=share,
         unit=freezing.unit,
         side=freezing.side,
         vision_tensors=len(sizes),
-        trainable_vision_tensors=len(_trainable(tower)),
+        trainable_vision_tensors=len(trained(tower)),
         vision_parameters=vision_parameters,
-        trainable_vision_parameters=sum(_trainable(tower)),
+        trainable_vision_parameters=sum(one.numel() for one in trained(tower)),
         parameters=parameters,
-        trainable_parameters=sum(_trainable(model)),
+        trainable_parameters=sum(one.numel() for one in trained(model)),
         sub_blocks=len(sub_blocks),
         frozen_prefix=min(thawed, default=len(sub_blocks)),
         lora_rank=rank,
     )
 
 
-def _trainable(module: nn.Module) -> list[int]:
-    return [parameter.numel() for parameter in module.parameters() if parameter.requires_grad]
+def trained(module: nn.Module) -> list[nn.Parameter]:
+    """The parameters of a model or a part of it that train."""
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]
