@@ -104,11 +104,8 @@ class ResidentPages:
 
 def cache_folder() -> Path:
     """Where states are kept that this code and these packages compute; it may be deleted at any time between runs."""
-    return data_folder() / "cache" / "vision" / f"pages{PAGES}-{_packages()}"
-
-
-def _packages() -> str:
-    return "-".join(f"{package}-{version(package)}" for package in ("torch", "transformers", "pillow"))
+    packages = "-".join(f"{package}-{version(package)}" for package in ("torch", "transformers", "pillow"))
+    return data_folder() / "cache" / "vision" / f"pages{PAGES}-{packages}"
 
 
 def cache_states(
