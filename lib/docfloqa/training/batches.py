@@ -145,10 +145,7 @@ class QuestionCollator:
 
 def padded(sequences: Sequence[Sequence[int]], length: int, value: int) -> Tensor:
     """Sequences as one tensor (sequences, length), filled with `value`."""
-    filled = torch.full((len(sequences), length), value)
-    for row, sequence in zip(filled, sequences, strict=True):
-        row[: len(sequence)] = torch.tensor(sequence)
-    return filled
+    return torch.tensor([[*one, *[value] * (length - len(one))] for one in sequences])
 
 
 def few(count: int, least: int, most: int) -> int:
