@@ -172,9 +172,7 @@ class Study:
             if "epoch" not in frame:
                 frame["epoch"] = tables.ended_at(self.records[run])
             keys = {"run": run, **self._variant(run), **{key: settings[key] for key in RUN_KEYS}}
-            for index, (key, value) in enumerate(keys.items()):
-                frame.insert(index, key, value)
-            frames.append(frame)
+            frames.append(frame.assign(**keys)[[*keys, *frame]])
         return pd.concat(frames).sort_values([*RUN_KEYS, "epoch"], kind="stable", ignore_index=True)
 
     def _variant(self, run: str) -> dict[str, str]:
@@ -198,14 +196,10 @@ def _read(study: str, runs: Iterable[str]) -> tuple[dict[str, dict[str, Any]], d
 
 def _whole_folds(records: dict, missing: dict, folds: int) -> tuple[dict, dict]:
     """Runs of ratios and seeds that have every fold, so that all are of the same documents, and those of the others."""
-    counts = Counter(tuple(record["settings"][key] for key in RUN_KEYS) for record in records.values())
-    whole = {
-        run: record
-        for run, record in records.items()
-        if counts[tuple(record["settings"][key] for key in RUN_KEYS)] == folds
-    }
-    waits = {run: record | {"status": "another fold of it is not complete"} for run, record in records.items()}
-    return whole, missing | {run: record for run, record in waits.items() if run not in whole}
+    keys = {run: tuple(record["settings"][key] for key in RUN_KEYS) for run, record in records.items()}
+    counts, status = Counter(keys.values()), {"status": "another fold of it is not complete"}
+    waits = {run: records[run] | status for run, key in keys.items() if counts[key] != folds}
+    return {run: record for run, record in records.items() if run not in waits}, missing | waits
 
 
 def planned_runs(study: str) -> dict[str, str]:
