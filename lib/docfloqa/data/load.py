@@ -125,10 +125,8 @@ def _inspect(rows: Dataset, split: str) -> dict[str, Any]:
     """The page of every row, and the reason of each that cannot be used, by its index."""
     images = rows.select_columns("image").cast_column("image", Image(decode=False))
     known: dict[str, tuple[str | None, str]] = {}
-    checked = [
-        check_image(row["image"], known)
-        for row in tqdm(images, f"checking {split}", unit="row", leave=False, disable=None)
-    ]
+    bar = tqdm(images, f"checking {split}", unit="row", leave=False, disable=None)
+    checked = [check_image(row["image"], known) for row in bar]
     texts = rows.remove_columns("image").to_pandas()
     missing = texts["question"].fillna("").str.strip() == ""
     answers = pd.Series([[(one or "").strip() for one in several or ()] for several in rows["answers"]])

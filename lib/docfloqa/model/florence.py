@@ -116,9 +116,8 @@ def base_config() -> Florence2Config:
     ids = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
     sizes = {"layers": 6, "attention_heads": 12, "ffn_dim": 4 * width}
     sides = {f"{side}_{name}": size for side in ("encoder", "decoder") for name, size in sizes.items()}
-    return Florence2Config(
-        text_config={"vocab_size": 51290, "d_model": width, **sides}, vision_config={"projection_dim": width}, **ids
-    )
+    text = {"vocab_size": 51290, "d_model": width, **sides}
+    return Florence2Config(text_config=text, vision_config={"projection_dim": width}, **ids)
 
 
 def load_florence(model: str | Path, prefix: str = "token") -> tuple[Florence2ForDocVQA, Florence2Processor]:
@@ -182,19 +181,17 @@ def _add_prefix_token(model: Florence2ForDocVQA, processor: Florence2Processor) 
             embeddings[index] = embeddings[pieces].mean(dim=0)
 
 
-def encode_prompts(
-    processor: Florence2Processor, questions: Sequence[str], prefix: str, max_length: int
-) -> list[list[int]]:
+def encode_prompts(processor: Florence2Processor, questions: Sequence[str], prefix: str, limit: int) -> list[list[int]]:
     """Token ids of each prompt: image placeholders, `<s>`, the prefix, the question, `</s>`.
 
-    A special token written in a question is text. Questions are cut so that a prompt has at most `max_length` tokens.
+    A special token written in a question is text. Questions are cut so that a prompt has at most `limit` tokens.
     """
     tokenizer = processor.tokenizer
     lead = [processor.image_token_id] * processor.num_image_tokens + [tokenizer.bos_token_id]
     if prefix == "token":
         lead.append(tokenizer.convert_tokens_to_ids(PREFIX))
     texts = [PREFIX + question if prefix == "text" else question for question in questions]
-    room = max_length - len(lead) - 1
+    room = limit - len(lead) - 1
     return [[*lead, *ids[:room], tokenizer.eos_token_id] for ids in encode_text(processor, texts)]
 
 

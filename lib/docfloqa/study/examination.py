@@ -162,10 +162,8 @@ class Examination:
         given = {"fold": 1} if self.settings.folds else {"validation_data": names["validation"]}
         settings = self.settings.replace(data=names["train"], **given)
         files = {split: files_of(names[split], split, settings) for split in names}
-        lines = [
-            "; ".join(dict.fromkeys(names.values())),
-            f"columns {', '.join(pq.read_schema(files['validation'][0]).names)}",
-        ]
+        columns = ", ".join(pq.read_schema(files["validation"][0]).names)
+        lines = ["; ".join(dict.fromkeys(names.values())), f"columns {columns}"]
         if sum(file.stat().st_size for file in chain(*files.values())) > SMALL:
             self.row = _first_usable(files["validation"], f"split 'validation' of {settings.validation_data!r}")
             for split, some in files.items():

@@ -152,12 +152,7 @@ def execute_run(run: Run, slot: Slot, kernel: str | None) -> None:
 
 
 def execute(
-    notebook: str,
-    part: Path,
-    parameters: dict[str, Any],
-    kernel: str | None = None,
-    progress: Path | None = None,
-    **options: Any,
+    notebook: str, part: Path, parameters: dict, kernel: str | None = None, progress: Path | None = None, **options: Any
 ) -> None:
     """Execute a notebook of the project into the file `part`; once more if its kernel dies. Papermill gets `options`.
 

@@ -85,10 +85,8 @@ def settings_of_runs(
             f"folds is {settings.folds} and arms are {', '.join(arms)}; allowed is one of the two: arms keep the splits"
         )
     folds = range(1, settings.folds + 1) if settings.folds else [None]
-    of_ratios = [
-        settings.replace(vision_trainable=ratio, seed=seed, fold=fold)
-        for seed, ratio, fold in product(seeds, ratios, folds)
-    ]
+    every = product(seeds, ratios, folds)
+    of_ratios = [settings.replace(vision_trainable=ratio, seed=seed, fold=fold) for seed, ratio, fold in every]
     chosen = choose_arms(arms, settings)
     of_arms = {arm.name: {variant.name: variant.runs(settings, seeds) for variant in arm.variants} for arm in chosen}
     trials = {

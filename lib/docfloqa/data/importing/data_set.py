@@ -155,13 +155,9 @@ def _rows(tables: Sequence[Table], pages: Pages) -> tuple[pd.DataFrame, list[Pro
                     wrong.setdefault("question", "no question; allowed is any text")
                 if not one["answers"]:
                     wrong.setdefault("answers", "no answer; allowed is at least one, separated by '|'")
-            found = [
-                Problem(row.number, column, _given(row.values, column), reason, file)
-                for column, reason in wrong.items()
-                if reason
-            ]
-            rows.append({"table": place, "row": row.number, "file": file, "bad": bool(found), **one})
-            problems += found
+            told = {name: reason for name, reason in wrong.items() if reason}
+            problems += [Problem(row.number, name, _given(row.values, name), why, file) for name, why in told.items()]
+            rows.append({"table": place, "row": row.number, "file": file, "bad": bool(told), **one})
     columns = ["table", "row", "file", "bad", *TEXTS, "image", "answers", "question_type", "name", "content"]
     return pd.DataFrame(rows, columns=columns), problems
 

@@ -64,10 +64,8 @@ class Imported:
 def summary(done: Imported, source: str | Path) -> list[str]:
     """What came of an import, for people, the next command at the end."""
     counts = {split: done.questions.get(split, 0) for split in SPLITS}
-    lines = [
-        f"{Path(source).name or source}: {done.kind}, {counts['train']} training and {counts['validation']} validation "
-        "questions"
-    ]
+    name = Path(source).name or source
+    lines = [f"{name}: {done.kind}, {counts['train']} training and {counts['validation']} validation questions"]
     lines += [f"left aside: {name}" for name in done.left_aside]
     for split, count in done.questions.items():
         lines.append(f"{split}: {counted(count, 'question')} on {counted(done.documents[split], 'document')}")
