@@ -106,9 +106,7 @@ class Study:
         medians = self.epochs.groupby("run")[["train_samples_per_second", "evaluation_seconds"]].median()
         rows = [
             {
-                "run": run,
-                **self._variant(run),
-                **{key: record["settings"][key] for key in RUN_KEYS},
+                **self._keys(run),
                 **record["freezing"],
                 "seconds": record["seconds"],
                 **medians.loc[run],
@@ -165,18 +163,18 @@ class Study:
         frames, same = [], {}
         folders = [runs_folder(self.name) / run for run in self.records]
         for run, frame in tables.read_tables(folders, name, columns, epochs).items():
-            settings = self.records[run]["settings"]
             # Lists that every run and epoch repeats are kept once.
             for column in {"answers", "question_types"} & set(frame):
                 frame[column] = [same.setdefault(tuple(value), value) for value in frame[column]]
             if "epoch" not in frame:
                 frame["epoch"] = tables.ended_at(self.records[run])
-            keys = {"run": run, **self._variant(run), **{key: settings[key] for key in RUN_KEYS}}
+            keys = self._keys(run)
             frames.append(frame.assign(**keys)[[*keys, *frame]])
         return pd.concat(frames).sort_values([*RUN_KEYS, "epoch"], kind="stable", ignore_index=True)
 
-    def _variant(self, run: str) -> dict[str, str]:
-        return next(({"variant": name} for name, runs in self.variants.items() if run in runs), {})
+    def _keys(self, run: str) -> dict[str, Any]:
+        variant = next(({"variant": name} for name, runs in self.variants.items() if run in runs), {})
+        return {"run": run, **variant, **{key: self.records[run]["settings"][key] for key in RUN_KEYS}}
 
 
 def _held(frame: pd.DataFrame) -> pd.DataFrame:

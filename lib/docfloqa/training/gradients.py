@@ -100,16 +100,10 @@ def gradient_statistics(
         square, signal = np.array(squares[part]), _square(means[part])
         # Of rounding, a difference of equals may be below 0.
         noise = max(0.0, square.sum() - len(square) * signal) / (len(square) - 1) if len(square) > 1 else np.nan
-        rows.append(
-            {
-                "part": part,
-                "parameters": sum(one.numel() for one in parameters),
-                "relative_norm": float(np.sqrt(square / _square(parameters)).mean()),
-                "snr": float(np.divide(signal, noise)) if noise else np.inf,
-                "squared_norm": float(square.mean()),
-            }
-        )
-    table = pd.DataFrame(rows)
+        snr = np.divide(signal, noise) if noise else np.inf
+        relative = np.sqrt(square / _square(parameters)).mean()
+        rows.append((part, sum(one.numel() for one in parameters), relative, snr, square.mean()))
+    table = pd.DataFrame(rows, columns=["part", "parameters", "relative_norm", "snr", "squared_norm"])
     return table.assign(share=table["squared_norm"] / table["squared_norm"].sum(), loss=float(np.mean(losses)))
 
 
@@ -145,17 +139,10 @@ def thawing_costs(model: Florence2ForDocVQA, batch: dict[str, Tensor], settings:
         model.vision_start = 0
         bytes_held = sum(one.nbytes for one in model.parameters()) + 3 * sum(one.nbytes for one in trained(model))
         bytes_held += sum(size for storage, size in kept.items() if storage not in weights)
-        rows.append(
-            {
-                "parts": parts,
-                "parameters": found.trainable_vision_parameters,
-                "encoder_share": found.trainable_vision_parameters / found.vision_parameters,
-                "seconds": min(seconds[1:]),
-                "memory_mib": bytes_held / 2**20,
-                "cached": boundary / found.sub_blocks,
-            }
-        )
-    return pd.DataFrame(rows)
+        of_encoder, cached = found.trainable_vision_parameters, boundary / found.sub_blocks
+        share = of_encoder / found.vision_parameters
+        rows.append((parts, of_encoder, share, min(seconds[1:]), bytes_held / 2**20, cached))
+    return pd.DataFrame(rows, columns=["parts", "parameters", "encoder_share", "seconds", "memory_mib", "cached"])
 
 
 def train_language_model(

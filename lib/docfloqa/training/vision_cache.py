@@ -55,14 +55,11 @@ class CachedPages(Pages):
                 digest.update(tensor.cpu().contiguous().numpy().tobytes())
         about = {"boundary": self.boundary, "processor": self.processor.image_processor.to_dict()}
         if self.boundary:
-            about |= {
-                "vision": self.model.config.vision_config.to_dict(),
-                "bf16": precision(self.settings) == "bf16",
-                **({"fp16": True} if precision(self.settings) == "fp16" else {}),
-                "device": describe_device()["name"],
-                # Processors of one name differ in what they compute with.
-                "instructions": torch.backends.cpu.get_cpu_capability(),
-            }
+            kind = precision(self.settings)
+            about |= {"vision": self.model.config.vision_config.to_dict(), "bf16": kind == "bf16"}
+            about |= {"fp16": True} if kind == "fp16" else {}
+            # Processors of one name differ in what they compute with.
+            about |= {"device": describe_device()["name"], "instructions": torch.backends.cpu.get_cpu_capability()}
         digest.update(json.dumps(about, sort_keys=True, default=str).encode())
         return digest.hexdigest()
 
