@@ -104,9 +104,6 @@ def in_fp16(model: nn.Module) -> dict[str, Tensor] | None:
 class Trainable:
     """What is trainable, counted in tensors and in parameters (a tied weight counts once), adapters not in all."""
 
-    ratio: float
-    unit: str
-    side: str
     vision_tensors: int
     trainable_vision_tensors: int
     vision_parameters: int
@@ -179,9 +176,6 @@ def freeze(model: nn.Module, freezing: Freezing) -> Trainable:
     sub_blocks = vision_sub_blocks(model)
     thawed = [index for index, (_, sub_block) in enumerate(sub_blocks) if trained(sub_block)]
     return Trainable(
-        ratio=share,
-        unit=freezing.unit,
-        side=freezing.side,
         vision_tensors=len(sizes),
         trainable_vision_tensors=len(trained(tower)),
         vision_parameters=vision_parameters,

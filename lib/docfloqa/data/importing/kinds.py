@@ -127,9 +127,8 @@ def _saved(folder: Path, name: str) -> Found:
 
 
 def _of_tables(folder: Path) -> Found:
-    metadata = sorted(
-        file for place in (folder, *filter(is_folder, folder.iterdir())) for file in _questions(place, "metadata")
-    )
+    places = (folder, *filter(is_folder, folder.iterdir()))
+    metadata = sorted(chain.from_iterable(_questions(place, "metadata") for place in places))
     if metadata:
         # datasets' ImageFolder tells the split by the folder: of the table, or of the images.
         tables, aside = _readable(metadata, lambda file: _split_of(file.parent.name) if file.parent != folder else "")
