@@ -51,8 +51,7 @@ def once_for_study(compute: Callable[..., Any]) -> Callable[..., Any]:
 class Study:
     """The complete runs of a study's ratios, or of one of its arms, and those that are planned and missing.
 
-    In an arm every run belongs to a `variant`. Where every complete run has answered a test split, the study is
-    `tested`.
+    In an arm every run has a `variant`. Where every complete run has answered a test split, the study is `tested`.
     """
 
     name: str

@@ -226,8 +226,7 @@ def _data(settings: Settings, stand_ins: list[str]) -> tuple[DatasetDict, dict[i
         dataset, _ = load_checked(settings, SPLITS)
         sizes = {fold: _sizes(load_checked(settings.replace(fold=fold))[0]) for fold in folds}
     for split, rows in dataset.items():
-        # As many pages as there are, where a batch of the whole data would hardly share one; an evaluation always
-        # groups questions by page.
+        # Many pages, where a batch of the whole data would hardly share one; an evaluation always groups by page.
         by_image = split == "validation" or settings.batching == "by_image"
         order = np.arange(len(rows)) if by_image else _earlier(rows).argsort(kind="stable")
         dataset[split] = rows.select(order[: wanted[split]])

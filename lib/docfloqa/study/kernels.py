@@ -64,8 +64,7 @@ class Manager(AsyncKernelManager):
 class Execution(AbstractContextManager):
     """A notebook of a run or study that this process executes, and whose kernel other threads may signal.
 
-    A kernel that does not touch `progress` for `STALLED_AFTER` seconds is killed; when this process is, ipykernel
-    notices.
+    A kernel that leaves `progress` alone for `STALLED_AFTER` seconds is killed; that this process is, ipykernel sees.
     """
 
     going_on: ClassVar[set[Self]] = set()

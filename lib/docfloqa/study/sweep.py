@@ -164,10 +164,9 @@ def sweep(
 ) -> pd.DataFrame:
     """Make every run that is not complete, first those of the ratios, and give `study_status`.
 
-    Each run is one papermill execution in a kernel of its own, in every slot of this machine or on every worker of the
+    Each run is one papermill execution in its own kernel, in every slot of this machine or on every worker of the
     dask cluster at `scheduler`, `jobs` at a time at most. A failed run is told while the others go on; a study that
-    another process makes is waited for. Raises what `plan` does, and `StudyError` for a kernel or worker that cannot
-    serve.
+    another process makes is waited for. Raises what `plan` does, and `StudyError` for what cannot serve.
     """
     settings_of_runs(settings, ratios, seeds, arms, jobs)
     check_name(settings)

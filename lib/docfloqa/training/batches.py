@@ -63,8 +63,7 @@ class QuestionCollator:
     A batch has `pixel_values` (of each distinct page its entry in `pages`), `page_index`, `input_ids`,
     `attention_mask`, `labels` (the first accepted answer, padded with -100), and `index`. With `wrong_pages` questions
     come with a page of the next document (`SettingsError` without one), with `shuffled_questions` their texts change
-    places, always the same way. With `static_shapes` everything is padded to `few` lengths, which changes neither
-    losses nor answers.
+    places, always the same way. `static_shapes` pad everything to `few` lengths; losses and answers stay the same.
     """
 
     def __init__(

@@ -72,8 +72,7 @@ class DocVQATrainer(StepTrainer):
             some = draw_documents(dataset["validation"], settings.eval_questions)
             self.subset_collator = collator("validation", some)
         text = model.config.text_config
-        # What processes tell each other, what is computed again in the backward pass, and layers that the host drops by
-        # chance cannot be captured.
+        # What processes tell each other, what is computed again, and layers dropped by chance cannot be captured.
         alone = arguments.world_size == 1 and not settings.gradient_checkpointing
         # A graph begins with gradients at zero, and scales no loss.
         alone &= settings.gradient_accumulation_steps == 1 and not arguments.fp16

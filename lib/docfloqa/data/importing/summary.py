@@ -28,9 +28,6 @@ class Problem:
     reason: str
     file: str = ""  # where there are several
 
-    def __str__(self) -> str:
-        return f"{self.where()}: {self.reason}"
-
     def where(self) -> str:
         return f"{self.file and f'{self.file} '}row {self.row}, {self.column} {shown(self.value)}"
 
@@ -41,10 +38,11 @@ def grouped(problems: Sequence[Problem]) -> list[str]:
     for problem in problems:
         # Numbers and names in a reason tell of the row, not of the kind of problem.
         alike.setdefault((problem.column, re.sub(r"\d+|'[^']*'", "#", problem.reason)), []).append(problem)
-    return [
-        str(first) if not more else f"{1 + len(more)} rows: {first.reason}; the first is {first.where()}"
-        for first, *more in alike.values()
-    ]
+    lines = []
+    for first, *more in alike.values():
+        several = f"{1 + len(more)} rows: {first.reason}; the first is {first.where()}"
+        lines.append(several if more else f"{first.where()}: {first.reason}")
+    return lines
 
 
 @dataclass(frozen=True)
