@@ -62,11 +62,7 @@ def read_split(source: str, split: str, settings: Settings, together: Sequence[s
 
 
 def _write(paths: list[Path], of: str, folder: Path) -> None:
-    with (
-        files.whole_folder(folder) as part,
-        pa.OSFile(str(part / ROWS), "wb") as sink,
-        pa.ipc.new_stream(sink, FEATURES.arrow_schema) as writer,
-    ):
+    with files.whole_folder(folder) as part, pa.ipc.new_stream(str(part / ROWS), FEATURES.arrow_schema) as writer:
         for file in tqdm(paths, desc="reading", unit="file", leave=False, disable=None):
             for batch in batches_in_schema(file, of):
                 writer.write_batch(batch)

@@ -106,10 +106,7 @@ def autocast(settings: Settings) -> AbstractContextManager:
 
 
 def require_device(settings: Settings) -> dict[str, Any]:
-    """`describe_device()`, unless the settings want what is not here: a GPU, fp16 without one, a tracker.
-
-    Raises `SettingsError`, and `NoGPUError` where only the GPU is lacking.
-    """
+    """`describe_device()`; raises `NoGPUError` without a wanted GPU, `SettingsError` without fp16 or a tracker."""
     for tracker in settings.report_to:
         if not find_spec(tracker):
             raise SettingsError(f"report_to has {tracker!r}, which is not installed here: pip install {tracker}")

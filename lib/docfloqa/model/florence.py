@@ -95,7 +95,7 @@ class Florence2ForDocVQA(Florence2ForConditionalGeneration):
     def forward(
         self, input_ids=None, pixel_values=None, attention_mask=None, page_index=None, encoder_outputs=None, **kwargs
     ):
-        """The native forward pass; with `page_index` (questions,), places in `pixel_values`, every page is there once."""
+        """The native forward pass; with `page_index` (questions,), places in `pixel_values`, a page is there once."""
         if page_index is not None:
             features = self.page_features(pixel_values)[page_index]
             encoder_outputs = self.encode(input_ids, attention_mask, features)

@@ -5,7 +5,6 @@ import re
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
@@ -92,11 +91,8 @@ def without_adapters(model: nn.Module) -> nn.Module:
 
 def in_fp16(model: nn.Module) -> dict[str, Tensor] | None:
     """The weights in fp16, tied ones as one tensor still; None where one is too large for it (above 65,504)."""
-    halves: dict[tuple, Any] = {}
-    weights = {
-        name: halves.setdefault((weight.data_ptr(), weight.shape), weight.half())
-        for name, weight in model.state_dict().items()
-    }
+    halves, state = {}, model.state_dict()
+    weights = {name: halves.setdefault((one.data_ptr(), one.shape), one.half()) for name, one in state.items()}
     return weights if all(bool(weight.isfinite().all()) for weight in halves.values()) else None
 
 

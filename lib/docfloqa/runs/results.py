@@ -92,12 +92,9 @@ class Study:
     @property
     def outdated(self) -> list[str]:
         """Runs made by code whose results are not those of the library's present one."""
-        return [
-            run
-            for run, record in self.records.items()
-            # Those of before there were numbers computed what the first ones stand for.
-            if (record["identity"].get("training", 1), record["identity"].get("pages", 1)) != (TRAINING, PAGES)
-        ]
+        # Those of before there were numbers computed what the first ones stand for.
+        identities = {run: {"training": 1, "pages": 1} | record["identity"] for run, record in self.records.items()}
+        return [run for run, one in identities.items() if (one["training"], one["pages"]) != (TRAINING, PAGES)]
 
     @cached_property
     def runs(self) -> pd.DataFrame:
@@ -123,10 +120,7 @@ class Study:
 
     @cached_property
     def predictions(self) -> pd.DataFrame:
-        """One row per run, epoch and question: the columns of `predictions.parquet` likewise.
-
-        Of packed runs only the first and the last epoch have answers, all have scores.
-        """
+        """One row per run, epoch and question, all with scores; packed runs have answers of first and last epochs."""
         return self.collect(tables.PREDICTIONS)
 
     @cached_property

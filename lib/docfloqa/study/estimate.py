@@ -135,16 +135,10 @@ def estimate(
         size = load_florence(settings.model, settings.prefix)[1].image_processor.size
         images = 3 * size["height"] * size["width"] * each.drop_duplicates(data)["pages"].sum()
         disk += min(images + (kept["pages"] * kept["state_bytes"]).sum(), settings.cache_gib * 2**30)
-    return Estimate(
-        table[[*key, "runs"]].join([table.filter(regex="_per_second$|_minutes$"), table.filter(regex="_mib$")]),
-        hours=makespan(hours, len(slots)) + BESIDE_RUNS / 3600,
-        memory_gib=busy["memory_mib"] / 2**10,
-        disk_gib=disk / 2**30,
-        device=device,
-        slots=len(slots),
-        stand_ins=stand_ins,
-        measured=measured,
-    )
+    table = table[[*key, "runs"]].join([table.filter(regex="_per_second$|_minutes$"), table.filter(regex="_mib$")])
+    hours = makespan(hours, len(slots)) + BESIDE_RUNS / 3600
+    memory_gib, disk_gib = busy["memory_mib"] / 2**10, disk / 2**30
+    return Estimate(table, hours, memory_gib, disk_gib, device, len(slots), stand_ins, measured)
 
 
 def makespan(durations: Sequence[float], slots: int) -> float:

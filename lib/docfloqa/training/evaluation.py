@@ -1,6 +1,6 @@
 """Answers and scores of a model on validation questions, over one process or several."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 
 import pandas as pd
@@ -18,7 +18,7 @@ from docfloqa.model.device import autocast
 from docfloqa.model.florence import Florence2ForDocVQA, generation_config, target_format
 from docfloqa.runs.run import Run
 from docfloqa.settings import Settings
-from docfloqa.training.batches import QuestionCollator, split
+from docfloqa.training.batches import Alive, QuestionCollator, split
 
 # Batches whose pages are encoded together: their questions are sorted by length without encoding a page twice,
 # and the features of no more pages are in memory.
@@ -28,7 +28,7 @@ PAGES_PER_PASS = 16
 
 @torch.no_grad()
 def evaluate(
-    model: Florence2ForDocVQA, collator: QuestionCollator, settings: Settings, alive: Callable[[], None] = lambda: None
+    model: Florence2ForDocVQA, collator: QuestionCollator, settings: Settings, alive: Alive = lambda: None
 ) -> pd.DataFrame:
     """One row per question of the collator's split, for each process that shares the work: answer, loss, metrics.
 
@@ -104,10 +104,7 @@ def _answer(
 
 
 def evaluate_run(run: Run, settings: Settings) -> pd.DataFrame:
-    """`evaluate` of a run's best model on the validation questions of `settings`.
-
-    Raises `RunError` where the model is gone, and what `load_docvqa` raises.
-    """
+    """`evaluate` of a run's best model on the validation questions of `settings`; raises as loading either does."""
     (model, processor), rows = run.load(), load_docvqa(settings, "validation")
     shuffled = {"shuffled_questions": settings.shuffled_questions}
     return evaluate(model, QuestionCollator(rows, model, processor, settings.prefix, **shuffled), settings)

@@ -170,12 +170,7 @@ def _given(values: dict[str, Any], column: str) -> str:
 
 
 def _checked(
-    rows: pd.DataFrame,
-    problems: list[Problem],
-    leaks: list[Problem],
-    tables: Sequence[Table],
-    validation_share: float,
-    seed: int,
+    rows: pd.DataFrame, problems: list[Problem], leaks: list[Problem], tables: Sequence[Table], share: float, seed: int
 ) -> tuple[pd.DataFrame, bool]:
     """The rows that go well together, with ids, documents and splits, and whether the splits were drawn.
 
@@ -210,7 +205,7 @@ def _checked(
         rows = _less(rows, column, reasons, problems)
     if drawn:
         documents = sorted(set(rows["document"][rows["split"] != TEST]))
-        wanted = max(FEWEST_FOR_STUDY, round(validation_share * len(documents)))
+        wanted = max(FEWEST_FOR_STUDY, round(share * len(documents)))
         chosen = Random(seed).sample(documents, min(wanted, len(documents)))
         split = np.where(rows["document"].isin(chosen), "validation", "train")
         rows = rows.assign(split=rows["split"].where(rows["split"] == TEST, split))
