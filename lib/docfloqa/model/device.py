@@ -23,10 +23,7 @@ class NoGPUError(DocFloQAError, RuntimeError):
 
 
 def use_device(gpu: str | None = None, threads: int | None = None) -> None:
-    """Confine this process to itself, to one GPU (as `CUDA_VISIBLE_DEVICES` names it) and to so many CPU threads.
-
-    Raises `RuntimeError` when CUDA has been used already.
-    """
+    """Confine this process to itself, one GPU (of `CUDA_VISIBLE_DEVICES`), so many threads; `RuntimeError` if late."""
     compute_alone()
     if gpu is not None:
         if torch.cuda.is_initialized():
