@@ -29,7 +29,6 @@ if wanted:
     enable_progress_bars()
 
 PREFIX = "<DocVQA>"
-START = "forced_bos_token_id"
 
 
 def vision_sub_blocks(model: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -261,10 +260,10 @@ def take_target_format(model: nn.Module, folder: Path) -> None:
 
     Raises `ValueError` for what is no token of the model.
     """
-    start = stated_decoding(folder).get(START)
+    start = stated_decoding(folder).get("forced_bos_token_id")
     rows, text = model.get_input_embeddings().num_embeddings, model.config.text_config
     tokens = {name: getattr(text, name) for name in ("decoder_start_token_id", "eos_token_id", "pad_token_id")}
-    for name, token in (tokens | ({START: start} if start is not None else {})).items():
+    for name, token in (tokens | ({"forced_bos_token_id": start} if start is not None else {})).items():
         if type(token) is not int or not 0 <= token < rows:
             raise ValueError(f"{name} of {folder} is {token!r}; allowed is the id of a token, 0 to {rows - 1}")
     # A default of transformers' that the native class would fall back to.

@@ -36,14 +36,12 @@ def add_adapters(model: nn.Module, freezing: Freezing) -> int:
     }
     if not layers:
         raise SettingsError("no linear layer is trainable, so there is nothing that adapters could stand beside")
-    targets = freezing.lora_targets
-    for target in targets:
-        if not any(f".{name}".endswith(f".{target}") for name in layers):
+    ends = tuple(f".{target}" for target in freezing.lora_targets)
+    for end in ends:
+        if not any(f".{name}".endswith(end) for name in layers):
             known = ", ".join(sorted({name.rpartition(".")[2] for name in layers}))
-            raise SettingsError(f"lora_targets has {target!r}; no linear layer that trains ends so, but in {known}")
-    if targets:
-        ends = tuple(f".{target}" for target in targets)
-        layers = {name: layer for name, layer in layers.items() if f".{name}".endswith(ends)}
+            raise SettingsError(f"lora_targets has {end[1:]!r}; no linear layer that trains ends so, but in {known}")
+    layers = {name: layer for name, layer in layers.items() if not ends or f".{name}".endswith(ends)}
     of_rank_1 = sum(layer.in_features + layer.out_features for layer in layers.values())
     wanted = freezing.lora * sum(parameter.numel() for parameter in model.parameters())
     rank = freezing.lora_rank or round(wanted / of_rank_1)

@@ -66,10 +66,9 @@ class Study:
     @classmethod
     def load(cls, name: str) -> Self:
         """A study's plan with the records of its runs; raises `RunError` when there is no plan or no complete run."""
-        plan = read_plan(reports_folder(name))
-        if not plan:
-            path = reports_folder(name) / PLAN
-            raise RunError(f"study {name!r} has no {path}; make it with: {study_command(name)}")
+        folder = reports_folder(name)
+        if not (plan := read_plan(folder)):
+            raise RunError(f"study {name!r} has no {folder / PLAN}; make it with: {study_command(name)}")
         records, missing = _read(name, plan["runs"])
         settings = Settings.from_dict(plan["settings"])
         if settings.folds:

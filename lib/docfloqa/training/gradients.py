@@ -21,6 +21,7 @@ from docfloqa.model.freezing import freeze, trained, vision_parts
 from docfloqa.settings import Freezing, Settings
 from docfloqa.training.batches import EpochSampler, QuestionCollator
 
+Batch = dict[str, Tensor]
 LANGUAGE, PROJECTOR = "language model", "projector"
 START, LATER = "start", "language model trained"
 BATCHES = 10  # of whose gradients statistics are taken
@@ -73,7 +74,7 @@ def model_parts(model: Florence2ForDocVQA) -> dict[str, list[nn.Parameter]]:
 
 
 def gradient_statistics(
-    model: Florence2ForDocVQA, batches: Sequence[dict[str, Tensor]], settings: Settings, bar: tqdm
+    model: Florence2ForDocVQA, batches: Sequence[Batch], settings: Settings, bar: tqdm
 ) -> pd.DataFrame:
     """A row for every part of the model, from the gradient g of each batch's mean cross-entropy, in eval mode.
 
@@ -107,7 +108,7 @@ def gradient_statistics(
     return table.assign(share=table["squared_norm"] / table["squared_norm"].sum(), loss=float(np.mean(losses)))
 
 
-def thawing_costs(model: Florence2ForDocVQA, batch: dict[str, Tensor], settings: Settings, bar: tqdm) -> pd.DataFrame:
+def thawing_costs(model: Florence2ForDocVQA, batch: Batch, settings: Settings, bar: tqdm) -> pd.DataFrame:
     """What a training step of this batch costs with each of `SETS` trainable, projector and language model always.
 
     `seconds` are those of the quickest step, optimizer included, the frozen beginning cached; `memory_mib` is computed:
@@ -145,9 +146,7 @@ def thawing_costs(model: Florence2ForDocVQA, batch: dict[str, Tensor], settings:
     return pd.DataFrame(rows, columns=["parts", "parameters", "encoder_share", "seconds", "memory_mib", "cached"])
 
 
-def train_language_model(
-    model: Florence2ForDocVQA, batches: Iterator[dict[str, Tensor]], settings: Settings, bar: tqdm
-) -> None:
+def train_language_model(model: Florence2ForDocVQA, batches: Iterator[Batch], settings: Settings, bar: tqdm) -> None:
     """Train all but the vision encoder on the batches: AdamW at the settings' constant rate; eval mode at the end."""
     torch.manual_seed(settings.seed)
     freeze(model, Freezing(parts=("none",)))
@@ -162,7 +161,7 @@ def train_language_model(
     model.eval()
 
 
-def _batches(collator: QuestionCollator, settings: Settings) -> Iterator[dict[str, Tensor]]:
+def _batches(collator: QuestionCollator, settings: Settings) -> Iterator[Batch]:
     """Whole batches in the order of a run's epochs, without end."""
     order, size = EpochSampler(collator.pages, settings.batching, settings.seed), settings.batch_size
     for epoch in count():
@@ -172,14 +171,14 @@ def _batches(collator: QuestionCollator, settings: Settings) -> Iterator[dict[st
             yield collator(questions[start : start + size])
 
 
-def _backward(model: Florence2ForDocVQA, batch: dict[str, Tensor], settings: Settings) -> float:
+def _backward(model: Florence2ForDocVQA, batch: Batch, settings: Settings) -> float:
     with autocast(settings):
         loss = model(**batch).loss
     loss.backward()
     return loss.item()
 
 
-def _on_device(batch: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+def _on_device(batch: Batch, model: nn.Module) -> Batch:
     return {name: tensor.to(model.device) for name, tensor in batch.items() if name != "index"}
 
 
