@@ -83,9 +83,10 @@ class Florence2ForDocVQA(Florence2ForConditionalGeneration):
         length = features.shape[1]
         # A GPU would have to be waited for.
         if input_ids.device.type == "cpu":
-            found = (input_ids == self.config.image_token_id).sum(dim=1)
-            if (found != length).any():
-                raise ValueError(f"a page has {length} tokens and the first prompt {found[0]} image placeholders")
+            placeholders = input_ids == self.config.image_token_id
+            if (placeholders != (torch.arange(input_ids.shape[1]) < length)).any():
+                found = int(placeholders[0].sum())
+                raise ValueError(f"a page has {length} tokens and the first prompt {found} image placeholders")
         # To scatter the features over the placeholders, as the native class does, costs 6 % of a step.
         text = self.get_input_embeddings()(input_ids[:, length:])
         inputs = torch.cat([features.to(text.dtype), text], dim=1)

@@ -308,9 +308,8 @@ class DocVQATrainer(StepTrainer):
     def create_scheduler(self, num_training_steps, optimizer=None):
         """The trainer's, with a warm-up as `warmup_steps` bounds it."""
         self.args.warmup_steps = warmup_steps(self.settings, num_training_steps)
-        before = self.run.record.get("schedule", {}).get("highest_learning_rate", 0.0)
-        self.schedule = {"steps": num_training_steps, "warmup_steps": self.args.warmup_steps}
-        self.schedule["highest_learning_rate"] = before
+        before = {"highest_learning_rate": 0.0} | self.run.record.get("schedule", {})
+        self.schedule = before | {"steps": num_training_steps, "warmup_steps": self.args.warmup_steps}
         return super().create_scheduler(num_training_steps, optimizer)
 
     def _get_train_sampler(self, train_dataset=None) -> EpochSampler:
