@@ -37,7 +37,7 @@ class Finding:
         return f"{self.subject:<11} " + f"\n{'':<12}".join(map(flat, lines))
 
 
-def examine(settings: Settings, kernel: str | None = None, subjects=SUBJECTS, runs: int = 1) -> list[Finding]:
+def examine(settings: Settings, kernel: str | None = None, subjects: list[str] = SUBJECTS, runs=1) -> list[Finding]:
     """What a study of these settings would meet here, one finding for each of `subjects`; downloads nothing.
 
     `runs` is how many it has, for the disk. What fails is a finding with what to do, and the rest is looked at.
