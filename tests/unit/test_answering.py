@@ -12,11 +12,11 @@ from small_study import small_study
 
 from docfloqa import verbs
 from docfloqa.apps import answer as answering
-from docfloqa.apps.answer import TableError, answer_folder, as_text, tasks_of
+from docfloqa.apps.answer import answer_folder, as_text, tasks_of
 from docfloqa.apps.ask import UNKNOWN, Asked, answer
 from docfloqa.data.images import read_page
 from docfloqa.data.load import load_docvqa
-from docfloqa.exceptions import RunError
+from docfloqa.exceptions import DataError, RunError
 from docfloqa.files import TINY_MODEL
 from docfloqa.metrics import anls
 from docfloqa.runs.results import find_run
@@ -69,7 +69,7 @@ def test_every_question_is_answered_as_ask_answers_it(run, scans):
     assert kept["answer"].tolist() == frame["answer"].fillna("").tolist()
     assert "6 answers are in" in as_text(frame, "x") and "2 questions without an answer" in as_text(frame, "x")
     assert not list(scans.parent.glob("*.part"))
-    with pytest.raises(TableError, match="is there already"):
+    with pytest.raises(DataError, match="is there already"):
         answer_folder(asked_of(run), scans, path, scans.parent / "answers.csv")
 
 
@@ -136,7 +136,7 @@ def test_a_page_that_has_changed_is_asked_again(run, scans):
     assert answer_folder(asked_of(run), scans, path, out)["answer"].tolist() != ["of before"]
     out.unlink()
     part.write_text(json.dumps({"run": "another", "key": "", "answer": {}}) + "\n")
-    with pytest.raises(TableError, match="holds answers of another"):
+    with pytest.raises(DataError, match="holds answers of another"):
         answer_folder(asked_of(run), scans, path, out)
 
 
@@ -153,7 +153,7 @@ def test_a_page_that_has_changed_is_asked_again(run, scans):
 def test_what_is_no_table_of_questions_is_refused(run, scans, content, message):
     path = scans.parent / "questions.csv"
     path.write_bytes(content)
-    with pytest.raises(TableError, match=message):
+    with pytest.raises(DataError, match=message):
         answer_folder(asked_of(run), scans, path, scans.parent / "answers.csv")
 
 
@@ -209,7 +209,7 @@ def test_a_page_that_is_no_number_is_told_in_its_row(page, pages):
 
 
 def test_a_column_that_is_there_twice_is_refused_and_a_written_list_is_several_answers(pages):
-    with pytest.raises(TableError, match="has question twice"):
+    with pytest.raises(DataError, match="has question twice"):
         asked(pages, "question,question\na?,b?\n")
     good, cut = asked(pages, "question,answers\na?,\"['0', '0 USD']\"\nb?,\"['0', 0]\"\n")
     assert good.accepted == ("0", "0 USD") and "looks like a list that is cut" in cut.error
@@ -232,7 +232,7 @@ def test_what_other_systems_leave_in_a_folder_is_no_page_and_any_name_of_a_file_
 def test_a_file_that_is_in_the_way_is_left_as_it_is(content, tmp_path):
     part = tmp_path / "answers.csv.part"
     part.mkdir() if content is None else part.write_bytes(content)
-    with pytest.raises(TableError, match="holds no answers of an earlier call"):
+    with pytest.raises(DataError, match="holds no answers of an earlier call"):
         answering._kept(part, "r")
     assert content is None or part.read_bytes() == content
 
@@ -247,7 +247,7 @@ def test_where_nothing_can_be_answered_or_written_it_is_said_first(run, scans, t
         (empty, "answers.csv", "has no page"),
         (tmp_path / "none", "answers.csv", "there is no folder"),
     ):
-        with pytest.raises(TableError, match=message):
+        with pytest.raises(DataError, match=message):
             answer_folder(asked_of(run), folder, path, tmp_path / out)
 
 
@@ -266,7 +266,7 @@ def test_the_folder_of_a_model_answers_as_a_run_does_and_is_known_by_its_weights
     out.unlink()
     part = out.with_name("answers.csv.part")
     part.write_text(json.dumps({"run": run.id, "key": "", "answer": {}}) + "\n")
-    with pytest.raises(TableError, match=rf"holds answers of {run.id}; delete it to ask model .*\([0-9a-f]{{16}}\)"):
+    with pytest.raises(DataError, match=rf"holds answers of {run.id}; delete it to ask model .*\([0-9a-f]{{16}}\)"):
         verbs.answer(str(TINY_MODEL), scans, path, out)
 
 

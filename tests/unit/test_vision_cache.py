@@ -113,7 +113,7 @@ def test_a_stale_entry_is_never_read(tiny, pages, smoke, output, changed, monkey
     elif changed == "the precision":
         settings = smoke.replace(precision="bf16")
     elif changed == "a library":
-        monkeypatch.setattr(vision_cache, "_packages", lambda: "torch-0")
+        monkeypatch.setattr(vision_cache, "version", lambda package: "0")
     elif changed == "the code":
         monkeypatch.setattr(vision_cache, "PAGES", 99)
     else:

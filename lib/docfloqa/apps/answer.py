@@ -15,8 +15,8 @@ from transformers import Florence2Processor
 from docfloqa.apps.ask import UNKNOWN, Asked, answers, check_question, is_unlike, novelty
 from docfloqa.data.images import PageError, count_pages, read_bytes, read_page
 from docfloqa.data.importing.pages import file_below, page_number
-from docfloqa.data.importing.tables import SEPARATOR, TableError, csv_table, texts
-from docfloqa.exceptions import RunError, printable, shown
+from docfloqa.data.importing.tables import SEPARATOR, csv_table, texts
+from docfloqa.exceptions import DataError, RunError, printable, shown
 from docfloqa.files import expanded, held, is_folder, write_whole
 from docfloqa.metrics import anls
 from docfloqa.model.florence import Florence2ForDocVQA, weights_checksum
@@ -56,16 +56,16 @@ def answer_folder(asked: Asked, folder: Path, questions: Path, out: Path) -> pd.
 
     One row per question and page; confidence is in [0, 1], novelty above 1 where the page is unlike those in training.
     Until all is answered the answers are in `out` with ".part" after its name, from where the same call goes on. Raises
-    `TableError`, or what loading the model raises, before anything is answered.
+    `DataError`, or what loading the model raises, before anything is answered.
     """
     folder, questions, out = expanded(folder), expanded(questions), expanded(out)
     if out.suffix not in (".csv", ".json") or not is_folder(out.resolve().parent):
-        raise TableError(f"out is {str(out)!r}; allowed is a file .csv or .json in a folder that is there")
+        raise DataError(f"out is {str(out)!r}; allowed is a file .csv or .json in a folder that is there")
     if not is_folder(folder):
-        raise TableError(f"there is no folder {shown(str(folder))}")
+        raise DataError(f"there is no folder {shown(str(folder))}")
     with held(f"answers-{hashlib.sha256(str(out.resolve()).encode()).hexdigest()[:16]}", f"{out}"):
         if out.exists():
-            raise TableError(f"{str(out)!r} is there already; name another file, or delete it to answer again")
+            raise DataError(f"{str(out)!r} is there already; name another file, or delete it to answer again")
         tasks = tasks_of(questions, folder)
         part = out.with_name(f"{out.name}.part")
         # Before any file: of a model that is gone nothing is left.
@@ -86,16 +86,16 @@ def answer_folder(asked: Asked, folder: Path, questions: Path, out: Path) -> pd.
 
 
 def tasks_of(table: Path, folder: Path) -> list[Task]:
-    """What a table asks of a folder's pages, without a file named of all; raises `TableError` where there are none."""
+    """What a table asks of a folder's pages, without a file named of all; raises `DataError` where there are none."""
     rows, asked = [*csv_table(table, ("question",), ASKED).read()], []
     if not rows:
-        raise TableError(f"{str(table)!r} has no row with a question")
+        raise DataError(f"{str(table)!r} has no row with a question")
     pages = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and not path.is_dir())
     files = sorted(path.relative_to(folder) for path in pages)
     # macOS puts ._scan.png beside scan.png.
     names = [path.as_posix() for path in files if not any(part.startswith(".") for part in path.parts)]
     if not names and not all(row.values.get("image") for row in rows):
-        raise TableError(f"{str(folder)!r} has no page; allowed are files {', '.join(sorted(SUFFIXES))}")
+        raise DataError(f"{str(folder)!r} has no page; allowed are files {', '.join(sorted(SUFFIXES))}")
     looked = cache(partial(_look, folder))
     for row in rows:
         cells, wrong = dict.fromkeys(ASKED, "") | row.values, row.wrong or _wrong(row.values)
@@ -173,9 +173,9 @@ def _kept(part: Path, run: str) -> dict[str, dict[str, Any]]:
         kept = [(line["run"], line["key"], dict(line["answer"])) for line in map(json.loads, lines)]
         others = {str(other) for other, _, _ in kept} - {run}
     except (OSError, LookupError, TypeError, ValueError):
-        raise TableError(f"{str(part)!r} holds no answers of an earlier call; move it, or name another --out") from None
+        raise DataError(f"{str(part)!r} holds no answers of an earlier call; move it, or name another --out") from None
     if others:
-        raise TableError(f"{str(part)!r} holds answers of {', '.join(sorted(others))}; delete it to ask {run}")
+        raise DataError(f"{str(part)!r} holds answers of {', '.join(sorted(others))}; delete it to ask {run}")
     # The next line would go on where one was cut off.
     write_whole(part, "".join(f"{line}\n" for line in lines))
     return {key: answer for _, key, answer in kept}

@@ -94,10 +94,7 @@ def not_to_be_had(name: str, files: Sequence[str], kind: str, why: Exception) ->
 
 
 def pinned(settings: Settings) -> Settings:
-    """The same settings with a commit in every hub id, `owner/name@commit`, asked once in a study and kept.
-
-    Raises `HubError` when the hub cannot be asked and the cache does not know.
-    """
+    """The settings with a commit in every hub id, asked once in a study and kept; `HubError` where nobody knows it."""
     memory = reports_folder(settings.study) / REVISIONS
     commits = json.loads(memory.read_text()) if memory.is_file() else {}
     changes = {}

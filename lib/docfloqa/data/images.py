@@ -35,6 +35,7 @@ UPLOAD = {"formats": ("PNG", "JPEG", PDF), "largest": 50_000_000, "longest": 200
 SECONDS = 30.0
 # Text in a PNG is of no matter for a page: one piece of it may have what Pillow allows all of it together, 64 MiB.
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
+File = pypdfium2.PdfDocument | Image.Image
 KINDS = ".png,.jpg,.jpeg,.pdf"
 ALLOWED = f"allowed are PNG, JPEG and PDF files of at most {LARGEST_UPLOAD // 2**20} MiB"
 
@@ -50,9 +51,7 @@ class PageError(DocFloQAError, ValueError):
         self.reason = reason or message
 
 
-def decode_page(
-    content: bytes, formats: tuple[str, ...] = FORMATS, number=1, largest=LARGEST_IMAGE, longest=math.inf
-) -> Image.Image:
+def decode_page(content: bytes, formats=FORMATS, number=1, largest=LARGEST_IMAGE, longest=math.inf) -> Image.Image:
     """The page `number` (from 1) of a file, as `as_page` gives it: a frame of an image, a page of a PDF at 200 dpi.
 
     No side has more than `longest` pixels. Raises `PageError` for more than `largest` pixels, which are not decoded,
@@ -75,9 +74,7 @@ def count_pages(content: bytes, formats: tuple[str, ...] = (*FORMATS, PDF)) -> i
 
 
 @contextmanager
-def _opened(
-    content: bytes, formats: tuple[str, ...], largest: int = LARGEST_IMAGE
-) -> Iterator[pypdfium2.PdfDocument | Image.Image]:
+def _opened(content: bytes, formats: tuple[str, ...], largest: int = LARGEST_IMAGE) -> Iterator[File]:
     """A file, not decoded yet; whatever a decoder says of it becomes a `PageError` with its reason."""
     try:
         with warnings.catch_warnings():
@@ -115,7 +112,7 @@ def _reason(error: Exception) -> str:
     return told or type(error).__name__
 
 
-def _pages(file: pypdfium2.PdfDocument | Image.Image) -> int:
+def _pages(file: File) -> int:
     if isinstance(file, pypdfium2.PdfDocument):
         return len(file)
     return getattr(file, "n_frames", 1) if file.format in OF_SEVERAL_PAGES else 1

@@ -100,8 +100,7 @@ def load_checked(settings: Settings, splits: Sequence[str] | None = None) -> tup
             raise DataError(f"split {split!r} of {sources[split]!r} has no usable row; {checks}")
         found[split] = draw_documents(rows, getattr(settings, f"{split}_questions") or None)
         checks.kept[split] = len(found[split])
-    for split in found.keys() - {"train"}:
-        if len(set(found[split]["document_id"])) < 2:
+        if split != "train" and len(set(found[split]["document_id"])) < 2:
             raise DataError(
                 f"split {split!r} of {sources[split]!r} has one document only; at least two are needed, since "
                 "intervals are over documents"
@@ -125,10 +124,8 @@ def _inspect(rows: Dataset, split: str) -> dict[str, Any]:
     """The page of every row, and the reason of each that cannot be used, by its index."""
     images = rows.select_columns("image").cast_column("image", Image(decode=False))
     known: dict[str, tuple[str | None, str]] = {}
-    checked = [
-        check_image(row["image"], known)
-        for row in tqdm(images, f"checking {split}", unit="row", leave=False, disable=None)
-    ]
+    bar = tqdm(images, f"checking {split}", unit="row", leave=False, disable=None)
+    checked = [check_image(row["image"], known) for row in bar]
     texts = rows.remove_columns("image").to_pandas()
     missing = texts["question"].fillna("").str.strip() == ""
     answers = pd.Series([[(one or "").strip() for one in several or ()] for several in rows["answers"]])

@@ -62,11 +62,7 @@ def read_split(source: str, split: str, settings: Settings, together: Sequence[s
 
 
 def _write(paths: list[Path], of: str, folder: Path) -> None:
-    with (
-        files.whole_folder(folder) as part,
-        pa.OSFile(str(part / ROWS), "wb") as sink,
-        pa.ipc.new_stream(sink, FEATURES.arrow_schema) as writer,
-    ):
+    with files.whole_folder(folder) as part, pa.ipc.new_stream(str(part / ROWS), FEATURES.arrow_schema) as writer:
         for file in tqdm(paths, desc="reading", unit="file", leave=False, disable=None):
             for batch in batches_in_schema(file, of):
                 writer.write_batch(batch)
@@ -86,11 +82,10 @@ def files_of(source: str, split: str, settings: Settings, together: Sequence[str
     else:
         folder = _as_parquet(path, source)
     if not (paths := parquet_files(folder, split)):
-        found = sorted(path.name for path in (*folder.glob("*.parquet"), *folder.glob("data/*.parquet")))
+        there = sorted(path.name for path in (*folder.glob("*.parquet"), *folder.glob("data/*.parquet")))
+        found = ", ".join(there[:5]) or "no parquet file"
         hint = f"; to train, use {TRAINING_DATA!r} or a folder with both splits" if split == "train" else ""
-        raise DataError(
-            f"data folder {source!r} has no {split}-*.parquet; it has {', '.join(found[:5]) or 'no parquet file'}{hint}"
-        )
+        raise DataError(f"data folder {source!r} has no {split}-*.parquet; it has {found}{hint}")
     return paths
 
 
@@ -144,9 +139,7 @@ def column_names(schema: pa.Schema, of: str) -> dict[str, str]:
     if "image" in lacking and (several := [name for name in schema.names if name in SEVERAL_PAGES]):
         raise DataError(f"{of} {ONE_PAGE.format(several[0])}")
     if lacking:
-        wanted = [
-            f"{first} (or {', '.join(others)})" if others else first for first, *others in map(NAMES.get, lacking)
-        ]
+        wanted = [f"{one} (or {', '.join(others)})" if others else one for one, *others in map(NAMES.get, lacking)]
         raise DataError(f"{of} lacks the columns {', '.join(wanted)}; it has {', '.join(schema.names)}. {IMPORT_TAKES}")
     return {column: names[0] for column, names in found.items() if names}
 

@@ -23,10 +23,7 @@ class NoGPUError(DocFloQAError, RuntimeError):
 
 
 def use_device(gpu: str | None = None, threads: int | None = None) -> None:
-    """Confine this process to itself, to one GPU (as `CUDA_VISIBLE_DEVICES` names it) and to so many CPU threads.
-
-    Raises `RuntimeError` when CUDA has been used already.
-    """
+    """Confine this process to itself, one GPU (of `CUDA_VISIBLE_DEVICES`), so many threads; `RuntimeError` if late."""
     compute_alone()
     if gpu is not None:
         if torch.cuda.is_initialized():
@@ -106,10 +103,7 @@ def autocast(settings: Settings) -> AbstractContextManager:
 
 
 def require_device(settings: Settings) -> dict[str, Any]:
-    """`describe_device()`, unless the settings want what is not here: a GPU, fp16 without one, a tracker.
-
-    Raises `SettingsError`, and `NoGPUError` where only the GPU is lacking.
-    """
+    """`describe_device()`; raises `NoGPUError` without a wanted GPU, `SettingsError` without fp16 or a tracker."""
     for tracker in settings.report_to:
         if not find_spec(tracker):
             raise SettingsError(f"report_to has {tracker!r}, which is not installed here: pip install {tracker}")

@@ -29,7 +29,6 @@ if wanted:
     enable_progress_bars()
 
 PREFIX = "<DocVQA>"
-START = "forced_bos_token_id"
 
 
 def vision_sub_blocks(model: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -96,8 +95,7 @@ class Florence2ForDocVQA(Florence2ForConditionalGeneration):
     def forward(
         self, input_ids=None, pixel_values=None, attention_mask=None, page_index=None, encoder_outputs=None, **kwargs
     ):
-        """The native forward pass; with `page_index` (questions,), the index of each question's page in `pixel_values`,
-        every page is there once."""
+        """The native forward pass; with `page_index` (questions,), places in `pixel_values`, a page is there once."""
         if page_index is not None:
             features = self.page_features(pixel_values)[page_index]
             encoder_outputs = self.encode(input_ids, attention_mask, features)
@@ -116,9 +114,8 @@ def base_config() -> Florence2Config:
     ids = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
     sizes = {"layers": 6, "attention_heads": 12, "ffn_dim": 4 * width}
     sides = {f"{side}_{name}": size for side in ("encoder", "decoder") for name, size in sizes.items()}
-    return Florence2Config(
-        text_config={"vocab_size": 51290, "d_model": width, **sides}, vision_config={"projection_dim": width}, **ids
-    )
+    text = {"vocab_size": 51290, "d_model": width, **sides}
+    return Florence2Config(text_config=text, vision_config={"projection_dim": width}, **ids)
 
 
 def load_florence(model: str | Path, prefix: str = "token") -> tuple[Florence2ForDocVQA, Florence2Processor]:
@@ -182,19 +179,17 @@ def _add_prefix_token(model: Florence2ForDocVQA, processor: Florence2Processor) 
             embeddings[index] = embeddings[pieces].mean(dim=0)
 
 
-def encode_prompts(
-    processor: Florence2Processor, questions: Sequence[str], prefix: str, max_length: int
-) -> list[list[int]]:
+def encode_prompts(processor: Florence2Processor, questions: Sequence[str], prefix: str, limit: int) -> list[list[int]]:
     """Token ids of each prompt: image placeholders, `<s>`, the prefix, the question, `</s>`.
 
-    A special token written in a question is text. Questions are cut so that a prompt has at most `max_length` tokens.
+    A special token written in a question is text. Questions are cut so that a prompt has at most `limit` tokens.
     """
     tokenizer = processor.tokenizer
     lead = [processor.image_token_id] * processor.num_image_tokens + [tokenizer.bos_token_id]
     if prefix == "token":
         lead.append(tokenizer.convert_tokens_to_ids(PREFIX))
     texts = [PREFIX + question if prefix == "text" else question for question in questions]
-    room = max_length - len(lead) - 1
+    room = limit - len(lead) - 1
     return [[*lead, *ids[:room], tokenizer.eos_token_id] for ids in encode_text(processor, texts)]
 
 
@@ -266,10 +261,10 @@ def take_target_format(model: nn.Module, folder: Path) -> None:
 
     Raises `ValueError` for what is no token of the model.
     """
-    start = stated_decoding(folder).get(START)
+    start = stated_decoding(folder).get("forced_bos_token_id")
     rows, text = model.get_input_embeddings().num_embeddings, model.config.text_config
     tokens = {name: getattr(text, name) for name in ("decoder_start_token_id", "eos_token_id", "pad_token_id")}
-    for name, token in (tokens | ({START: start} if start is not None else {})).items():
+    for name, token in (tokens | ({"forced_bos_token_id": start} if start is not None else {})).items():
         if type(token) is not int or not 0 <= token < rows:
             raise ValueError(f"{name} of {folder} is {token!r}; allowed is the id of a token, 0 to {rows - 1}")
     # A default of transformers' that the native class would fall back to.

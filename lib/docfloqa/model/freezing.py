@@ -5,7 +5,6 @@ import re
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
@@ -37,14 +36,12 @@ def add_adapters(model: nn.Module, freezing: Freezing) -> int:
     }
     if not layers:
         raise SettingsError("no linear layer is trainable, so there is nothing that adapters could stand beside")
-    targets = freezing.lora_targets
-    for target in targets:
-        if not any(f".{name}".endswith(f".{target}") for name in layers):
+    ends = tuple(f".{target}" for target in freezing.lora_targets)
+    for end in ends:
+        if not any(f".{name}".endswith(end) for name in layers):
             known = ", ".join(sorted({name.rpartition(".")[2] for name in layers}))
-            raise SettingsError(f"lora_targets has {target!r}; no linear layer that trains ends so, but in {known}")
-    if targets:
-        ends = tuple(f".{target}" for target in targets)
-        layers = {name: layer for name, layer in layers.items() if f".{name}".endswith(ends)}
+            raise SettingsError(f"lora_targets has {end[1:]!r}; no linear layer that trains ends so, but in {known}")
+    layers = {name: layer for name, layer in layers.items() if not ends or f".{name}".endswith(ends)}
     of_rank_1 = sum(layer.in_features + layer.out_features for layer in layers.values())
     wanted = freezing.lora * sum(parameter.numel() for parameter in model.parameters())
     rank = freezing.lora_rank or round(wanted / of_rank_1)
@@ -73,9 +70,8 @@ def save_adapters(model: nn.Module, folder: Path) -> None:
     config.save_pretrained(str(folder))
     weights = get_peft_model_state_dict(model)
     projector = model.model.multi_modal_projector.state_dict(prefix=f"model.{PROJECTOR}.")
-    save_file(
-        {f"base_model.model.{name}": one.contiguous() for name, one in (weights | projector).items()}, folder / ADAPTER
-    )
+    named = {f"base_model.model.{name}": one.contiguous() for name, one in (weights | projector).items()}
+    save_file(named, folder / ADAPTER)
 
 
 def without_adapters(model: nn.Module) -> nn.Module:
@@ -93,11 +89,8 @@ def without_adapters(model: nn.Module) -> nn.Module:
 
 def in_fp16(model: nn.Module) -> dict[str, Tensor] | None:
     """The weights in fp16, tied ones as one tensor still; None where one is too large for it (above 65,504)."""
-    halves: dict[tuple, Any] = {}
-    weights = {
-        name: halves.setdefault((weight.data_ptr(), weight.shape), weight.half())
-        for name, weight in model.state_dict().items()
-    }
+    halves, state = {}, model.state_dict()
+    weights = {name: halves.setdefault((one.data_ptr(), one.shape), one.half()) for name, one in state.items()}
     return weights if all(bool(weight.isfinite().all()) for weight in halves.values()) else None
 
 
@@ -105,9 +98,6 @@ def in_fp16(model: nn.Module) -> dict[str, Tensor] | None:
 class Trainable:
     """What is trainable, counted in tensors and in parameters (a tied weight counts once), adapters not in all."""
 
-    ratio: float
-    unit: str
-    side: str
     vision_tensors: int
     trainable_vision_tensors: int
     vision_parameters: int
@@ -178,22 +168,20 @@ def freeze(model: nn.Module, freezing: Freezing) -> Trainable:
     # Sub-blocks change between train and eval mode with what is frozen.
     model.train(model.training)
     sub_blocks = vision_sub_blocks(model)
-    thawed = [index for index, (_, sub_block) in enumerate(sub_blocks) if _trainable(sub_block)]
+    thawed = [index for index, (_, sub_block) in enumerate(sub_blocks) if trained(sub_block)]
     return Trainable(
-        ratio=share,
-        unit=freezing.unit,
-        side=freezing.side,
         vision_tensors=len(sizes),
-        trainable_vision_tensors=len(_trainable(tower)),
+        trainable_vision_tensors=len(trained(tower)),
         vision_parameters=vision_parameters,
-        trainable_vision_parameters=sum(_trainable(tower)),
+        trainable_vision_parameters=sum(one.numel() for one in trained(tower)),
         parameters=parameters,
-        trainable_parameters=sum(_trainable(model)),
+        trainable_parameters=sum(one.numel() for one in trained(model)),
         sub_blocks=len(sub_blocks),
         frozen_prefix=min(thawed, default=len(sub_blocks)),
         lora_rank=rank,
     )
 
 
-def _trainable(module: nn.Module) -> list[int]:
-    return [parameter.numel() for parameter in module.parameters() if parameter.requires_grad]
+def trained(module: nn.Module) -> list[nn.Parameter]:
+    """The parameters of a model or a part of it that train."""
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]

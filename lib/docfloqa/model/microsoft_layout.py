@@ -68,10 +68,7 @@ def is_original_layout(folder: Path) -> bool:
 
 
 def convert(folder: Path) -> tuple[Florence2Config, dict[str, Tensor], Florence2Processor]:
-    """Native configuration, tensors (fp32, names and shapes unchecked) and processor of a folder.
-
-    Raises `ModelError` for settings and tensors that the native classes cannot follow.
-    """
+    """Native configuration, unchecked fp32 tensors and processor of a folder; `ModelError` where it has none such."""
     config = _native_config(json.loads((folder / "config.json").read_text()))
     processor = _native_processor(folder)
     words, rows = len(processor.tokenizer) - 1, config.text_config.vocab_size

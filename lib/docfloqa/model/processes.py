@@ -26,10 +26,7 @@ def compute_alone() -> None:
 
 
 def join_processes(cpu: bool) -> "PartialState":
-    """The state of this process among those that share a run with it; says for how many it waits, if for any.
-
-    Raises `StudyError` where they do not come together.
-    """
+    """This process's state among those that share a run, for which it says it waits; `StudyError` if they fail."""
     from accelerate import PartialState
 
     told = [f"{name}={value}" for name, value in sorted(os.environ.items()) if TOLD.fullmatch(name)]

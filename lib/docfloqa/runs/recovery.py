@@ -94,16 +94,9 @@ def save_test(run: Run, predictions: pd.DataFrame) -> None:
     epoch = run.epoch_of_model(BEST_MODEL)
     predictions.insert(0, "epoch", epoch)
     write_whole(run.folder / TEST_ANSWERS, predictions.to_parquet(index=False))
-    run.update(
-        test={
-            "epoch": epoch,
-            "questions": len(predictions),
-            "documents": predictions["document_id"].nunique(),
-            **{metric: float(predictions[metric].mean()) for metric in ("anls", "exact_match")},
-            "answers": checksum(run.folder / TEST_ANSWERS),
-            "weights": _weights(run),
-        }
-    )
+    told = {"epoch": epoch, "questions": len(predictions), "documents": predictions["document_id"].nunique()}
+    told |= {metric: float(predictions[metric].mean()) for metric in ("anls", "exact_match")}
+    run.update(test=told | {"answers": checksum(run.folder / TEST_ANSWERS), "weights": _weights(run)})
 
 
 def _weights(run: Run) -> list[str]:

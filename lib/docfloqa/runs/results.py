@@ -51,8 +51,7 @@ def once_for_study(compute: Callable[..., Any]) -> Callable[..., Any]:
 class Study:
     """The complete runs of a study's ratios, or of one of its arms, and those that are planned and missing.
 
-    In an arm every run belongs to a `variant`. Where every complete run has answered a test split, the study is
-    `tested`.
+    In an arm every run has a `variant`. Where every complete run has answered a test split, the study is `tested`.
     """
 
     name: str
@@ -67,10 +66,9 @@ class Study:
     @classmethod
     def load(cls, name: str) -> Self:
         """A study's plan with the records of its runs; raises `RunError` when there is no plan or no complete run."""
-        plan = read_plan(reports_folder(name))
-        if not plan:
-            path = reports_folder(name) / PLAN
-            raise RunError(f"study {name!r} has no {path}; make it with: {study_command(name)}")
+        folder = reports_folder(name)
+        if not (plan := read_plan(folder)):
+            raise RunError(f"study {name!r} has no {folder / PLAN}; make it with: {study_command(name)}")
         records, missing = _read(name, plan["runs"])
         settings = Settings.from_dict(plan["settings"])
         if settings.folds:
@@ -93,12 +91,9 @@ class Study:
     @property
     def outdated(self) -> list[str]:
         """Runs made by code whose results are not those of the library's present one."""
-        return [
-            run
-            for run, record in self.records.items()
-            # Those of before there were numbers computed what the first ones stand for.
-            if (record["identity"].get("training", 1), record["identity"].get("pages", 1)) != (TRAINING, PAGES)
-        ]
+        # Those of before there were numbers computed what the first ones stand for.
+        identities = {run: {"training": 1, "pages": 1} | record["identity"] for run, record in self.records.items()}
+        return [run for run, one in identities.items() if (one["training"], one["pages"]) != (TRAINING, PAGES)]
 
     @cached_property
     def runs(self) -> pd.DataFrame:
@@ -106,9 +101,7 @@ class Study:
         medians = self.epochs.groupby("run")[["train_samples_per_second", "evaluation_seconds"]].median()
         rows = [
             {
-                "run": run,
-                **self._variant(run),
-                **{key: record["settings"][key] for key in RUN_KEYS},
+                **self._keys(run),
                 **record["freezing"],
                 "seconds": record["seconds"],
                 **medians.loc[run],
@@ -126,10 +119,7 @@ class Study:
 
     @cached_property
     def predictions(self) -> pd.DataFrame:
-        """One row per run, epoch and question: the columns of `predictions.parquet` likewise.
-
-        Of packed runs only the first and the last epoch have answers, all have scores.
-        """
+        """One row per run, epoch and question, all with scores; packed runs have answers of first and last epochs."""
         return self.collect(tables.PREDICTIONS)
 
     @cached_property
@@ -165,20 +155,18 @@ class Study:
         frames, same = [], {}
         folders = [runs_folder(self.name) / run for run in self.records]
         for run, frame in tables.read_tables(folders, name, columns, epochs).items():
-            settings = self.records[run]["settings"]
             # Lists that every run and epoch repeats are kept once.
             for column in {"answers", "question_types"} & set(frame):
                 frame[column] = [same.setdefault(tuple(value), value) for value in frame[column]]
             if "epoch" not in frame:
                 frame["epoch"] = tables.ended_at(self.records[run])
-            keys = {"run": run, **self._variant(run), **{key: settings[key] for key in RUN_KEYS}}
-            for index, (key, value) in enumerate(keys.items()):
-                frame.insert(index, key, value)
-            frames.append(frame)
+            keys = self._keys(run)
+            frames.append(frame.assign(**keys)[[*keys, *frame]])
         return pd.concat(frames).sort_values([*RUN_KEYS, "epoch"], kind="stable", ignore_index=True)
 
-    def _variant(self, run: str) -> dict[str, str]:
-        return next(({"variant": name} for name, runs in self.variants.items() if run in runs), {})
+    def _keys(self, run: str) -> dict[str, Any]:
+        variant = next(({"variant": name} for name, runs in self.variants.items() if run in runs), {})
+        return {"run": run, **variant, **{key: self.records[run]["settings"][key] for key in RUN_KEYS}}
 
 
 def _held(frame: pd.DataFrame) -> pd.DataFrame:
@@ -198,14 +186,10 @@ def _read(study: str, runs: Iterable[str]) -> tuple[dict[str, dict[str, Any]], d
 
 def _whole_folds(records: dict, missing: dict, folds: int) -> tuple[dict, dict]:
     """Runs of ratios and seeds that have every fold, so that all are of the same documents, and those of the others."""
-    counts = Counter(tuple(record["settings"][key] for key in RUN_KEYS) for record in records.values())
-    whole = {
-        run: record
-        for run, record in records.items()
-        if counts[tuple(record["settings"][key] for key in RUN_KEYS)] == folds
-    }
-    waits = {run: record | {"status": "another fold of it is not complete"} for run, record in records.items()}
-    return whole, missing | {run: record for run, record in waits.items() if run not in whole}
+    keys = {run: tuple(record["settings"][key] for key in RUN_KEYS) for run, record in records.items()}
+    counts, status = Counter(keys.values()), {"status": "another fold of it is not complete"}
+    waits = {run: records[run] | status for run, key in keys.items() if counts[key] != folds}
+    return {run: record for run, record in records.items() if run not in waits}, missing | waits
 
 
 def planned_runs(study: str) -> dict[str, str]:

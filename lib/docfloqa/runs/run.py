@@ -48,19 +48,12 @@ RESULTS = (":!/reports", ":!/figures")
 
 def identity(settings: Settings, weights: str, data: str) -> dict[str, Any]:
     """Everything that makes a run the run that it is."""
-    usual = Settings().to_dict()
-    return {
-        "settings": {
-            name: one
-            for name, one in settings.to_dict().items()
-            if name not in SETTINGS_WITHOUT_EFFECT and not (name in ADDED_SETTINGS and one == usual[name])
-        },
-        "training": TRAINING,
-        "pages": PAGES,
-        "weights": weights,
-        "data": data,
-        "versions": {package: version(package) for package in IDENTIFYING_VERSIONS},
-    }
+    usual = {name: one for name, one in Settings().to_dict().items() if name in ADDED_SETTINGS}
+    given = {name: one for name, one in settings.to_dict().items() if name not in SETTINGS_WITHOUT_EFFECT}
+    given = {name: one for name, one in given.items() if name not in usual or one != usual[name]}
+    versions = {package: version(package) for package in IDENTIFYING_VERSIONS}
+    made_from = {"settings": given, "weights": weights, "data": data}
+    return made_from | {"training": TRAINING, "pages": PAGES, "versions": versions}
 
 
 def run_id(settings: Settings, weights: str, data: str) -> str:
@@ -194,16 +187,10 @@ class Run:
 
     def start(self, **entries: Any) -> None:
         """Write the record of a run that begins or goes on."""
-        self.update(
-            id=self.id,
-            status=RUNNING,
-            error=None,
-            settings=self.settings.to_dict(),
-            versions={"python": platform.python_version(), **{name: version(name) for name in VERSIONED}},
-            git_commit=git_commit(),
-            started=self.record.get("started") or now(),
-            **entries,
-        )
+        versions = {"python": platform.python_version(), **{name: version(name) for name in VERSIONED}}
+        about = {"id": self.id, "settings": self.settings.to_dict(), "versions": versions, "git_commit": git_commit()}
+        started = self.record.get("started") or now()
+        self.update(**about, status=RUNNING, error=None, started=started, **entries)
 
     def fail(self, error: str) -> None:
         """Record that the run stopped on an error."""

@@ -13,6 +13,7 @@ from transformers import Florence2Processor, TrainerCallback
 from docfloqa.files import folder_bytes
 from docfloqa.model.device import compute_device, finish_device, peak_memory, use_device
 from docfloqa.model.florence import Florence2ForDocVQA, load_florence
+from docfloqa.model.freezing import trained
 from docfloqa.settings import Settings
 from docfloqa.study.kernels import Slot
 from docfloqa.training.batches import QuestionCollator
@@ -69,12 +70,14 @@ def calibrate(settings: Settings, slot: Slot, scratch: str, asked: float, second
         begun, answers = time.perf_counter(), len(dataset["validation"])
         evaluate(network, collator, settings)
         one = (time.perf_counter() - begun) / answers
-    before = peak_memory()
+    before = peak_memory()["resident_mib"]
     clock = _Clock(OF_STEPS * seconds)
     trainer.add_callback(clock)
     trainer.args.eval_strategy = "no"
     trainer.train()
-    whole = settings.batch_size / batch
+    whole, peak = settings.batch_size / batch, peak_memory()
+    # Gradients and AdamW's two numbers do not grow with the batch, activations do.
+    grows = max(0.0, peak["resident_mib"] - before - sum(3 * one.nbytes for one in trained(network)) / 2**20)
     checkpoint = [*run.checkpoints.rglob("*.*")]
     return {
         "start": start,
@@ -83,7 +86,8 @@ def calibrate(settings: Settings, slot: Slot, scratch: str, asked: float, second
         "step": whole * np.diff(clock.times)[min(WARM_UP, len(clock.times) - 2) :].mean(),
         "evaluation_a_question": one,
         "save": clock.saving,
-        **_memory(before, peak_memory(), network, whole),
+        "memory_mib": peak["resident_mib"] + (whole - 1) * grows,
+        "gpu_mib": peak.get("gpu_mib", 0.0),
         "state_bytes": trainer.training_collator.states.stack(trainer.training_collator.pages[:1]).nbytes,
         "cached_sub_blocks": run.record["cached_sub_blocks"],
         # What is not the state of the training.
@@ -107,17 +111,6 @@ def _seconds_a_question(
         if took > seconds / 10:
             break
     return took
-
-
-def _memory(before: dict[str, float], peak: dict[str, float], network: Florence2ForDocVQA, whole: float) -> dict:
-    """Peak memory in MiB of a step of the `whole` batch, as many times the one that was measured."""
-    found = {"memory_mib": peak["resident_mib"], "gpu_mib": peak.get("gpu_mib", 0.0)}
-    if whole > 1:
-        # Gradients and AdamW's two numbers do not grow with the batch, activations do.
-        kept = sum(3 * tensor.nbytes for tensor in network.parameters() if tensor.requires_grad) / 2**20
-        grows = max(0.0, peak["resident_mib"] - before["resident_mib"] - kept)
-        found["memory_mib"] += (whole - 1) * grows
-    return found
 
 
 def _first(rows: Dataset, count: int) -> Dataset:

@@ -37,13 +37,10 @@ class Finding:
         return f"{self.subject:<11} " + f"\n{'':<12}".join(map(flat, lines))
 
 
-def examine(
-    settings: Settings, kernel: str | None = None, subjects: Sequence[str] = SUBJECTS, runs: int = 1
-) -> list[Finding]:
+def examine(settings: Settings, kernel: str | None = None, subjects: list[str] = SUBJECTS, runs=1) -> list[Finding]:
     """What a study of these settings would meet here, one finding for each of `subjects`; downloads nothing.
 
-    `runs` is how many it has, for the disk. What fails is a finding with what to do; the rest is looked at all the
-    same.
+    `runs` is how many it has, for the disk. What fails is a finding with what to do, and the rest is looked at.
     """
     # Here: who makes a study that need not be looked at would wait seconds for torch and transformers.
     import torch

@@ -18,7 +18,6 @@ import torch
 from datasets import Dataset, DatasetDict
 from tqdm.auto import tqdm
 
-from docfloqa.arms import RATIOS
 from docfloqa.data.load import load_checked
 from docfloqa.data.schema import DOCVQA, SPLITS, TEST
 from docfloqa.exceptions import StudyError
@@ -70,11 +69,7 @@ class Estimate:
 
 
 def estimate(
-    settings: Settings,
-    ratios: Sequence[float] = RATIOS,
-    seeds: Sequence[int] = (0,),
-    arms: Sequence[str] = (),
-    jobs: int | None = None,
+    settings: Settings, ratios: Sequence[float], seeds: Sequence[int], arms: Sequence[str] = (), jobs: int | None = None
 ) -> Estimate:
     """Time, memory and disk of the study that `sweep` would make with these arguments on this machine.
 
@@ -93,10 +88,8 @@ def estimate(
         )
         changes = {"model": str(random_base_model()), "max_new_tokens": min(RANDOM_ANSWER, settings.max_new_tokens)}
         settings, planned = settings.replace(**changes), planned.map(lambda run: run.replace(**changes))
-    kinds = {
-        run: settings.replace(**{name: getattr(run, name) for name in COSTLY})
-        for run in chain(planned.ratios, *planned.variants)
-    }
+    runs = chain(planned.ratios, *planned.variants)
+    kinds = {run: settings.replace(**{name: getattr(run, name) for name in COSTLY}) for run in runs}
     sample, sizes = _data(settings, stand_ins)
     device = describe_device()
     slots = available_slots(device, settings)[:jobs]
@@ -105,13 +98,12 @@ def estimate(
     calibrated = _calibrate([largest, *others[-1:], *others[:-1]], slots, sample)
     if left := {*kinds.values()} - calibrated.keys():
         calibrated |= dict.fromkeys(left, calibrated[largest])
-        stand_ins.append(
-            f"{len(left)} of {len(others) + 1} kinds of run: that which trains most, the minute being over"
-        )
+        stand_ins += [f"{len(left)} of {len(others) + 1} kinds of run: that which trains most, the minute being over"]
     each = pd.DataFrame([run.to_dict() | calibrated[kind] | sizes[run.fold] for run, kind in kinds.items()])
+    found = pd.DataFrame(calibrated.values())
     measured = "measured: " + "; ".join(
         f"{name} {least:g}" + f" to {most:g}" * (most > least)
-        for name, least, most in pd.DataFrame(calibrated.values())[[*MEASURED]].agg(["min", "max"]).T.itertuples()
+        for name, least, most in found[[*MEASURED]].agg(["min", "max"]).T.itertuples()
     )
     each["samples_per_second"] = each["batch_size"] / each["step"]
     each["caching_minutes"] = each["pages"] * (each["decoding_a_page"] + each["caching_a_page"]) / 60
@@ -128,15 +120,13 @@ def estimate(
     # What one run has kept, others find: pages those with the same data, states those with the same frozen part.
     data = ["synth_shift", "fold"]
     states = [*data, "cached_sub_blocks"]
-    found = each["decoding_a_page"] * each.duplicated(data) + each["caching_a_page"] * each.duplicated(states)
-    hours = each["run_minutes"] / 60 - each["pages"] * found / 3600
+    shared = each["decoding_a_page"] * each.duplicated(data) + each["caching_a_page"] * each.duplicated(states)
+    hours = each["run_minutes"] / 60 - each["pages"] * shared / 3600
     key = [*(name for name in COSTLY if each[name].nunique() > 1), "epochs"]
     each["runs"] = each.groupby(key)["seed"].transform("size")
     table = each.drop_duplicates(key, ignore_index=True)
     # As many as run side by side.
-    busy = pd.DataFrame(calibrated.values())[["memory_mib", "checkpoint_bytes"]].apply(
-        lambda sizes: sizes.nlargest(len(slots)).sum()
-    )
+    busy = found[["memory_mib", "checkpoint_bytes"]].apply(lambda sizes: sizes.nlargest(len(slots)).sum())
     # One checkpoint more than is kept, while it is written; the weights after the last epoch and those of the best one.
     disk = (CHECKPOINTS + 1) * busy["checkpoint_bytes"] + 2 * each["model_bytes"].sum()
     if settings.vision_cache:
@@ -145,16 +135,10 @@ def estimate(
         size = load_florence(settings.model, settings.prefix)[1].image_processor.size
         images = 3 * size["height"] * size["width"] * each.drop_duplicates(data)["pages"].sum()
         disk += min(images + (kept["pages"] * kept["state_bytes"]).sum(), settings.cache_gib * 2**30)
-    return Estimate(
-        table[[*key, "runs"]].join([table.filter(regex="_per_second$|_minutes$"), table.filter(regex="_mib$")]),
-        hours=makespan(hours, len(slots)) + BESIDE_RUNS / 3600,
-        memory_gib=busy["memory_mib"] / 2**10,
-        disk_gib=disk / 2**30,
-        device=device,
-        slots=len(slots),
-        stand_ins=stand_ins,
-        measured=measured,
-    )
+    table = table[[*key, "runs"]].join([table.filter(regex="_per_second$|_minutes$"), table.filter(regex="_mib$")])
+    hours = makespan(hours, len(slots)) + BESIDE_RUNS / 3600
+    memory_gib, disk_gib = busy["memory_mib"] / 2**10, disk / 2**30
+    return Estimate(table, hours, memory_gib, disk_gib, device, len(slots), stand_ins, measured)
 
 
 def makespan(durations: Sequence[float], slots: int) -> float:
@@ -219,14 +203,9 @@ def _data(settings: Settings, stand_ins: list[str]) -> tuple[DatasetDict, dict[i
     settings = settings.replace(fold=folds[0])
     if is_hub_id(resolve(settings.data)):
         stand_ins.append(f"data {settings.data}: drawn pages, counted as DocVQA's")
-        documents = {
-            "synth_documents": max(DRAWN["train"], 2 * settings.batch_size),
-            "synth_validation_documents": DRAWN["validation"],
-            "synth_test_documents": 0,
-            "test_questions": 0,
-        }
-        documents |= {"validation_data": None, "folds": None, "fold": None}
-        drawn, _ = load_checked(settings.replace(data="synth", synth_scale="full", **documents))
+        documents = {"synth_documents": max(DRAWN["train"], 2 * settings.batch_size)}
+        documents["synth_validation_documents"] = DRAWN["validation"]
+        drawn, _ = load_checked(Settings(synth_scale="full", **documents))
         dataset = {split: like_docvqa(rows) for split, rows in drawn.items()}
         counts = np.array([DOCVQA["train"], DOCVQA["validation"]], float)
         tested = min(settings.test_questions, DOCVQA[TEST][0])
@@ -241,8 +220,7 @@ def _data(settings: Settings, stand_ins: list[str]) -> tuple[DatasetDict, dict[i
         dataset, _ = load_checked(settings, SPLITS)
         sizes = {fold: _sizes(load_checked(settings.replace(fold=fold))[0]) for fold in folds}
     for split, rows in dataset.items():
-        # As many pages as there are, where a batch of the whole data would hardly share one; an evaluation always
-        # groups questions by page.
+        # Many pages, where a batch of the whole data would hardly share one; an evaluation always groups by page.
         by_image = split == "validation" or settings.batching == "by_image"
         order = np.arange(len(rows)) if by_image else _earlier(rows).argsort(kind="stable")
         dataset[split] = rows.select(order[: wanted[split]])

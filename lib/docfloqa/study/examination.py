@@ -162,10 +162,8 @@ class Examination:
         given = {"fold": 1} if self.settings.folds else {"validation_data": names["validation"]}
         settings = self.settings.replace(data=names["train"], **given)
         files = {split: files_of(names[split], split, settings) for split in names}
-        lines = [
-            "; ".join(dict.fromkeys(names.values())),
-            f"columns {', '.join(pq.read_schema(files['validation'][0]).names)}",
-        ]
+        columns = ", ".join(pq.read_schema(files["validation"][0]).names)
+        lines = ["; ".join(dict.fromkeys(names.values())), f"columns {columns}"]
         if sum(file.stat().st_size for file in chain(*files.values())) > SMALL:
             self.row = _first_usable(files["validation"], f"split 'validation' of {settings.validation_data!r}")
             for split, some in files.items():
@@ -224,13 +222,11 @@ class Examination:
         # Data is read once, into a file of about its size.
         read = sum(source.download for source in {self.sources[split] for split in split_sources(settings)})
         download = self.sources["model"].download + read
-        try:
+        training = kept = 0
+        if frozen := self._freezing():
             # As `DocVQATrainer._bytes_needed`, without the answers.
-            frozen = self._freezing()
             weights, moments = 4 * frozen.parameters, 8 * frozen.trainable_parameters
             training, kept = min(CHECKPOINTS + 1, settings.epochs) * (weights + moments), 2 * weights
-        except NotHereError:
-            training = kept = 0
         # What a study has begun is there in part, and every run asks for its own room.
         begun = len([*runs_folder(settings.study).glob("*")])
         written = read + max(0, self.runs - begun) * kept + (0 if begun else training)
@@ -252,12 +248,12 @@ class Examination:
             free += f"; up to {settings.cache_gib:g} GiB of cached pages and states where they fit"
         return free
 
-    def _freezing(self) -> Trainable:
-        """What is trained; of a model that is yet to be downloaded, as of Florence-2-base."""
+    def _freezing(self) -> Trainable | None:
+        """What is trained; of a model that is yet to be downloaded, as of Florence-2-base; None where none can say."""
         network = self.network
         if network is None:
             if self.sources["model"].where or self.settings.lora or self.settings.lora_rank:
-                raise NotHereError("not tried: there is no model to count")
+                return None
             with torch.device("meta"):
                 network = Florence2ForDocVQA(base_config())
         return freeze(network, self.settings)

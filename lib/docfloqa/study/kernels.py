@@ -64,8 +64,7 @@ class Manager(AsyncKernelManager):
 class Execution(AbstractContextManager):
     """A notebook of a run or study that this process executes, and whose kernel other threads may signal.
 
-    A kernel that does not touch `progress` for `STALLED_AFTER` seconds is killed; when this process is, ipykernel
-    notices.
+    A kernel that leaves `progress` alone for `STALLED_AFTER` seconds is killed; that this process is, ipykernel sees.
     """
 
     going_on: ClassVar[set[Self]] = set()
@@ -152,12 +151,7 @@ def execute_run(run: Run, slot: Slot, kernel: str | None) -> None:
 
 
 def execute(
-    notebook: str,
-    part: Path,
-    parameters: dict[str, Any],
-    kernel: str | None = None,
-    progress: Path | None = None,
-    **options: Any,
+    notebook: str, part: Path, parameters: dict, kernel: str | None = None, progress: Path | None = None, **options: Any
 ) -> None:
     """Execute a notebook of the project into the file `part`; once more if its kernel dies. Papermill gets `options`.
 

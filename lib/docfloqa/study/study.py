@@ -51,15 +51,9 @@ def make_study(
     runs = settings_of_runs(settings, ratios, seeds, arms, jobs).count
     check_name(settings)
     check_study(settings, kernel, scheduler, runs)
-    sweep_parameters = {
-        "settings_json": settings.to_json(),
-        "ratios": " ".join(map(repr, ratios)),
-        "seeds": " ".join(map(str, seeds)),
-        "arms": " ".join(arms),
-        "kernel": kernel,
-        "scheduler": scheduler,
-        "jobs": jobs,
-    }
+    planned = {"ratios": " ".join(map(repr, ratios)), "seeds": " ".join(map(str, seeds)), "arms": " ".join(arms)}
+    sweep_parameters = planned | {"kernel": kernel, "scheduler": scheduler, "jobs": jobs}
+    sweep_parameters["settings_json"] = settings.to_json()
     # Its kernel tries data and model before any run. What it shows itself is seen in the notebook only.
     with Watcher(settings.study):
         said = dict.fromkeys(("stdout_file", "stderr_file"), DummyTqdmFile(sys.stdout))
@@ -126,12 +120,8 @@ def run_notebook(name: str, settings: Settings, parameters: dict[str, Any], **op
         except PapermillExecutionError as error:
             settle(part, failed)
             raise StudyError(f"{name} stopped with {error.ename}: {error.evalue}; see {failed}") from None
-        about = {
-            "study": settings.study,
-            "date": now()[:10],
-            "commit": git_commit(),
-            "settings": {name: value for name, value in settings.to_dict().items() if name not in OF_A_RUN},
-        }
+        of_all = {name: value for name, value in settings.to_dict().items() if name not in OF_A_RUN}
+        about = {"study": settings.study, "date": now()[:10], "commit": git_commit(), "settings": of_all}
         if name == "04_analyze":
             about["left_out"] = left_out(Study.load(settings.study))
         failed.unlink(missing_ok=True)

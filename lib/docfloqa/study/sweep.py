@@ -85,10 +85,8 @@ def settings_of_runs(
             f"folds is {settings.folds} and arms are {', '.join(arms)}; allowed is one of the two: arms keep the splits"
         )
     folds = range(1, settings.folds + 1) if settings.folds else [None]
-    of_ratios = [
-        settings.replace(vision_trainable=ratio, seed=seed, fold=fold)
-        for seed, ratio, fold in product(seeds, ratios, folds)
-    ]
+    every = product(seeds, ratios, folds)
+    of_ratios = [settings.replace(vision_trainable=ratio, seed=seed, fold=fold) for seed, ratio, fold in every]
     chosen = choose_arms(arms, settings)
     of_arms = {arm.name: {variant.name: variant.runs(settings, seeds) for variant in arm.variants} for arm in chosen}
     trials = {
@@ -166,10 +164,9 @@ def sweep(
 ) -> pd.DataFrame:
     """Make every run that is not complete, first those of the ratios, and give `study_status`.
 
-    Each run is one papermill execution in a kernel of its own, in every slot of this machine or on every worker of the
+    Each run is one papermill execution in its own kernel, in every slot of this machine or on every worker of the
     dask cluster at `scheduler`, `jobs` at a time at most. A failed run is told while the others go on; a study that
-    another process makes is waited for. Raises what `plan` does, and `StudyError` for a kernel or worker that cannot
-    serve.
+    another process makes is waited for. Raises what `plan` does, and `StudyError` for what cannot serve.
     """
     settings_of_runs(settings, ratios, seeds, arms, jobs)
     check_name(settings)

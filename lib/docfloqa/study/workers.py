@@ -56,13 +56,10 @@ class LocalWorkers(AbstractContextManager):
 
     def submit(self, run: Run) -> Future:
         """Begin a run in a slot that is free; the future ends with it."""
-        return self.pool.submit(self._execute, run)
+        return self.pool.submit(lambda: self.execute(run, self.own.slot, self.kernel))
 
     def _take(self, slots: list[Slot]) -> None:
         self.own.slot = slots.pop()
-
-    def _execute(self, run: Run) -> None:
-        self.execute(run, self.own.slot, self.kernel)
 
     def stop(self, running: Mapping[Future, Run]) -> None:
         """End the runs that go on by ending their kernels."""

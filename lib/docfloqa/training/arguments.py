@@ -22,10 +22,7 @@ PROGRESS_SECONDS = 1.0  # between two words about a run's progress, at least
 
 
 def training_arguments(settings: Settings, run: Run) -> Seq2SeqTrainingArguments:
-    """The trainer's arguments for a run, one checkpoint and evaluation an epoch.
-
-    Raises `SettingsError` for a batch that the processes of the run cannot share.
-    """
+    """The trainer's arguments for a run; raises `SettingsError` for settings that its processes cannot share."""
     on_gpu = compute_device().type == "cuda"
     same = "learning_rate weight_decay max_grad_norm seed gradient_accumulation_steps lr_scheduler_type optim".split()
     arguments = Seq2SeqTrainingArguments(

@@ -2,7 +2,8 @@
 
 import warnings
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 
 import numpy as np
 import pandas as pd
@@ -17,8 +18,9 @@ from docfloqa.data.images import as_page
 from docfloqa.exceptions import SettingsError
 from docfloqa.model.florence import Florence2ForDocVQA, encode_prompts, encode_text, target_format
 
-QUESTIONS_AT_ONCE = 1000  # tokenised
+AT_ONCE = 1000  # questions or answers tokenised
 SHORTEST_TEXT, SHORTEST_LABEL = 32, 16  # tokens, where batches come in few shapes
+Alive = Callable[[], None]  # called from time to time in what takes long
 NOTHING = -1  # in place of a question where a process has fewer of them than the others
 
 
@@ -63,8 +65,7 @@ class QuestionCollator:
     A batch has `pixel_values` (of each distinct page its entry in `pages`), `page_index`, `input_ids`,
     `attention_mask`, `labels` (the first accepted answer, padded with -100), and `index`. With `wrong_pages` questions
     come with a page of the next document (`SettingsError` without one), with `shuffled_questions` their texts change
-    places, always the same way. With `static_shapes` everything is padded to `few` lengths, which changes neither
-    losses nor answers.
+    places, always the same way. `static_shapes` pad everything to `few` lengths; losses and answers stay the same.
     """
 
     def __init__(
@@ -92,19 +93,13 @@ class QuestionCollator:
         self.longest = longest = model.config.text_config.max_position_embeddings
         # The hundreds of placeholders that every prompt begins with would be most of what a large data set takes.
         self.placeholders = [processor.image_token_id] * processor.num_image_tokens
-        self.prompts = [
-            array("i", ids[len(self.placeholders) :])
-            for questions in split(rows["question"], QUESTIONS_AT_ONCE)
-            for ids in encode_prompts(processor, questions, prefix, longest)
-        ]
+        encoded = (encode_prompts(processor, some, prefix, longest) for some in split(rows["question"], AT_ONCE))
+        self.prompts = [array("i", ids[len(self.placeholders) :]) for ids in chain.from_iterable(encoded)]
         if shuffled_questions:
             order = np.random.default_rng(0).permutation(len(self.prompts))
             self.prompts = [self.prompts[index] for index in order]
-        self.labels = [
-            array("i", target.label(ids, longest))
-            for answers in split(rows["answers"], QUESTIONS_AT_ONCE)
-            for ids in encode_text(processor, [accepted[0] for accepted in answers])
-        ]
+        answers = (encode_text(processor, [first for first, *_ in some]) for some in split(rows["answers"], AT_ONCE))
+        self.labels = [array("i", target.label(ids, longest)) for ids in chain.from_iterable(answers)]
 
     def warn_of_long_answers(self, split: str, tokens: int) -> None:
         """Warn where an answer of so many tokens cannot be the whole of some label of this split."""
@@ -145,10 +140,7 @@ class QuestionCollator:
 
 def padded(sequences: Sequence[Sequence[int]], length: int, value: int) -> Tensor:
     """Sequences as one tensor (sequences, length), filled with `value`."""
-    filled = torch.full((len(sequences), length), value)
-    for row, sequence in zip(filled, sequences, strict=True):
-        row[: len(sequence)] = torch.tensor(sequence)
-    return filled
+    return torch.tensor([[*one, *[value] * (length - len(one))] for one in sequences])
 
 
 def few(count: int, least: int, most: int) -> int:

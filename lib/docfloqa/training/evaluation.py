@@ -1,6 +1,6 @@
 """Answers and scores of a model on validation questions, over one process or several."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 
 import pandas as pd
@@ -10,7 +10,6 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
-from transformers import GenerationConfig
 from transformers.modeling_outputs import BaseModelOutput
 
 from docfloqa.data.load import load_docvqa
@@ -19,7 +18,7 @@ from docfloqa.model.device import autocast
 from docfloqa.model.florence import Florence2ForDocVQA, generation_config, target_format
 from docfloqa.runs.run import Run
 from docfloqa.settings import Settings
-from docfloqa.training.batches import QuestionCollator, split
+from docfloqa.training.batches import Alive, QuestionCollator, split
 
 # Batches whose pages are encoded together: their questions are sorted by length without encoding a page twice,
 # and the features of no more pages are in memory.
@@ -29,19 +28,15 @@ PAGES_PER_PASS = 16
 
 @torch.no_grad()
 def evaluate(
-    model: Florence2ForDocVQA,
-    collator: QuestionCollator,
-    settings: Settings,
-    on_batch: Callable[[], None] = lambda: None,
+    model: Florence2ForDocVQA, collator: QuestionCollator, settings: Settings, alive: Alive = lambda: None
 ) -> pd.DataFrame:
     """One row per question of the collator's split, for each process that shares the work: answer, loss, metrics.
 
     `confidence` is the probability in [0, 1] that the model gives this answer, its end included where it ended, the
     forced start not; `loss_sum` the cross-entropy of the first accepted answer's `tokens`, in nats. Leaves the model in
-    its mode. Calls `on_batch` after every batch.
+    its mode. Calls `alive` after every batch.
     """
     rows, process = collator.rows, PartialState()
-    decoding = generation_config(model, settings.max_new_tokens, settings.num_beams)
     was_training = model.training
     model.eval()
     answered: list[tuple[int, str, float, float, int]] = []
@@ -56,9 +51,9 @@ def evaluate(
             by_length = sorted(window, key=lambda index: (len(collator.prompts[index]), index))
             for questions in split(by_length, settings.eval_batch_size):
                 chosen = torch.stack([of_page[collator.pages[index]] for index in questions])
-                answered += _answer(model, collator, questions, chosen, decoding, settings)
+                answered += _answer(model, collator, questions, chosen, settings)
                 progress.update(len(questions))
-                on_batch()
+                alive()
     model.train(was_training)
     columns = ["index", "prediction", "confidence", "loss_sum", "tokens"]
     made = pd.DataFrame(sorted(gather_object(answered)), columns=columns).drop(columns="index")
@@ -81,23 +76,19 @@ def _windows(collator: QuestionCollator, questions: int) -> Iterator[tuple[list[
 
 
 def _answer(
-    model: Florence2ForDocVQA,
-    collator: QuestionCollator,
-    questions: Sequence[int],
-    features: Tensor,
-    decoding: GenerationConfig,
-    settings: Settings,
+    model: Florence2ForDocVQA, collator: QuestionCollator, questions: Sequence[int], pages: Tensor, settings: Settings
 ) -> list[tuple[int, str, float, float, int]]:
     """Each question with its answer, that one's probability, summed loss and label tokens, from one encoder pass."""
     batch = {name: tensor.to(model.device) for name, tensor in collator.texts(questions).items()}
     mask, labels = batch["attention_mask"], batch["labels"]
+    decoding = generation_config(model, settings.max_new_tokens, settings.num_beams)
 
     def losses(encoded: BaseModelOutput, tokens: Tensor) -> Tensor:
         logits = model(encoder_outputs=encoded, attention_mask=mask, labels=tokens).logits.float()
         return cross_entropy(logits.transpose(1, 2), tokens, reduction="none", ignore_index=-100)
 
     with autocast(settings):
-        encoded = model.encode(batch["input_ids"], mask, features)
+        encoded = model.encode(batch["input_ids"], mask, pages)
         # A copy: beam search repeats what it is given for every beam, in place.
         copied = {"encoder_outputs": BaseModelOutput(**encoded), "attention_mask": mask}
         answers = model.generate(**copied, generation_config=decoding)
@@ -113,10 +104,7 @@ def _answer(
 
 
 def evaluate_run(run: Run, settings: Settings) -> pd.DataFrame:
-    """`evaluate` of a run's best model on the validation questions of `settings`.
-
-    Raises `RunError` where the model is gone, and what `load_docvqa` raises.
-    """
+    """`evaluate` of a run's best model on the validation questions of `settings`; raises as loading either does."""
     (model, processor), rows = run.load(), load_docvqa(settings, "validation")
     shuffled = {"shuffled_questions": settings.shuffled_questions}
     return evaluate(model, QuestionCollator(rows, model, processor, settings.prefix, **shuffled), settings)

@@ -1,8 +1,9 @@
 """What gradients say before training: statistics of every part of the model, and what a step with it costs."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from functools import partial
 from itertools import count, islice
 
 import numpy as np
@@ -16,10 +17,11 @@ from docfloqa.data.load import load_docvqa
 from docfloqa.exceptions import DataError
 from docfloqa.model.device import autocast, compute_device, finish_device, precision, require_device
 from docfloqa.model.florence import Florence2ForDocVQA, load_florence
-from docfloqa.model.freezing import freeze, vision_parts
+from docfloqa.model.freezing import freeze, trained, vision_parts
 from docfloqa.settings import Freezing, Settings
 from docfloqa.training.batches import EpochSampler, QuestionCollator
 
+Batch = dict[str, Tensor]
 LANGUAGE, PROJECTOR = "language model", "projector"
 START, LATER = "start", "language model trained"
 BATCHES = 10  # of whose gradients statistics are taken
@@ -48,18 +50,16 @@ def measure(settings: Settings) -> tuple[pd.DataFrame, pd.DataFrame]:
             f"split 'train' of {settings.data!r} has {len(rows)} questions and batch_size is {settings.batch_size}; "
             f"advice takes two batches or more, so a batch_size of {len(rows) // 2} at most"
         )
-    network, processor = load_florence(settings.model, settings.prefix)
-    network.to(compute_device())
-    collator = QuestionCollator(
-        rows, network, processor, settings.prefix, shuffled_questions=settings.shuffled_questions
-    )
+    model, processor = load_florence(settings.model, settings.prefix)
+    model.to(compute_device())
+    collator = QuestionCollator(rows, model, processor, settings.prefix, shuffled_questions=settings.shuffled_questions)
     batches = _batches(collator, settings)
     some = [*islice(batches, min(BATCHES, len(rows) // settings.batch_size))]
     with tqdm(total=2 * len(some) + TIMED * len(SETS) + STEPS, desc="advising", unit="step", disable=None) as bar:
-        before = gradient_statistics(network, some, settings, bar)
-        costs = thawing_costs(network, some[0], settings, bar)
-        train_language_model(network, islice(batches, STEPS), settings, bar)
-        after = gradient_statistics(network, some, settings, bar)
+        before = gradient_statistics(model, some, settings, bar)
+        costs = thawing_costs(model, some[0], settings, bar)
+        train_language_model(model, islice(batches, STEPS), settings, bar)
+        after = gradient_statistics(model, some, settings, bar)
     return pd.concat({START: before, LATER: after}, names=["when"]).reset_index("when").reset_index(drop=True), costs
 
 
@@ -74,7 +74,7 @@ def model_parts(model: Florence2ForDocVQA) -> dict[str, list[nn.Parameter]]:
 
 
 def gradient_statistics(
-    model: Florence2ForDocVQA, batches: Sequence[dict[str, Tensor]], settings: Settings, bar: tqdm
+    model: Florence2ForDocVQA, batches: Sequence[Batch], settings: Settings, bar: tqdm
 ) -> pd.DataFrame:
     """A row for every part of the model, from the gradient g of each batch's mean cross-entropy, in eval mode.
 
@@ -101,20 +101,14 @@ def gradient_statistics(
         square, signal = np.array(squares[part]), _square(means[part])
         # Of rounding, a difference of equals may be below 0.
         noise = max(0.0, square.sum() - len(square) * signal) / (len(square) - 1) if len(square) > 1 else np.nan
-        rows.append(
-            {
-                "part": part,
-                "parameters": sum(one.numel() for one in parameters),
-                "relative_norm": float(np.sqrt(square / _square(parameters)).mean()),
-                "snr": float(np.divide(signal, noise)) if noise else np.inf,
-                "squared_norm": float(square.mean()),
-            }
-        )
-    table = pd.DataFrame(rows)
+        snr = np.divide(signal, noise) if noise else np.inf
+        relative = np.sqrt(square / _square(parameters)).mean()
+        rows.append((part, sum(one.numel() for one in parameters), relative, snr, square.mean()))
+    table = pd.DataFrame(rows, columns=["part", "parameters", "relative_norm", "snr", "squared_norm"])
     return table.assign(share=table["squared_norm"] / table["squared_norm"].sum(), loss=float(np.mean(losses)))
 
 
-def thawing_costs(model: Florence2ForDocVQA, batch: dict[str, Tensor], settings: Settings, bar: tqdm) -> pd.DataFrame:
+def thawing_costs(model: Florence2ForDocVQA, batch: Batch, settings: Settings, bar: tqdm) -> pd.DataFrame:
     """What a training step of this batch costs with each of `SETS` trainable, projector and language model always.
 
     `seconds` are those of the quickest step, optimizer included, the frozen beginning cached; `memory_mib` is computed:
@@ -125,9 +119,8 @@ def thawing_costs(model: Florence2ForDocVQA, batch: dict[str, Tensor], settings:
     weights = {one.untyped_storage().data_ptr() for one in model.parameters()}
     for parts in SETS:
         found = freeze(model, Freezing(parts=parts.split()))
-        trained = [one for one in model.parameters() if one.requires_grad]
         # A rate of 0 takes the time of a step and no step.
-        optimizer = torch.optim.AdamW(trained, lr=0.0, weight_decay=0.0)
+        optimizer = torch.optim.AdamW(trained(model), lr=0.0, weight_decay=0.0)
         boundary = found.frozen_prefix if settings.vision_cache else 0
         with torch.no_grad(), autocast(settings):
             states = model.vision_states(batch["pixel_values"], 0, boundary)
@@ -137,7 +130,7 @@ def thawing_costs(model: Florence2ForDocVQA, batch: dict[str, Tensor], settings:
         for step in range(TIMED):
             finish_device()
             begun = time.perf_counter()
-            with saved_tensors_hooks(_noting(kept, weights), lambda tensor: tensor) if step == 0 else nullcontext():
+            with saved_tensors_hooks(partial(_noted, kept), lambda tensor: tensor) if step == 0 else nullcontext():
                 _backward(model, batch | {"pixel_values": states}, settings)
             optimizer.step()
             optimizer.zero_grad()
@@ -145,39 +138,30 @@ def thawing_costs(model: Florence2ForDocVQA, batch: dict[str, Tensor], settings:
             seconds.append(time.perf_counter() - begun)
             bar.update()
         model.vision_start = 0
-        bytes_held = sum(one.nbytes for one in model.parameters()) + 3 * sum(one.nbytes for one in trained)
-        rows.append(
-            {
-                "parts": parts,
-                "parameters": found.trainable_vision_parameters,
-                "encoder_share": found.trainable_vision_parameters / found.vision_parameters,
-                "seconds": min(seconds[1:]),
-                "memory_mib": (bytes_held + sum(kept.values())) / 2**20,
-                "cached": boundary / found.sub_blocks,
-            }
-        )
-    return pd.DataFrame(rows)
+        bytes_held = sum(one.nbytes for one in model.parameters()) + 3 * sum(one.nbytes for one in trained(model))
+        bytes_held += sum(size for storage, size in kept.items() if storage not in weights)
+        of_encoder, cached = found.trainable_vision_parameters, boundary / found.sub_blocks
+        share = of_encoder / found.vision_parameters
+        rows.append((parts, of_encoder, share, min(seconds[1:]), bytes_held / 2**20, cached))
+    return pd.DataFrame(rows, columns=["parts", "parameters", "encoder_share", "seconds", "memory_mib", "cached"])
 
 
-def train_language_model(
-    model: Florence2ForDocVQA, batches: Iterator[dict[str, Tensor]], settings: Settings, bar: tqdm
-) -> None:
+def train_language_model(model: Florence2ForDocVQA, batches: Iterator[Batch], settings: Settings, bar: tqdm) -> None:
     """Train all but the vision encoder on the batches: AdamW at the settings' constant rate; eval mode at the end."""
     torch.manual_seed(settings.seed)
     freeze(model, Freezing(parts=("none",)))
-    trained = [one for one in model.parameters() if one.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    optimizer = torch.optim.AdamW(trained(model), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     model.train()
     for batch in batches:
         _backward(model, _on_device(batch, model), settings)
-        nn.utils.clip_grad_norm_(trained, settings.max_grad_norm)
+        nn.utils.clip_grad_norm_(trained(model), settings.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()
         bar.update()
     model.eval()
 
 
-def _batches(collator: QuestionCollator, settings: Settings) -> Iterator[dict[str, Tensor]]:
+def _batches(collator: QuestionCollator, settings: Settings) -> Iterator[Batch]:
     """Whole batches in the order of a run's epochs, without end."""
     order, size = EpochSampler(collator.pages, settings.batching, settings.seed), settings.batch_size
     for epoch in count():
@@ -187,14 +171,14 @@ def _batches(collator: QuestionCollator, settings: Settings) -> Iterator[dict[st
             yield collator(questions[start : start + size])
 
 
-def _backward(model: Florence2ForDocVQA, batch: dict[str, Tensor], settings: Settings) -> float:
+def _backward(model: Florence2ForDocVQA, batch: Batch, settings: Settings) -> float:
     with autocast(settings):
         loss = model(**batch).loss
     loss.backward()
     return loss.item()
 
 
-def _on_device(batch: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+def _on_device(batch: Batch, model: nn.Module) -> Batch:
     return {name: tensor.to(model.device) for name, tensor in batch.items() if name != "index"}
 
 
@@ -202,13 +186,8 @@ def _square(tensors: Sequence[Tensor]) -> float:
     return sum(torch.linalg.vector_norm(one.detach(), dtype=torch.float64).item() ** 2 for one in tensors)
 
 
-def _noting(kept: dict[int, int], weights: set[int]) -> Callable[[Tensor], Tensor]:
-    """Of a tensor that is kept for the backward pass, note the bytes, once; not of weights."""
-
-    def note(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    return note
+def _noted(kept: dict[int, int], tensor: Tensor) -> Tensor:
+    """A tensor that is kept for the backward pass; notes the bytes of its storage."""
+    storage = tensor.untyped_storage()
+    kept[storage.data_ptr()] = storage.nbytes()
+    return tensor

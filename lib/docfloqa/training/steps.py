@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import Seq2SeqTrainer
 
 from docfloqa.exceptions import DocFloQAError, StudyError
+from docfloqa.model.freezing import trained
 from docfloqa.training.batches import NOTHING
 
 WARM_UP = 2  # steps before a capture, in which libraries choose their kernels
@@ -56,7 +57,7 @@ class CapturedSteps:
             try:
                 if not self.gradients:
                     # One set for all graphs, which never run at the same time.
-                    self.gradients = [torch.zeros_like(parameter) for parameter in _trained(model)]
+                    self.gradients = [torch.zeros_like(parameter) for parameter in trained(model)]
                     self.pool = torch.cuda.graph_pool_handle()
                 self.graphs[shape] = _Graph(model, batch, self.gradients, self.pool)
             except RuntimeError as error:
@@ -67,7 +68,7 @@ class CapturedSteps:
                 self.release()
                 warnings.warn(f"training goes on without CUDA graphs, more slowly: {why}", stacklevel=2)
                 return None
-        for parameter, gradient in zip(_trained(model), self.gradients, strict=True):
+        for parameter, gradient in zip(trained(model), self.gradients, strict=True):
             parameter.grad = gradient
         return self.graphs[shape].replay(batch)
 
@@ -101,7 +102,7 @@ class _Graph:
 
     def _step(self, model: nn.Module, gradients: list[Tensor]) -> Tensor:
         torch._foreach_zero_(gradients)
-        for parameter, gradient in zip(_trained(model), gradients, strict=True):
+        for parameter, gradient in zip(trained(model), gradients, strict=True):
             # Where there is a gradient, the backward pass adds to it in place.
             parameter.grad = gradient
         loss = model(**self.inputs).loss
@@ -114,10 +115,6 @@ class _Graph:
         self.graph.replay()
         # Another graph may use the same memory.
         return self.loss.clone()
-
-
-def _trained(model: nn.Module) -> list[nn.Parameter]:
-    return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
 class StepTrainer(Seq2SeqTrainer):

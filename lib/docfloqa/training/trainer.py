@@ -72,8 +72,7 @@ class DocVQATrainer(StepTrainer):
             some = draw_documents(dataset["validation"], settings.eval_questions)
             self.subset_collator = collator("validation", some)
         text = model.config.text_config
-        # What processes tell each other, what is computed again in the backward pass, and layers that the host drops by
-        # chance cannot be captured.
+        # What processes tell each other, what is computed again, and layers dropped by chance cannot be captured.
         alone = arguments.world_size == 1 and not settings.gradient_checkpointing
         # A graph begins with gradients at zero, and scales no loss.
         alone &= settings.gradient_accumulation_steps == 1 and not arguments.fp16
@@ -150,8 +149,9 @@ class DocVQATrainer(StepTrainer):
             self.use_states()
             if not evaluated:
                 self.evaluate()
-            if last and self._ended_at(last):
-                # The trainer would make a further step.
+            steps = int(last.rpartition("-")[2]) if last else 0
+            # The trainer would make a further step.
+            if last and (steps == self.settings.max_steps or self.stops_after(run.epochs_begun())):
                 self._load_from_checkpoint(last)
                 self.state = TrainerState.load_from_json(str(Path(last, TRAINER_STATE_NAME)))
                 self.keep_best(self.epoch)
@@ -180,10 +180,6 @@ class DocVQATrainer(StepTrainer):
         tested = len(self.test_collator.rows) if self.test_collator else 0
         answers = 2 * ANSWER_BYTES * (len(self.eval_dataset) * (self.settings.epochs + 2) + tested)
         return max(0, kept + answers + PROCESSOR_BYTES - folder_bytes(self.run.folder))
-
-    def _ended_at(self, checkpoint: str) -> bool:
-        steps = int(checkpoint.rpartition("-")[2])
-        return steps == self.settings.max_steps or self.stops_after(self.run.epochs_begun())
 
     def stops_after(self, epoch: int) -> bool:
         """Whether training ends early after this epoch, which is kept."""
@@ -246,8 +242,8 @@ class DocVQATrainer(StepTrainer):
         predictions = evaluate(model, self.validation_collator, self.settings, self.progress.still_going)
         if self.is_world_process_zero():
             row = self.run.epoch_row(epoch)
-            del row["epoch"]
-            self.run.save_epoch(epoch, predictions, **{name: row[name] for name in row.keys() - {*METRICS, "val_loss"}})
+            kept = row.keys() - {*METRICS, "val_loss", "epoch"}
+            self.run.save_epoch(epoch, predictions, **{name: row[name] for name in kept})
 
     def _answer_the_test(self) -> None:
         """Keep the best model's answers to the test questions; what it has answered is not asked again."""
@@ -312,9 +308,8 @@ class DocVQATrainer(StepTrainer):
     def create_scheduler(self, num_training_steps, optimizer=None):
         """The trainer's, with a warm-up as `warmup_steps` bounds it."""
         self.args.warmup_steps = warmup_steps(self.settings, num_training_steps)
-        before = self.run.record.get("schedule", {}).get("highest_learning_rate", 0.0)
-        self.schedule = {"steps": num_training_steps, "warmup_steps": self.args.warmup_steps}
-        self.schedule["highest_learning_rate"] = before
+        before = {"highest_learning_rate": 0.0} | self.run.record.get("schedule", {})
+        self.schedule = before | {"steps": num_training_steps, "warmup_steps": self.args.warmup_steps}
         return super().create_scheduler(num_training_steps, optimizer)
 
     def _get_train_sampler(self, train_dataset=None) -> EpochSampler:

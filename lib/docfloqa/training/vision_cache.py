@@ -4,7 +4,7 @@ import hashlib
 import json
 import shutil
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from fcntl import LOCK_EX, LOCK_NB, flock
@@ -22,7 +22,7 @@ from docfloqa.files import check_digest, data_folder, free_bytes, held, is_sound
 from docfloqa.model.device import autocast, describe_device, precision
 from docfloqa.model.florence import Florence2ForDocVQA, vision_sub_blocks
 from docfloqa.settings import Settings
-from docfloqa.training.batches import Pages, split
+from docfloqa.training.batches import Alive, Pages, split
 from docfloqa.versions import PAGES, version
 
 # Always the same pages go through together, whoever asks first: rounding may depend on a batch's size.
@@ -55,14 +55,11 @@ class CachedPages(Pages):
                 digest.update(tensor.cpu().contiguous().numpy().tobytes())
         about = {"boundary": self.boundary, "processor": self.processor.image_processor.to_dict()}
         if self.boundary:
-            about |= {
-                "vision": self.model.config.vision_config.to_dict(),
-                "bf16": precision(self.settings) == "bf16",
-                **({"fp16": True} if precision(self.settings) == "fp16" else {}),
-                "device": describe_device()["name"],
-                # Processors of one name differ in what they compute with.
-                "instructions": torch.backends.cpu.get_cpu_capability(),
-            }
+            kind = precision(self.settings)
+            about |= {"vision": self.model.config.vision_config.to_dict(), "bf16": kind == "bf16"}
+            about |= {"fp16": True} if kind == "fp16" else {}
+            # Processors of one name differ in what they compute with.
+            about |= {"device": describe_device()["name"], "instructions": torch.backends.cpu.get_cpu_capability()}
         digest.update(json.dumps(about, sort_keys=True, default=str).encode())
         return digest.hexdigest()
 
@@ -104,24 +101,17 @@ class ResidentPages:
 
 def cache_folder() -> Path:
     """Where states are kept that this code and these packages compute; it may be deleted at any time between runs."""
-    return data_folder() / "cache" / "vision" / f"pages{PAGES}-{_packages()}"
-
-
-def _packages() -> str:
-    return "-".join(f"{package}-{version(package)}" for package in ("torch", "transformers", "pillow"))
+    packages = "-".join(f"{package}-{version(package)}" for package in ("torch", "transformers", "pillow"))
+    return data_folder() / "cache" / "vision" / f"pages{PAGES}-{packages}"
 
 
 def cache_states(
-    splits: dict[str, Pages],
-    model: Florence2ForDocVQA,
-    boundary: int,
-    settings: Settings,
-    on_file: Callable[[], None] = lambda: None,
+    splits: dict[str, Pages], model: Florence2ForDocVQA, boundary: int, settings: Settings, alive: Alive = lambda: None
 ) -> tuple[dict[str, Pages | ResidentPages], int]:
     """The splits' pages as states after `boundary` sub-blocks, and that boundary, for `model.vision_start`.
 
     In the memory of a GPU where they fit. The images, with 0, where settings want no cache, nothing is frozen, or there
-    is no room, which is warned of. Calls `on_file` after every file that is computed.
+    is no room, which is warned of. Calls `alive` after every file that is computed.
     """
     if not settings.vision_cache:
         return splits, 0
@@ -129,7 +119,7 @@ def cache_states(
     for wanted in dict.fromkeys((0, boundary)):
         states = {name: CachedPages(images, model, wanted, settings) for name, images in pages.items()}
         try:
-            fill(states.values(), settings, on_file)
+            fill(states.values(), settings, alive)
             pages, start = states, wanted
         except OSError as error:
             what = f"{'vision states' if wanted else 'resized pages'} cannot be written to {cache_folder()}"
@@ -141,11 +131,8 @@ def cache_states(
     return pages, start
 
 
-def fill(splits: Iterable[CachedPages], settings: Settings, on_file: Callable[[], None] = lambda: None) -> None:
-    """Compute what is not on the disk, or damaged and set aside; runs that begin together share the work.
-
-    Raises `OSError` where files cannot be written, or there is no room for them.
-    """
+def fill(splits: Iterable[CachedPages], settings: Settings, alive: Alive = lambda: None) -> None:
+    """Compute what is missing or damaged on the disk, which runs share; raises `OSError` where it cannot be written."""
     chunks = [(path, states, chunk) for states in splits for path, chunk in states.chunks.items()]
     missing = {path: (states, chunk) for path, states, chunk in chunks if not is_sound(path, check_digest)}
     if not missing:
@@ -165,7 +152,7 @@ def fill(splits: Iterable[CachedPages], settings: Settings, on_file: Callable[[]
                             left.unlink(missing_ok=True)
                         write_whole(path, with_digest(states.content(chunk)))
                     bar.update()
-                    on_file()
+                    alive()
                     del missing[path]
 
 

@@ -155,13 +155,9 @@ def _rows(tables: Sequence[Table], pages: Pages) -> tuple[pd.DataFrame, list[Pro
                     wrong.setdefault("question", "no question; allowed is any text")
                 if not one["answers"]:
                     wrong.setdefault("answers", "no answer; allowed is at least one, separated by '|'")
-            found = [
-                Problem(row.number, column, _given(row.values, column), reason, file)
-                for column, reason in wrong.items()
-                if reason
-            ]
-            rows.append({"table": place, "row": row.number, "file": file, "bad": bool(found), **one})
-            problems += found
+            told = {name: reason for name, reason in wrong.items() if reason}
+            problems += [Problem(row.number, name, _given(row.values, name), why, file) for name, why in told.items()]
+            rows.append({"table": place, "row": row.number, "file": file, "bad": bool(told), **one})
     columns = ["table", "row", "file", "bad", *TEXTS, "image", "answers", "question_type", "name", "content"]
     return pd.DataFrame(rows, columns=columns), problems
 
@@ -174,12 +170,7 @@ def _given(values: dict[str, Any], column: str) -> str:
 
 
 def _checked(
-    rows: pd.DataFrame,
-    problems: list[Problem],
-    leaks: list[Problem],
-    tables: Sequence[Table],
-    validation_share: float,
-    seed: int,
+    rows: pd.DataFrame, problems: list[Problem], leaks: list[Problem], tables: Sequence[Table], share: float, seed: int
 ) -> tuple[pd.DataFrame, bool]:
     """The rows that go well together, with ids, documents and splits, and whether the splits were drawn.
 
@@ -214,7 +205,7 @@ def _checked(
         rows = _less(rows, column, reasons, problems)
     if drawn:
         documents = sorted(set(rows["document"][rows["split"] != TEST]))
-        wanted = max(FEWEST_FOR_STUDY, round(validation_share * len(documents)))
+        wanted = max(FEWEST_FOR_STUDY, round(share * len(documents)))
         chosen = Random(seed).sample(documents, min(wanted, len(documents)))
         split = np.where(rows["document"].isin(chosen), "validation", "train")
         rows = rows.assign(split=rows["split"].where(rows["split"] == TEST, split))

@@ -8,7 +8,7 @@ from pathlib import Path, PureWindowsPath
 
 from datasets import Dataset, load_from_disk
 
-from docfloqa.data.importing.tables import READERS, ROWS_AT_ONCE, Row, Table, TableError, arrow_table, parquet_table
+from docfloqa.data.importing.tables import READERS, ROWS_AT_ONCE, Row, Table, arrow_table, parquet_table
 from docfloqa.data.schema import SPLIT_NAMES, SPLITS, TEST
 from docfloqa.exceptions import DataError
 from docfloqa.files import is_folder, is_there, nearest_path
@@ -110,11 +110,11 @@ def _saved(folder: Path, name: str) -> Found:
     try:
         saved = load_from_disk(str(folder))
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise TableError(f"{str(folder)!r} has {name}, and datasets cannot load it: {error}") from error
+        raise DataError(f"{str(folder)!r} has {name}, and datasets cannot load it: {error}") from error
     parts = {"": saved} if isinstance(saved, Dataset) else dict(saved)
     aside = tuple(split for split in parts if split and not _split_of(split))
     if len(aside) == len(parts):
-        raise TableError(f"{str(folder)!r} has the splits {', '.join(parts)}; allowed are {', '.join(SPLIT_NAMES)}")
+        raise DataError(f"{str(folder)!r} has the splits {', '.join(parts)}; allowed are {', '.join(SPLIT_NAMES)}")
     tables = []
     for split in (name for name in parts if name not in aside):
 
@@ -127,9 +127,8 @@ def _saved(folder: Path, name: str) -> Found:
 
 
 def _of_tables(folder: Path) -> Found:
-    metadata = sorted(
-        file for place in (folder, *filter(is_folder, folder.iterdir())) for file in _questions(place, "metadata")
-    )
+    places = (folder, *filter(is_folder, folder.iterdir()))
+    metadata = sorted(chain.from_iterable(_questions(place, "metadata") for place in places))
     if metadata:
         # datasets' ImageFolder tells the split by the folder: of the table, or of the images.
         tables, aside = _readable(metadata, lambda file: _split_of(file.parent.name) if file.parent != folder else "")
@@ -154,7 +153,7 @@ def _readable(files: Sequence[Path], split_of: Callable[[Path], str]) -> tuple[l
     for file in files:
         try:
             tables.append(replace(READERS[file.suffix.lower()](file), split=split_of(file)))
-        except TableError:
+        except DataError:
             if split_of(file) != TEST:
                 raise
             aside.append(file.name)

@@ -28,9 +28,6 @@ class Problem:
     reason: str
     file: str = ""  # where there are several
 
-    def __str__(self) -> str:
-        return f"{self.where()}: {self.reason}"
-
     def where(self) -> str:
         return f"{self.file and f'{self.file} '}row {self.row}, {self.column} {shown(self.value)}"
 
@@ -41,10 +38,11 @@ def grouped(problems: Sequence[Problem]) -> list[str]:
     for problem in problems:
         # Numbers and names in a reason tell of the row, not of the kind of problem.
         alike.setdefault((problem.column, re.sub(r"\d+|'[^']*'", "#", problem.reason)), []).append(problem)
-    return [
-        str(first) if not more else f"{1 + len(more)} rows: {first.reason}; the first is {first.where()}"
-        for first, *more in alike.values()
-    ]
+    lines = []
+    for first, *more in alike.values():
+        several = f"{1 + len(more)} rows: {first.reason}; the first is {first.where()}"
+        lines.append(several if more else f"{first.where()}: {first.reason}")
+    return lines
 
 
 @dataclass(frozen=True)
@@ -64,10 +62,8 @@ class Imported:
 def summary(done: Imported, source: str | Path) -> list[str]:
     """What came of an import, for people, the next command at the end."""
     counts = {split: done.questions.get(split, 0) for split in SPLITS}
-    lines = [
-        f"{Path(source).name or source}: {done.kind}, {counts['train']} training and {counts['validation']} validation "
-        "questions"
-    ]
+    name = Path(source).name or source
+    lines = [f"{name}: {done.kind}, {counts['train']} training and {counts['validation']} validation questions"]
     lines += [f"left aside: {name}" for name in done.left_aside]
     for split, count in done.questions.items():
         lines.append(f"{split}: {counted(count, 'question')} on {counted(done.documents[split], 'document')}")

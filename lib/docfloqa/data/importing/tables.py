@@ -28,10 +28,6 @@ LIST = 'allowed are texts separated by \'|\', or a list of texts in quotes such 
 ROWS_AT_ONCE = 100  # each with its page
 
 
-class TableError(DataError):
-    """A file of questions that cannot be read: names it, what is wrong and what is allowed."""
-
-
 @dataclass(frozen=True)
 class Row:
     """A question as it is written: its number in its file, values by the names in `COLUMNS`, what is wrong of all."""
@@ -60,7 +56,7 @@ class Table:
 def csv_table(path: Path, demanded: Sequence[str] = DEMANDED, allowed: Sequence[str] = (*COLUMNS,)) -> Table:
     """A CSV or TSV: UTF-8 or with a mark of its encoding, its cells separated by commas, semicolons or tabs.
 
-    Rows are numbered as a spreadsheet does, blank ones included. Raises `TableError` for another encoding, for quotes
+    Rows are numbered as a spreadsheet does, blank ones included. Raises `DataError` for another encoding, for quotes
     that are not closed and for a header that lacks columns.
     """
     rows = {number: cells for number, cells in enumerate(cells_of(path), 1) if any(cells)}
@@ -102,9 +98,9 @@ def json_table(path: Path) -> Table:
             try:
                 rows += [json.loads(line)] if line.strip() else []
             except (RecursionError, ValueError) as error:
-                raise TableError(f"{str(path)!r} is no JSON: line {number}: {error}") from None
+                raise DataError(f"{str(path)!r} is no JSON: line {number}: {error}") from None
     if wrong := [row for row in rows if not isinstance(row, dict)]:
-        raise TableError(f"{str(path)!r} holds {shown(wrong[0])}; allowed are objects with {', '.join(DEMANDED)}")
+        raise DataError(f"{str(path)!r} holds {shown(wrong[0])}; allowed are objects with {', '.join(DEMANDED)}")
     rows = [_flat(row) for row in rows]
     names = columns_of(dict.fromkeys(name for row in rows for name in row), path)
 
@@ -120,7 +116,7 @@ def parquet_table(path: Path) -> Table:
     try:
         schema = pq.read_schema(path)
     except (pa.ArrowException, OSError) as error:
-        raise TableError(f"{str(path)!r} cannot be read as parquet: {error}") from None
+        raise DataError(f"{str(path)!r} cannot be read as parquet: {error}") from None
 
     def batches(columns: list[str]) -> Iterator[pa.RecordBatch]:
         with pq.ParquetFile(path) as file:
@@ -140,7 +136,7 @@ def arrow_table(path: Path, kind: str, schema: pa.Schema, batches: Callable[[lis
             for number, row in enumerate(map(_flat, rows), 1):
                 yield Row(number, _values(row, names, path))
         except (pa.ArrowException, OSError) as error:
-            raise TableError(f"{str(path)!r} cannot be read: {error}") from error
+            raise DataError(f"{str(path)!r} cannot be read: {error}") from error
 
     return Table(path, kind, path.parent, read, columns=frozenset(names))
 
@@ -154,13 +150,13 @@ def columns_of(
     found = {column: next((name for name in map(_folded, COLUMNS[column]) if name in folded), "") for column in allowed}
     several = [name for name in header if name.lower() in SEVERAL_PAGES]
     if several and "image" in demanded and not found["image"]:
-        raise TableError(f"{str(path)!r} {ONE_PAGE.format(several[0])}")
+        raise DataError(f"{str(path)!r} {ONE_PAGE.format(several[0])}")
     missing = [column for column in demanded if not found[column]]
     twice = [column for column, name in found.items() if name and folded.count(name) > 1]
     if missing or twice:
         wrong = f"lacks the columns {', '.join(missing)}" if missing else f"has {', '.join(twice)} twice"
         further = ", ".join(column for column in allowed if column not in demanded)
-        raise TableError(
+        raise DataError(
             f"{str(path)!r} {wrong}; it has {shown(', '.join(header))[1:-1] or 'nothing'}, and allowed are "
             f"{', '.join(demanded)} and, where wanted, {further}"
         )
@@ -229,31 +225,31 @@ def _python_list(cell: str) -> Any:
 
 
 def text_in(path: Path) -> str:
-    """What a file says, in UTF-8 or as its mark tells; raises `TableError` for another encoding, with the remedy."""
+    """What a file says, in UTF-8 or as its mark tells; raises `DataError` for another encoding, with the remedy."""
     try:
         content = read_bytes(path)
     except PageError as error:
-        raise TableError(str(error)) from None
+        raise DataError(str(error)) from None
     encoding = next((name for marks, name in MARKS.items() if content.startswith(marks)), "utf-8-sig")
     try:
         text = content.decode(encoding)
     except UnicodeDecodeError as error:
         if encoding != "utf-8-sig":
-            raise TableError(f"{str(path)!r} is not in {encoding.upper()}, as its first bytes say: {error}") from None
+            raise DataError(f"{str(path)!r} is not in {encoding.upper()}, as its first bytes say: {error}") from None
         line, byte = error.object[: error.start].count(b"\n") + 1, error.object[error.start : error.start + 1]
         with_windows = byte.decode("cp1252", errors="ignore")
         known = f", {with_windows!r} in Windows' cp1252" if with_windows else ""
-        raise TableError(
+        raise DataError(
             f"{str(path)!r} is not in UTF-8: byte {byte[0]:#04x} in line {line}{known}; {AS_UTF8}, or: "
             f"iconv -f CP1252 -t UTF-8 {path.name} > utf8-{path.name}"
         ) from None
     if "\0" in text:
-        raise TableError(f"{str(path)!r} is not in UTF-8: it has zero bytes; {AS_UTF8}")
+        raise DataError(f"{str(path)!r} is not in UTF-8: it has zero bytes; {AS_UTF8}")
     return text
 
 
 def cells_of(path: Path) -> list[list[str]]:
-    """The cells of every row of a CSV or TSV; raises `TableError` where they cannot be told apart."""
+    """The cells of every row of a CSV or TSV; raises `DataError` where they cannot be told apart."""
     text = text_in(path)
     # Blank rows may come before the header.
     first = text.lstrip(f" \r\n{DELIMITERS}").partition("\n")[0]
@@ -274,7 +270,7 @@ def cells_of(path: Path) -> list[list[str]]:
             rows.append([cell.strip() for cell in row])
     except csv.Error as error:
         # What follows a quote that is never closed cannot be told apart.
-        raise TableError(
+        raise DataError(
             f"{str(path)!r} cannot be read after row {len(rows)}: {error}; allowed are cells in quotes, in which a "
             "quote is written twice"
         ) from error
@@ -292,7 +288,7 @@ def _values(row: dict[str, Any], names: dict[str, str], path: Path) -> dict[str,
     values = {column: row.get(name) for column, name in names.items()}
     if isinstance(values["image"], list):
         if len(values["image"]) != 1:
-            raise TableError(f"{str(path)!r} {ONE_PAGE.format('image')}")
+            raise DataError(f"{str(path)!r} {ONE_PAGE.format('image')}")
         [values["image"]] = values["image"]
     if isinstance(values["image"], bytes):
         values["image"] = {"bytes": values["image"], "path": None}
@@ -301,18 +297,10 @@ def _values(row: dict[str, Any], names: dict[str, str], path: Path) -> dict[str,
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:
     """A row with the fields of its structs beside them, as "struct.field"."""
-    inner = {
-        f"{name}.{key}": one for name, value in row.items() if isinstance(value, dict) for key, one in value.items()
-    }
-    return {**inner, **row}
+    structs = {name: value for name, value in row.items() if isinstance(value, dict)}
+    return {f"{name}.{field}": one for name, fields in structs.items() for field, one in fields.items()} | row
 
 
 # By what files of questions end with.
-READERS: dict[str, Callable[[Path], Table]] = {
-    ".csv": csv_table,
-    ".tsv": csv_table,
-    ".jsonl": json_table,
-    ".ndjson": json_table,
-    ".json": json_table,
-    ".parquet": parquet_table,
-}
+READERS = dict.fromkeys((".csv", ".tsv"), csv_table) | dict.fromkeys((".jsonl", ".ndjson", ".json"), json_table)
+READERS |= {".parquet": parquet_table}
