@@ -122,18 +122,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _tell_version(wanted: bool) -> None:
+@app.callback(invoke_without_command=True)
+def _tell_version(wanted: Annotated[bool, typer.Option("--version", help="say which version this is")] = False) -> None:
     if wanted:
         print(f"docfloqa {version('docfloqa')}")
         raise typer.Exit
-
-
-VERSION = typer.Option("--version", help="say which version this is", callback=_tell_version)
-
-
-@app.callback()
-def _options(version: Annotated[bool, VERSION] = False) -> None:
-    pass
 
 
 class _Command(TyperCommand):

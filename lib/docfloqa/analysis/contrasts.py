@@ -147,16 +147,14 @@ def lacking(study: Study, arm: str) -> str:
 
 def of_arm(study: Study, arm: str) -> list[Comparison]:
     """All that an arm compares, how it differs between shifts, too; of `HEADLINE` the claims, on both `ENDPOINTS`."""
-    metrics = ENDPOINTS if arm == HEADLINE and not lacking(study, arm) else ["anls"]
-    found = [arm_contrasts(study, arm, metric) + interactions(study, arm, metric) for metric in metrics]
-    if len(found) == 1:
-        return found[0]
-    named = [
-        [replace(one, family=CLAIMS, where=", ".join(filter(None, (endpoint, one.where)))) for one in each]
-        for endpoint, each in zip(ENDPOINTS.values(), found, strict=True)
-    ]
+    if arm != HEADLINE or lacking(study, arm):
+        return arm_contrasts(study, arm) + interactions(study, arm)
+    found = [arm_contrasts(study, arm, metric) + interactions(study, arm, metric) for metric in ENDPOINTS]
     # The endpoints of a claim beside each other.
-    return [*chain(*zip(*named, strict=True))]
+    return [
+        replace(one, family=CLAIMS, where=", ".join(filter(None, (ENDPOINTS[one.metric], one.where))))
+        for one in chain(*zip(*found, strict=True))
+    ]
 
 
 @once_for_study

@@ -53,11 +53,7 @@ def _reads(study: Study) -> str:
         f"with {percent(best)} of the vision encoder trained, ANLS is {own.format(100)} with a question's own page "
         f"(exact match {exact:.1f} %) and {wrong.format(100)} with another document's"
     )
-    return (
-        f"**It reads {whose} pages**: {scores}."
-        if reads_pages(study)
-        else f"**Not shown to read {whose} pages**: {scores}."
-    )
+    return f"**{'It reads' if reads_pages(study) else 'Not shown to read'} {whose} pages**: {scores}."
 
 
 def _better(pairs: list[Comparison], verdict_of: dict[str, str], widest: Comparison | None) -> str:
