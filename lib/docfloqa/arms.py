@@ -93,18 +93,18 @@ def legs(run: Settings) -> list[Settings]:
     return [run.replace(vision_trainable=each, trained_before=before[:place]) for place, each in enumerate(before)]
 
 
+def _in_turn(ratios: Sequence[float]) -> dict[str, Any]:
+    """What trains these ratios one after another on the same weights."""
+    return {"vision_trainable": ratios[-1], "trained_before": tuple(ratios[:-1])}
+
+
 def cumulative(settings: Settings) -> Arm:
     """The published protocol, ratios trained one after another on the same weights, and its control."""
     percent = [f"{100 * ratio:.0f} %" for ratio in RATIOS]
     fresh = {f"{name}, fresh weights": {"vision_trainable": ratio} for name, ratio in zip(percent, RATIOS, strict=True)}
-    stacked = {
-        f"{percent[legs]}, after {' and '.join(percent[:legs])}": {
-            "vision_trainable": RATIOS[legs],
-            "trained_before": RATIOS[:legs],
-        }
-        for legs in (1, 2, 3)
-    }
-    control = {f"0 %, {times} times the epochs": {**NONE, "trained_before": (0.0,) * (times - 1)} for times in (2, 3)}
+    orders = {f"{percent[last]}, after {' and '.join(percent[:last])}": RATIOS[: last + 1] for last in (1, 2, 3)}
+    stacked = {name: _in_turn(order) for name, order in orders.items()}
+    control = {f"0 %, {times} times the epochs": _in_turn((0.0,) * times) for times in (2, 3)}
     (none, _, most, every), (_, after, last), (_, longest) = fresh, stacked, control
     return Arm(
         "cumulative",
@@ -244,22 +244,17 @@ def grid(settings: Settings) -> Arm:
 
 def prefix(settings: Settings) -> Arm:
     """How the task prefix is written, and whether the model uses the question; the vision encoder is frozen."""
-    plain, text, no_prefix, shuffled = "0 %, fresh weights", "prefix as text", "no prefix", "questions shuffled"
-    changes = {
-        plain: {},
-        text: {"prefix": "text"},
-        no_prefix: {"prefix": "none"},
-        shuffled: {"shuffled_questions": True},
+    plain = "0 %, fresh weights"
+    ways = {
+        "prefix as text": ({"prefix": "text"}, "one token against text that the tokenizer takes apart"),
+        "no prefix": ({"prefix": "none"}, "one token against no prefix"),
+        "questions shuffled": ({"shuffled_questions": True}, "the right question against that of somebody else"),
     }
     return Arm(
         "prefix",
         "Does it matter how the task prefix is written, and does the model use the question at all?",
-        _variants({name: {**NONE, **change} for name, change in changes.items()}),
-        (
-            Contrast(text, plain, "one token against text that the tokenizer takes apart"),
-            Contrast(no_prefix, plain, "one token against no prefix"),
-            Contrast(shuffled, plain, "the right question against that of somebody else"),
-        ),
+        _variants({plain: NONE} | {name: NONE | change for name, (change, _) in ways.items()}),
+        tuple(Contrast(name, plain, says) for name, (_, says) in ways.items()),
     )
 
 
@@ -298,10 +293,8 @@ def schedules(settings: Settings) -> Arm:
         "lower rates towards the input": {"layer_decay": LAYER_DECAY},
         "rates by relative gradients (Auto-RGN)": {"auto_rgn": True},
     }
-    stacked = {
-        name: {"vision_trainable": last, "trained_before": tuple(before), **leg}
-        for name, (*before, last) in {order: RATIOS, again: [1.0] * 4, frozen: [0.0] * 4}.items()
-    }
+    orders = {order: RATIOS, again: [1.0] * 4, frozen: [0.0] * 4}
+    stacked = {name: _in_turn(ratios) | leg for name, ratios in orders.items()}
     changes = {none: NONE, every: ALL, **{name: {**ALL, **way} for name, way in ways.items()}, **stacked}
     return Arm(
         "schedules",
