@@ -50,12 +50,8 @@ _Loader.add_implicit_resolver(
 
 
 def setting(default: Any, meaning: str, allowed: Any = None) -> Any:
-    """A field of a `Group`; allowed is a choice of texts, the least and the largest number, or what checks a value."""
+    """A field of a `Group`; allowed is a choice of texts (else any), the ends of numbers, or what checks a value."""
     return dataclasses.field(default=default, metadata={"meaning": meaning, "allowed": allowed})
-
-
-def any_text(*_: Any) -> None:
-    """Any text: what it may be, the model knows."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,7 +198,7 @@ def checked(field: dataclasses.Field, value: Any) -> Any:
         raise SettingsError(f"{name} has {shown(twice[0])} twice; allowed is once")
     if callable(allowed):
         allowed(name, value)
-    elif kind is str and (wrong := [one for one in items if one not in allowed]):
+    elif kind is str and allowed and (wrong := [one for one in items if one not in allowed]):
         known = f"{', '.join(allowed)}{did_you_mean(wrong[0], allowed)}"
         raise SettingsError(f"{name} is {shown(wrong[0])}; allowed are {known}")
     elif kind in (int, float) and not (
