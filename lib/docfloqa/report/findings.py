@@ -1,8 +1,13 @@
 """What a study found in three sentences, what was not run, what to do next, and what people tell of it."""
 
 import math
+import os
 import re
 import shlex
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
 
 from docfloqa.analysis.contrasts import Comparison, made, ratio_contrasts
 from docfloqa.analysis.intervals import RATIO, Interval, percent
@@ -11,7 +16,7 @@ from docfloqa.analysis.tables import page_use_scores
 from docfloqa.arms import ARMS
 from docfloqa.data.hub import HUB_FOLDERS
 from docfloqa.data.sources import TRAINING_DATA
-from docfloqa.files import reports_folder
+from docfloqa.files import output_folder, reports_folder
 from docfloqa.metrics import FEWEST_DOCUMENTS
 from docfloqa.report.verdicts import BETTER, MARGIN, WORSE, reads_pages, validated_on, verdicts
 from docfloqa.runs.plans import study_command
@@ -115,6 +120,29 @@ def to_do(study: Study) -> str:
     best = study.epochs.loc[study.epochs.query("epoch > 0")["anls"].idxmax(), "run"]
     export = shlex.join(["docfloqa", "export", f"{study.name}/{best}", "my_model"])
     return f"Next: take the best model with you, `{export}`."
+
+
+def next_steps(study: Study, files: Sequence[Path]) -> str:
+    """Where the report's `files` are, how the study's models are asked, and what is to be done next."""
+    # A drawn page that ships, and what is right about it; of others' pages nobody knows a name here.
+    drawn = study.settings.data == "synth"
+    page = ("docs/example.png", "What is the name of the writer?") if drawn else ("PAGE.png", "What is the total?")
+    ask = shlex.join(["docfloqa", "ask", *page, "--study", study.name])
+    told = f"Every ratio's answer to a question about a page: `{ask}`.\n{to_do(study)}"
+    return "\n  ".join(["the report:", *map(str, files)]) + "\n\n" + told.replace("`docfloqa ", f"`{program()} ")
+
+
+def program() -> str:
+    """The program as it is typed in the present folder, with the folder of results that is in use."""
+    script = Path(sys.executable).with_name("docfloqa")
+    if not script.is_file():
+        begin = [sys.executable, "-m", "docfloqa"]
+    elif shutil.which("docfloqa") == str(script):
+        begin = ["docfloqa"]
+    else:
+        begin = [os.path.relpath(script) if script.is_relative_to(Path.cwd()) else str(script)]
+    output = f"DOCFLOQA_OUTPUT={shlex.quote(str(output_folder()))} " if os.environ.get("DOCFLOQA_OUTPUT") else ""
+    return output + shlex.join(begin)
 
 
 def told(study: Study, part: str) -> str:
