@@ -296,17 +296,11 @@ def as_text(metrics: pd.DataFrame) -> pd.DataFrame:
 def compared(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
     """The questions that both frames of predictions answer, by how much ANLS the second has more, most first.
 
-    Columns: question_id, document_id, question, answers, prediction and anls of `_first` and `_second`, difference.
+    Columns: question_id, document_id, question, answers, first and second (predictions), anls of each, difference.
     """
     frame = first[[*QUESTION, "answers", "prediction", "anls"]].merge(
         second[["question_id", "prediction", "anls"]], on="question_id", suffixes=("_first", "_second")
     )
+    frame = frame.rename(columns={"prediction_first": "first", "prediction_second": "second"})
     frame["difference"] = frame["anls_second"] - frame["anls_first"]
     return frame.sort_values(["difference", "question_id"], ascending=[False, True], ignore_index=True)
-
-
-def changed_questions(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
-    """Those of `compared` whose ANLS differs; `first` and `second` are what was answered."""
-    frame = compared(first, second).query("difference != 0")
-    frame = frame.rename(columns={"prediction_first": "first", "prediction_second": "second"})
-    return frame[[*QUESTION, "answers", "first", "second", "difference"]].reset_index(drop=True)
