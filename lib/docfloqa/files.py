@@ -327,9 +327,8 @@ def whole_folder(folder: Path, replaceable: Callable[[Path], bool] | None = None
     try:
         part.mkdir(parents=True)
     except OSError as error:
-        raise FolderError(
-            f"folder {str(folder)!r} cannot be made: {error.strerror}{_elsewhere(folder, error)}"
-        ) from error
+        reason = f"{error.strerror}{_elsewhere(folder, error)}"
+        raise FolderError(f"folder {str(folder)!r} cannot be made: {reason}") from error
     try:
         yield part
         for path in part.rglob("*"):

@@ -147,12 +147,11 @@ def models_of_study(name: str, ratio: float | None = None) -> list[Asked]:
     if ratio is not None and ratio not in of_ratio:
         ratios = ", ".join(f"{one:g}" for one in of_ratio)
         raise RunError(f"ratio is {ratio:g}; allowed are those of study {name!r}: {ratios}")
-    chosen = of_ratio if ratio is None else {ratio: of_ratio[ratio]}
-    before = [Asked(BEFORE, None, study.settings)] if ratio is None else []
     # A run without its model says so when its folder is asked for.
+    chosen = {one: run for one, run in of_ratio.items() if ratio in (None, one) and run.model_folder}
     fold = f", fold 1 of {study.settings.folds}" if study.settings.folds else ""
-    named = {f"{100 * one:g} % trained{fold}": run for one, run in chosen.items() if run.model_folder}
-    return before + [Asked(one, run, run.settings) for one, run in named.items()]
+    asked = [Asked(f"{100 * one:g} % trained{fold}", run, run.settings) for one, run in chosen.items()]
+    return [Asked(BEFORE, None, study.settings), *asked] if ratio is None else asked
 
 
 class Attention(NamedTuple):

@@ -116,9 +116,8 @@ def write_tables(study: Study, beside: Sequence[Study] = (), margin: float = MAR
             found, between = of_arm(study, arm), []
         frames[f"arm_{arm}"] = tables.arm_summary(study, arm)
         frames[f"arm_{arm}_comparisons"] = tables.contrast_table(found)
-        frames[f"arm_{arm}_interactions"] = tables.contrast_table(between)[
-            ["difference [95 %]", "p (Holm)", "smallest shown"]
-        ]
+        shifts = tables.contrast_table(between)
+        frames[f"arm_{arm}_interactions"] = shifts[["difference [95 %]", "p (Holm)", "smallest shown"]]
     frames |= {table.__name__: table(study, HEADLINE) for table in (arms.word_scores, arms.new_words)}
     frames["grid"] = arms.grid_table(study)
     if beside:
