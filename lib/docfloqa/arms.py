@@ -61,11 +61,6 @@ class Contrast:
     second: str
     says: str
 
-    @property
-    def shift(self) -> str:
-        """The designed shift that the variants' names begin with; empty where they name none."""
-        return shift_of(self.first)
-
 
 @dataclass(frozen=True)
 class Arm:
@@ -188,10 +183,7 @@ def _thawed(start: str, data: dict[str, Any], named: dict[str, tuple[str, ...]],
 
 
 def parts(settings: Settings) -> Arm:
-    """Parts of the vision encoder by name, each at a learning rate of its own, under every designed shift.
-
-    All that it compares are the headline claims (`docfloqa.analysis.contrasts.headline`).
-    """
+    """Parts of the vision encoder, each at a learning rate of its own, under every shift; it compares the claims."""
 
     def of_shift(start: str, data: dict[str, Any]) -> tuple[Sequence[Variant], Sequence[Contrast]]:
         named = {"stem": ("stem",), "stages 1 and 2": ("stage1", "stage2"), "stage 4": ("stage4",)}

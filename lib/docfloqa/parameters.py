@@ -156,10 +156,8 @@ def mixture_text(strengths: dict[str, float]) -> str:
 def check_study_name(name: str) -> str:
     """A study's name; raises `SettingsError` unless its folders may lie beside those of other studies."""
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9_-])?", name):
-        raise SettingsError(
-            f"study is {shown(name)}; allowed are up to 64 letters, digits, '.', '_' and '-', beginning with a letter "
-            "or digit and not ending with '.'"
-        )
+        signs = "letters, digits, '.', '_' and '-', beginning with a letter or digit and not ending with '.'"
+        raise SettingsError(f"study is {shown(name)}; allowed are up to 64 {signs}")
     if name.lower() in RESERVED or name.lower().split(".")[0] in DEVICES:
         raise SettingsError(f"study is {name!r}; allowed is any other name, since that one means something else")
     return name
@@ -171,9 +169,9 @@ def check_source(name: str, source: str) -> None:
         raise SettingsError(f"{name} is empty; give a folder or a hub id")
     encoded = source.encode(errors="replace")
     if NO_NAME.search(source) or len(encoded) > LONGEST_NAME or max(map(len, encoded.split(b"/"))) > LONGEST_PART:
+        most = f"at most {LONGEST_NAME} bytes, and {LONGEST_PART} between two slashes"
         raise SettingsError(
-            f"{name} is {shown(source)}; allowed is a folder or a hub id: no control characters, at most "
-            f"{LONGEST_NAME} bytes, and {LONGEST_PART} between two slashes"
+            f"{name} is {shown(source)}; allowed is a folder or a hub id: no control characters, {most}"
         )
 
 
@@ -208,6 +206,4 @@ def checked(field: dataclasses.Field, value: Any) -> Any:
         wanted = f"are at most {MOST_LEGS} numbers {span}" if several else f"is a number {span}"
         wanted = "is a positive finite number" if allowed is POSITIVE else wanted
         raise SettingsError(f"{name} is {shown(value)}; allowed {wanted}")
-    if kind is float:
-        items = list(map(float, items))
-    return tuple(items) if several else items[0]
+    return tuple(map(kind, items)) if several else kind(value)

@@ -14,6 +14,7 @@ from docfloqa.parameters import POSITIVE, Group, by_name, check_source, check_st
 
 UNITS = ("tensor", "block", "stage")
 SIDES = ("output", "input")
+COUNTED = ("units", "parameters")
 UNFREEZING = ("at_once", "lp_ft", "from_input", "from_output")
 ADAPTERS = ("lora", "lora_rank")
 # Of each pair a run has one at most. Adapters are merged into the weights when a run ends, so no other goes on from it;
@@ -28,6 +29,7 @@ NOT_TOGETHER = (
 )
 PARTS = ("none", "stem", "stage1", "stage2", "stage3", "stage4", "all")
 PREFIXES = ("token", "text", "none")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 BATCHINGS = ("uniform", "by_image")
 SHIFTS = ("input", "layout", "content")
 # Of transformers, those that need nothing else to be installed or given.
@@ -57,9 +59,7 @@ class Freezing(Group):
     unit: str = setting("tensor", "what of the vision encoder is unfrozen as a whole", UNITS)
     side: str = setting("output", "from which end of the vision encoder units are unfrozen", SIDES)
     counted: str = setting(
-        "units",
-        "whether a share is of the units or, as nearly as they allow, of the parameters",
-        ("units", "parameters"),
+        "units", "whether a share is of the units or, as nearly as they allow, of the parameters", COUNTED
     )
     parts: tuple[str, ...] = setting(
         (),
@@ -184,9 +184,7 @@ class Training(Group):
     optim: str = setting("adamw_torch_fused", "the optimizer", OPTIMIZERS)
     max_grad_norm: float = setting(1.0, "longer gradients are clipped to it", POSITIVE)
     precision: str = setting(
-        "auto",
-        "of computation; auto is bf16 on a GPU that has it, fp16 on another one, fp32 on a CPU",
-        ("auto", "fp32", "bf16", "fp16"),
+        "auto", "of computation; auto is bf16 on a GPU that has it, fp16 on another one, fp32 on a CPU", PRECISIONS
     )
     static_shapes: str = setting(
         "auto",
@@ -251,10 +249,7 @@ class Settings(Storage, Decoding, Training, Drawing, Questions, Freezing):
 
     @classmethod
     def from_parameters(cls, profile: str, further: str | dict[str, Any], **chosen: Any) -> Self:
-        """The settings of a notebook's parameters: a profile, then `further`, then what is `chosen` and not None.
-
-        `further` is a JSON object or what `by_name` made of one.
-        """
+        """The settings of a notebook's parameters: a profile, then `further`, then what is `chosen` and not None."""
         chosen = {name: value for name, value in chosen.items() if value is not None}
         return cls.profile(profile, **{**by_name(further), **chosen})
 

@@ -190,10 +190,8 @@ def evaluate(run, changes, data=None) -> tuple:
 
     found = find_run(run)
     if data and found.settings.fold and resolve(data) == resolve(found.settings.data):
-        raise SettingsError(
-            f"--data is {data!r}, most of which run {found.name} of a fold was trained on; allowed are other data, or "
-            "none: then its own fold is scored"
-        )
+        allowed = "allowed are other data, or none: then its own fold is scored"
+        raise SettingsError(f"--data is {data!r}, most of which run {found.name} of a fold was trained on; {allowed}")
 
     from docfloqa.training.evaluation import evaluate_run
 

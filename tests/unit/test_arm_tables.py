@@ -88,7 +88,7 @@ def test_interactions_compare_the_same_contrast_between_shifts(study):
     for one, (there, here) in zip(interactions(study, "side"), planned.interactions, strict=True):
         estimates = [differences[side].difference.estimate for side in (here, there)]
         assert one.difference.estimate == estimates[0] - estimates[1]
-        assert here.says == there.says and "" < here.shift != there.shift > ""
+        assert here.says == there.says and "" < shift_of(here.first) != shift_of(there.first) > ""
     assert interactions(study, "lora") == []
 
 
@@ -193,7 +193,8 @@ def test_every_planned_comparison_has_a_name_of_its_own(study):
         assert named == {f"{each.second} − {each.first}": each.says for each in planned.contrasts}
     between = [each for each in found if each.family == "arm side, between shifts"]
     assert [each.name for each in between] == [
-        f"{here.says}: {here.shift} − {there.shift}" for there, here in ARMS["side"](study.settings).interactions
+        f"{here.says}: {shift_of(here.first)} − {shift_of(there.first)}"
+        for there, here in ARMS["side"](study.settings).interactions
     ]
     p_values = dict(zip(found, holm_p_values(found), strict=True))
     family = [each for each in found if each.family == "ratios"]

@@ -190,7 +190,7 @@ def interactions(study: Study, arm: str, metric: str = "anls") -> list[Compariso
         pair = compared[there], compared[here]
         difference = paired.Interaction(*(each.difference for each in pair)) if made(pair) == [*pair] else None
         reason = "; ".join(sorted({each.reason for each in pair if each.reason}))
-        between = f"arm {arm}, between shifts", there.shift, here.shift, here.says, "", metric
+        between = f"arm {arm}, between shifts", shift_of(there.first), shift_of(here.first), here.says, "", metric
         found.append(Comparison(*between, difference=difference, reason=reason))
     return found
 

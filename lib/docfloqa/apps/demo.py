@@ -70,9 +70,7 @@ def demo_config(port: int) -> Config:
     heated = {"fill_delay": SECONDS_BEFORE_NEXT}
     kernels = {"cull_idle_timeout": IDLE_SECONDS, "cull_interval": 60, "cull_connected": True}
     kernels["transport_encryption"] = ENCRYPTION
-    return Config(
-        {"Voila": served, "VoilaConfiguration": shown, "MappingKernelManager": kernels, "VoilaKernelManager": heated}
-    )
+    return Config(Voila=served, VoilaConfiguration=shown, MappingKernelManager=kernels, VoilaKernelManager=heated)
 
 
 def serve(study: str, port: int = 8866) -> None:

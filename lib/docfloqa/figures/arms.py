@@ -32,8 +32,7 @@ def claims(study: Study) -> Figure:
     drawn = [(one, p) for one, p in zip(found, holm_p_values(found), strict=True) if one.difference and one.sides]
     shifts = list(dict.fromkeys(shift_of(one.first) for one, _ in drawn))
     rows = list(dict.fromkeys(_bare(one.groups) for one, _ in drawn))
-    options = {"sharex": True, "sharey": True}
-    figure, [axes] = style.panels(style.TWO_COLUMNS, 0.8 + 0.32 * len(rows), 1, len(shifts), **options)
+    figure, [axes] = style.panels(style.TWO_COLUMNS, 0.8 + 0.32 * len(rows), 1, len(shifts), sharex=True, sharey=True)
     for ax, shift in zip(axes, shifts, strict=True):
         ax.axvline(0, color=style.GREY, linewidth=0.8)
         ax.set_title(shift)

@@ -316,6 +316,5 @@ def export_study(folder: Path) -> list[Path]:
     notebooks = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
     if not notebooks:
         raise ReportError(f"{folder}: no notebook named NN_*.ipynb to report on")
-    return [
-        path for notebook in tqdm(notebooks, desc="reports", unit="notebook", disable=None) for path in export(notebook)
-    ]
+    bar = tqdm(notebooks, desc="reports", unit="notebook", disable=None)
+    return [path for notebook in bar for path in export(notebook)]

@@ -44,8 +44,7 @@ def findings(study: Study, margin: float = MARGIN) -> list[str]:
     pairs = made(ratio_contrasts(study))
     found = verdicts(study, margin)
     verdict_of = dict(found[found["part"] == "ratios"][["comparison", "verdict"]].itertuples(index=False))
-    widest = max(pairs, key=lambda pair: abs(pair.difference.estimate), default=None)
-    return [_reads(study), _better(pairs, verdict_of, widest), _settled(pairs, verdict_of, margin, study.tested)]
+    return [_reads(study), _better(pairs, verdict_of), _settled(pairs, verdict_of, margin, study.tested)]
 
 
 def _reads(study: Study) -> str:
@@ -61,18 +60,15 @@ def _reads(study: Study) -> str:
     return f"**{'It reads' if reads_pages(study) else 'Not shown to read'} {whose} pages**: {scores}."
 
 
-def _better(pairs: list[Comparison], verdict_of: dict[str, str], widest: Comparison | None) -> str:
-    if widest is None:
+def _better(pairs: list[Comparison], verdict_of: dict[str, str]) -> str:
+    if not pairs:
         return "**No share is compared**: one share of the vision encoder has complete runs."
     shown = [pair for pair in pairs if verdict_of[pair.name] in (BETTER, WORSE)]
+    most = max(shown or pairs, key=lambda pair: abs(pair.difference.estimate))
+    difference = f"{most.groups} = {most.difference.interval().format(100)} points of ANLS"
     if not shown:
-        return f"**No share is shown to be better**: the largest difference is {_difference(widest)}."
-    most = max(shown, key=lambda pair: abs(pair.difference.estimate))
-    return f"**A share is better**: {_difference(most)} ({len(shown)} of {len(pairs)} differences are shown)."
-
-
-def _difference(pair: Comparison) -> str:
-    return f"{pair.groups} = {pair.difference.interval().format(100)} points of ANLS"
+        return f"**No share is shown to be better**: the largest difference is {difference}."
+    return f"**A share is better**: {difference} ({len(shown)} of {len(pairs)} differences are shown)."
 
 
 def _settled(pairs: list[Comparison], verdict_of: dict[str, str], margin: float, tested: bool) -> str:
@@ -114,9 +110,8 @@ def to_do(study: Study) -> str:
         return "Next: train for longer (`--epochs`) or at a higher rate (`--learning-rate`), under another `--name`."
     if study.settings.folds:
         # The best of several folds would be that of the easiest documents.
-        return (
-            "Next: train one model on all documents, with the same command without `--folds`, under another `--name`."
-        )
+        how = "with the same command without `--folds`, under another `--name`"
+        return f"Next: train one model on all documents, {how}."
     best = study.epochs.loc[study.epochs.query("epoch > 0")["anls"].idxmax(), "run"]
     export = shlex.join(["docfloqa", "export", f"{study.name}/{best}", "my_model"])
     return f"Next: take the best model with you, `{export}`."
