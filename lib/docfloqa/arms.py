@@ -152,15 +152,11 @@ def side(settings: Settings) -> Arm:
         none, every = f"{start}none", f"{start}all"
         shared = {"vision_trainable": SIDE_SHARE, "counted": "parameters", **data}
         # Blocks and stages with the first seed only, so that all arms take less than two hours.
-        ends = [
-            Variant(
-                f"{start}{100 * SIDE_SHARE:.0f} % from the {end} side, {unit}s",
-                {**shared, "unit": unit, "side": end},
-                most_seeds=None if unit == "tensor" else 1,
-            )
-            for unit in UNITS
-            for end in SIDES
-        ]
+        ends = []
+        for unit, end in product(UNITS, SIDES):
+            name = f"{start}{100 * SIDE_SHARE:.0f} % from the {end} side, {unit}s"
+            changes = {**shared, "unit": unit, "side": end}
+            ends.append(Variant(name, changes, most_seeds=None if unit == "tensor" else 1))
         output, input_ = ends[0].name, ends[1].name
         return [*_variants({none: {**NONE, **data}, every: {**ALL, **data}}), *ends], [
             Contrast(none, every, WHOLE),
@@ -309,9 +305,7 @@ def _variants(changes: dict[str, dict[str, Any]], **options: Any) -> tuple[Varia
     return tuple(Variant(*item, **options) for item in changes.items())
 
 
-ARMS: dict[str, Callable[[Settings], Arm]] = {
-    arm.__name__: arm for arm in (cumulative, prefix, lora, side, parts, grid, schedules)
-}
+ARMS = {arm.__name__: arm for arm in (cumulative, prefix, lora, side, parts, grid, schedules)}
 
 
 def choose_arms(names: Iterable[str], settings: Settings) -> list[Arm]:

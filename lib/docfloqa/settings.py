@@ -15,7 +15,6 @@ from docfloqa.parameters import POSITIVE, Group, by_name, check_source, check_st
 UNITS = ("tensor", "block", "stage")
 SIDES = ("output", "input")
 COUNTED = ("units", "parameters")
-UNFREEZING = ("at_once", "lp_ft", "from_input", "from_output")
 ADAPTERS = ("lora", "lora_rank")
 # Of each pair a run has one at most. Adapters are merged into the weights when a run ends, so no other goes on from it;
 # how the vision encoder is unfrozen, and at which rates, is for all of it.
@@ -84,7 +83,7 @@ class Freezing(Group):
         "at_once",
         "when the vision encoder is unfrozen: at once, all of it after half of the training (lp_ft), or its parts one "
         "after another from an end of it",
-        UNFREEZING,
+        ("at_once", "lp_ft", "from_input", "from_output"),
     )
     layer_decay: float = setting(
         1.0, "by what the learning rate is multiplied with every part towards the vision encoder's input", (0.01, 1)

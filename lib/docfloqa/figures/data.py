@@ -10,6 +10,7 @@ import seaborn as sns
 from datasets import Dataset, DatasetDict
 from matplotlib.figure import Figure
 
+from docfloqa.analysis.tables import PUBLISHED
 from docfloqa.data.images import as_page
 from docfloqa.data.load import SPLITS
 from docfloqa.data.synth.dataset import draw_page
@@ -21,15 +22,6 @@ from docfloqa.settings import SHIFTS
 if TYPE_CHECKING:
     from transformers import Florence2Processor
 
-# Tanaka et al., VisualMRC (AAAI 2021), table 1; lengths in NLTK tokens. Pages and questions: Mathew et al. (WACV 2021).
-DOCVQA_STATISTICS = {
-    "pages": 12_767,
-    "questions": 50_000,
-    "questions per page": 50_000 / 12_767,
-    "words per page": 182.75,
-    "words per question": 9.49,
-    "words per answer": 2.43,
-}
 SPLIT_COLOURS = {"train": "#004488", "validation": "#DDAA33"}
 
 
@@ -55,7 +47,7 @@ def counts(asked: pd.DataFrame) -> pd.DataFrame:
 
 
 def beside_docvqa(asked: pd.DataFrame, words_per_page: float | None) -> pd.DataFrame:
-    """Statistics of all questions beside `DOCVQA_STATISTICS`; `words_per_page` is None where nobody counted them."""
+    """Statistics of all questions beside published ones; `words_per_page` is None where nobody counted them."""
     ours = {
         "pages": asked["page"].nunique(),
         "questions": len(asked),
@@ -64,7 +56,7 @@ def beside_docvqa(asked: pd.DataFrame, words_per_page: float | None) -> pd.DataF
         "words per question": asked["question_words"].mean(),
         "words per answer": asked["answer_words"].mean(),
     }
-    return pd.DataFrame({"here": ours, "DocVQA": DOCVQA_STATISTICS}, dtype=float).map(_number)
+    return pd.DataFrame({"here": ours, "DocVQA": PUBLISHED["docvqa_statistics"]}, dtype=float).map(_number)
 
 
 def _number(value: float) -> str:
