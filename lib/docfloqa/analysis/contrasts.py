@@ -208,14 +208,11 @@ def gains(study: Study) -> list[Comparison]:
             named = {variant: plain(variant).rpartition(": ")[::2] for variant in variants}
             none = {where: variant for variant, (where, what) in named.items() if what == "none"}
             planned = {one.second: one for one in arm_contrasts(study, name) if one.first in none.values()}
-            return made(
-                replace(
-                    planned.get(variant) or compare(arm.compared, VARIANT, none[where], variant, family="gains"),
-                    where=where,
-                    says=what,
-                )
-                for variant, (where, what) in named.items()
-                if where in none and what != "none"
-            )
+            found = []
+            for variant, (where, what) in named.items():
+                if where in none and what != "none":
+                    one = planned.get(variant) or compare(arm.compared, VARIANT, none[where], variant, family="gains")
+                    found.append(replace(one, where=where, says=what))
+            return made(found)
     pairs, lowest = made(ratio_contrasts(study)), study.compared[RATIO].min()
     return [replace(one, says=_group_name(one.second)) for one in pairs if one.first == lowest]
