@@ -110,9 +110,7 @@ def plot_drawings(what: str) -> Figure:
         rows = {"": [small_page(Random(f"0-{kind}"), *shown, {kind: LAYOUTS[kind]}) for kind in LAYOUTS]}
     else:
         columns = range(len(LAYOUTS))
-        rows = {
-            shift: [draw_page(Random(f"0-{shift}-{index}"), shift, "train") for index in columns] for shift in SHIFTS
-        }
+        rows = {shift: [draw_page(Random(f"0-{shift}-{at}"), shift, "train") for at in columns] for shift in SHIFTS}
     figure, axes = panels(TWO_COLUMNS, 1.25 * len(rows), len(rows), len(LAYOUTS), subplot_kw=BARE)
     for line, (name, pages) in zip(axes, rows.items(), strict=True):
         line[0].set_ylabel(name)
