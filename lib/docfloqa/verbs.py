@@ -153,11 +153,11 @@ def ask(image, question, page=1, study=None, run=None, model=None, ratio=None) -
         models = asking.models_of_study(study or "embedded", ratio)
     answers, novel = [], None
     for one in models:
-        model, processor = one.load()
-        answer = asking.answer(model, processor, shown, question, one.settings)
+        loaded = one.load()
+        answer = asking.answer(loaded, shown, question, one.settings)
         answers.append({"model": one.name, "run": one.run and one.run.name, **answer})
         # All models of a study were trained on the same pages, which the one before training does not know.
-        novel = asking.novelty(model, shown) if novel is None else novel
+        novel = asking.novelty(loaded[0], shown) if novel is None else novel
     width = max(len(one["model"]) for one in answers)
     lines = [f"page {page} of {pages}; --page asks about another"] if pages > 1 else []
     for one in answers:

@@ -186,7 +186,7 @@ class Playground(ipywidgets.VBox):
                     try:
                         if asked.name not in self._loaded:
                             self._loaded[asked.name] = asked.load()
-                        given = ask.answer(*self._loaded[asked.name], self.image, question, asked.settings)
+                        given = ask.answer(self._loaded[asked.name], self.image, question, asked.settings)
                         rows.append({"model": asked.name, **given})
                     except Exception as error:
                         # Whatever it is, nobody would learn of it from a callback.
@@ -224,7 +224,7 @@ class Playground(ipywidgets.VBox):
             if name not in self._looked and name in self.answers.index:
                 [asked] = [asked for asked in self.models if asked.name == name]
                 text = self.answers.loc[name, "text"]
-                self._looked[name] = ask.attention(*self._loaded[name], self.image, self.asked, text, asked.settings)
+                self._looked[name] = ask.attention(self._loaded[name], self.image, self.asked, text, asked.settings)
         except Exception as error:
             why = failure(name, error)
         tokens = self._looked[name].tokens if name in self._looked else []
