@@ -25,7 +25,7 @@ from docfloqa.analysis.contrasts import (
     ratio_contrasts,
 )
 from docfloqa.analysis.intervals import p_text
-from docfloqa.analysis.paired import PairedDifference, holm, paired_difference, pooled_over_seeds
+from docfloqa.analysis.paired import PairedDifference, holm, paired_difference, permutation_p_value, pooled_over_seeds
 from docfloqa.arms import ARMS, Contrast, shift_of
 from docfloqa.data.synth.vocabulary import KNOWN, is_new_word
 from docfloqa.figures import arms as arm_figures
@@ -69,7 +69,7 @@ def test_contrasts_are_paired_differences_of_the_variants_named(study, name):
     difference = found[0].difference
     alone = paired_difference(first, second, "anls")
     seeds = {name: getattr(difference, name) for name in ("over_seeds", "seeds_freedom")}
-    assert difference == dataclasses.replace(alone, **seeds) and 0 < found[0].permuted <= 1
+    assert difference == dataclasses.replace(alone, **seeds) and 0 < permutation_p_value(*found[0].sides, "anls") <= 1
     shifted = [variant for variant in of(study, name).variants if shift_of(variant.name) == shift_of(found[0].first)]
     assert seeds["seeds_freedom"] == (len(shifted) - 1 if of(study, name).pooled else None)
     assert difference.estimate == pytest.approx(second["anls"].mean() - first["anls"].mean())

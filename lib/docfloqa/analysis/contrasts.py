@@ -53,11 +53,6 @@ class Comparison:
             return self.family
         return f"{self.where}: {self.groups}" if self.where else self.groups
 
-    @functools.cached_property
-    def permuted(self) -> float:
-        """`permutation_p_value`; NaN where the difference is no paired one."""
-        return paired.permutation_p_value(*self.sides, self.metric) if self.sides else math.nan
-
 
 def _group_name(group: str | float) -> str:
     return group if isinstance(group, str) else percent(group)
