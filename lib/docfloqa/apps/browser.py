@@ -185,8 +185,7 @@ class PredictionComparer(Browser):
             self.view.value = text_html("No question differs in this way.")
             return
         row = self.frame.set_index("question_id").loc[self.questions.value]
-        both = {"run": [self.first.value, self.second.value]}
-        both["answer"] = [row["first"], row["second"]]
+        both = {"run": [self.first.value, self.second.value], "answer": [row["first"], row["second"]]}
         both["ANLS"] = [f"{row['anls_first']:.2f}", f"{row['anls_second']:.2f}"]
         caption = f"{row['question']} Accepted: {' · '.join(row['answers'])}"
         page = text_html("The data set has no such question any more.")

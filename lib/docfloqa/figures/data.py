@@ -140,5 +140,4 @@ def token_lengths(asked: pd.DataFrame, processor: "Florence2Processor") -> pd.Da
 
     texts = {"question": asked["question"], "first answer": asked["answers"].str[0]}
     lengths = pd.DataFrame({name: [*map(len, encode_text(processor, [*column]))] for name, column in texts.items()})
-    table = lengths.quantile([0.5, 0.99, 1.0]).T.set_axis(["median", "99 %", "largest"], axis=1)
-    return table.round(0).astype(int)
+    return lengths.quantile([0.5, 0.99, 1.0]).round(0).astype(int).T.set_axis(["median", "99 %", "largest"], axis=1)
