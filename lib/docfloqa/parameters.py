@@ -169,9 +169,9 @@ def check_source(name: str, source: str) -> None:
         raise SettingsError(f"{name} is empty; give a folder or a hub id")
     encoded = source.encode(errors="replace")
     if NO_NAME.search(source) or len(encoded) > LONGEST_NAME or max(map(len, encoded.split(b"/"))) > LONGEST_PART:
-        most = f"at most {LONGEST_NAME} bytes, and {LONGEST_PART} between two slashes"
         raise SettingsError(
-            f"{name} is {shown(source)}; allowed is a folder or a hub id: no control characters, {most}"
+            f"{name} is {shown(source)}; allowed is a folder or a hub id: no control characters, at most "
+            f"{LONGEST_NAME} bytes, and {LONGEST_PART} between two slashes"
         )
 
 
