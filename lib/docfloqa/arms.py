@@ -1,8 +1,8 @@
 """Arms beside the four ratios: each a question, the runs that answer it, and which of them are compared."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain, combinations, product
+from itertools import combinations, product
 from typing import Any
 
 from docfloqa.exceptions import SettingsError, did_you_mean
@@ -61,11 +61,6 @@ class Contrast:
     second: str
     says: str
 
-    @property
-    def shift(self) -> str:
-        """The designed shift that the variants' names begin with; empty where they name none."""
-        return shift_of(self.first)
-
 
 @dataclass(frozen=True)
 class Arm:
@@ -93,18 +88,18 @@ def legs(run: Settings) -> list[Settings]:
     return [run.replace(vision_trainable=each, trained_before=before[:place]) for place, each in enumerate(before)]
 
 
+def _in_turn(ratios: Sequence[float]) -> dict[str, Any]:
+    """What trains these ratios one after another on the same weights."""
+    return {"vision_trainable": ratios[-1], "trained_before": tuple(ratios[:-1])}
+
+
 def cumulative(settings: Settings) -> Arm:
     """The published protocol, ratios trained one after another on the same weights, and its control."""
     percent = [f"{100 * ratio:.0f} %" for ratio in RATIOS]
     fresh = {f"{name}, fresh weights": {"vision_trainable": ratio} for name, ratio in zip(percent, RATIOS, strict=True)}
-    stacked = {
-        f"{percent[legs]}, after {' and '.join(percent[:legs])}": {
-            "vision_trainable": RATIOS[legs],
-            "trained_before": RATIOS[:legs],
-        }
-        for legs in (1, 2, 3)
-    }
-    control = {f"0 %, {times} times the epochs": {**NONE, "trained_before": (0.0,) * (times - 1)} for times in (2, 3)}
+    orders = {f"{percent[last]}, after {' and '.join(percent[:last])}": RATIOS[: last + 1] for last in (1, 2, 3)}
+    stacked = {name: _in_turn(order) for name, order in orders.items()}
+    control = {f"0 %, {times} times the epochs": _in_turn((0.0,) * times) for times in (2, 3)}
     (none, _, most, every), (_, after, last), (_, longest) = fresh, stacked, control
     return Arm(
         "cumulative",
@@ -133,15 +128,15 @@ def shifts_of(settings: Settings) -> dict[str, str]:
     return {shift: shift for shift in (settings.synth_shift, *SHIFTS)} if is_drawn(settings) else {}
 
 
-# From the beginning of a shift's names, and what it changes in a run.
-OfShift = Callable[[str, dict[str, Any]], tuple[Sequence[Variant], Sequence[Contrast]]]
-
-
-def _under_every_shift(name: str, question: str, shifts: dict[str, str], of_shift: OfShift, **options: Any) -> Arm:
-    """An arm with the same variants under every shift, by what it is called; of data that is not drawn once."""
-    made = [of_shift(f"{called}: ", {"synth_shift": shift}) for called, shift in shifts.items()] or [of_shift("", {})]
-    variants, contrasts = (tuple(chain(*part)) for part in zip(*made, strict=True))
-    return Arm(name, question, variants, contrasts, **options)
+def _under_every_shift(arm: Arm, shifts: dict[str, str]) -> Arm:
+    """The same arm with its variants under every shift, by what it is called; of data that is not drawn as it is."""
+    variants, contrasts = [], []
+    for called, shift in shifts.items():
+        for one in arm.variants:
+            variants.append(replace(one, name=f"{called}: {one.name}", changes={**one.changes, "synth_shift": shift}))
+        for one in arm.contrasts:
+            contrasts.append(replace(one, first=f"{called}: {one.first}", second=f"{called}: {one.second}"))
+    return replace(arm, variants=tuple(variants), contrasts=tuple(contrasts)) if shifts else arm
 
 
 def _across_shifts(arm: Arm) -> Arm:
@@ -152,64 +147,51 @@ def _across_shifts(arm: Arm) -> Arm:
 
 def side(settings: Settings) -> Arm:
     """The same share of parameters from the input side and from the output side, under every designed shift."""
-
-    def of_shift(start: str, data: dict[str, Any]) -> tuple[Sequence[Variant], Sequence[Contrast]]:
-        none, every = f"{start}none", f"{start}all"
-        shared = {"vision_trainable": SIDE_SHARE, "counted": "parameters", **data}
-        # Blocks and stages with the first seed only, so that all arms take less than two hours.
-        ends = [
-            Variant(
-                f"{start}{100 * SIDE_SHARE:.0f} % from the {end} side, {unit}s",
-                {**shared, "unit": unit, "side": end},
-                most_seeds=None if unit == "tensor" else 1,
-            )
-            for unit in UNITS
-            for end in SIDES
-        ]
-        output, input_ = ends[0].name, ends[1].name
-        return [*_variants({none: {**NONE, **data}, every: {**ALL, **data}}), *ends], [
-            Contrast(none, every, WHOLE),
-            Contrast(output, input_, ENDS),
-            Contrast(none, input_, "the input side against nothing"),
-            Contrast(input_, every, "all against the input side"),
-        ]
-
-    question = (
+    ends = []
+    # Blocks and stages with the first seed only, so that all arms take less than two hours.
+    for unit, end in product(UNITS, SIDES):
+        changes = {"vision_trainable": SIDE_SHARE, "counted": "parameters", "unit": unit, "side": end}
+        name = f"{100 * SIDE_SHARE:.0f} % from the {end} side, {unit}s"
+        ends.append(Variant(name, changes, most_seeds=None if unit == "tensor" else 1))
+    output, input_ = ends[0].name, ends[1].name
+    arm = Arm(
+        "side",
         "Is it how much of the vision encoder is trained, or which part of it, and does that depend on what is "
-        "new about the documents?"
+        "new about the documents?",
+        (*_variants({"none": NONE, "all": ALL}), *ends),
+        (
+            Contrast("none", "all", WHOLE),
+            Contrast(output, input_, ENDS),
+            Contrast("none", input_, "the input side against nothing"),
+            Contrast(input_, "all", "all against the input side"),
+        ),
     )
-    return _across_shifts(_under_every_shift("side", question, shifts_of(settings), of_shift))
+    return _across_shifts(_under_every_shift(arm, shifts_of(settings)))
 
 
-def _thawed(start: str, data: dict[str, Any], named: dict[str, tuple[str, ...]], **options: Any) -> list[Variant]:
-    """None of the vision encoder, each of the `named` sets of its parts, and all of it, under one shift."""
-    changes = {"none": NONE, **{name: {**ALL, "parts": parts} for name, parts in named.items()}, "all": ALL}
-    return [Variant(start + name, {**change, **data}, tuned=True, **options) for name, change in changes.items()]
+def _thawed(named: dict[str, tuple[str, ...]], **options: Any) -> tuple[Variant, ...]:
+    """None of the vision encoder, each of the `named` sets of its parts, and all of it."""
+    some = {name: {**ALL, "parts": parts} for name, parts in named.items()}
+    return _variants({"none": NONE, **some, "all": ALL}, tuned=True, **options)
 
 
 def parts(settings: Settings) -> Arm:
-    """Parts of the vision encoder by name, each at a learning rate of its own, under every designed shift.
-
-    All that it compares are the headline claims (`docfloqa.analysis.contrasts.headline`).
-    """
-
-    def of_shift(start: str, data: dict[str, Any]) -> tuple[Sequence[Variant], Sequence[Contrast]]:
-        named = {"stem": ("stem",), "stages 1 and 2": ("stage1", "stage2"), "stage 4": ("stage4",)}
-        variants = _thawed(start, data, named)
-        none, stem, first, last, every = (variant.name for variant in variants)
-        return variants, [
-            Contrast(none, every, WHOLE),
-            Contrast(last, stem, ENDS),
-            Contrast(none, stem, "the stem against nothing"),
-            Contrast(none, first, "stages 1 and 2 against nothing"),
-            Contrast(none, last, "stage 4 against nothing"),
-        ]
-
-    question = (
+    """Parts of the vision encoder, each at a learning rate of its own, under every shift; it compares the claims."""
+    arm = Arm(
+        "parts",
         "Which part of the vision encoder must be trained, and does that depend on what is new about the documents, "
-        "when every part has the learning rate that is best for it?"
+        "when every part has the learning rate that is best for it?",
+        _thawed({"stem": ("stem",), "stages 1 and 2": ("stage1", "stage2"), "stage 4": ("stage4",)}),
+        (
+            Contrast("none", "all", WHOLE),
+            Contrast("stage 4", "stem", ENDS),
+            Contrast("none", "stem", "the stem against nothing"),
+            Contrast("none", "stages 1 and 2", "stages 1 and 2 against nothing"),
+            Contrast("none", "stage 4", "stage 4 against nothing"),
+        ),
+        pooled=True,
     )
-    return _across_shifts(_under_every_shift("parts", question, shifts_of(settings), of_shift, pooled=True))
+    return _across_shifts(_under_every_shift(arm, shifts_of(settings)))
 
 
 def cell(pixels: float, content: float) -> str:
@@ -223,43 +205,36 @@ def grid(settings: Settings) -> Arm:
     The sides are whole parts of about equal size (of the tiny model's encoder 19 and 25 % of the parameters). Each has
     one learning rate in all cells, the best in the mean over the two pure shifts, where its trials are `parts`'.
     """
-
-    def of_shift(start: str, data: dict[str, Any]) -> tuple[Sequence[Variant], Sequence[Contrast]]:
-        named = {"input side": ("stem", "stage1", "stage2"), "output side": ("stage4",)}
-        options = {"tuned_on": ("input", "content") if data else (), "most_seeds": 2}
-        variants = _thawed(start, data, named, **options)
-        none, first, last, every = (variant.name for variant in variants)
-        # What advice has to be better than.
-        rgn = Variant(f"{start}Auto-RGN", {**ALL, "auto_rgn": True, **data}, tuned=True, **options)
-        return [*variants, rgn], [Contrast(none, every, WHOLE), Contrast(last, first, ENDS)]
-
-    question = (
+    pure = ("input", "content") if is_drawn(settings) else ()
+    options = {"tuned_on": pure, "most_seeds": 2}
+    # What advice has to be better than.
+    rgn = Variant("Auto-RGN", {**ALL, "auto_rgn": True}, tuned=True, **options)
+    arm = Arm(
+        "grid",
         "Where does training the vision encoder, or its input side in place of its output side, begin to help, by how "
-        "much is new about the pixels and about the content?"
+        "much is new about the pixels and about the content?",
+        (*_thawed({"input side": ("stem", "stage1", "stage2"), "output side": ("stage4",)}, **options), rgn),
+        (Contrast("none", "all", WHOLE), Contrast("output side", "input side", ENDS)),
+        pooled=True,
     )
-    cells = product(STRENGTHS, STRENGTHS) if is_drawn(settings) else ()
+    cells = product(STRENGTHS, STRENGTHS) if pure else ()
     shifts = {cell(*pair): mixture_text(dict(zip(("input", "content"), pair, strict=True))) for pair in cells}
-    return _under_every_shift("grid", question, shifts, of_shift, pooled=True)
+    return _under_every_shift(arm, shifts)
 
 
 def prefix(settings: Settings) -> Arm:
     """How the task prefix is written, and whether the model uses the question; the vision encoder is frozen."""
-    plain, text, no_prefix, shuffled = "0 %, fresh weights", "prefix as text", "no prefix", "questions shuffled"
-    changes = {
-        plain: {},
-        text: {"prefix": "text"},
-        no_prefix: {"prefix": "none"},
-        shuffled: {"shuffled_questions": True},
+    plain = "0 %, fresh weights"
+    ways = {
+        "prefix as text": ({"prefix": "text"}, "one token against text that the tokenizer takes apart"),
+        "no prefix": ({"prefix": "none"}, "one token against no prefix"),
+        "questions shuffled": ({"shuffled_questions": True}, "the right question against that of somebody else"),
     }
     return Arm(
         "prefix",
         "Does it matter how the task prefix is written, and does the model use the question at all?",
-        _variants({name: {**NONE, **change} for name, change in changes.items()}),
-        (
-            Contrast(text, plain, "one token against text that the tokenizer takes apart"),
-            Contrast(no_prefix, plain, "one token against no prefix"),
-            Contrast(shuffled, plain, "the right question against that of somebody else"),
-        ),
+        _variants({plain: NONE} | {name: NONE | change for name, (change, _) in ways.items()}),
+        tuple(Contrast(name, plain, says) for name, (_, says) in ways.items()),
     )
 
 
@@ -298,10 +273,8 @@ def schedules(settings: Settings) -> Arm:
         "lower rates towards the input": {"layer_decay": LAYER_DECAY},
         "rates by relative gradients (Auto-RGN)": {"auto_rgn": True},
     }
-    stacked = {
-        name: {"vision_trainable": last, "trained_before": tuple(before), **leg}
-        for name, (*before, last) in {order: RATIOS, again: [1.0] * 4, frozen: [0.0] * 4}.items()
-    }
+    orders = {order: RATIOS, again: [1.0] * 4, frozen: [0.0] * 4}
+    stacked = {name: _in_turn(ratios) | leg for name, ratios in orders.items()}
     changes = {none: NONE, every: ALL, **{name: {**ALL, **way} for name, way in ways.items()}, **stacked}
     return Arm(
         "schedules",
@@ -324,9 +297,7 @@ def _variants(changes: dict[str, dict[str, Any]], **options: Any) -> tuple[Varia
     return tuple(Variant(*item, **options) for item in changes.items())
 
 
-ARMS: dict[str, Callable[[Settings], Arm]] = {
-    arm.__name__: arm for arm in (cumulative, prefix, lora, side, parts, grid, schedules)
-}
+ARMS = {arm.__name__: arm for arm in (cumulative, prefix, lora, side, parts, grid, schedules)}
 
 
 def choose_arms(names: Iterable[str], settings: Settings) -> list[Arm]:

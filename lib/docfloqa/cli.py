@@ -122,18 +122,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _tell_version(wanted: bool) -> None:
+@app.callback(invoke_without_command=True)
+def _tell_version(wanted: Annotated[bool, typer.Option("--version", help="say which version this is")] = False) -> None:
     if wanted:
         print(f"docfloqa {version('docfloqa')}")
         raise typer.Exit
-
-
-VERSION = typer.Option("--version", help="say which version this is", callback=_tell_version)
-
-
-@app.callback()
-def _options(version: Annotated[bool, VERSION] = False) -> None:
-    pass
 
 
 class _Command(TyperCommand):
@@ -161,9 +154,7 @@ def _add(
     own = inspect.signature(function).parameters
     names = {name: one.default for name, one in own.items() if name in known}
     names |= dict.fromkeys([*options, *(("profile", "config") if "settings" in own else ()), "json"])
-    parameters = [
-        _parameter(name, default, *known[name], f"--{name.replace('_', '-')}") for name, default in names.items()
-    ]
+    parameters = [_parameter(name, one, *known[name], f"--{name.replace('_', '-')}") for name, one in names.items()]
     parameters += map(_setting, fields)
 
     def command(**given: Any) -> None:
@@ -223,10 +214,8 @@ def _arguments(given: dict[str, Any], own: Iterable[str], fields: Iterable[str])
         wanted = read_config(there if there and is_there(there) else config) if config else {}
         alone = [name for name in OF_A_RUN if name in wanted.get("settings", {})]
         if alone and "ratios" in given and alone[0] not in fields:
-            raise SettingsError(
-                f"{config!r} sets {', '.join(alone)}, in which a study's runs differ; allowed are ratios, seeds and "
-                "the setting folds"
-            )
+            allowed = "allowed are ratios, seeds and the setting folds"
+            raise SettingsError(f"{config!r} sets {', '.join(alone)}, in which a study's runs differ; {allowed}")
         profile = profile or wanted.get("profile", "embedded")
         given["settings"] = Settings.from_parameters(profile, wanted.get("settings", {}), **chosen)
         given |= {name: given[name] or wanted.get(name, PLAN[name]) for name in PLAN.keys() & given.keys()}

@@ -216,21 +216,19 @@ def held(name: str, what: str) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     lock, holder = FileLock(path), path.with_suffix(".json")
     try:
-        lock.acquire(blocking=False)
+        acquired = lock.acquire(blocking=False)
     except Timeout:
         who = "another process"
         with suppress(OSError, ValueError, KeyError):
             who = "process {pid} on {host} since {since}".format(**json.loads(holder.read_text()))
         tqdm.write(f"{what} is in the hands of {who}; waiting until it ends")
-        lock.acquire()
-    try:
+        acquired = lock.acquire()
+    with acquired:
         since = datetime.now(UTC).isoformat(timespec="seconds")
         # A full disk must not keep anybody from reading what is there.
         with suppress(OSError):
             write_whole(holder, json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since}))
         yield
-    finally:
-        lock.release()
 
 
 # What libraries say that write files without Python, and so raise no OSError.
@@ -327,9 +325,8 @@ def whole_folder(folder: Path, replaceable: Callable[[Path], bool] | None = None
     try:
         part.mkdir(parents=True)
     except OSError as error:
-        raise FolderError(
-            f"folder {str(folder)!r} cannot be made: {error.strerror}{_elsewhere(folder, error)}"
-        ) from error
+        reason = f"{error.strerror}{_elsewhere(folder, error)}"
+        raise FolderError(f"folder {str(folder)!r} cannot be made: {reason}") from error
     try:
         yield part
         for path in part.rglob("*"):

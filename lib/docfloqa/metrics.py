@@ -103,10 +103,7 @@ METRICS: dict[str, Metric] = {
 
 
 def score(frame: pd.DataFrame) -> pd.DataFrame:
-    """A copy of `frame` with a float column for every metric, from its `prediction` and `answers`.
-
-    A metric's column that is already there is computed anew. Raises KeyError without one of the two columns.
-    """
+    """A copy of `frame` with a float column for every metric, computed (anew) from its `prediction` and `answers`."""
     rows = list(zip(frame["prediction"], frame["answers"], strict=True))
     values = {name: np.array([metric(*row) for row in rows], float) for name, metric in METRICS.items()}
     return frame.assign(**values)

@@ -50,12 +50,8 @@ _Loader.add_implicit_resolver(
 
 
 def setting(default: Any, meaning: str, allowed: Any = None) -> Any:
-    """A field of a `Group`; allowed is a choice of texts, the least and the largest number, or what checks a value."""
+    """A field of a `Group`; allowed is a choice of texts (else any), the ends of numbers, or what checks a value."""
     return dataclasses.field(default=default, metadata={"meaning": meaning, "allowed": allowed})
-
-
-def any_text(*_: Any) -> None:
-    """Any text: what it may be, the model knows."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,10 +156,8 @@ def mixture_text(strengths: dict[str, float]) -> str:
 def check_study_name(name: str) -> str:
     """A study's name; raises `SettingsError` unless its folders may lie beside those of other studies."""
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9_-])?", name):
-        raise SettingsError(
-            f"study is {shown(name)}; allowed are up to 64 letters, digits, '.', '_' and '-', beginning with a letter "
-            "or digit and not ending with '.'"
-        )
+        signs = "letters, digits, '.', '_' and '-', beginning with a letter or digit and not ending with '.'"
+        raise SettingsError(f"study is {shown(name)}; allowed are up to 64 {signs}")
     if name.lower() in RESERVED or name.lower().split(".")[0] in DEVICES:
         raise SettingsError(f"study is {name!r}; allowed is any other name, since that one means something else")
     return name
@@ -202,7 +196,7 @@ def checked(field: dataclasses.Field, value: Any) -> Any:
         raise SettingsError(f"{name} has {shown(twice[0])} twice; allowed is once")
     if callable(allowed):
         allowed(name, value)
-    elif kind is str and (wrong := [one for one in items if one not in allowed]):
+    elif kind is str and allowed and (wrong := [one for one in items if one not in allowed]):
         known = f"{', '.join(allowed)}{did_you_mean(wrong[0], allowed)}"
         raise SettingsError(f"{name} is {shown(wrong[0])}; allowed are {known}")
     elif kind in (int, float) and not (
@@ -212,6 +206,4 @@ def checked(field: dataclasses.Field, value: Any) -> Any:
         wanted = f"are at most {MOST_LEGS} numbers {span}" if several else f"is a number {span}"
         wanted = "is a positive finite number" if allowed is POSITIVE else wanted
         raise SettingsError(f"{name} is {shown(value)}; allowed {wanted}")
-    if kind is float:
-        items = list(map(float, items))
-    return tuple(items) if several else items[0]
+    return tuple(map(kind, items)) if several else kind(value)

@@ -10,11 +10,11 @@ import yaml
 
 from docfloqa import parameters
 from docfloqa.exceptions import SettingsError, did_you_mean, shown
-from docfloqa.parameters import POSITIVE, Group, any_text, by_name, check_source, check_study_name, setting
+from docfloqa.parameters import POSITIVE, Group, by_name, check_source, check_study_name, setting
 
 UNITS = ("tensor", "block", "stage")
 SIDES = ("output", "input")
-UNFREEZING = ("at_once", "lp_ft", "from_input", "from_output")
+COUNTED = ("units", "parameters")
 ADAPTERS = ("lora", "lora_rank")
 # Of each pair a run has one at most. Adapters are merged into the weights when a run ends, so no other goes on from it;
 # how the vision encoder is unfrozen, and at which rates, is for all of it.
@@ -28,6 +28,7 @@ NOT_TOGETHER = (
 )
 PARTS = ("none", "stem", "stage1", "stage2", "stage3", "stage4", "all")
 PREFIXES = ("token", "text", "none")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 BATCHINGS = ("uniform", "by_image")
 SHIFTS = ("input", "layout", "content")
 # Of transformers, those that need nothing else to be installed or given.
@@ -57,9 +58,7 @@ class Freezing(Group):
     unit: str = setting("tensor", "what of the vision encoder is unfrozen as a whole", UNITS)
     side: str = setting("output", "from which end of the vision encoder units are unfrozen", SIDES)
     counted: str = setting(
-        "units",
-        "whether a share is of the units or, as nearly as they allow, of the parameters",
-        ("units", "parameters"),
+        "units", "whether a share is of the units or, as nearly as they allow, of the parameters", COUNTED
     )
     parts: tuple[str, ...] = setting(
         (),
@@ -75,9 +74,7 @@ class Freezing(Group):
     lora_rank: int | None = setting(None, "the same by the adapters' rank; if not given: lora", (1, 10**4))
     lora_alpha: float | None = setting(None, "how much adapters count, over the rank; if not given: 2 ranks", POSITIVE)
     lora_targets: tuple[str, ...] = setting(
-        (),
-        "linear layers with adapters, by the end of their names, as q_proj v_proj; not given: all that train",
-        any_text,
+        (), "linear layers with adapters, by the end of their names, as q_proj v_proj; not given: all that train"
     )
     trained_before: tuple[float, ...] = setting(
         (), "shares trained one after another before, on the same weights, each as long (the published protocol)", SHARE
@@ -86,7 +83,7 @@ class Freezing(Group):
         "at_once",
         "when the vision encoder is unfrozen: at once, all of it after half of the training (lp_ft), or its parts one "
         "after another from an end of it",
-        UNFREEZING,
+        ("at_once", "lp_ft", "from_input", "from_output"),
     )
     layer_decay: float = setting(
         1.0, "by what the learning rate is multiplied with every part towards the vision encoder's input", (0.01, 1)
@@ -144,7 +141,6 @@ class Drawing(Group):
         "how small pages differ from those of the tiny model's pretraining: input (fonts, contrast, noise, shading, "
         "stamps), layout, content (words and formats), or a mixture with strengths from 0 to 1: input:0.5+content:1 is "
         "print half as worn, and every document of new words (content and layout are shares); input:0 is no shift",
-        any_text,
     )
     synth_documents: int = setting(400, "documents to train on", DOCUMENTS)
     synth_validation_documents: int = setting(140, "documents to validate on", DOCUMENTS)
@@ -187,9 +183,7 @@ class Training(Group):
     optim: str = setting("adamw_torch_fused", "the optimizer", OPTIMIZERS)
     max_grad_norm: float = setting(1.0, "longer gradients are clipped to it", POSITIVE)
     precision: str = setting(
-        "auto",
-        "of computation; auto is bf16 on a GPU that has it, fp16 on another one, fp32 on a CPU",
-        ("auto", "fp32", "bf16", "fp16"),
+        "auto", "of computation; auto is bf16 on a GPU that has it, fp16 on another one, fp32 on a CPU", PRECISIONS
     )
     static_shapes: str = setting(
         "auto",
@@ -240,9 +234,8 @@ class Settings(Storage, Decoding, Training, Drawing, Questions, Freezing):
         Raises `SettingsError` for an unknown profile or field, a value that is not allowed, and "own" without data.
         """
         if not isinstance(name, str) or name not in PROFILES:
-            raise SettingsError(
-                f"profile is {shown(name)}; allowed are {', '.join(PROFILES)}{did_you_mean(name, PROFILES)}"
-            )
+            known = f"{', '.join(PROFILES)}{did_you_mean(name, PROFILES)}"
+            raise SettingsError(f"profile is {shown(name)}; allowed are {known}")
         given = {field: value for field, value in overrides.items() if value is not None}
         settings = {**PROFILES[name], **given}
         if name == OWN:
@@ -255,10 +248,7 @@ class Settings(Storage, Decoding, Training, Drawing, Questions, Freezing):
 
     @classmethod
     def from_parameters(cls, profile: str, further: str | dict[str, Any], **chosen: Any) -> Self:
-        """The settings of a notebook's parameters: a profile, then `further`, then what is `chosen` and not None.
-
-        `further` is a JSON object or what `by_name` made of one.
-        """
+        """The settings of a notebook's parameters: a profile, then `further`, then what is `chosen` and not None."""
         chosen = {name: value for name, value in chosen.items() if value is not None}
         return cls.profile(profile, **{**by_name(further), **chosen})
 
@@ -298,6 +288,8 @@ class Settings(Storage, Decoding, Training, Drawing, Questions, Freezing):
 
 
 EMBEDDED, OWN = Settings(), "own"
+# What is the same wherever the published model is trained.
+BASE = {"model": "florence-community/Florence-2-base-ft", "batch_size": 6, "eval_batch_size": 16, "allow_cpu": False}
 PROFILES: dict[str, dict[str, Any]] = {
     # Everything runs for real in seconds; scores mean nothing.
     "smoke": {"synth_documents": 8, "synth_validation_documents": 4, "epochs": 2, "batch_size": 8, "warmup_steps": 2},
@@ -305,31 +297,24 @@ PROFILES: dict[str, dict[str, Any]] = {
     # A few dozen to a few thousand questions of one's own: at the published rate such few steps change nothing, so it
     # is one that AdamW fine-tunes pretrained transformers of this size with, for more epochs.
     OWN: {
-        "model": "florence-community/Florence-2-base-ft",
+        **BASE,
         "epochs": 20,
-        "batch_size": 6,
-        "batching": "by_image",
         "learning_rate": 3e-5,
         "warmup_ratio": 0.1,
         "early_stopping_patience": 4,
         "max_new_tokens": 64,
-        "eval_batch_size": 16,
-        "allow_cpu": False,
     },
     # The published setting (lr, batch, epochs, beams, tokens, questions), with the protocol mended.
     "paper": {
-        "model": "florence-community/Florence-2-base-ft",
+        **BASE,
         "data": "HuggingFaceM4/DocumentVQA",
         "validation_questions": 500,
         "epochs": 8,
-        "batch_size": 6,
         "batching": "uniform",
         "learning_rate": 1e-6,
         "warmup_steps": 0,
         "num_beams": 3,
         "max_new_tokens": 128,
-        "eval_batch_size": 16,
         "cache_gib": 128.0,
-        "allow_cpu": False,
     },
 }

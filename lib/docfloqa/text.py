@@ -7,12 +7,8 @@ import pandas as pd
 NO_BREAK = "\u00a0"
 # Typeset as other signs by LaTeX's default font encoding; pandas escapes the rest.
 LATEX_SIGNS = str.maketrans({NO_BREAK: "~", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"})
-# The second line is what would become a link, a dash or an ellipsis.
-MARKUP = re.compile(
-    r"[\\|*_`<>$~#&]|\](?=\()|"
-    r":(?=//)|(?<=\bwww)\.|@|-(?=-)|\.(?=\.\.)",
-    re.IGNORECASE,
-)
+# From the colon on it is what would become a link, a dash or an ellipsis.
+MARKUP = re.compile(r"[\\|*_`<>$~#&]|\](?=\()|:(?=//)|(?<=\bwww)\.|@|-(?=-)|\.(?=\.\.)", re.IGNORECASE)
 # LaTeX takes what opens a row so for an argument of the line break before it.
 LATEX_OPENING = re.compile(r"^([ \t]*)([\[*])", re.MULTILINE)
 # Names of variants and comparisons, which files keep as they are, as a reader gets them.

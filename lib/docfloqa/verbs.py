@@ -14,7 +14,7 @@ INCOMPLETE, BAD_INPUT = 1, 2  # exit codes
 
 def study(settings: Settings, **planned: Any) -> tuple:
     """Explore, fine-tune every ratio, analyse and export the report."""
-    from docfloqa.report.next_steps import next_steps
+    from docfloqa.report.findings import next_steps
     from docfloqa.report.verdicts import as_text, compared_on, verdicts
     from docfloqa.runs import results
     from docfloqa.study.study import make_study
@@ -45,10 +45,8 @@ def run(settings: Settings) -> tuple | None:
     from docfloqa.runs.plans import check_name
 
     check_name(settings, single=True)
-    if settings.folds and not settings.fold:
-        raise SettingsError(
-            f"folds is {settings.folds} and fold is none; a run needs --fold, from 1 to {settings.folds}"
-        )
+    if (folds := settings.folds) and not settings.fold:
+        raise SettingsError(f"folds is {folds} and fold is none; a run needs --fold, from 1 to {folds}")
     import pandas as pd
 
     from docfloqa.runs.results import as_text, status
@@ -155,11 +153,11 @@ def ask(image, question, page=1, study=None, run=None, model=None, ratio=None) -
         models = asking.models_of_study(study or "embedded", ratio)
     answers, novel = [], None
     for one in models:
-        model, processor = one.load()
-        answer = asking.answer(model, processor, shown, question, one.settings)
+        loaded = one.load()
+        answer = asking.answer(loaded, shown, question, one.settings)
         answers.append({"model": one.name, "run": one.run and one.run.name, **answer})
         # All models of a study were trained on the same pages, which the one before training does not know.
-        novel = asking.novelty(model, shown) if novel is None else novel
+        novel = asking.novelty(loaded[0], shown) if novel is None else novel
     width = max(len(one["model"]) for one in answers)
     lines = [f"page {page} of {pages}; --page asks about another"] if pages > 1 else []
     for one in answers:
@@ -192,16 +190,13 @@ def evaluate(run, changes, data=None) -> tuple:
 
     found = find_run(run)
     if data and found.settings.fold and resolve(data) == resolve(found.settings.data):
-        raise SettingsError(
-            f"--data is {data!r}, most of which run {found.name} of a fold was trained on; allowed are other data, or "
-            "none: then its own fold is scored"
-        )
+        allowed = "allowed are other data, or none: then its own fold is scored"
+        raise SettingsError(f"--data is {data!r}, most of which run {found.name} of a fold was trained on; {allowed}")
 
     from docfloqa.training.evaluation import evaluate_run
 
-    settings = found.settings.replace(
-        **changes, **({"validation_data": data, "folds": None, "fold": None} if data else {})
-    )
+    other = {"validation_data": data, "folds": None, "fold": None} if data else {}
+    settings = found.settings.replace(**changes, **other)
     started = time.perf_counter()
     answers = evaluate_run(found, settings)
     about = {
@@ -224,7 +219,7 @@ def evaluate(run, changes, data=None) -> tuple:
 
 def compare(first, second, questions=10) -> tuple:
     """Show what one run does better than another."""
-    from docfloqa.analysis.paired import NOTE, as_text, changed_questions, compare_metrics, paired_answers
+    from docfloqa.analysis.paired import NOTE, as_text, compare_metrics, compared, paired_answers
     from docfloqa.runs.results import find_run
     from docfloqa.text import flat
 
@@ -232,7 +227,7 @@ def compare(first, second, questions=10) -> tuple:
         raise SettingsError(f"--questions is {questions}; allowed is 0 or more")
     runs = find_run(first), find_run(second)
     sides = paired_answers(*runs)
-    metrics, changed = compare_metrics(*sides), changed_questions(*sides)
+    metrics, changed = compare_metrics(*sides), compared(*sides).drop(columns=["anls_first", "anls_second"])
     kinds = {"better": changed[changed["difference"] > 0], "worse": changed[changed["difference"] < 0][::-1]}
     names = {"first": runs[0].name, "second": runs[1].name}
     lines = [*(f"{which}: {name}" for which, name in names.items()), "", as_text(metrics).to_string(), "", NOTE, ""]

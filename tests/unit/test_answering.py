@@ -62,7 +62,7 @@ def test_every_question_is_answered_as_ask_answers_it(run, scans):
     assert frame["question"].iloc[0] == "What is the total, please?"
     model, processor = run.load()
     for row in frame[frame["error"] == ""].itertuples():
-        expected = answer(model, processor, read_page(scans / row.file, row.page), row.question, run.settings)
+        expected = answer((model, processor), read_page(scans / row.file, row.page), row.question, run.settings)
         assert row.answer == expected["text"] and row.confidence == pytest.approx(expected["confidence"], abs=1e-3)
     assert frame[frame["error"] != ""]["error"].str.contains("no image that can be decoded").tolist() == [True] * 2
     kept = pd.read_csv(scans.parent / "answers.csv", keep_default_na=False)

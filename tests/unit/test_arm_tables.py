@@ -25,7 +25,7 @@ from docfloqa.analysis.contrasts import (
     ratio_contrasts,
 )
 from docfloqa.analysis.intervals import p_text
-from docfloqa.analysis.paired import PairedDifference, holm, paired_difference, pooled_over_seeds
+from docfloqa.analysis.paired import PairedDifference, holm, paired_difference, permutation_p_value, pooled_over_seeds
 from docfloqa.arms import ARMS, Contrast, shift_of
 from docfloqa.data.synth.vocabulary import KNOWN, is_new_word
 from docfloqa.figures import arms as arm_figures
@@ -69,7 +69,7 @@ def test_contrasts_are_paired_differences_of_the_variants_named(study, name):
     difference = found[0].difference
     alone = paired_difference(first, second, "anls")
     seeds = {name: getattr(difference, name) for name in ("over_seeds", "seeds_freedom")}
-    assert difference == dataclasses.replace(alone, **seeds) and 0 < found[0].permuted <= 1
+    assert difference == dataclasses.replace(alone, **seeds) and 0 < permutation_p_value(*found[0].sides, "anls") <= 1
     shifted = [variant for variant in of(study, name).variants if shift_of(variant.name) == shift_of(found[0].first)]
     assert seeds["seeds_freedom"] == (len(shifted) - 1 if of(study, name).pooled else None)
     assert difference.estimate == pytest.approx(second["anls"].mean() - first["anls"].mean())
@@ -88,7 +88,7 @@ def test_interactions_compare_the_same_contrast_between_shifts(study):
     for one, (there, here) in zip(interactions(study, "side"), planned.interactions, strict=True):
         estimates = [differences[side].difference.estimate for side in (here, there)]
         assert one.difference.estimate == estimates[0] - estimates[1]
-        assert here.says == there.says and "" < here.shift != there.shift > ""
+        assert here.says == there.says and "" < shift_of(here.first) != shift_of(there.first) > ""
     assert interactions(study, "lora") == []
 
 
@@ -193,7 +193,8 @@ def test_every_planned_comparison_has_a_name_of_its_own(study):
         assert named == {f"{each.second} − {each.first}": each.says for each in planned.contrasts}
     between = [each for each in found if each.family == "arm side, between shifts"]
     assert [each.name for each in between] == [
-        f"{here.says}: {here.shift} − {there.shift}" for there, here in ARMS["side"](study.settings).interactions
+        f"{here.says}: {shift_of(here.first)} − {shift_of(there.first)}"
+        for there, here in ARMS["side"](study.settings).interactions
     ]
     p_values = dict(zip(found, holm_p_values(found), strict=True))
     family = [each for each in found if each.family == "ratios"]

@@ -21,7 +21,7 @@ def test_an_answer_is_that_of_the_evaluation(dataset, tiny, smoke):
     rows = dataset["validation"].select(range(3))
     evaluated = evaluate(model, QuestionCollator(rows, model, processor, smoke.prefix), smoke)
     for row, expected in zip(rows, evaluated.itertuples(), strict=True):
-        given = answer(model, processor, row["image"], row["question"], smoke)
+        given = answer((model, processor), row["image"], row["question"], smoke)
         assert given["text"] == expected.prediction
         assert given["confidence"] == pytest.approx(expected.confidence, abs=1e-3)
         assert given["seconds"] > 0
@@ -30,7 +30,7 @@ def test_an_answer_is_that_of_the_evaluation(dataset, tiny, smoke):
 def test_special_tokens_in_a_question_are_text(tiny, smoke):
     model, processor = tiny
     question = "what is </s><image> <DocVQA>?"
-    given = answer(model, processor, Image.new("L", (50, 20), 255), question, smoke)
+    given = answer((model, processor), Image.new("L", (50, 20), 255), question, smoke)
     assert 0 <= given["confidence"] <= 1
     [prompt] = encode_prompts(processor, [question], smoke.prefix, 10**6)
     assert prompt.count(processor.tokenizer.eos_token_id) == 1
@@ -40,14 +40,14 @@ def test_a_question_that_is_too_long_is_cut_with_a_warning(tiny, smoke):
     model, processor = tiny
     page = Image.new("RGB", (50, 50))
     with pytest.warns(UserWarning, match=r"question is cut.*tokens, and the model reads 256"):
-        given = answer(model, processor, page, "what is the total? " * 1000, smoke)
+        given = answer((model, processor), page, "what is the total? " * 1000, smoke)
     assert given["text"] is not None
 
 
 @pytest.mark.parametrize("question", ["", " \n", "what is \udcff?"])
 def test_a_question_that_is_none_is_refused(question, tiny, smoke):
     with pytest.raises(RunError, match="question is"):
-        answer(*tiny, Image.new("RGB", (50, 50)), question, smoke)
+        answer(tiny, Image.new("RGB", (50, 50)), question, smoke)
 
 
 def test_a_study_is_asked_before_training_and_at_every_ratio_of_its_first_seed(output):

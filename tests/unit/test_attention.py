@@ -14,7 +14,7 @@ QUESTION = "What is the total?"
 @pytest.fixture
 def looked(tiny, smoke, dataset):
     image = dataset["validation"][0]["image"]
-    return attention(*tiny, image, QUESTION, "12.50 kg", smoke), image
+    return attention(tiny, image, QUESTION, "12.50 kg", smoke), image
 
 
 def test_weights_are_shares_of_one_for_every_token(looked, tiny):
@@ -57,14 +57,14 @@ def test_a_pixel_of_the_page_reaches_the_cell_above_it(tiny):
 def test_the_model_is_left_as_it_was(tiny, smoke):
     model, processor = tiny
     before = model.config._attn_implementation
-    attention(model, processor, Image.new("L", (50, 90), 255), QUESTION, "", smoke)
+    attention((model, processor), Image.new("L", (50, 90), 255), QUESTION, "", smoke)
     assert model.config._attn_implementation == before
     assert model.get_decoder().config._attn_implementation == before
 
 
 def test_nothing_answered_is_an_end_alone_and_markup_is_text(tiny):
     page = Image.new("RGB", (300, 200), "white")
-    result = attention(*tiny, page, "<s> </s> $x$ <DocVQA>", "", Settings.profile("smoke", prefix="none"))
+    result = attention(tiny, page, "<s> </s> $x$ <DocVQA>", "", Settings.profile("smoke", prefix="none"))
     assert result.tokens == [END] and 0 < result.on_page.sum() < 1
 
 

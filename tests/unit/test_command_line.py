@@ -14,13 +14,8 @@ from fake_study import write_study
 from PIL import Image
 from small_study import small_study
 
-from docfloqa.analysis.paired import (
-    changed_questions,
-    compare_metrics,
-    mcnemar_p_value,
-    paired_answers,
-    paired_difference,
-)
+from docfloqa.analysis.paired import compare_metrics, mcnemar_p_value, paired_answers, paired_difference
+from docfloqa.analysis.paired import compared as compared_questions
 from docfloqa.cli import app, main
 from docfloqa.data.load import load_docvqa
 from docfloqa.exceptions import IncompleteRunError, RunError, SettingsError
@@ -268,7 +263,7 @@ def test_compare_tests_every_metric(two, capsys):
         assert 0 < found["p_permutation"] <= 1
     assert compared["metrics"]["exact_match"]["p_mcnemar"] == mcnemar_p_value(*sides)["p_value"].iloc[0]
     assert compared["metrics"]["anls"]["p_mcnemar"] is None
-    changed = changed_questions(*sides)
+    changed = compared_questions(*sides)
     gains = changed[changed["difference"] > 0]
     assert [one["question_id"] for one in compared["better"]] == gains["question_id"].head(2).tolist()
     assert all(one["difference"] < 0 for one in compared["worse"])
@@ -282,7 +277,7 @@ def test_a_run_compared_with_itself_differs_in_nothing(two):
     sides = paired_answers(run, run)
     table = compare_metrics(*sides)
     assert (table["difference"] == 0).all() and (table["p_permutation"] == 1).all()
-    assert changed_questions(*sides).empty
+    assert (compared_questions(*sides)["difference"] == 0).all()
 
 
 def test_runs_of_other_questions_are_not_compared(two, capsys):

@@ -63,7 +63,7 @@ def test_the_code_of_the_card_gives_the_same_answers_without_the_library(exporte
             assert f'"{written}"' in code
             script = script.replace(f'"{written}"', repr(meant))
         scripts.append(script)
-        expected.append(answer(model, processor, row["image"], row["question"], run.settings)["text"])
+        expected.append(answer((model, processor), row["image"], row["question"], run.settings)["text"])
     shown = subprocess.run([sys.executable, "-c", "\n".join(scripts)], capture_output=True, text=True)
     assert shown.returncode == 0, shown.stderr
     assert shown.stdout.splitlines() == expected and any(expected)
@@ -192,7 +192,8 @@ def test_the_pipeline_of_the_cards_tag_gives_the_runs_answer(trained):
     prompt = f"<DocVQA>{row['question']}"
     [told] = asked(images=row["image"].convert("RGB"), text=prompt)
     assert (
-        told["generated_text"] == prompt + answer(model, processor, row["image"], row["question"], run.settings)["text"]
+        told["generated_text"]
+        == prompt + answer((model, processor), row["image"], row["question"], run.settings)["text"]
     )
 
 

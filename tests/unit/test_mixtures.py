@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 from fake_study import write_study
 
-from docfloqa.arms import choose_arms
+from docfloqa.arms import choose_arms, shift_of
 from docfloqa.data.load import load_docvqa
 from docfloqa.data.synth.dataset import SMALL, draw_page, drawing_of, mixed, page_seed, synth_folder
 from docfloqa.data.synth.small import CLEAN, LAYOUTS, NEW_LAYOUTS, WORN
@@ -109,9 +109,9 @@ def test_a_mixture_is_a_data_set_of_its_own(output):
 
 def test_what_knows_the_three_names_takes_a_mixture(output):
     [side] = choose_arms(["side"], HALF)
-    assert list(dict.fromkeys(contrast.shift for contrast in side.contrasts)) == [HALF.synth_shift, *SHIFTS]
+    assert list(dict.fromkeys(shift_of(contrast.first) for contrast in side.contrasts)) == [HALF.synth_shift, *SHIFTS]
     [usual] = choose_arms(["side"], Settings(synth_shift="layout"))
-    assert list(dict.fromkeys(one.shift for one in usual.contrasts)) == ["layout", "input", "content"]
+    assert list(dict.fromkeys(shift_of(one.first) for one in usual.contrasts)) == ["layout", "input", "content"]
     for shift, told in {
         "layout": "drawn; their layout is new",
         "input:0": "drawn; as those of pretraining",

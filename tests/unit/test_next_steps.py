@@ -11,7 +11,7 @@ from typer.main import get_command
 
 from docfloqa.cli import app
 from docfloqa.files import reports_folder
-from docfloqa.report.next_steps import next_steps, program
+from docfloqa.report.findings import next_steps, program
 from docfloqa.runs.results import find_run
 
 

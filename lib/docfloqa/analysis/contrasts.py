@@ -53,11 +53,6 @@ class Comparison:
             return self.family
         return f"{self.where}: {self.groups}" if self.where else self.groups
 
-    @functools.cached_property
-    def permuted(self) -> float:
-        """`permutation_p_value`; NaN where the difference is no paired one."""
-        return paired.permutation_p_value(*self.sides, self.metric) if self.sides else math.nan
-
 
 def _group_name(group: str | float) -> str:
     return group if isinstance(group, str) else percent(group)
@@ -147,16 +142,14 @@ def lacking(study: Study, arm: str) -> str:
 
 def of_arm(study: Study, arm: str) -> list[Comparison]:
     """All that an arm compares, how it differs between shifts, too; of `HEADLINE` the claims, on both `ENDPOINTS`."""
-    metrics = ENDPOINTS if arm == HEADLINE and not lacking(study, arm) else ["anls"]
-    found = [arm_contrasts(study, arm, metric) + interactions(study, arm, metric) for metric in metrics]
-    if len(found) == 1:
-        return found[0]
-    named = [
-        [replace(one, family=CLAIMS, where=", ".join(filter(None, (endpoint, one.where)))) for one in each]
-        for endpoint, each in zip(ENDPOINTS.values(), found, strict=True)
-    ]
+    if arm != HEADLINE or lacking(study, arm):
+        return arm_contrasts(study, arm) + interactions(study, arm)
+    found = [arm_contrasts(study, arm, metric) + interactions(study, arm, metric) for metric in ENDPOINTS]
     # The endpoints of a claim beside each other.
-    return [*chain(*zip(*named, strict=True))]
+    return [
+        replace(one, family=CLAIMS, where=", ".join(filter(None, (ENDPOINTS[one.metric], one.where))))
+        for one in chain(*zip(*found, strict=True))
+    ]
 
 
 @once_for_study
@@ -192,7 +185,7 @@ def interactions(study: Study, arm: str, metric: str = "anls") -> list[Compariso
         pair = compared[there], compared[here]
         difference = paired.Interaction(*(each.difference for each in pair)) if made(pair) == [*pair] else None
         reason = "; ".join(sorted({each.reason for each in pair if each.reason}))
-        between = f"arm {arm}, between shifts", there.shift, here.shift, here.says, "", metric
+        between = f"arm {arm}, between shifts", shift_of(there.first), shift_of(here.first), here.says, "", metric
         found.append(Comparison(*between, difference=difference, reason=reason))
     return found
 
@@ -210,14 +203,11 @@ def gains(study: Study) -> list[Comparison]:
             named = {variant: plain(variant).rpartition(": ")[::2] for variant in variants}
             none = {where: variant for variant, (where, what) in named.items() if what == "none"}
             planned = {one.second: one for one in arm_contrasts(study, name) if one.first in none.values()}
-            return made(
-                replace(
-                    planned.get(variant) or compare(arm.compared, VARIANT, none[where], variant, family="gains"),
-                    where=where,
-                    says=what,
-                )
-                for variant, (where, what) in named.items()
-                if where in none and what != "none"
-            )
+            found = []
+            for variant, (where, what) in named.items():
+                if where in none and what != "none":
+                    one = planned.get(variant) or compare(arm.compared, VARIANT, none[where], variant, family="gains")
+                    found.append(replace(one, where=where, says=what))
+            return made(found)
     pairs, lowest = made(ratio_contrasts(study)), study.compared[RATIO].min()
     return [replace(one, says=_group_name(one.second)) for one in pairs if one.first == lowest]

@@ -251,11 +251,9 @@ def paired_answers(first: Run, second: Run) -> tuple[pd.DataFrame, pd.DataFrame]
     sides = [run.answers().assign(seed=0).sort_values("question_id", ignore_index=True) for run in (first, second)]
     asked = [side[QUESTION].assign(answers=side["answers"].map(tuple)) for side in sides]
     if not asked[0].equals(asked[1]):
-        raise RunError(
-            f"runs {first.name} and {second.name} were not asked the same questions: {len(asked[0])} and "
-            f"{len(asked[1])}, {len(asked[0].merge(asked[1]))} of them the same; only runs with the same validation "
-            "data can be compared"
-        )
+        counts = f"{len(asked[0])} and {len(asked[1])}, {len(asked[0].merge(asked[1]))} of them the same"
+        allowed = "only runs with the same validation data can be compared"
+        raise RunError(f"runs {first.name} and {second.name} were not asked the same questions: {counts}; {allowed}")
     return sides[0], sides[1]
 
 
@@ -284,29 +282,20 @@ def as_text(metrics: pd.DataFrame) -> pd.DataFrame:
     """What `compare_metrics` gives, in per cent and as text."""
     ends = metrics[["difference", "low", "high"]].itertuples(index=False)
     tests = {"p": "p_value", "p, permutation": "p_permutation", "p, McNemar": "p_mcnemar"}
-    return pd.DataFrame(
-        {
-            **{f"{side} (%)": (100 * metrics[side]).map(number) for side in ("first", "second")},
-            "difference": [Interval(*row).format(100) for row in ends],
-            **{name: metrics[p].map(p_text) for name, p in tests.items()},
-        }
-    ).rename_axis(None)
+    columns = {f"{side} (%)": (100 * metrics[side]).map(number) for side in ("first", "second")}
+    columns["difference"] = [Interval(*row).format(100) for row in ends]
+    columns |= {name: metrics[p].map(p_text) for name, p in tests.items()}
+    return pd.DataFrame(columns).rename_axis(None)
 
 
 def compared(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
     """The questions that both frames of predictions answer, by how much ANLS the second has more, most first.
 
-    Columns: question_id, document_id, question, answers, prediction and anls of `_first` and `_second`, difference.
+    Columns: question_id, document_id, question, answers, first and second (predictions), anls of each, difference.
     """
     frame = first[[*QUESTION, "answers", "prediction", "anls"]].merge(
         second[["question_id", "prediction", "anls"]], on="question_id", suffixes=("_first", "_second")
     )
+    frame = frame.rename(columns={"prediction_first": "first", "prediction_second": "second"})
     frame["difference"] = frame["anls_second"] - frame["anls_first"]
     return frame.sort_values(["difference", "question_id"], ascending=[False, True], ignore_index=True)
-
-
-def changed_questions(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
-    """Those of `compared` whose ANLS differs; `first` and `second` are what was answered."""
-    frame = compared(first, second).query("difference != 0")
-    frame = frame.rename(columns={"prediction_first": "first", "prediction_second": "second"})
-    return frame[[*QUESTION, "answers", "first", "second", "difference"]].reset_index(drop=True)

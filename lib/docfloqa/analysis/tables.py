@@ -13,7 +13,7 @@ from docfloqa.analysis import intervals
 from docfloqa.analysis.arms import chosen_rates, tuned
 from docfloqa.analysis.contrasts import VARIANT, Comparison, compare_all, holm_p_values, made, ratio_contrasts
 from docfloqa.analysis.intervals import LOSS, NONE, RATIO, interval_table, last_epoch, number, p_text, percent, unbroken
-from docfloqa.analysis.paired import SIGNIFICANT, PairedDifference, holm, mcnemar_p_value
+from docfloqa.analysis.paired import SIGNIFICANT, PairedDifference, holm, mcnemar_p_value, permutation_p_value
 from docfloqa.analysis.robustness import ALL_KINDS, AREA, KEPT, PAGE_SETS, severity_curves
 from docfloqa.data.degradations import CLEAN, SEVERITIES, amount
 from docfloqa.metrics import METRICS
@@ -192,7 +192,7 @@ def contrast_table(found: Sequence[Comparison]) -> pd.DataFrame:
         "what it says": [one.says for one in found],
         "difference [95 %]": [one.difference.interval().format(100) for one in found],
         "p (Holm)": [*map(p_text, holm_p_values(found))],
-        "p, permutation": [p_text(one.permuted) for one in found],
+        "p, permutation": [p_text(permutation_p_value(*one.sides, one.metric)) if one.sides else NONE for one in found],
         "seeds": [str(one.difference.seeds) if one.sides else NONE for one in found],
         "smallest shown": [_points(one.difference.smallest_detectable()) for one in found],
     }

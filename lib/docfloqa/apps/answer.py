@@ -10,16 +10,15 @@ from typing import Any
 
 import pandas as pd
 from tqdm.auto import tqdm
-from transformers import Florence2Processor
 
-from docfloqa.apps.ask import UNKNOWN, Asked, answers, check_question, is_unlike, novelty
+from docfloqa.apps.ask import UNKNOWN, Asked, Loaded, answers, check_question, is_unlike, novelty
 from docfloqa.data.images import PageError, count_pages, read_bytes, read_page
 from docfloqa.data.importing.pages import file_below, page_number
 from docfloqa.data.importing.tables import SEPARATOR, csv_table, texts
 from docfloqa.exceptions import DataError, RunError, printable, shown
 from docfloqa.files import expanded, held, is_folder, write_whole
 from docfloqa.metrics import anls
-from docfloqa.model.florence import Florence2ForDocVQA, weights_checksum
+from docfloqa.model.florence import weights_checksum
 from docfloqa.settings import Settings
 from docfloqa.training.batches import resized, split
 
@@ -69,12 +68,12 @@ def answer_folder(asked: Asked, folder: Path, questions: Path, out: Path) -> pd.
         tasks = tasks_of(questions, folder)
         part = out.with_name(f"{out.name}.part")
         # Before any file: of a model that is gone nothing is left.
-        model, processor = asked.load()
-        who = asked.run.id if asked.run else f"model {asked.name} ({weights_checksum(model)[:16]})"
+        loaded = asked.load()
+        who = asked.run.id if asked.run else f"model {asked.name} ({weights_checksum(loaded[0])[:16]})"
         done = _kept(part, who)
         if pending := [task for task in tasks if task.key not in done]:
             with part.open("a") as kept:
-                for task, answer in _answers(model, processor, asked.settings, pending, len(tasks)):
+                for task, answer in _answers(loaded, asked.settings, pending, len(tasks)):
                     done[task.key] = answer
                     kept.write(json.dumps({"run": who, "key": task.key, "answer": answer}) + "\n")
                     kept.flush()
@@ -139,8 +138,9 @@ def _look(folder: Path, name: str) -> tuple[Path | None, int, str]:
 
 
 def _answers(
-    model: Florence2ForDocVQA, processor: Florence2Processor, settings: Settings, tasks: list[Task], whole: int
+    loaded: Loaded, settings: Settings, tasks: list[Task], whole: int
 ) -> Iterator[tuple[Task, dict[str, Any]]]:
+    model, processor = loaded
     with tqdm(total=whole, initial=whole - len(tasks), desc="answering", unit="question") as bar:
         for few in split(sorted(tasks, key=lambda task: (task.file, task.page, task.row)), AT_ONCE):
             pages, novel, wrong, asked = {}, {}, {}, []
@@ -157,7 +157,7 @@ def _answers(
                 else:
                     asked.append((task, name))
             if asked:
-                made = answers(model, processor, pages, [(name, task.question) for task, name in asked], settings)
+                made = answers(loaded, pages, [(name, task.question) for task, name in asked], settings)
                 for (task, name), one in zip(asked, made.itertuples(), strict=True):
                     told = {"answer": one.prediction, "confidence": float(one.confidence), "novelty": novel[name]}
                     yield task, told

@@ -46,6 +46,9 @@ END = "(end)"
 INK = LinearSegmentedColormap.from_list("ink", [(0.0, 0.27, 0.53, 0.0), (0.0, 0.27, 0.53, 0.7)])
 
 
+Loaded = tuple[Florence2ForDocVQA, Florence2Processor]
+
+
 @dataclass(frozen=True)
 class Asked:
     """A model that can be asked: its name, the run that made it if one did, and its settings."""
@@ -54,7 +57,7 @@ class Asked:
     run: Run | None
     settings: Settings
 
-    def load(self) -> tuple[Florence2ForDocVQA, Florence2Processor]:
+    def load(self) -> Loaded:
         """The model on the device where there is one, and its processor; raises `RunError` or `ModelError`."""
         if self.run:
             return self.run.load()
@@ -70,9 +73,7 @@ def asked_model(model: str | Path) -> Asked:
     return Asked(str(model), None, Settings.profile("embedded", model=str(model), **chosen))
 
 
-def answer(
-    model: Florence2ForDocVQA, processor: Florence2Processor, image: Image.Image, question: str, settings: Settings
-) -> dict[str, Any]:
+def answer(loaded: Loaded, image: Image.Image, question: str, settings: Settings) -> dict[str, Any]:
     """What the model answers to a question about a page.
 
     `image` is the whole page in any mode and size. Given are `text`, `confidence` (the probability of this very answer,
@@ -80,13 +81,14 @@ def answer(
     the end is cut off, with a warning. Raises `RunError` for an empty question.
     """
     check_question(question)
+    model, processor = loaded
     longest = model.config.text_config.max_position_embeddings
     [prompt] = florence.encode_prompts(processor, [question], settings.prefix, NEVER_CUT)
     if len(prompt) > longest:
         too_long = f"the question is cut: with its page it has {len(prompt):,} tokens, and the model reads {longest:,}"
         warnings.warn(too_long, stacklevel=2)
     started = time.perf_counter()
-    row = answers(model, processor, {"": resized(image, processor)}, [("", question)], settings).iloc[0]
+    row = answers(loaded, {"": resized(image, processor)}, [("", question)], settings).iloc[0]
     seconds = time.perf_counter() - started
     return {"text": row["prediction"], "confidence": float(row["confidence"]), "seconds": seconds}
 
@@ -100,16 +102,13 @@ class Resized(dict[str, Tensor]):
 
 
 def answers(
-    model: Florence2ForDocVQA,
-    processor: Florence2Processor,
-    pages: dict[str, Tensor],
-    asked: Sequence[tuple[str, str]],
-    settings: Settings,
+    loaded: Loaded, pages: dict[str, Tensor], asked: Sequence[tuple[str, str]], settings: Settings
 ) -> pd.DataFrame:
     """`evaluate` of questions that nobody has answered yet, each with the name of its page in `pages` (`resized`)."""
     # The accepted answer is for the loss, which nobody sees here.
     same = {"questionId": "", "question_types": [], "answers": [""]}
     rows = Dataset.from_list([{"page": page, "document_id": page, "question": said, **same} for page, said in asked])
+    model, processor = loaded
     return evaluate(model, QuestionCollator(rows, model, processor, settings.prefix, Resized(pages)), settings)
 
 
@@ -147,12 +146,11 @@ def models_of_study(name: str, ratio: float | None = None) -> list[Asked]:
     if ratio is not None and ratio not in of_ratio:
         ratios = ", ".join(f"{one:g}" for one in of_ratio)
         raise RunError(f"ratio is {ratio:g}; allowed are those of study {name!r}: {ratios}")
-    chosen = of_ratio if ratio is None else {ratio: of_ratio[ratio]}
-    before = [Asked(BEFORE, None, study.settings)] if ratio is None else []
     # A run without its model says so when its folder is asked for.
+    chosen = {one: run for one, run in of_ratio.items() if ratio in (None, one) and run.model_folder}
     fold = f", fold 1 of {study.settings.folds}" if study.settings.folds else ""
-    named = {f"{100 * one:g} % trained{fold}": run for one, run in chosen.items() if run.model_folder}
-    return before + [Asked(one, run, run.settings) for one, run in named.items()]
+    asked = [Asked(f"{100 * one:g} % trained{fold}", run, run.settings) for one, run in chosen.items()]
+    return [Asked(BEFORE, None, study.settings), *asked] if ratio is None else asked
 
 
 class Attention(NamedTuple):
@@ -175,19 +173,13 @@ def cells_of(weights: np.ndarray, rows: int, columns: int) -> np.ndarray:
 
 
 @torch.no_grad()
-def attention(
-    model: Florence2ForDocVQA,
-    processor: Florence2Processor,
-    image: Image.Image,
-    question: str,
-    answer: str,
-    settings: Settings,
-) -> Attention:
+def attention(loaded: Loaded, image: Image.Image, question: str, answer: str, settings: Settings) -> Attention:
     """The cross-attention of the decoder while it is made to write `answer`, mean over its layers and heads.
 
     `image` is the whole page in any mode and size. What is attended to are the encoder's outputs, in which every token
     has already seen all others: a place that is looked at is a hint at what was read, not a proof.
     """
+    model, processor = loaded
     longest = model.config.text_config.max_position_embeddings
     states = model.vision_states(resized(image, processor)[None].to(model.device), 0)
     features = model.model.multi_modal_projector(states)

@@ -185,8 +185,7 @@ class PredictionComparer(Browser):
             self.view.value = text_html("No question differs in this way.")
             return
         row = self.frame.set_index("question_id").loc[self.questions.value]
-        both = {"run": [self.first.value, self.second.value]}
-        both["answer"] = [row["prediction_first"], row["prediction_second"]]
+        both = {"run": [self.first.value, self.second.value], "answer": [row["first"], row["second"]]}
         both["ANLS"] = [f"{row['anls_first']:.2f}", f"{row['anls_second']:.2f}"]
         caption = f"{row['question']} Accepted: {' · '.join(row['answers'])}"
         page = text_html("The data set has no such question any more.")
@@ -201,5 +200,5 @@ class PredictionComparer(Browser):
         rows = pd.concat([better.head(count), worse.tail(count)[::-1]], ignore_index=True)
         columns = {"question": rows["question"], "accepted": rows["answers"].str.join(" · ")}
         # Two equal names would be one column.
-        columns |= {self.first.value: rows["prediction_first"], f"then {self.second.value}": rows["prediction_second"]}
+        columns |= {self.first.value: rows["first"], f"then {self.second.value}": rows["second"]}
         return pd.DataFrame(columns | {"ANLS, difference": rows["difference"].map("{:+.2f}".format)})

@@ -65,20 +65,12 @@ def demo_config(port: int) -> Config:
     headers = {"Content-Security-Policy": POLICY, "Referrer-Policy": "no-referrer"}
     # A little more than a file, so that one that is just too large is told so.
     served["tornado_settings"] = {"headers": headers, "websocket_max_message_size": LARGEST_UPLOAD + 2 * 2**20}
-    shown = {
-        "preheat_kernel": True,
-        "default_pool_size": 1,
-        "strip_sources": True,
-        "show_tracebacks": False,
-        "file_allowlist": [],
-        "allow_template_override": "NO",
-    }
+    shown = {"strip_sources": True, "show_tracebacks": False, "file_allowlist": [], "allow_template_override": "NO"}
+    shown |= {"preheat_kernel": True, "default_pool_size": 1}
     heated = {"fill_delay": SECONDS_BEFORE_NEXT}
     kernels = {"cull_idle_timeout": IDLE_SECONDS, "cull_interval": 60, "cull_connected": True}
     kernels["transport_encryption"] = ENCRYPTION
-    return Config(
-        {"Voila": served, "VoilaConfiguration": shown, "MappingKernelManager": kernels, "VoilaKernelManager": heated}
-    )
+    return Config(Voila=served, VoilaConfiguration=shown, MappingKernelManager=kernels, VoilaKernelManager=heated)
 
 
 def serve(study: str, port: int = 8866) -> None:

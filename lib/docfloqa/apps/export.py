@@ -79,9 +79,8 @@ def export_adapter(run: Run, folder: Path) -> Path:
     _, processor = run.load()
     source = run.model_folder / ADAPTER_FOLDER
     if not source.is_dir():
-        raise RunError(
-            f"run {run.name} has no adapters: it was made without lora_rank and lora, or before they were kept"
-        )
+        why = "it was made without lora_rank and lora, or before they were kept"
+        raise RunError(f"run {run.name} has no adapters: {why}")
     with whole_folder(folder, is_adapter) as part:
         shutil.copytree(source, part, dirs_exist_ok=True)
         processor.save_pretrained(part)

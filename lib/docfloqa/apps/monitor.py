@@ -6,11 +6,10 @@ from typing import Any
 import ipywidgets
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from docfloqa.analysis.intervals import NONE, RATIO, number, percent
 from docfloqa.apps.browser import control, image_html, table_html, text_html
-from docfloqa.figures.style import TWO_COLUMNS, mark, panels, render, styled
+from docfloqa.figures.style import TWO_COLUMNS, line, mark, panels, render, styled
 from docfloqa.files import runs_folder
 from docfloqa.runs.plans import study_command
 from docfloqa.runs.progress import epochs_so_far as so_far
@@ -60,14 +59,13 @@ def sweep_curves(so_far: pd.DataFrame) -> Figure:
     """ANLS and validation loss by epoch, a line for every run of `epochs_so_far`, with one look for every ratio."""
     figure, ((scores, losses),) = panels(TWO_COLUMNS, 2.2, 1, 2)
     for (ratio, _), rows in so_far.groupby([RATIO, "run"]):
-        scores.plot(rows["epoch"], 100 * rows["anls"], label=percent(ratio), **mark(ratio))
-        losses.plot(rows["epoch"], rows["val_loss"], **mark(ratio))
+        line(scores, rows["epoch"], 100 * rows["anls"], label=percent(ratio), **mark(ratio))
+        line(losses, rows["epoch"], rows["val_loss"], **mark(ratio))
     for ax, label in ((scores, "ANLS (%)"), (losses, "validation loss (nats per token)")):
         ax.set(xlabel="epoch", ylabel=label)
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     # Runs that differ in their seed alone share an entry.
     entries = dict(zip(*scores.get_legend_handles_labels()[::-1], strict=True))
-    figure.legend(entries.values(), entries, title="vision trained", loc="outside right center", frameon=False)
+    figure.legend(entries.values(), entries, title="vision trained", loc="outside right center")
     return figure
 
 

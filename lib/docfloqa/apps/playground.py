@@ -19,7 +19,7 @@ from docfloqa.apps.upload import Upload
 from docfloqa.data.images import PageError, as_page, check_size, open_upload
 from docfloqa.data.load import load_docvqa
 from docfloqa.exceptions import RunError
-from docfloqa.figures.style import render
+from docfloqa.figures.style import render, shorten
 from docfloqa.metrics import anls
 from docfloqa.runs.plans import study_command
 from docfloqa.settings import Settings
@@ -56,11 +56,6 @@ def telling_question(models: list[ask.Asked], rows: Dataset, places: Sequence[in
     found, names = next(telling, None), f"{trained[-1].name} answers right and {trained[0].name} does not"
     said = f"the first question that {names}" if found is not None else f"the first of all: there is none that {names}"
     return found, f"What is asked first is {said}."
-
-
-def shorten(text: str) -> str:
-    """A text of any length as a heading has room for."""
-    return text if len(text) <= HEADING else f"{text[: HEADING - 2].rstrip()} …"
 
 
 def failure(name: str, error: Exception) -> str:
@@ -121,8 +116,7 @@ class Playground(ipywidgets.VBox):
             self.question.value = self.rows["question"][first]
         self.ask()
         pages, asking = [self.document, self.upload, self.number], [self.question, self.button]
-        rows = [note, pages, asking, self.status, self.answered, [self.model, self.token]]
-        rows.append([self.page, self.view])
+        rows = [note, pages, asking, self.status, self.answered, [self.model, self.token], [self.page, self.view]]
         wrapped = ipywidgets.Layout(flex_flow="row wrap")
         super().__init__([ipywidgets.HBox(row, layout=wrapped) if isinstance(row, list) else row for row in rows])
 
@@ -192,7 +186,7 @@ class Playground(ipywidgets.VBox):
                     try:
                         if asked.name not in self._loaded:
                             self._loaded[asked.name] = asked.load()
-                        given = ask.answer(*self._loaded[asked.name], self.image, question, asked.settings)
+                        given = ask.answer(self._loaded[asked.name], self.image, question, asked.settings)
                         rows.append({"model": asked.name, **given})
                     except Exception as error:
                         # Whatever it is, nobody would learn of it from a callback.
@@ -206,8 +200,8 @@ class Playground(ipywidgets.VBox):
                 self.asked, self.accepted = question, self.known.get(question, [])
                 self.answers = pd.DataFrame(rows).set_index("model")
                 # Beside the question and in no column: they are the same in every row, and a phone is narrow.
-                known = f" Accepted: {shorten(' · '.join(self.accepted))}" if self.accepted else ""
-                self.answered.value = table_html(self.table(), f"{shorten(self.asked)}{known}")
+                known = f" Accepted: {shorten(' · '.join(self.accepted), HEADING, 1)}" if self.accepted else ""
+                self.answered.value = table_html(self.table(), f"{shorten(self.asked, HEADING, 1)}{known}")
                 self._choose_model()
         finally:
             self.button.disabled = False
@@ -230,7 +224,7 @@ class Playground(ipywidgets.VBox):
             if name not in self._looked and name in self.answers.index:
                 [asked] = [asked for asked in self.models if asked.name == name]
                 text = self.answers.loc[name, "text"]
-                self._looked[name] = ask.attention(*self._loaded[name], self.image, self.asked, text, asked.settings)
+                self._looked[name] = ask.attention(self._loaded[name], self.image, self.asked, text, asked.settings)
         except Exception as error:
             why = failure(name, error)
         tokens = self._looked[name].tokens if name in self._looked else []
@@ -254,5 +248,5 @@ class Playground(ipywidgets.VBox):
         elsewhere = f"{100 * looked.elsewhere(token):.0f} % of its attention was not on a place of the page"
         return (
             f"Where the model {self.model.value} looked while it wrote “{looked.tokens[token]}” of its answer to "
-            f"“{shorten(self.asked)}”; {elsewhere}."
+            f"“{shorten(self.asked, HEADING, 1)}”; {elsewhere}."
         )

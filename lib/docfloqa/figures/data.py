@@ -10,6 +10,7 @@ import seaborn as sns
 from datasets import Dataset, DatasetDict
 from matplotlib.figure import Figure
 
+from docfloqa.analysis.tables import PUBLISHED
 from docfloqa.data.images import as_page
 from docfloqa.data.load import SPLITS
 from docfloqa.data.synth.dataset import draw_page
@@ -21,15 +22,6 @@ from docfloqa.settings import SHIFTS
 if TYPE_CHECKING:
     from transformers import Florence2Processor
 
-# Tanaka et al., VisualMRC (AAAI 2021), table 1; lengths in NLTK tokens. Pages and questions: Mathew et al. (WACV 2021).
-DOCVQA_STATISTICS = {
-    "pages": 12_767,
-    "questions": 50_000,
-    "questions per page": 50_000 / 12_767,
-    "words per page": 182.75,
-    "words per question": 9.49,
-    "words per answer": 2.43,
-}
 SPLIT_COLOURS = {"train": "#004488", "validation": "#DDAA33"}
 
 
@@ -55,7 +47,7 @@ def counts(asked: pd.DataFrame) -> pd.DataFrame:
 
 
 def beside_docvqa(asked: pd.DataFrame, words_per_page: float | None) -> pd.DataFrame:
-    """Statistics of all questions beside `DOCVQA_STATISTICS`; `words_per_page` is None where nobody counted them."""
+    """Statistics of all questions beside published ones; `words_per_page` is None where nobody counted them."""
     ours = {
         "pages": asked["page"].nunique(),
         "questions": len(asked),
@@ -64,7 +56,7 @@ def beside_docvqa(asked: pd.DataFrame, words_per_page: float | None) -> pd.DataF
         "words per question": asked["question_words"].mean(),
         "words per answer": asked["answer_words"].mean(),
     }
-    return pd.DataFrame({"here": ours, "DocVQA": DOCVQA_STATISTICS}, dtype=float).map(_number)
+    return pd.DataFrame({"here": ours, "DocVQA": PUBLISHED["docvqa_statistics"]}, dtype=float).map(_number)
 
 
 def _number(value: float) -> str:
@@ -118,9 +110,7 @@ def plot_drawings(what: str) -> Figure:
         rows = {"": [small_page(Random(f"0-{kind}"), *shown, {kind: LAYOUTS[kind]}) for kind in LAYOUTS]}
     else:
         columns = range(len(LAYOUTS))
-        rows = {
-            shift: [draw_page(Random(f"0-{shift}-{index}"), shift, "train") for index in columns] for shift in SHIFTS
-        }
+        rows = {shift: [draw_page(Random(f"0-{shift}-{at}"), shift, "train") for at in columns] for shift in SHIFTS}
     figure, axes = panels(TWO_COLUMNS, 1.25 * len(rows), len(rows), len(LAYOUTS), subplot_kw=BARE)
     for line, (name, pages) in zip(axes, rows.items(), strict=True):
         line[0].set_ylabel(name)
@@ -150,5 +140,4 @@ def token_lengths(asked: pd.DataFrame, processor: "Florence2Processor") -> pd.Da
 
     texts = {"question": asked["question"], "first answer": asked["answers"].str[0]}
     lengths = pd.DataFrame({name: [*map(len, encode_text(processor, [*column]))] for name, column in texts.items()})
-    table = lengths.quantile([0.5, 0.99, 1.0]).T.set_axis(["median", "99 %", "largest"], axis=1)
-    return table.round(0).astype(int)
+    return lengths.quantile([0.5, 0.99, 1.0]).round(0).astype(int).T.set_axis(["median", "99 %", "largest"], axis=1)

@@ -58,13 +58,10 @@ def confident_errors(study: Study, dataset_validation: Dataset, count: int = 4) 
     """
     wrong = mistakes.most_confident_errors(study, count)
     wrong = wrong[wrong.index.isin(dataset_validation["questionId"])]
-    said = {
-        error.Index: {
-            f"predicted at {percent(getattr(error, RATIO))}": error.prediction or "(nothing)",
-            "confidence": f"{error.confidence:.3f}",
-        }
-        for error in wrong.itertuples()
-    }
+    said = {}
+    for error in wrong.itertuples():
+        predicted = {f"predicted at {percent(getattr(error, RATIO))}": error.prediction or "(nothing)"}
+        said[error.Index] = {**predicted, "confidence": f"{error.confidence:.3f}"}
     figure, papers = style.gallery(dataset_validation, said)
     boxes = mistakes.locate(study.settings, wrong.index)
     for ax, box, accepted in zip(papers, boxes.itertuples(), wrong["answers"], strict=False):

@@ -114,10 +114,8 @@ def qualitative_examples(study: Study, dataset_validation: Dataset, count: int =
     count, said = min(count, len(asked)), {}
     for number in range(count):
         question = asked[(2 * number + 1) * len(asked) // (2 * count)]
-        rows = {name: table.loc[question] for name, table in answers.items()}
-        said[question] = {
-            f"{name}: ANLS {row['anls']:.2f}": row["prediction"] or "(nothing)" for name, row in rows.items()
-        }
+        rows = [(name, table.loc[question]) for name, table in answers.items()]
+        said[question] = {f"{name}: ANLS {row['anls']:.2f}": row["prediction"] or "(nothing)" for name, row in rows}
     return style.gallery(dataset_validation, said)[0]
 
 

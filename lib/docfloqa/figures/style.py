@@ -5,7 +5,6 @@ import functools
 import re
 import textwrap
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -64,17 +63,12 @@ FORMATS: dict[str, tuple[str, dict[str, None]]] = {
 }
 
 
-def use_style() -> AbstractContextManager:
-    """The context in which every figure is drawn and saved."""
-    return mpl.rc_context(STYLE)
-
-
 def styled(plot: Callable[..., Figure]) -> Callable[..., Figure]:
     """Draw in the style; then hold the layout still, so that every format and every saving is the same."""
 
     @functools.wraps(plot)
     def drawn(*args: Any, **kwargs: Any) -> Figure:
-        with use_style():
+        with mpl.rc_context(STYLE):
             figure = plot(*args, **kwargs)
             figure.draw_without_rendering()
             figure.set_layout_engine("none")
@@ -92,7 +86,7 @@ def mark(ratio: float) -> dict[str, Any]:
 def render(figure: Figure, kind: str) -> bytes:
     """A figure as "pdf", "svg" or "png"; the same figure gives the same bytes. One that shows pages is less fine."""
     buffer, (dpi, colours) = BytesIO(), (PAGES_DPI, PAGES_COLOURS) if _shows_pages(figure) else (DPI, 256)
-    with use_style():
+    with mpl.rc_context(STYLE):
         figure.savefig(buffer, format=kind, dpi=dpi, metadata=FORMATS[kind][1])
     if kind == "png":
         # The same picture in about a third of the size.

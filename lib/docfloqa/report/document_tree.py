@@ -9,7 +9,7 @@ from typing import Any
 
 import pypandoc
 from nbconvert.filters import strip_ansi
-from pandocfilters import stringify, walk
+from pandocfilters import CodeBlock, Div, Para, Span, Str, stringify, walk
 
 Node = dict[str, Any]
 
@@ -28,24 +28,14 @@ NO_ATTRIBUTES: list[Any] = ["", [], []]
 BIBLIOGRAPHY = Path(__file__).parent / "references.bib"
 
 
-def raw(markup: str, writer: str, kind: str = "RawBlock") -> Node:
-    """Markup that one of pandoc's writers passes on and all others leave out."""
-    return {"t": kind, "c": [writer, markup]}
-
-
-def words(text: str) -> Node:
-    """Plain text of any content, as an inline."""
-    return {"t": "Str", "c": legible(text)}
-
-
 def code_block(text: str, *classes: str) -> Node:
     """Text that is shown as it stands."""
-    return {"t": "CodeBlock", "c": [["", classes, []], legible(text)]}
+    return CodeBlock(["", classes, []], legible(text))
 
 
 def div(name: str, blocks: list[Node]) -> Node:
     """Blocks with a class."""
-    return {"t": "Div", "c": [["", [name], []], blocks]}
+    return Div(["", [name], []], blocks)
 
 
 def legible(text: str) -> str:
@@ -104,15 +94,13 @@ def _harmless(key: str, value: Any, mimetype: str, _: Any) -> Node | list[Node] 
             # Of a style sheet.
             return []
         case "RawBlock":
-            return {"t": "Para", "c": [words(value[1])]}
+            return Para([Str(value[1])])
         case "RawInline":
-            return words(value[1])
+            return Str(value[1])
         case "Header":
             value[1] = [re.sub(r"\W+", "-", stringify(value[2]).lower()).strip("-") or "section", [], []]
-        case "Link" if not LINK.fullmatch(value[2][0]):
-            return {"t": "Span", "c": value[:2]}
-        case "Image" if not DATA_URI.fullmatch(value[2][0]):
-            return {"t": "Span", "c": value[:2]}
+        case "Link" | "Image" if not (LINK if key == "Link" else DATA_URI).fullmatch(value[2][0]):
+            return Span(*value[:2])
         case "Figure":
             # What stands for a node is not visited itself.
             return walk(value[2], _harmless, mimetype, {})

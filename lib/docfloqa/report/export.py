@@ -23,13 +23,13 @@ import nbformat
 import typst
 from nbconvert.exporters import Exporter
 from nbformat import NotebookNode
-from pandocfilters import stringify, walk
+from pandocfilters import Header, Image, Link, Plain, RawBlock, RawInline, Span, Str, stringify, walk
 from tqdm.auto import tqdm
 
 from docfloqa.exceptions import DocFloQAError
 from docfloqa.files import write_whole
 from docfloqa.report import document_tree as tree
-from docfloqa.report.document_tree import NO_ATTRIBUTES, Node, raw, read
+from docfloqa.report.document_tree import NO_ATTRIBUTES, Node, read
 
 PAGE, PAPER = (Path(__file__).parent / "templates" / name for name in ("paper.html", "paper.typ"))
 SUFFIXES = {"application/pdf": "pdf", "image/svg+xml": "svg", "image/png": "png", "image/jpeg": "jpg"}
@@ -63,7 +63,7 @@ def document(nb: NotebookNode, name: str = "Notebook") -> tuple[list[Node], dict
         if {"remove_cell", *about.get("left_out", ())} & {*tags}:
             continue
         if "appendix" in tags:
-            added.insert(0, raw("#show: appendix", "typst"))
+            added.insert(0, RawBlock("typst", "#show: appendix"))
         if cell.cell_type == "code":
             code = [tree.code_block(cell.source, "python")] if cell.source.strip() else []
             if blocks and blocks[-1]["t"] == "Div" and "code" in blocks[-1]["c"][0][1]:
@@ -114,9 +114,7 @@ def _cited(blocks: list[Node]) -> list[Node]:
         if key != "Link" or not NAMED.fullmatch(target := value[2][0]):
             return None
         number = numbers.get(target)
-        return (
-            {"t": "Link", "c": [value[0], [tree.words(number)], value[2]]} if number else {"t": "Span", "c": value[:2]}
-        )
+        return Link(value[0], [Str(number)], value[2]) if number else Span(*value[:2])
 
     return walk(blocks, cite, "", {})
 
@@ -138,14 +136,14 @@ def _shown(output: NotebookNode) -> list[Node]:
 
 
 def _figure(figures: dict[str, str], about: dict[str, Any]) -> Node:
-    caption, alt = about.get("caption", ""), about.get("alt", "")
+    caption, alt = (tree.legible(about.get(name) or "") for name in ("caption", "alt"))
     images, attributes = [], ["", ["drawing"] if about.get("drawing") else [], []]
     for kind, data in figures.items():
         data = base64.b64encode(data.encode()).decode() if kind == "image/svg+xml" else data
         source = f"data:{kind};base64,{data}"
-        images.append({"t": "Image", "c": [attributes, [tree.words(alt or caption or "Figure")], [source, ""]]})
-    captions = [{"t": "Plain", "c": [tree.words(caption)]}] if caption else []
-    return {"t": "Figure", "c": [NO_ATTRIBUTES, [None, captions], [{"t": "Plain", "c": images}]]}
+        images.append(Image(attributes, [Str(alt or caption or "Figure")], [source, ""]))
+    captions = [Plain([Str(caption)])] if caption else []
+    return {"t": "Figure", "c": [NO_ATTRIBUTES, [None, captions], [Plain(images)]]}
 
 
 def html_of(blocks: list[Node], head: dict[str, str]) -> str:
@@ -157,18 +155,17 @@ def html_of(blocks: list[Node], head: dict[str, str]) -> str:
             case "Header":
                 anchors[name := value[1][0]] += 1
                 anchor = f"{name}:{anchors[name]}" if anchors[name] > 1 else name
-                return {"t": key, "c": [value[0], [anchor, [], []], value[2]]}
+                return Header(value[0], [anchor, [], []], value[2])
             case "Figure":
                 # An SVG of many points weighs more than its picture.
                 images = [image for image in value[2][0]["c"] if image["c"][2][0].startswith("data:image/")]
                 smallest = min(images, key=lambda image: len(image["c"][2][0]), default=value[2][0]["c"][0]["c"][1][0])
-                return {"t": key, "c": [*value[:2], [{"t": "Plain", "c": [smallest]}]]}
+                return {"t": key, "c": [*value[:2], [Plain([smallest])]]}
             case "Div" if "code" in value[0][1]:
                 fold = '<details class="code"><summary>code</summary>'
-                return [raw(fold, "html"), *value[1], raw("</details>", "html")]
+                return [RawBlock("html", fold), *value[1], RawBlock("html", "</details>")]
             case "Link":
-                target = re.sub(r"\.ipynb(?=#|$)", ".html", value[2][0])
-                return {"t": key, "c": [*value[:2], [target, ""]]}
+                return Link(*value[:2], [re.sub(r"\.ipynb(?=#|$)", ".html", value[2][0]), ""])
         return None
 
     options = ["--standalone", "--mathml", "--toc", f"--template={PAGE}"]
@@ -194,31 +191,30 @@ def typst_of(blocks: list[Node], head: dict[str, str]) -> tuple[str, dict[str, b
     def leaf(key: str, value: Any, *_: Any) -> Node | list[Node] | None:
         match key:
             case "Str" if not PLAIN_WORD.fullmatch(value):
-                return raw(f"#{quoted(value)};", "typst", "RawInline")
+                return RawInline("typst", f"#{quoted(value)};")
             case "Code":
-                return raw(f"#raw({quoted(value[1])});", "typst", "RawInline")
+                return RawInline("typst", f"#raw({quoted(value[1])});")
             case "CodeBlock":
                 # There is no fence that the text could close.
-                return raw(f"#raw(block: true, {quoted(value[1].rstrip())})", "typst")
+                return RawBlock("typst", f"#raw(block: true, {quoted(value[1].rstrip())})")
             case "Header" if value[0] > 1:
                 # The title alone is above the sections.
-                return {"t": key, "c": [value[0] - 1, *value[1:]]}
+                return Header(value[0] - 1, *value[1:])
             case "Link" if value[2][0].startswith("#"):
-                opening = raw(f"#go({quoted(value[2][0][1:])})[", "typst", "RawInline")
-                return [opening, *walk(value[1], leaf, "", {}), raw("];", "typst", "RawInline")]
+                opening = RawInline("typst", f"#go({quoted(value[2][0][1:])})[")
+                return [opening, *walk(value[1], leaf, "", {}), RawInline("typst", "];")]
             case "Link":
-                target = re.sub(r"\.ipynb(?=#|$)", ".pdf", value[2][0])
-                return {"t": key, "c": [*value[:2], [target, ""]]}
+                return Link(*value[:2], [re.sub(r"\.ipynb(?=#|$)", ".pdf", value[2][0]), ""])
             case "Figure":
-                return raw(f"#{picture(value[2][0]['c'][0]['c'], stringify(value[1][1]))}{_label(value)}", "typst")
+                return RawBlock("typst", f"#{picture(value[2][0]['c'][0]['c'], stringify(value[1][1]))}{_label(value)}")
             case "Image":
-                return raw(f"#{picture(value, '')};", "typst", "RawInline")
+                return RawInline("typst", f"#{picture(value, '')};")
             case "Table":
                 return _table(value)
             case "Div" if "code" in value[0][1]:
                 return []
             case "Div" if name := {"abstract", "references"} & set(value[0][1]):
-                return [raw(f"#{name.pop()}[", "typst"), *walk(value[1], leaf, "", {}), raw("]", "typst")]
+                return [RawBlock("typst", f"#{name.pop()}["), *walk(value[1], leaf, "", {}), RawBlock("typst", "]")]
             case "Div" if not value[0][0]:
                 return walk(value[1], leaf, "", {})
         return None
@@ -249,19 +245,19 @@ def _table(table: list[Any]) -> list[Node]:
             longest[column] = max(longest[column], *pieces, key=len)
     sides = _array(alignment["t"].removeprefix("Align").lower() for alignment, _ in columns)
     measures = f"words: {_array(map(quoted, longest))}, lines: {_array(map(quoted, lines))}"
-    nodes = [raw(f"#paper-table(align: {sides}, {measures},", "typst")]
+    nodes = [RawBlock("typst", f"#paper-table(align: {sides}, {measures},")]
     if caption:
-        nodes += [raw("caption: [", "typst"), *caption, raw("],", "typst")]
-    header = [raw("header: (", "typst"), *_set(head, '#set text(weight: "bold")'), raw("),", "typst")]
-    return [*nodes, *header, *_set(body), raw(f"){_label(table)}", "typst")]
+        nodes += [RawBlock("typst", "caption: ["), *caption, RawBlock("typst", "],")]
+    header = [RawBlock("typst", "header: ("), *_set(head, '#set text(weight: "bold")'), RawBlock("typst", "),")]
+    return [*nodes, *header, *_set(body), RawBlock("typst", f"){_label(table)}")]
 
 
 def _set(rows: list[list[Any]], style: str = "") -> Iterator[Node]:
     for cell in (cell for _, row in rows for cell in row):
         centred = ", align: center" if cell[3] > 1 else ""
-        yield raw(f"table.cell(rowspan: {cell[2]}, colspan: {cell[3]}{centred})[{style}", "typst")
+        yield RawBlock("typst", f"table.cell(rowspan: {cell[2]}, colspan: {cell[3]}{centred})[{style}")
         yield from cell[4]
-        yield raw("],", "typst")
+        yield RawBlock("typst", "],")
 
 
 def pdf_of(blocks: list[Node], head: dict[str, str]) -> bytes:
@@ -320,6 +316,5 @@ def export_study(folder: Path) -> list[Path]:
     notebooks = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
     if not notebooks:
         raise ReportError(f"{folder}: no notebook named NN_*.ipynb to report on")
-    return [
-        path for notebook in tqdm(notebooks, desc="reports", unit="notebook", disable=None) for path in export(notebook)
-    ]
+    bar = tqdm(notebooks, desc="reports", unit="notebook", disable=None)
+    return [path for notebook in bar for path in export(notebook)]

@@ -1,8 +1,13 @@
 """What a study found in three sentences, what was not run, what to do next, and what people tell of it."""
 
 import math
+import os
 import re
 import shlex
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
 
 from docfloqa.analysis.contrasts import Comparison, made, ratio_contrasts
 from docfloqa.analysis.intervals import RATIO, Interval, percent
@@ -11,7 +16,7 @@ from docfloqa.analysis.tables import page_use_scores
 from docfloqa.arms import ARMS
 from docfloqa.data.hub import HUB_FOLDERS
 from docfloqa.data.sources import TRAINING_DATA
-from docfloqa.files import reports_folder
+from docfloqa.files import output_folder, reports_folder
 from docfloqa.metrics import FEWEST_DOCUMENTS
 from docfloqa.report.verdicts import BETTER, MARGIN, WORSE, reads_pages, validated_on, verdicts
 from docfloqa.runs.plans import study_command
@@ -39,8 +44,7 @@ def findings(study: Study, margin: float = MARGIN) -> list[str]:
     pairs = made(ratio_contrasts(study))
     found = verdicts(study, margin)
     verdict_of = dict(found[found["part"] == "ratios"][["comparison", "verdict"]].itertuples(index=False))
-    widest = max(pairs, key=lambda pair: abs(pair.difference.estimate), default=None)
-    return [_reads(study), _better(pairs, verdict_of, widest), _settled(pairs, verdict_of, margin, study.tested)]
+    return [_reads(study), _better(pairs, verdict_of), _settled(pairs, verdict_of, margin, study.tested)]
 
 
 def _reads(study: Study) -> str:
@@ -53,25 +57,18 @@ def _reads(study: Study) -> str:
         f"with {percent(best)} of the vision encoder trained, ANLS is {own.format(100)} with a question's own page "
         f"(exact match {exact:.1f} %) and {wrong.format(100)} with another document's"
     )
-    return (
-        f"**It reads {whose} pages**: {scores}."
-        if reads_pages(study)
-        else f"**Not shown to read {whose} pages**: {scores}."
-    )
+    return f"**{'It reads' if reads_pages(study) else 'Not shown to read'} {whose} pages**: {scores}."
 
 
-def _better(pairs: list[Comparison], verdict_of: dict[str, str], widest: Comparison | None) -> str:
-    if widest is None:
+def _better(pairs: list[Comparison], verdict_of: dict[str, str]) -> str:
+    if not pairs:
         return "**No share is compared**: one share of the vision encoder has complete runs."
     shown = [pair for pair in pairs if verdict_of[pair.name] in (BETTER, WORSE)]
+    most = max(shown or pairs, key=lambda pair: abs(pair.difference.estimate))
+    difference = f"{most.groups} = {most.difference.interval().format(100)} points of ANLS"
     if not shown:
-        return f"**No share is shown to be better**: the largest difference is {_difference(widest)}."
-    most = max(shown, key=lambda pair: abs(pair.difference.estimate))
-    return f"**A share is better**: {_difference(most)} ({len(shown)} of {len(pairs)} differences are shown)."
-
-
-def _difference(pair: Comparison) -> str:
-    return f"{pair.groups} = {pair.difference.interval().format(100)} points of ANLS"
+        return f"**No share is shown to be better**: the largest difference is {difference}."
+    return f"**A share is better**: {difference} ({len(shown)} of {len(pairs)} differences are shown)."
 
 
 def _settled(pairs: list[Comparison], verdict_of: dict[str, str], margin: float, tested: bool) -> str:
@@ -113,12 +110,34 @@ def to_do(study: Study) -> str:
         return "Next: train for longer (`--epochs`) or at a higher rate (`--learning-rate`), under another `--name`."
     if study.settings.folds:
         # The best of several folds would be that of the easiest documents.
-        return (
-            "Next: train one model on all documents, with the same command without `--folds`, under another `--name`."
-        )
+        how = "with the same command without `--folds`, under another `--name`"
+        return f"Next: train one model on all documents, {how}."
     best = study.epochs.loc[study.epochs.query("epoch > 0")["anls"].idxmax(), "run"]
     export = shlex.join(["docfloqa", "export", f"{study.name}/{best}", "my_model"])
     return f"Next: take the best model with you, `{export}`."
+
+
+def next_steps(study: Study, files: Sequence[Path]) -> str:
+    """Where the report's `files` are, how the study's models are asked, and what is to be done next."""
+    # A drawn page that ships, and what is right about it; of others' pages nobody knows a name here.
+    drawn = study.settings.data == "synth"
+    page = ("docs/example.png", "What is the name of the writer?") if drawn else ("PAGE.png", "What is the total?")
+    ask = shlex.join(["docfloqa", "ask", *page, "--study", study.name])
+    told = f"Every ratio's answer to a question about a page: `{ask}`.\n{to_do(study)}"
+    return "\n  ".join(["the report:", *map(str, files)]) + "\n\n" + told.replace("`docfloqa ", f"`{program()} ")
+
+
+def program() -> str:
+    """The program as it is typed in the present folder, with the folder of results that is in use."""
+    script = Path(sys.executable).with_name("docfloqa")
+    if not script.is_file():
+        begin = [sys.executable, "-m", "docfloqa"]
+    elif shutil.which("docfloqa") == str(script):
+        begin = ["docfloqa"]
+    else:
+        begin = [os.path.relpath(script) if script.is_relative_to(Path.cwd()) else str(script)]
+    output = f"DOCFLOQA_OUTPUT={shlex.quote(str(output_folder()))} " if os.environ.get("DOCFLOQA_OUTPUT") else ""
+    return output + shlex.join(begin)
 
 
 def told(study: Study, part: str) -> str:

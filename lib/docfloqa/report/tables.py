@@ -116,9 +116,8 @@ def write_tables(study: Study, beside: Sequence[Study] = (), margin: float = MAR
             found, between = of_arm(study, arm), []
         frames[f"arm_{arm}"] = tables.arm_summary(study, arm)
         frames[f"arm_{arm}_comparisons"] = tables.contrast_table(found)
-        frames[f"arm_{arm}_interactions"] = tables.contrast_table(between)[
-            ["difference [95 %]", "p (Holm)", "smallest shown"]
-        ]
+        shifts = tables.contrast_table(between)
+        frames[f"arm_{arm}_interactions"] = shifts[["difference [95 %]", "p (Holm)", "smallest shown"]]
     frames |= {table.__name__: table(study, HEADLINE) for table in (arms.word_scores, arms.new_words)}
     frames["grid"] = arms.grid_table(study)
     if beside:
@@ -183,15 +182,14 @@ def run_table(study: Study) -> pd.DataFrame:
     """The runs of the ratios, as text: ratio, seed, the best epoch, the last score, the time."""
     last = last_epoch(study.epochs).set_index("run")["anls"]
     runs = study.runs.set_index("run")
-    return pd.DataFrame(
-        {
-            "ratio": runs[RATIO].map(percent),
-            "seed": runs["seed"].astype(str),
-            "best epoch": [str(study.records[run].get("best_epoch", NONE)) for run in runs.index],
-            "ANLS (%), last epoch": (100 * last[runs.index]).map(number),
-            "seconds": runs["seconds"].map(lambda seconds: number(seconds, 0)),
-        }
-    )
+    columns = {
+        "ratio": runs[RATIO].map(percent),
+        "seed": runs["seed"].astype(str),
+        "best epoch": [str(study.records[run].get("best_epoch", NONE)) for run in runs.index],
+        "ANLS (%), last epoch": (100 * last[runs.index]).map(number),
+        "seconds": runs["seconds"].map(lambda seconds: number(seconds, 0)),
+    }
+    return pd.DataFrame(columns)
 
 
 def environment_table(study: Study) -> pd.DataFrame:
