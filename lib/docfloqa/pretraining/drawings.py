@@ -40,7 +40,7 @@ class Phase:
 
     name: str
     # "strips" (one line on the grid), "grid" (pages on it), "pages" (small pages, printed cleanly) or "rows" (the same,
-    # two in three of them with rows that have names; few at first).
+    # two in three of them with rows that a question names by a made-up word; few at first).
     draws: str
     steps: int
     images_per_step: int
@@ -107,7 +107,7 @@ def grid_page(rng: Random, most_fields: int = 6, height: int = SMALL_PAGE_SIZE) 
     count = rng.randint(min(3, most), most)
     key_rows = rows[: 2 * count : 2] if kind == "stack" else sorted(rng.sample(rows, count))
     if kind == "receipt":
-        keys = [*(item_key(item) for item in rng.sample(WORDS.goods, count - 1)), WORDS.total]
+        keys = [*(item_key(item) for item in rng.sample(WORDS.items, count - 1)), WORDS.total]
     else:
         keys = rng.sample(WORDS.keys, count)
     colon, value_column = rng.choice(("", ":")), rng.choice((None, 9))

@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from docfloqa.data.synth.small import SMALL_PAGE_SIZE
-from docfloqa.data.synth.vocabulary import GOODS, KNOWN, TITLES, item_key, question
+from docfloqa.data.synth.vocabulary import KNOWN, TITLES, item_key, question
 from docfloqa.model.florence import Florence2ForDocVQA, generation_config, load_florence
 
 IMAGE, FIELD_TASK = "<image>", "<FIELD>"
@@ -30,12 +30,12 @@ PIXELS_PER_CELL = 16
 
 
 def train_tokenizer(seed: int = 0) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer of 543 tokens with single digits, trained on labels and questions.
+    """A byte-level BPE tokenizer of 512 tokens with single digits, trained on labels and questions.
 
     It never saw a made-up word, which it reads nearly letter by letter.
     """
     rng, words = Random(seed), KNOWN["pretraining"]
-    keys = [*words.keys, *words.columns, *map(item_key, GOODS)]
+    keys = [*words.keys, *words.columns, item_key("", words.total.value)]
     corpus = [text for key in keys * 20 for text in (key.label, question(rng, key.subject))]
     corpus += [*TITLES * 20, *[OCR_PROMPT, REGION_PROMPT.format("")] * 100]
     tokenizer = Tokenizer(models.BPE())
@@ -44,7 +44,7 @@ def train_tokenizer(seed: int = 0) -> PreTrainedTokenizerFast:
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=640,
+        vocab_size=512,
         special_tokens=[*NAMED.values(), IMAGE, FIELD_TASK, *LOCATION_TOKENS],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,

@@ -222,7 +222,7 @@ def receipt(sheet: SmallSheet, rng: Random, words: Vocabulary, most: int) -> Non
     sheet.y += ROW
     if rng.random() < 0.5:
         sheet.entry(words.date, words.date.label)
-    for item in rng.sample(words.goods, max(2, min(most, sheet.room - 1) - 1)):
+    for item in rng.sample(words.items, max(2, min(most, sheet.room - 1) - 1)):
         sheet.shade()
         sheet.entry(item_key(item, words.total.value), item, flush=True)
     sheet.rule(always=True)
@@ -235,7 +235,7 @@ def invoice(sheet: SmallSheet, rng: Random, words: Vocabulary, most: int) -> Non
     for key in rng.sample((words.date, *words.identifiers), 2):
         sheet.entry(key, key.label + ":")
     rows = max(2, min(most - 3, sheet.room - 2))
-    sheet.table(rng.sample(words.goods, rng.randint(2, rows)), words.bill_columns)
+    sheet.table(rng.sample(words.items, rng.randint(2, rows)), words.bill_columns)
     sheet.entry(words.total, words.total.label, flush=True)
 
 
@@ -243,8 +243,9 @@ def table(sheet: SmallSheet, rng: Random, words: Vocabulary, most: int) -> None:
     """A table of one or two columns of numbers, mostly with a title."""
     if rng.random() < 0.7:
         sheet.title(rng.choice(words.titles))
+    names = rng.choice((words.items, words.cities, words.people))
     rows = rng.randint(2, max(2, min(most, sheet.room - 1)))
-    sheet.table(rng.sample(words.goods, rows), rng.sample(words.columns, rng.randint(1, 2)))
+    sheet.table(rng.sample(names, min(rows, len(names))), rng.sample(words.columns, rng.randint(1, 2)))
 
 
 def letter(sheet: SmallSheet, rng: Random, words: Vocabulary, most: int) -> None:
@@ -295,7 +296,7 @@ def cards(sheet: SmallSheet, rng: Random, words: Vocabulary, most: int) -> None:
 
 def ledger(sheet: SmallSheet, rng: Random, words: Vocabulary, most: int) -> None:
     """A table turned on its side: names across the top, one row for each kind of number."""
-    names = rng.sample(words.goods, 2)
+    names = rng.sample(rng.choice((words.items, words.cities, words.people)), 2)
     sheet.table(rng.sample(words.columns, min(len(words.columns), max(2, min(most, 6)))), names)
 
 

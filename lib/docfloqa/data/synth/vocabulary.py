@@ -25,9 +25,6 @@ FILLERS = (
 CLOSINGS = ("Yours,", "Regards,", "Best wishes,")
 STAMPS = ("PAID", "COPY", "RECEIVED", "DRAFT")
 TITLES = "ORDER INVOICE REPORT MEMO RECEIPT NOTICE CLAIM PERMIT".split()
-# What rows of receipts, invoices and tables are called: keys of a page, as its labels are, and never answers.
-GOODS = "Apples Bread Milk Rice Tea Coffee Paper Pens Soap Sugar Lamp Chair Desk Ink Rope Salt".split()
-NEW_GOODS = "Bolts Cables Drills Filters Gears Hoses Jacks Levers Motors Nails Pumps Valves".split()
 NEW_TITLES = "LICENCE SURVEY TICKET AUDIT WAIVER LEASE TARIFF LEDGER".split()
 
 # Whose words a page has: those of pretraining; the few of training documents; those and as many that neither had.
@@ -153,8 +150,9 @@ class Vocabulary:
 
     keys: tuple[Key, ...]
     titles: Sequence[str]
-    goods: Sequence[str]
+    items: Sequence[str]
     people: Sequence[str]
+    cities: Sequence[str]
     companies: Sequence[str]
     date: Key
     total: Key
@@ -197,8 +195,9 @@ def known_vocabulary(side: str) -> Vocabulary:
     return Vocabulary(
         keys=keys,
         titles=titles(TITLES),
-        goods=GOODS,
+        items=items,
         people=people,
+        cities=cities,
         companies=[f"{name} & Co" for name in companies],
         date=named("Date", keys),
         total=named("Total", keys),
@@ -213,7 +212,7 @@ def new_vocabulary(side: str) -> Vocabulary:
     people, cities, items, companies = (words_of(side, NEW_STARTS, ends) for ends in ENDINGS)
     person, city, rate = one_of(people), one_of(cities), lambda rng: f"{rng.randint(1, 99)}.{rng.randint(0, 9)} %"
     keys = (
-        Key("Vessel", one_of(items), "name of the vessel"),
+        Key("Vessel", city, "name of the vessel"),
         Key("Serial", serial, "serial number"),
         Key("Issued", numeric_date, "date of issue"),
         Key("Expires", numeric_date, "date of expiry"),
@@ -232,8 +231,9 @@ def new_vocabulary(side: str) -> Vocabulary:
     return Vocabulary(
         keys=keys,
         titles=titles(NEW_TITLES),
-        goods=NEW_GOODS,
+        items=items,
         people=people,
+        cities=cities,
         companies=[f"{name} Ltd" for name in companies],
         date=named("Issued", keys),
         total=Key("Sum", euros, "sum"),
