@@ -88,7 +88,10 @@ def few(dataset) -> "DatasetDict":
     from datasets import DatasetDict
 
     return DatasetDict(
-        train=dataset["train"].select(range(0, 34, 3)), validation=dataset["validation"].select(range(0, 15, 4))
+        {
+            split: dataset[split].select(range(0, len(dataset[split]), step))
+            for split, step in (("train", 3), ("validation", 4))
+        }
     )
 
 

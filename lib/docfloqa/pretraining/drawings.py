@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import DataCollatorForSeq2Seq, PreTrainedTokenizerFast
 
 from docfloqa.data.synth.canvas import Box, Page, add_noise, font
-from docfloqa.data.synth.small import CLEAN, LAYOUTS, ROW, SMALL_PAGE_SIZE, small_page
+from docfloqa.data.synth.small import CLEAN, ROW, SMALL_PAGE_SIZE, small_page
 from docfloqa.data.synth.vocabulary import KNOWN, TITLE_KEY, item_key
 from docfloqa.pretraining.tiny import (
     FIELD_TASK,
@@ -29,7 +29,6 @@ SLOT_WIDTH, SLOT_HEIGHT = COLUMN // 2, ROW // 2
 CHARACTERS = " $.:,&ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 SKIPPED = -100
 FIRST_ROWS = 4  # of the first pages on the grid
-NAMED_ROWS = {kind: LAYOUTS[kind] for kind in ("receipt", "invoice", "table")}
 WORDS = KNOWN["pretraining"]
 Sample = tuple[Page, list[tuple[str, str]]]  # a page, and prompts with the texts that answer them
 
@@ -39,9 +38,7 @@ class Phase:
     """One phase of pretraining; it begins with drawings of few fields and fonts."""
 
     name: str
-    # "strips" (one line on the grid), "grid" (pages on it), "pages" (small pages, printed cleanly) or "rows" (the same,
-    # two in three of them with rows that a question names by a made-up word; few at first).
-    draws: str
+    draws: str  # "strips" (one line on the grid), "grid" (pages on it) or "pages" (small pages, printed cleanly)
     steps: int
     images_per_step: int
     prompts_per_image: int
@@ -137,13 +134,10 @@ def draw_sample(rng: Random, phase: Phase, progress: float) -> Sample:
         # At full height nothing is read for a thousand steps: *where* to read is what is missing.
         rows = min(SMALL_PAGE_SIZE // ROW, FIRST_ROWS + int(9 * progress))
         page = grid_page(rng, most_fields=8, height=rows * ROW)
-    elif phase.draws == "rows":
-        layouts = NAMED_ROWS if rng.random() < 2 / 3 else LAYOUTS
-        page = small_page(rng, CLEAN, WORDS, layouts, min(12, 3 + int(12 * progress)))
     else:
         # One font more with every tenth of the phase.
         look = replace(CLEAN, fonts=CLEAN.fonts[: 1 + int(10 * progress)])
-        page = small_page(rng, look, WORDS, LAYOUTS, most_fields=5 if progress < 0.1 else 12)
+        page = small_page(rng, look, WORDS, most_fields=5 if progress < 0.1 else 12)
     asked = []
     for field in (rng.choice(page.fields) for _ in range(phase.prompts_per_image)):
         is_named, text, box = rng.random() < phase.named, field.value, field.value_box

@@ -10,13 +10,14 @@ from random import Random
 import pandas as pd
 import seaborn as sns
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 from transformers import Florence2Processor, PreTrainedTokenizerFast, Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
-from docfloqa.figures.style import show, use_style
+from docfloqa.figures.style import show, styled
 from docfloqa.files import data_folder
 from docfloqa.model.florence import Florence2ForDocVQA, weights_checksum
 from docfloqa.model.folder import write_checksums
@@ -170,15 +171,18 @@ def pretrain(
 def plot_reading(curve: pd.DataFrame) -> None:
     """Show exact match on held-out drawings over the steps of each phase, one line per task."""
     shares = curve.filter(["phase", "step", *TASKS]).melt(["phase", "step"], var_name="task", value_name="read right")
-    lines = {"x": "step", "y": "read right", "hue": "task", "style": "task", "markers": True, "kind": "line"}
-    panels = {"col": "phase", "col_wrap": 3, "height": 2, "aspect": 1.1, "facet_kws": {"sharex": False}}
-    with use_style():
-        grid = sns.relplot(shares.dropna(), **lines, **panels).set(ylim=(0, 1)).set_titles("{col_name}")
     show(
-        grid.figure,
+        _reading(shares.dropna()),
         caption="What is read of held-out drawings during pretraining: characters, and exact match of texts.",
         alt="Small panels, one per phase: shares read right over training steps, one line per task.",
     )
+
+
+@styled
+def _reading(shares: pd.DataFrame) -> Figure:
+    lines = {"x": "step", "y": "read right", "hue": "task", "style": "task", "markers": True, "kind": "line"}
+    panels = {"col": "phase", "col_wrap": 3, "height": 2, "aspect": 1.1, "facet_kws": {"sharex": False}}
+    return sns.relplot(shares, **lines, **panels).set(ylim=(0, 1)).set_titles("{col_name}").figure
 
 
 def sample_prompts(phase: Phase) -> pd.DataFrame:

@@ -30,7 +30,7 @@ PIXELS_PER_CELL = 16
 
 
 def train_tokenizer(seed: int = 0) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer of 512 tokens with single digits, trained on labels and questions.
+    """A byte-level BPE tokenizer of 484 tokens with single digits, trained on labels and questions.
 
     It never saw a made-up word, which it reads nearly letter by letter.
     """
