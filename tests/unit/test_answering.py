@@ -107,11 +107,11 @@ def test_a_killed_one_goes_on_and_nothing_is_answered_twice(run, scans, monkeypa
     monkeypatch.setattr(answering, "AT_ONCE", 2)
     answers, asked, most = answering.answers, [], 2
 
-    def counted(model, processor, pages, questions, settings):
+    def counted(loaded, pages, questions, settings):
         if len(asked) == most:
             raise KeyboardInterrupt
         asked.append(len(questions))
-        return answers(model, processor, pages, questions, settings)
+        return answers(loaded, pages, questions, settings)
 
     monkeypatch.setattr(answering, "answers", counted)
     with pytest.raises(KeyboardInterrupt):

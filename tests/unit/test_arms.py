@@ -16,7 +16,7 @@ from docfloqa.apps.export import export_adapter
 from docfloqa.arms import ARMS, RATIOS, SIDE_SHARE, choose_arms, legs
 from docfloqa.exceptions import RunError, SettingsError
 from docfloqa.files import FolderError
-from docfloqa.model.florence import load_florence
+from docfloqa.model.florence import load_florence, target_format
 from docfloqa.model.freezing import freeze, in_fp16, without_adapters
 from docfloqa.settings import SHIFTS, Freezing, Settings
 from docfloqa.study.sweep import plan
@@ -171,7 +171,7 @@ def test_confidence_is_the_probability_of_the_answer(tiny, dataset):
     batch = collator([0])
     features = model.page_features(batch["pixel_values"])
     encoded = model.encode(batch["input_ids"], batch["attention_mask"], features)
-    given = [model.config.text_config.decoder_start_token_id]
+    given = [model.config.text_config.decoder_start_token_id, *target_format(model).start]
     surprise = 0.0
     with torch.no_grad():
         while len(given) < 7 and given[1:][-1:] != [model.config.text_config.eos_token_id]:

@@ -186,8 +186,9 @@ def test_labels_end_with_the_end_token_and_padding_is_ignored(tiny, dataset):
     batch = collator(PLACES)
     for row, place in zip(batch["labels"], PLACES, strict=True):
         kept = row[row != -100].tolist()
-        assert kept[-1] == processor.tokenizer.eos_token_id
-        assert processor.tokenizer.decode(kept[:-1]) == dataset["train"][place]["answers"][0]
+        start, *answer, end = kept
+        assert (start, end) == (processor.tokenizer.bos_token_id, processor.tokenizer.eos_token_id)
+        assert processor.tokenizer.decode(answer) == dataset["train"][place]["answers"][0]
 
 
 def test_a_prompt_that_does_not_fit_its_page_is_refused(tiny, batch):

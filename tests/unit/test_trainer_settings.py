@@ -30,14 +30,14 @@ def trains_no_further(run: Run, dataset, output, monkeypatch) -> None:
 
 
 def losing(monkeypatch, best: int) -> None:
-    """Let every score after the epoch `best` be zero, and the others as they are."""
+    """Let every score after the epoch `best` be zero, and those up to it a half."""
     save = Run.save_epoch
 
     def spoilt(run, epoch, predictions, **figures):
-        if epoch > best:
-            predictions = predictions.assign(anls=0.0)
-        elif epoch:
-            predictions = predictions.assign(anls=0.5)
+        if epoch:
+            score = 0.0 if epoch > best else 0.5
+            predictions = predictions.assign(anls=score)
+            figures |= {"subset_anls": score} if "subset_anls" in figures else {}
         return save(run, epoch, predictions, **figures)
 
     monkeypatch.setattr(Run, "save_epoch", spoilt)

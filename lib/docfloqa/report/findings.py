@@ -121,7 +121,9 @@ def next_steps(study: Study, files: Sequence[Path]) -> str:
     """Where the report's `files` are, how the study's models are asked, and what is to be done next."""
     # A drawn page that ships, and what is right about it; of others' pages nobody knows a name here.
     drawn = study.settings.data == "synth"
-    page = ("docs/example.png", "Which name of the addressee is shown?") if drawn else ("PAGE.png", "What is the total?")
+    page = (
+        ("docs/example.png", "Which name of the addressee is shown?") if drawn else ("PAGE.png", "What is the total?")
+    )
     ask = shlex.join(["docfloqa", "ask", *page, "--study", study.name])
     told = f"Every ratio's answer to a question about a page: `{ask}`.\n{to_do(study)}"
     return "\n  ".join(["the report:", *map(str, files)]) + "\n\n" + told.replace("`docfloqa ", f"`{program()} ")

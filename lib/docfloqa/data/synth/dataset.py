@@ -36,7 +36,7 @@ def synth_folder(settings: Settings, split: str) -> Path:
     """
     drawing, seed = drawing_of(settings), drawn_from(settings, split)
     documents = getattr(settings, DOCUMENTS[split])
-    folder = data_folder() / "synthdocvqa" / f"{drawing.replace(':', '')}-{seed}-{split}-{documents}-{DRAWING}"
+    folder = data_folder() / "synthdocvqa" / f"{drawing}-{seed}-{split}-{documents}-{DRAWING}".replace(":", "-")
     if not is_sound(folder, check_folder):
         with held(f"synthdocvqa-{folder.name}", f"the drawing of {folder.name}"):
             # Whoever held the lock before may have drawn the same.
@@ -54,7 +54,7 @@ def drawing_of(settings: Settings) -> str:
 
 def drawn_from(settings: Settings, split: str) -> str:
     """What the documents of a split are drawn from: `synth_seed`, and those of training the run's seed as well."""
-    return f"{settings.synth_seed}-{settings.seed}" if split == "train" else str(settings.synth_seed)
+    return f"{settings.synth_seed}:{settings.seed}" if split == "train" else str(settings.synth_seed)
 
 
 def page_seed(drawing: str, seed: str, split: str, document: int) -> Random:
