@@ -60,8 +60,8 @@ def main() -> None:
     page = [
         "# Labels with and without the `<s>` that decoding forces",
         f"`{about['command']}`, {about['date']}, commit {about['commit']}",
-        f"**Labels should begin with `<s>` where decoding forces it.** After one epoch ANLS is {rows[1]['ANLS (%)']} % with "
-        f"it and {rows[3]['ANLS (%)']} % without; it was {rows[0]['ANLS (%)']} % before.",
+        "**Labels should begin with `<s>` where decoding forces it.** After one epoch ANLS is "
+        f"{rows[1]['ANLS (%)']} % with it and {rows[3]['ANLS (%)']} % without; it was {rows[0]['ANLS (%)']} % before.",
         "The tiny model, one epoch, all of the vision encoder trained, learning rate 1e-3, one seed. Decoding forces "
         "`<s>` in both.",
         table,
