@@ -75,7 +75,7 @@ class Florence2ForDocVQA(Florence2ForConditionalGeneration):
         """What the encoder sees of each page, (pages, image tokens, width), from its pixels or states."""
         return self.model.multi_modal_projector(self.vision_states(pixel_values, self.vision_start))
 
-    def encode(self, input_ids: Tensor, attention_mask: Tensor, features: Tensor) -> BaseModelOutput:
+    def encode(self, input_ids: Tensor, attention_mask: Tensor, features: Tensor, **options) -> BaseModelOutput:
         """Encoder output for prompts (questions, length) and features of each one's page (questions, tokens, width).
 
         A prompt begins with as many image placeholders as its page has tokens; on a CPU `ValueError` is raised if not.
@@ -90,7 +90,7 @@ class Florence2ForDocVQA(Florence2ForConditionalGeneration):
         # To scatter the features over the placeholders, as the native class does, costs 6 % of a step.
         text = self.get_input_embeddings()(input_ids[:, length:])
         inputs = torch.cat([features.to(text.dtype), text], dim=1)
-        return self.get_encoder()(inputs_embeds=inputs, attention_mask=attention_mask)
+        return self.get_encoder()(inputs_embeds=inputs, attention_mask=attention_mask, **options)
 
     def forward(
         self, input_ids=None, pixel_values=None, attention_mask=None, page_index=None, encoder_outputs=None, **kwargs

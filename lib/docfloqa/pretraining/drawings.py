@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from random import Random
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -30,7 +31,18 @@ CHARACTERS = " $.:,&ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz01234567
 SKIPPED = -100
 FIRST_ROWS = 4  # of the first pages on the grid
 WORDS = KNOWN["pretraining"]
-Sample = tuple[Page, list[tuple[str, str]]]  # a page, and prompts with the texts that answer them
+
+
+class Prompt(NamedTuple):
+    """A prompt about a page, the text that answers it, and the boxes of what it names and of its answer."""
+
+    prompt: str
+    text: str
+    named: Box
+    answer: Box
+
+
+Sample = tuple[Page, list[Prompt]]
 
 
 @dataclass(frozen=True)
@@ -46,7 +58,7 @@ class Phase:
     seed: int
     first_progress: float = 0.0  # how hard the first drawings are, from 0 to 1
     named: float = 0.5  # share of the prompts that ask for a named field
-    character_weight: float = 1.0  # of the characters' loss beside that of the texts
+    dense_weight: float = 1.0  # of the losses of every slot and cell beside that of the texts
 
 
 class Grid(Page):
@@ -72,8 +84,8 @@ class Grid(Page):
         return self
 
 
-def strip(rng: Random, spread: float) -> tuple[Page, str]:
-    """A strip of two rows with one line of text, and that text.
+def strip(rng: Random, spread: float) -> tuple[Page, str, Box]:
+    """A strip of two rows with one line of text, that text and its box.
 
     `spread` in [0, 1] is how far from the top left corner the line may begin: 0 is easiest.
     """
@@ -82,8 +94,8 @@ def strip(rng: Random, spread: float) -> tuple[Page, str]:
     # The longer a text, the more letters a prompt teaches.
     text = f"{key.label} {key.value(rng)}" if choice < 0.5 else key.value(rng) if choice < 0.85 else key.label
     text = text[: grid.columns]
-    grid.put(rng.randint(0, int((grid.columns - len(text)) * spread)), rng.randint(0, 1), text)
-    return grid.scan(), text
+    box = grid.put(rng.randint(0, int((grid.columns - len(text)) * spread)), rng.randint(0, 1), text)
+    return grid.scan(), text, box
 
 
 def grid_page(rng: Random, most_fields: int = 6, height: int = SMALL_PAGE_SIZE) -> Page:
@@ -128,8 +140,8 @@ def grid_page(rng: Random, most_fields: int = 6, height: int = SMALL_PAGE_SIZE) 
 def draw_sample(rng: Random, phase: Phase, progress: float) -> Sample:
     """An image of a phase with its prompts; `progress` in [0, 1] sets how hard it is."""
     if phase.draws == "strips":
-        page, text = strip(rng, spread=min(1.0, 1.5 * progress))
-        return page, [(OCR_PROMPT, text)]
+        page, text, box = strip(rng, spread=min(1.0, 1.5 * progress))
+        return page, [Prompt(OCR_PROMPT, text, box, box)]
     if phase.draws == "grid":
         # At full height nothing is read for a thousand steps: *where* to read is what is missing.
         rows = min(SMALL_PAGE_SIZE // ROW, FIRST_ROWS + int(9 * progress))
@@ -145,12 +157,13 @@ def draw_sample(rng: Random, phase: Phase, progress: float) -> Sample:
             box = field.key_box
             text = field.value if box == field.value_box else field.key_text or field.key.label
         if is_named:
-            asked.append((FIELD_TASK + rng.choice((field.key.label, field.key.subject)), text))
+            name = FIELD_TASK + rng.choice((field.key.label, field.key.subject))
+            asked.append(Prompt(name, text, field.key_box, box))
         else:
             # Each edge is told in as many parts of the page as there are tokens.
             parts = (int(edge * len(LOCATION_TOKENS) / page.image.width) for edge in box)
             tokens = (LOCATION_TOKENS[min(max(0, part), len(LOCATION_TOKENS) - 1)] for part in parts)
-            asked.append((REGION_PROMPT.format("".join(tokens)), text))
+            asked.append(Prompt(REGION_PROMPT.format("".join(tokens)), text, box, box))
     return page, asked
 
 
@@ -167,13 +180,30 @@ def slots(page: Page) -> Tensor:
     return classes
 
 
+def cells(page: Page, box: Box) -> Tensor:
+    """The share of a box that each cell of the page has, (rows x columns) of float32 that add up to 1.
+
+    A box is as high as its line, which stands in the row of its middle.
+    """
+    rows, columns = page.image.height // PIXELS_PER_CELL, page.image.width // PIXELS_PER_CELL
+    left, top, right, bottom = (edge / PIXELS_PER_CELL for edge in box)
+    row = min(max(0, int((top + bottom) / 2)), rows - 1)
+    first, last = (min(max(0, int(edge)), columns - 1) for edge in (left, right))
+    shares = torch.zeros(rows, columns)
+    shares[row, first : last + 1] = 1 / (last + 1 - first)
+    return shares.flatten()
+
+
 def collated(tokenizer: PreTrainedTokenizerFast, samples: Sequence[Sample]) -> dict[str, Tensor]:
-    """A batch: distinct images and slot classes, all prompts, the index of the image that each is about, and labels."""
+    """A batch: distinct images and slot classes, all prompts, the index of the image that each is about, and labels.
+
+    "named" and "answer" are the shares of `cells` of every prompt, (prompts, rows x columns).
+    """
     pages, asked = zip(*samples, strict=True)
     images = torch.stack([torch.from_numpy(np.array(page.image)) for page in pages])
     pixels = images.float().div(255).sub(MEAN).div(SPREAD)[:, None].expand(-1, 3, -1, -1).contiguous()
-    cells = images.shape[1] // PIXELS_PER_CELL * (images.shape[2] // PIXELS_PER_CELL)
-    lead = [tokenizer.image_token_id] * (cells + 1) + [tokenizer.bos_token_id]
+    count = images.shape[1] // PIXELS_PER_CELL * (images.shape[2] // PIXELS_PER_CELL)
+    lead = [tokenizer.image_token_id] * (count + 1) + [tokenizer.bos_token_id]
     prompts, texts = (
         tokenizer([pair[n] for some in asked for pair in some], add_special_tokens=False).input_ids for n in range(2)
     )
@@ -185,6 +215,8 @@ def collated(tokenizer: PreTrainedTokenizerFast, samples: Sequence[Sample]) -> d
     return {
         "pixel_values": pixels,
         "characters": torch.stack([slots(page) for page in pages]),
+        "named": torch.stack([cells(page, each.named) for page, some in samples for each in some]),
+        "answer": torch.stack([cells(page, each.answer) for page, some in samples for each in some]),
         "page_index": torch.repeat_interleave(torch.tensor([len(some) for some in asked])),
         **DataCollatorForSeq2Seq(tokenizer)(rows),
     }

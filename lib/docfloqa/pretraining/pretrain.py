@@ -11,8 +11,7 @@ import pandas as pd
 import seaborn as sns
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import Florence2Processor, PreTrainedTokenizerFast, Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
@@ -21,38 +20,19 @@ from docfloqa.figures.style import show, styled
 from docfloqa.files import data_folder
 from docfloqa.model.florence import Florence2ForDocVQA, weights_checksum
 from docfloqa.model.folder import write_checksums
-from docfloqa.pretraining.drawings import CHARACTERS, SLOT_HEIGHT, SLOT_WIDTH, Phase, Sample, collated, draw_sample
-from docfloqa.pretraining.tiny import FIELD_TASK, OCR_PROMPT, PIXELS_PER_CELL
+from docfloqa.pretraining.drawings import Phase, Sample, collated, draw_sample
+from docfloqa.pretraining.scaffold import Scaffold, character_loss
+from docfloqa.pretraining.tiny import FIELD_TASK, OCR_PROMPT
 from docfloqa.versions import DRAWING
 
-BLANK_WEIGHT = 0.03
 HELD_OUT_IMAGES, PAGES_AT_ONCE = 128, 50
-DOWN, ACROSS = PIXELS_PER_CELL // SLOT_HEIGHT, PIXELS_PER_CELL // SLOT_WIDTH  # slots of a cell
 TASKS = ("character", "line", "region", "field")
 
 
-def character_loss(head: nn.Conv2d, states: Tensor, characters: Tensor) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of the character in every slot, read from the tower's states, and the share read right.
-
-    `states` is (images, channels, rows, columns) of cells of 16 x 16 pixels; every cell holds 2 x 4 slots. Blanks
-    weigh `BLANK_WEIGHT`, or the head would learn nothing else; the share is over printed characters only.
-    """
-    images, _, rows, columns = states.shape
-    logits = head(states).view(images, len(CHARACTERS), DOWN, ACROSS, rows, columns)
-    logits = logits.permute(0, 4, 2, 5, 3, 1).reshape(-1, len(CHARACTERS))
-    target = characters.flatten()
-    weight = torch.ones(len(CHARACTERS), device=logits.device)
-    weight[0] = BLANK_WEIGHT
-    printed = target > 0
-    read = (logits[printed].argmax(-1) == target[printed]).float().mean()
-    return cross_entropy(logits, target, weight=weight), read
-
-
 class ReadingTrainer(Trainer):
-    """Text loss plus the loss of a throw-away head that classifies the character in every slot.
+    """Text loss plus the dense losses of `Scaffold`.
 
-    The dense head is what makes reading emerge: with the text loss alone the model stays a language
-    model that does not look at the page.
+    These make reading emerge: with the text loss alone the model stays a language model that does not look at the page.
     """
 
     phase: Phase
@@ -60,11 +40,11 @@ class ReadingTrainer(Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Sum of both losses on a batch of `collated`."""
         states, mask = model.vision_states(inputs["pixel_values"], 0), inputs["attention_mask"]
-        dense, _ = character_loss(model.character_head, states, inputs["characters"])
         features = model.model.multi_modal_projector(states)[inputs["page_index"]]
-        encoded = model.encode(inputs["input_ids"], mask, features)
+        encoded = model.encode(inputs["input_ids"], mask, features, output_hidden_states=True)
+        dense = model.scaffold.losses(model, states, encoded, inputs)
         outputs = model(encoder_outputs=encoded, attention_mask=mask, labels=inputs["labels"])
-        return outputs.loss + self.phase.character_weight * dense
+        return outputs.loss + self.phase.dense_weight * dense
 
     def log(self, logs, start_time=None):
         """Beside every loss that is reported, the shares read right of held-out drawings as hard as the phase's last.
@@ -93,13 +73,13 @@ def read_samples(
     features = model.model.multi_modal_projector(states)[batch["page_index"]]
     encoded = model.encode(batch["input_ids"], batch["attention_mask"], features)
     answers = model.generate(encoder_outputs=encoded, attention_mask=batch["attention_mask"])
-    asked = [(page.kind, page.font, prompt, text) for page, pairs in samples for prompt, text in pairs]
+    asked = [(page.kind, page.font, prompt, text) for page, some in samples for prompt, text, *_ in some]
     frame = pd.DataFrame(asked, columns=["kind", "font", "task", "text"])
     frame["task"] = frame["task"].map(
         lambda prompt: "field" if prompt.startswith(FIELD_TASK) else "line" if prompt == OCR_PROMPT else "region"
     )
     frame["read"] = tokenizer.batch_decode(answers, skip_special_tokens=True)
-    characters = character_loss(model.character_head, states, batch["characters"])[1].item()
+    characters = character_loss(model.scaffold.character, states, batch["characters"])[1].item()
     return frame.assign(exact_match=frame["read"] == frame["text"]), characters
 
 
@@ -126,11 +106,8 @@ def pretrain(
 
     It goes on where the same phase, from the same weights, was stopped; one that is finished is loaded.
     """
-    if not hasattr(model, "character_head"):
-        channels = model.config.vision_config.embed_dim[-1]
-        model.character_head = nn.Conv2d(channels, DOWN * ACROSS * len(CHARACTERS), 1)
-        # A random head would push what the tower knows already out of it.
-        nn.init.zeros_(model.character_head.weight)
+    if not hasattr(model, "scaffold"):
+        model.scaffold = Scaffold(model).to(model.device)
     images = phase.steps * phase.images_per_step
 
     def drawn(indices: Sequence[int]) -> dict[str, Tensor]:
@@ -188,17 +165,17 @@ def _reading(shares: pd.DataFrame) -> Figure:
 def sample_prompts(phase: Phase) -> pd.DataFrame:
     """The prompts of an image as hard as a phase's last, and the texts that answer them."""
     _, asked = draw_sample(Random(f"{phase.draws}-{phase.seed}-0"), phase, progress=1.0)
-    return pd.DataFrame(asked, columns=["prompt", "text"])
+    return pd.DataFrame(asked).filter(["prompt", "text"])
 
 
 def save_tiny(
     model: Florence2ForDocVQA, processor: Florence2Processor, folder: Path, curve: pd.DataFrame, reading: pd.DataFrame
 ) -> None:
-    """Save the pretrained model (fp16, without the character head), its processor, and what it reads.
+    """Save the pretrained model (fp16, without its scaffold), its processor, and what it reads.
 
     `pretraining.csv` is its learning curve, `reading.csv` the table of `reading_by_kind_and_font`.
     """
-    del model.character_head
+    del model.scaffold
     model.half().save_pretrained(folder)
     processor.save_pretrained(folder)
     write_checksums(folder)
