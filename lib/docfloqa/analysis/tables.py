@@ -16,8 +16,10 @@ from docfloqa.analysis.intervals import LOSS, NONE, RATIO, interval_table, last_
 from docfloqa.analysis.paired import SIGNIFICANT, PairedDifference, holm, mcnemar_p_value, permutation_p_value
 from docfloqa.analysis.robustness import ALL_KINDS, AREA, KEPT, PAGE_SETS, severity_curves
 from docfloqa.data.degradations import CLEAN, SEVERITIES, amount
+from docfloqa.files import runs_folder
 from docfloqa.metrics import METRICS
-from docfloqa.runs.results import Study, once_for_study
+from docfloqa.runs.results import Study, once_for_study, planned_runs
+from docfloqa.runs.run import COMPLETE, read_record
 from docfloqa.text import NO_BREAK
 
 PUBLISHED: dict[str, Any] = json.loads(files("docfloqa.analysis").joinpath("published.json").read_text())
@@ -129,6 +131,14 @@ def costs(study: Study) -> pd.DataFrame:
             "device": ", ".join(sorted(runs["device"].unique())),
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("ratio")
+
+
+def costs_by_arm(study: Study) -> pd.DataFrame:
+    """How many complete runs the ratios and each arm have, and the hours that these took together, each run once."""
+    made = [(arm, read_record(runs_folder(study.name) / run)) for run, arm in planned_runs(study.name).items()]
+    made = [(arm or "ratios", one["seconds"] / 3600) for arm, one in made if one.get("status") == COMPLETE]
+    by_arm = pd.DataFrame(made, columns=["runs of", "hours"]).groupby("runs of", sort=False)["hours"]
+    return by_arm.agg(runs="size", hours="sum").assign(hours=lambda frame: frame["hours"].map(number))
 
 
 def _costs_of(runs: pd.DataFrame) -> dict[str, str]:

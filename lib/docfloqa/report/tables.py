@@ -101,7 +101,7 @@ def write_frames(study: str, frames: Mapping[str, pd.DataFrame]) -> list[Path]:
 def write_tables(study: Study, beside: Sequence[Study] = (), margin: float = MARGIN) -> list[Path]:
     """Write all tables of a study as `write_frames` does, with `across` where others stand beside it."""
     made = [tables.summary, tables.comparisons, tables.scores, tables.exact_match_pairs, tables.page_use]
-    made += [tables.costs, tables.seed_spread, mistakes.only_right_at]
+    made += [tables.costs, tables.costs_by_arm, tables.seed_spread, mistakes.only_right_at]
     made += [] if is_own(study) else [tables.finetuning_curve, tables.freezing_ablation]
     frames = {"verdicts": readable(verdicts(study, margin))} | {table.__name__: table(study) for table in made}
     groups = {group: mistakes.by_group(study, group) for group in mistakes.GROUPS}
