@@ -79,6 +79,7 @@ class Florence2ForDocVQA(Florence2ForConditionalGeneration):
         """Encoder output for prompts (questions, length) and features of each one's page (questions, tokens, width).
 
         A prompt begins with as many image placeholders as its page has tokens; on a CPU `ValueError` is raised if not.
+        `options` are those of the native encoder.
         """
         length = features.shape[1]
         # A GPU would have to be waited for.
