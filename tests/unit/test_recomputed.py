@@ -92,26 +92,16 @@ def p_text(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-class Difference:
-    """Of the means of two groups' answers to the same questions, over documents and over seeds."""
+class Student:
+    """An estimate with independent variances, each with its degrees of freedom."""
 
-    def __init__(self, first: pd.DataFrame, second: pd.DataFrame, metric: str = "anls"):
-        pairs = second.merge(first, on=KEYS, suffixes=("", "_first"), validate="one_to_one")
-        assert len(pairs) == len(first) == len(second) > 0
-        gain = pairs[metric] - pairs[f"{metric}_first"]
-        self.estimate, residuals = gain.mean(), (gain - gain.mean()) / len(gain)
-        self.errors, freedoms = [], []
-        # Variance of a sum of independent clusters (Cameron, Gelbach & Miller 2011), with n / (n − 1).
-        for cluster in ("document_id", "seed"):
-            sums = residuals.groupby(pairs[cluster]).sum()
-            count = len(sums)
-            self.errors.append(math.sqrt(count / max(1, count - 1) * (sums**2).sum()) if count > 1 else 0.0)
-            freedoms.append(max(1, count - 1))
-        variances = np.square(self.errors)
-        self.error = math.sqrt(variances.sum())
+    def __init__(self, estimate: float, variances: list[float], freedoms: list[int]):
+        self.estimate, self.variances, self.freedoms = estimate, variances, freedoms
+        self.error = math.sqrt(sum(variances))
         # Satterthwaite 1946.
-        self.freedom = variances.sum() ** 2 / (variances**2 / freedoms).sum()
-        self.p = beyond(abs(self.estimate) / self.error, self.freedom)
+        each = zip(variances, freedoms, strict=True)
+        self.freedom = sum(variances) ** 2 / sum(variance**2 / freedom for variance, freedom in each)
+        self.p = beyond(abs(estimate) / self.error, self.freedom)
 
     def interval(self) -> str:
         half = quantile(0.05, self.freedom) * self.error
@@ -121,6 +111,34 @@ class Difference:
     def smallest_shown(self) -> str:
         """With a power of 0.8: the t that is exceeded by 0.2 is exceeded on either side by 0.4."""
         return f"{100 * (quantile(0.05, self.freedom) + quantile(0.4, self.freedom)) * self.error:.1f}"
+
+
+def difference(
+    first: pd.DataFrame, second: pd.DataFrame, metric: str = "anls", means: pd.DataFrame | None = None
+) -> Student:
+    """Of the means of two groups' answers to the same questions, over documents and over seeds.
+
+    With `means`, of several groups (rows) and the seeds (columns), what a seed adds is pooled over all groups.
+    """
+    sides = (side[[*KEYS, metric]] for side in (second, first))
+    pairs = pd.merge(*sides, on=KEYS, suffixes=("", " of the first"), validate="one_to_one")
+    assert len(pairs) == len(first) == len(second) > 0
+    gain = pairs[metric] - pairs[f"{metric} of the first"]
+    residuals, variances, freedoms = (gain - gain.mean()) / len(gain), [], []
+    # Variance of a sum of independent clusters (Cameron, Gelbach & Miller 2011), with n / (n − 1).
+    for cluster in ("document_id", "seed"):
+        sums = residuals.groupby(pairs[cluster]).sum()
+        count = len(sums)
+        variances.append(count / max(1, count - 1) * (sums**2).sum() if count > 1 else 0.0)
+        freedoms.append(max(1, count - 1))
+    if means is not None and means.shape[1] > 1:
+        # Two-way: what neither its group nor its seed explains of a mean.
+        left = (
+            means.to_numpy() - means.to_numpy().mean(1, keepdims=True) - means.to_numpy().mean(0) + means.stack().mean()
+        )
+        freedoms[1] = (means.shape[0] - 1) * (means.shape[1] - 1)
+        variances[1] = 2 * (left**2).sum() / freedoms[1] / means.shape[1]
+    return Student(gain.mean(), variances, freedoms)
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +198,7 @@ def test_differences_intervals_and_p_values_are_those_of_the_answers(groups, nam
     for comparison in shipped.index:
         second, first = (named[group] for group in comparison.split(" − "))
         seeds = {*first["seed"]} & {*second["seed"]}
-        found.append(Difference(*(side[side["seed"].isin(seeds)] for side in (first, second))))
+        found.append(difference(*(side[side["seed"].isin(seeds)] for side in (first, second))))
         assert str(len(seeds)) == shipped.loc[comparison, "seeds"], comparison
     made = {
         "difference": [one.interval() for one in found],
@@ -188,8 +206,8 @@ def test_differences_intervals_and_p_values_are_those_of_the_answers(groups, nam
         "smallest shown": [one.smallest_shown() for one in found],
     }
     if name == "comparisons":
-        made["standard error, documents"] = [f"{100 * one.errors[0]:.2f}" for one in found]
-        made["standard error, seeds"] = [f"{100 * one.errors[1]:.2f}" for one in found]
+        made["standard error, documents"] = [f"{100 * math.sqrt(one.variances[0]):.2f}" for one in found]
+        made["standard error, seeds"] = [f"{100 * math.sqrt(one.variances[1]):.2f}" for one in found]
     for start, values in made.items():
         column = next(column for column in shipped if column.startswith(start))
         assert shipped[column].tolist() == values, column
