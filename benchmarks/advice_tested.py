@@ -2,8 +2,8 @@
 
     .venv/bin/python benchmarks/advice_tested.py [STUDY]
 
-takes for every cell of the arm `grid` what `docfloqa advise` measures at the starting weights, on the first seed's
-training documents, and sets what it predicts beside what training gained on the study's test documents ("shipped" where
+takes for every cell of the arm `grid` what `docfloqa advise` measures before training, on the first seed's training
+documents, and sets what it predicts beside what training gained on the study's test documents ("shipped" where
 no study is named). Writes `reports/benchmarks/advice_tested.json` and `.md`; some ten minutes on one core.
 """
 
@@ -29,7 +29,7 @@ from docfloqa.runs.results import Study
 from docfloqa.runs.run import git_commit, now
 from docfloqa.settings import Settings
 from docfloqa.text import to_markdown
-from docfloqa.training.gradients import START, measure
+from docfloqa.training.gradients import LATER, measure
 
 FOLDER = PROJECT / "reports" / "benchmarks"
 FEWEST_SETTINGS = 5  # of an interval
@@ -105,9 +105,9 @@ def predictions(settings: Settings) -> pd.DataFrame:
     for strengths in tqdm([*product(STRENGTHS, STRENGTHS)], "cells of the grid", unit="cell", disable=None):
         shift = mixture_text(dict(zip(("input", "content"), strengths, strict=True)))
         measured, _ = measure(settings.replace(synth_shift=shift))
-        start = measured[measured["when"] == START]
-        about = {"setting": cell(*strengths), "shift": shift_in(*strengths), "advised": recommend(start)}
-        gains = {parts: predicted_gain(start, parts) for parts in SETS.values() if parts != AUTO_RGN}
+        later = measured[measured["when"] == LATER]
+        about = {"setting": cell(*strengths), "shift": shift_in(*strengths), "advised": recommend(later)}
+        gains = {parts: predicted_gain(later, parts) for parts in SETS.values() if parts != AUTO_RGN}
         rows += [about | {"parts": parts, "predicted": gain} for parts, gain in gains.items()]
     return pd.DataFrame(rows)
 

@@ -18,7 +18,7 @@ LORA_SHARE = 0.1  # of the model's parameters
 # Adapters begin at zero: what moves weights gently from where they are does not move them at all.
 LORA_LEARNING_RATE = 1e-4
 LAYER_DECAY = 0.7  # of the learning rate, from part to part
-FEWER_SEEDS = {"most_seeds": 3}  # of the arms that claim nothing, so that all fit into a night
+FEWER_SEEDS = {"most_seeds": 3}  # of arms beside the claims, so that a study of five seeds fits into a night
 STRENGTHS = (0.0, 0.5, 1.0)  # of the pixels' shift, and the share of new content, in the arm `grid`
 # What the contrasts say that are compared across shifts.
 ENDS, WHOLE = "the input side against the output side", "all against nothing"

@@ -84,18 +84,18 @@ def advise(settings: Settings) -> tuple:
     from docfloqa.figures.advice import gradients
     from docfloqa.figures.style import save
     from docfloqa.files import figures_folder
-    from docfloqa.training.gradients import START, measure
+    from docfloqa.training.gradients import LATER, measure
 
     statistics, costs = measure(settings)
-    start = statistics[statistics["when"] == START]
-    said = advice.sentence(start, costs)
+    later = statistics[statistics["when"] == LATER]
+    said = advice.sentence(later, costs)
     data = {
-        "parts": advice.recommend(start).split(),
+        "parts": advice.recommend(later).split(),
         "sentence": said,
         "known": advice.KNOWN,
-        "encoder_over_language": advice.encoder_over_language(start),
-        "stem_over_last": advice.stem_over_last(start),
-        "predicted_gains": advice.predicted_gains(start),
+        "encoder_over_language": advice.encoder_over_language(later),
+        "stem_over_last": advice.stem_over_last(later),
+        "predicted_gains": advice.predicted_gains(later),
         "statistics": statistics,
         "costs": costs,
         "files": save(gradients(statistics), figures_folder(settings.study) / "advice"),

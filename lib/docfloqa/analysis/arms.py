@@ -105,7 +105,7 @@ def _with_words(study: Study, arm: str) -> pd.DataFrame | None:
         return None
     answers = study.arm(arm).compared
     is_new = {answer: has_new_word(answer) for answer in answers["answers"].str[0].unique()}
-    answers["unseen"] = answers["answers"].str[0].map(is_new).astype("boolean")
+    answers = answers.assign(unseen=answers["answers"].str[0].map(is_new).astype("boolean"))
     return answers if answers["unseen"].nunique() == 2 else None
 
 

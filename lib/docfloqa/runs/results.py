@@ -83,10 +83,14 @@ class Study:
         return cls(name, settings, records, missing, plan.get("arms", {}), plan.get("trials", {}), tested=tested)
 
     def arm(self, arm: str) -> Self | None:
-        """The complete runs of an arm; None where the study has none of it."""
-        variants = self.arms.get(arm, {})
-        records, missing = _read(self.name, chain(*variants.values()))
-        return replace(self, records=records, missing=missing, arms={}, variants=variants) if records else None
+        """The complete runs of an arm, read once; None where the study has none of it."""
+        known = vars(self).setdefault("_arms", {})
+        if arm not in known:
+            variants = self.arms.get(arm, {})
+            records, missing = _read(self.name, chain(*variants.values()))
+            made = replace(self, records=records, missing=missing, arms={}, variants=variants)
+            known[arm] = made if records else None
+        return known[arm]
 
     @property
     def outdated(self) -> list[str]:
