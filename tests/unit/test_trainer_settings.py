@@ -30,12 +30,12 @@ def trains_no_further(run: Run, dataset, output, monkeypatch) -> None:
 
 
 def losing(monkeypatch, best: int) -> None:
-    """Let every score after the epoch `best` be zero, and those up to it a half."""
+    """Let scores rise to a half at the epoch `best`, and be zero after it."""
     save = Run.save_epoch
 
     def spoilt(run, epoch, predictions, **figures):
         if epoch:
-            score = 0.0 if epoch > best else 0.5
+            score = 0.0 if epoch > best else 0.5 * epoch / best
             predictions = predictions.assign(anls=score)
             figures |= {"subset_anls": score} if "subset_anls" in figures else {}
         return save(run, epoch, predictions, **figures)
