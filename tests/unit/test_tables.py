@@ -348,9 +348,9 @@ def test_all_tables_are_written_whole(study):
     paths = write_tables(study)
     folder = reports_folder("tables") / "tables"
     names = (
-        "finetuning_curve freezing_ablation summary comparisons exact_match_pairs page_use costs costs_by_arm seed_spread "
-        "by_question_type by_answer_kind by_answer_length only_right_at calibration verdicts published_differences "
-        "published_systems"
+        "finetuning_curve freezing_ablation summary comparisons exact_match_pairs page_use costs costs_by_arm "
+        "seed_spread by_question_type by_answer_kind by_answer_length only_right_at calibration verdicts "
+        "published_differences published_systems"
     ).split()
     expected = {f"{name}.{suffix}" for name in names for suffix in ("csv", "md", "tex")} | {"scores.csv"}
     assert {path.name for path in paths} == {path.name for path in folder.iterdir()} == expected
