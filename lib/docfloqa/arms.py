@@ -18,7 +18,7 @@ LORA_SHARE = 0.1  # of the model's parameters
 # Adapters begin at zero: what moves weights gently from where they are does not move them at all.
 LORA_LEARNING_RATE = 1e-4
 LAYER_DECAY = 0.7  # of the learning rate, from part to part
-FEWER_SEEDS = {"most_seeds": 3}  # of arms beside the claims, so that a study of five seeds fits into a night
+FEWER_SEEDS = 3  # of arms beside the claims, so that a study of five seeds fits into a night
 STRENGTHS = (0.0, 0.5, 1.0)  # of the pixels' shift, and the share of new content, in the arm `grid`
 # What the contrasts say that are compared across shifts.
 ENDS, WHOLE = "the input side against the output side", "all against nothing"
@@ -234,7 +234,7 @@ def prefix(settings: Settings) -> Arm:
     return Arm(
         "prefix",
         "Does it matter how the task prefix is written, and does the model use the question at all?",
-        _variants({plain: NONE} | {name: NONE | change for name, (change, _) in ways.items()}, **FEWER_SEEDS),
+        _variants({plain: NONE} | {name: NONE | change for name, (change, _) in ways.items()}, most_seeds=FEWER_SEEDS),
         tuple(Contrast(name, plain, says) for name, (_, says) in ways.items()),
     )
 
@@ -251,7 +251,7 @@ def lora(settings: Settings) -> Arm:
         _variants(
             {language: NONE, both: ALL, language_lora: {**NONE, **adapters}, both_lora: {**ALL, **adapters}},
             tuned=True,
-            **FEWER_SEEDS,
+            most_seeds=FEWER_SEEDS,
         ),
         (
             Contrast(language_lora, both_lora, "adapters in both against the language model only"),
@@ -283,7 +283,7 @@ def schedules(settings: Settings) -> Arm:
         "schedules",
         "Does it matter when the parts of the vision encoder begin to train, and at which learning rates beside each "
         "other, if training is equally long and every way of it has the rate that is best for it?",
-        _variants(changes, tuned=True, **FEWER_SEEDS),
+        _variants(changes, tuned=True, most_seeds=FEWER_SEEDS),
         (
             Contrast(none, every, WHOLE),
             *(Contrast(every, name, f"{name}, against all at once and at one rate") for name in ways),

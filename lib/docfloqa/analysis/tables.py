@@ -135,8 +135,8 @@ def costs(study: Study) -> pd.DataFrame:
 
 def costs_by_arm(study: Study) -> pd.DataFrame:
     """How many complete runs the ratios and each arm have, and the hours that these took together, each run once."""
-    made = [(arm, read_record(runs_folder(study.name) / run)) for run, arm in planned_runs(study.name).items()]
-    made = [(arm or "ratios", one["seconds"] / 3600) for arm, one in made if one.get("status") == COMPLETE]
+    records = [(arm, read_record(runs_folder(study.name) / run)) for run, arm in planned_runs(study.name).items()]
+    made = [(arm or "ratios", one["seconds"] / 3600) for arm, one in records if one.get("status") == COMPLETE]
     by_arm = pd.DataFrame(made, columns=["runs of", "hours"]).groupby("runs of", sort=False)["hours"]
     return by_arm.agg(runs="size", hours="sum").assign(hours=lambda frame: frame["hours"].map(number))
 
