@@ -44,7 +44,7 @@ def killed_at(change: int, folder: Path, work: Callable[[], None]) -> bool:
     def audit(event: str, arguments: tuple) -> None:
         nonlocal done
         writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & WRITING
-        if (writes or event in CHANGES) and counts(str(arguments[0]), folder):
+        if (writes or event in CHANGES) and counts(_whole_path(event, arguments), folder):
             done += 1
             if done == change:
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -85,6 +85,12 @@ def _was_killed(child: int) -> bool:
         return True
     assert os.WEXITSTATUS(status) == 0, "the work failed; its error is above"
     return False
+
+
+def _whole_path(event: str, arguments: tuple) -> str:
+    # What is in a folder that is deleted is named from that folder on, which is open.
+    above = arguments[1] if event in {"os.remove", "os.rmdir"} else -1
+    return str(arguments[0]) if above == -1 else f"{Path(f'/proc/self/fd/{above}').readlink()}/{arguments[0]}"
 
 
 def counts(path: str, folder: Path) -> bool:

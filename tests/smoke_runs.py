@@ -15,7 +15,7 @@ from docfloqa.training.evaluation import evaluate
 from docfloqa.training.trainer import DocVQATrainer
 
 SCORES = ["epoch", "accuracy", "anls", "exact_match", "f1", "similarity_first", "contains_first", "val_loss"]
-CHANGES = 185  # of files, that a smoke run of three epochs makes
+CHANGES = 250  # of files, that a smoke run of three epochs makes
 # What a reader of a study's tables depends on.
 SAME_BYTES = ("predictions.parquet wrong_pages.parquet model/model.safetensors best_model/model.safetensors").split()
 

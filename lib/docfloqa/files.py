@@ -163,6 +163,12 @@ def seal_folder(folder: Path, **about: Any) -> None:
     write_sealed(manifest, about, sorted(path for path in folder.rglob("*") if path.is_file() and path != manifest))
 
 
+def remove_sealed(folder: Path) -> None:
+    """Delete a sealed folder, if it is there: its manifest first, or half of it would be found damaged after a kill."""
+    (folder / MANIFEST).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 def check_folder(folder: Path) -> dict[str, Any]:
     """What a sealed folder's manifest says, read with its files; what was added since does not matter."""
     return read_sealed(folder / MANIFEST, with_files=True)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from multiprocessing import get_context
 from pathlib import Path
 from random import Random
@@ -32,13 +33,17 @@ from docfloqa.files import (
     checksum,
     held,
     read_sealed,
+    remove_sealed,
     room_for,
     seal_folder,
     whole_folder,
     write_sealed,
 )
+from docfloqa.pretraining.drawings import Phase
+from docfloqa.pretraining.pretrain import pretrain
+from docfloqa.pretraining.tiny import build_model, train_tokenizer
 from docfloqa.runs import run as run_module
-from docfloqa.runs.recovery import last_checkpoint, refresh
+from docfloqa.runs.recovery import last_checkpoint, refresh, saved_checkpoints
 from docfloqa.runs.results import Study, open_run, status
 from docfloqa.runs.run import PREDICTIONS, RESULT_FILES, Run, is_complete, read_record
 from docfloqa.study import kernels as execution
@@ -132,6 +137,36 @@ def test_a_checkpoint_that_was_not_finished_is_no_damage(again, recwarn):
     (last / "checksums.json").unlink()
     assert last_checkpoint(again) == before and not last.exists()
     assert not [warning for warning in recwarn if "damaged" in str(warning.message)]
+
+
+def test_a_folder_that_is_half_deleted_is_no_damage(again, tmp_path):
+    last, change, killed = checkpoints(again)[-1], 1, True
+    while killed:
+        shutil.copytree(last, tmp_path / "half", dirs_exist_ok=True)
+        if killed := killed_at(change, tmp_path / "half", lambda: remove_sealed(tmp_path / "half")):
+            assert (change > 1) == (not (tmp_path / "half" / "checksums.json").exists())
+            with nullcontext() if change == 1 else pytest.raises(FileNotFoundError):
+                check_folder(tmp_path / "half")
+            change += 1
+    # One for each file, two for the folder.
+    assert change - 1 == len([*last.iterdir()]) + 2 and not (tmp_path / "half").exists()
+
+
+def test_pretraining_does_not_go_on_from_a_checkpoint_that_was_not_finished(output, monkeypatch):
+    monkeypatch.setattr("docfloqa.pretraining.pretrain.HELD_OUT_IMAGES", 2)
+    tokenizer, phase = train_tokenizer(), Phase("short", "strips", 2, 2, 2, 1e-3, seed=0)
+
+    def losses() -> list[float]:
+        return pretrain(build_model(tokenizer), tokenizer, phase, reports=2)["loss"].tolist()
+
+    undisturbed = losses()
+    [last] = saved_checkpoints(next(output.glob("data/cache/pretraining/short-*")))
+    for name in ("checksums.json", "model.safetensors"):
+        (last / name).unlink()
+    assert losses() == undisturbed
+    # Finished now, and so not made again.
+    begun = (last / "model.safetensors").stat().st_mtime_ns
+    assert losses() == undisturbed and (last / "model.safetensors").stat().st_mtime_ns == begun
 
 
 class Malicious:

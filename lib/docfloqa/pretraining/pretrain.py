@@ -13,16 +13,16 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformers import Florence2Processor, PreTrainedTokenizerFast, Trainer, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
+from transformers import Florence2Processor, PreTrainedTokenizerFast, Trainer, TrainerCallback, TrainingArguments
 
 from docfloqa.figures.style import show, styled
-from docfloqa.files import data_folder
+from docfloqa.files import check_folder, data_folder, is_sound
 from docfloqa.model.florence import Florence2ForDocVQA, weights_checksum
 from docfloqa.model.folder import write_checksums
 from docfloqa.pretraining.drawings import Phase, Sample, collated, draw_sample
 from docfloqa.pretraining.scaffold import Scaffold, character_loss
 from docfloqa.pretraining.tiny import FIELD_TASK, OCR_PROMPT
+from docfloqa.runs.recovery import saved_checkpoints, seal_checkpoint
 from docfloqa.versions import DRAWING
 
 HELD_OUT_IMAGES, PAGES_AT_ONCE = 128, 50
@@ -58,6 +58,13 @@ class ReadingTrainer(Trainer):
             logs = {**logs, "character": characters, **read.groupby("task")["exact_match"].mean()}
             self.model.train()
         super().log(logs, start_time)
+
+
+class SealedCheckpoints(TrainerCallback):
+    """Keeps the last two checkpoints, sealed, so that training never resumes from one that a kill has left half."""
+
+    def on_save(self, args, state, control, **kwargs):
+        seal_checkpoint(Path(args.output_dir), state.global_step, kept=2)
 
 
 @torch.no_grad()
@@ -131,16 +138,17 @@ def pretrain(
         lr_scheduler_kwargs={"num_decay_steps": phase.steps // 3},
         logging_steps=max(1, phase.steps // reports),
         save_steps=100,
-        save_total_limit=1,
         remove_unused_columns=False,
         dataloader_num_workers=1,
         # Drawings get harder.
         train_sampling_strategy="sequential",
         seed=phase.seed,
     )
-    trainer = ReadingTrainer(model, arguments, drawn, range(images), processing_class=tokenizer)
+    keeping = {"processing_class": tokenizer, "callbacks": [SealedCheckpoints()]}
+    trainer = ReadingTrainer(model, arguments, drawn, range(images), **keeping)
     trainer.phase = phase
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(folder) if folder.is_dir() else None)
+    whole = (checkpoint for checkpoint in reversed(saved_checkpoints(folder)) if is_sound(checkpoint, check_folder))
+    trainer.train(resume_from_checkpoint=next(map(str, whole), None))
     reported = pd.DataFrame([row for row in trainer.state.log_history if "loss" in row])
     return reported.assign(phase=phase.name).filter(["phase", "step", "loss", *TASKS])
 

@@ -1,12 +1,22 @@
 """Where a run goes on that was interrupted, what of it was damaged meanwhile, and whether it was tested."""
 
-import shutil
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from docfloqa.exceptions import DamagedError
-from docfloqa.files import check_files, check_folder, checksum, is_sound, read_sealed, set_aside, write_whole
+from docfloqa.files import (
+    check_files,
+    check_folder,
+    checksum,
+    is_sound,
+    read_sealed,
+    remove_sealed,
+    seal_folder,
+    set_aside,
+    write_whole,
+)
 from docfloqa.runs.run import BEST_MODEL, COMPLETE, LAST_MODEL, RECORD, Run, read_record
 from docfloqa.runs.tables import TEST_ANSWERS, is_packed
 
@@ -50,6 +60,21 @@ def epochs_kept(run: Run) -> int:
     return kept
 
 
+def saved_checkpoints(folder: Path) -> list[Path]:
+    """The folders in which transformers' trainer keeps what it needs to resume, in the order of their steps."""
+    return sorted(folder.glob("checkpoint-*[0-9]"), key=lambda checkpoint: int(checkpoint.name.rpartition("-")[2]))
+
+
+def seal_checkpoint(folder: Path, step: int, kept: int, **about: Any) -> None:
+    """Seal the checkpoint of a step that the trainer has just written, and delete all but the last `kept`.
+
+    In place of the trainer's own limit, which would leave half a checkpoint after a kill.
+    """
+    seal_folder(folder / f"checkpoint-{step}", **about)
+    for checkpoint in saved_checkpoints(folder)[:-kept]:
+        remove_sealed(checkpoint)
+
+
 def last_checkpoint(run: Run) -> Path | None:
     """The checkpoint from which a run goes on; None where it begins anew.
 
@@ -57,12 +82,11 @@ def last_checkpoint(run: Run) -> Path | None:
     A damaged one is set aside; one that was not finished, or is of an epoch that is lost, is deleted.
     """
     kept, found, last = epochs_kept(run), None, 0
-    steps = {int(path.name.rpartition("-")[2]): path for path in run.checkpoints.glob("checkpoint-*[0-9]")}
-    for _, folder in sorted(steps.items(), reverse=True):
+    for folder in reversed(saved_checkpoints(run.checkpoints)):
         try:
             epoch = check_folder(folder)["epoch"]
         except FileNotFoundError:
-            shutil.rmtree(folder)
+            remove_sealed(folder)
         except DamagedError as error:
             set_aside(folder, error, run.folder)
         else:
@@ -71,7 +95,7 @@ def last_checkpoint(run: Run) -> Path | None:
             if best and (best == epoch or run.epoch_of_model(BEST_MODEL) == best):
                 found, last = folder, epoch
             elif found is None:
-                shutil.rmtree(folder)
+                remove_sealed(folder)
     # What comes after it is made again; a later interruption must not find half of the old in it.
     for epoch in range(last + 1, kept + 1):
         for path in reversed(run.epoch_files(epoch)):

@@ -258,7 +258,7 @@ class Run:
         processor.save_pretrained(part)
         save_adapters(model, part / ADAPTER_FOLDER)
         files.seal_folder(part, epoch=epoch)
-        shutil.rmtree(self.folder / name, ignore_errors=True)
+        files.remove_sealed(self.folder / name)
         part.rename(self.folder / name)
 
     def epoch_of_model(self, name: str) -> int | None:

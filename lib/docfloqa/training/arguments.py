@@ -8,9 +8,9 @@ from tqdm.auto import tqdm
 from transformers import Seq2SeqTrainingArguments, TrainerCallback
 
 from docfloqa.exceptions import SettingsError, shown
-from docfloqa.files import seal_folder
 from docfloqa.model.device import compute_device, precision
 from docfloqa.runs.progress import epoch_line, scores
+from docfloqa.runs.recovery import seal_checkpoint
 from docfloqa.runs.run import Run
 from docfloqa.settings import Settings
 
@@ -43,7 +43,6 @@ def training_arguments(settings: Settings, run: Run) -> Seq2SeqTrainingArguments
         remove_unused_columns=False,
         eval_strategy="epoch",
         save_strategy="epoch",
-        save_total_limit=CHECKPOINTS,
         logging_strategy="steps" if settings.report_to else "no",
         logging_steps=LOGGED_STEPS,
         report_to=list(settings.report_to),
@@ -131,7 +130,7 @@ class RunProgress(TrainerCallback):
         self.trainer.accelerator.wait_for_everyone()
         if state.is_world_process_zero:
             epoch = self.trainer.epoch
-            seal_folder(self.trainer.run.checkpoints / f"checkpoint-{state.global_step}", epoch=epoch)
+            seal_checkpoint(self.trainer.run.checkpoints, state.global_step, CHECKPOINTS, epoch=epoch)
             # Only then, since the best model can be made again from it.
             self.trainer.keep_best(epoch)
         control.should_training_stop |= self.trainer.stops_after(self.trainer.epoch)
