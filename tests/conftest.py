@@ -5,6 +5,9 @@ import gc
 import os
 import tempfile
 
+# Imports make much that stays and nothing to collect.
+gc.disable()
+
 _SCRATCH = tempfile.mkdtemp(prefix="docfloqa-tests-")
 # Set before any library reads them.
 os.environ.update(
@@ -54,6 +57,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_collection_finish() -> None:
     # What the libraries have made stays: to look through it again takes half a second of every run.
     gc.freeze()
+    gc.enable()
 
 
 def pytest_sessionfinish() -> None:
