@@ -1,7 +1,6 @@
 """The estimate counts what a study does, stands in for what is not at hand, and leaves nothing behind."""
 
 import math
-import re
 import time
 from itertools import chain
 
@@ -57,9 +56,11 @@ def test_a_smoke_study_is_estimated_and_leaves_only_its_documents(output, tiny, 
     monkeypatch.setattr(docfloqa.study.estimate, "in_own_process", in_this_process)
     monkeypatch.setattr(docfloqa.study.estimate, "available_slots", lambda *_: [Slot(None, 1)])
 
+    # However slow the machine is, its time is enough for a whole batch.
+    monkeypatch.setattr(calibration, "STEP", 1e-6)
+
     result = estimated_smoke_study(output, tiny)
-    # Of a batch of eight a slow machine takes a part.
-    assert re.search(r"questions in a batch ([1-7] to )?[1-8];", result.measured) and result.measured in str(result)
+    assert "questions in a batch 8;" in result.measured and result.measured in str(result)
 
 
 def test_the_runs_of_arms_count_once_each_and_by_kind(output, monkeypatch):

@@ -51,7 +51,7 @@ from docfloqa.study.sweep import Plan, write_plan
 from docfloqa.training.evaluation import evaluate_run
 
 SEED = 1
-KILLS = 3
+KILLS = 5
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def again(interrupted, third, output, monkeypatch) -> Run:
 
 def test_a_run_that_is_killed_again_and_again_ends_as_an_undisturbed_one(undisturbed_third, third, few, output):
     # Few enough from one kill to the next that the run does not end before the last of them.
-    chosen = Random(SEED).sample(range(1, CHANGES // 5), KILLS)
+    chosen = Random(SEED).sample(range(1, CHANGES // KILLS), KILLS)
     killed = sum(killed_at(change, output / "reports", lambda: trainer_of(third, few).fit()) for change in chosen)
     run = trainer_of(third, few).fit()
     print(f"seed {SEED}: faults injected {killed}, survived {killed}, lost 0 (killed before changes {chosen})")
