@@ -57,7 +57,7 @@ ship: $(VENV)/installed ## the study whose results are in the repository
 PYTEST = $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test: $(VENV)/installed ## run the tests
-	$(PYTEST)
+	$(PYTEST) -m "not long"
 
 lab: $(VENV)/installed ## open the notebooks in JupyterLab
 	$(BIN)/python -m docfloqa lab
@@ -90,9 +90,10 @@ test-faults: $(VENV)/installed ## test kills, corruption and bad input at length
 test-paper: $(VENV)/installed ## test the paper profile to its end without a GPU
 	$(PYTEST) tests/paper
 
-# Both in one go, in which no process waits for the other: what continuous integration runs.
-test-long: $(VENV)/installed ## what test-paper and test-faults test, minutes sooner
-	$(PYTEST) tests/paper tests/faults tests/benchmarks
+# Both in one go, in which no process waits for the other, and what of the other tests takes long: what continuous
+# integration runs.
+test-long: $(VENV)/installed ## what test-paper and test-faults test, minutes sooner, and the longest of the other tests
+	$(PYTEST) -m long tests/paper tests/faults tests/benchmarks tests/unit tests/notebooks
 
 lint: $(VENV)/installed ## check style, imports and notebooks
 	$(BIN)/ruff check .

@@ -50,7 +50,16 @@ LONGEST = (
 ).split()
 
 
+# Folders of which all is `long`: `make test-long` runs it, and what is marked so elsewhere.
+LONG = ("paper", "faults", "benchmarks")
+
+
+# Before pytest chooses by marks.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.parent.name in LONG:
+            item.add_marker(pytest.mark.long)
     items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
 
 

@@ -191,6 +191,7 @@ def test_a_study_of_one_ratio_is_analysed(made, output, monkeypatch, unsaved):
     assert list(run_cells("04_analyze.ipynb", study=settings.study)["results"].records) == plan["runs"][:1]
 
 
+@pytest.mark.long
 def test_the_pretraining_notebook_writes_a_model_that_loads(output, monkeypatch, unsaved):
     from docfloqa.model.florence import load_florence
 

@@ -83,6 +83,7 @@ def test_adapters_have_the_rank_alpha_and_targets_that_were_asked_for(tiny):
         freeze(tiny[0], Freezing(lora_rank=3, lora_targets=("queries",)))
 
 
+@pytest.mark.long
 def test_a_lora_run_keeps_its_answers_when_it_is_interrupted_or_loaded_without_adapters(few, output, monkeypatch):
     settings = Settings.profile("smoke", vision_trainable=1.0, lora=0.1)
     run = trainer_of(settings, few).fit()
@@ -122,6 +123,7 @@ def test_both_sides_come_as_near_to_a_share_of_parameters_as_whole_units_can(uni
         assert first.requires_grad == (side == "input")
 
 
+@pytest.mark.long
 def test_a_run_goes_on_from_the_last_weights_of_another(few, output):
     first = Settings.profile("smoke", vision_trainable=0.0)
     second = first.replace(vision_trainable=0.33, trained_before=(0.0,))
@@ -259,6 +261,7 @@ def test_another_arm_is_refused():
     assert len(choose_arms(["all"], Settings())) == len(ARMS)
 
 
+@pytest.mark.long
 def test_every_run_is_planned_once_after_the_one_that_it_goes_on_from(output):
     planned = plan(Settings.profile("smoke"), [0, 1], [0], ["all"])
     ids = [run.id for run in planned.runs]

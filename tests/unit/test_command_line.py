@@ -435,6 +435,7 @@ def test_runs_are_listed_with_how_they_stand(output, capsys):
     assert "there is no study 'secnd'; studies here are first, second" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_a_wrong_name_of_a_run_or_study_is_refused_without_waiting_for_torch(two):
     page = str(two / "page.png")
     wrong = [["export", "none", "x"], ["evaluate", "none"], ["compare", "none", "vision0"], ["answer", "none", "."]]

@@ -227,6 +227,7 @@ def test_a_limit_takes_whole_documents_in_an_order_of_its_own(folder):
     assert load_docvqa(settings(folder, train_questions=12, seed=5))["train"]["questionId"] == drawn["questionId"]
 
 
+@pytest.mark.long
 def test_the_same_seed_gives_the_same_bytes(tmp_path):
     def checksum(name: str, seed: int, drawing: str) -> str:
         target = tmp_path / name
@@ -258,6 +259,7 @@ ASKED = (
 )
 
 
+@pytest.mark.long
 def test_no_question_of_a_page_has_two_answers(output):
     for shift in SHIFTS:
         rows = load_docvqa(Settings.profile("smoke", synth_documents=150, synth_shift=shift))["train"]

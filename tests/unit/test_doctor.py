@@ -77,6 +77,7 @@ def in_cache(cache: Path, kind: str, name: str) -> Path:
     return cache / f"{kind}--{name.replace('/', '--')}" / "snapshots" / COMMITS[name]
 
 
+@pytest.mark.long
 def test_all_is_well_with_the_smoke_profile(output, capfd, monkeypatch):
     monkeypatch.undo()
     monkeypatch.setenv("DOCFLOQA_OUTPUT", str(output))

@@ -45,6 +45,7 @@ def test_the_longest_run_begins_first():
     assert makespan([2, 3, 4, 5], 1) == 14
 
 
+@pytest.mark.long
 def test_a_smoke_study_is_estimated_and_leaves_only_its_documents(output, tiny, monkeypatch):
     def in_this_process(function, *given):
         with monkeypatch.context() as patch:
@@ -63,6 +64,7 @@ def test_a_smoke_study_is_estimated_and_leaves_only_its_documents(output, tiny, 
     assert "questions in a batch 8;" in result.measured and result.measured in str(result)
 
 
+@pytest.mark.long
 def test_the_runs_of_arms_count_once_each_and_by_kind(output, monkeypatch):
     calibrated = []
 
@@ -244,6 +246,7 @@ def test_drawn_pages_have_as_many_questions_as_docvqas(dataset):
     assert len(longer) == int(QUESTIONS_PER_PAGE)
 
 
+@pytest.mark.long
 def test_the_random_model_loads_and_has_the_size_of_florence_2_base(output, monkeypatch):
     # Its layers are cut to one each, and its widths stay, so that the test takes no half gigabyte.
     full = docfloqa.study.estimate.base_config()

@@ -49,6 +49,7 @@ def test_it_is_in_fp16_and_nothing_is_missing(exported):
     assert not [path for path in folder.parent.iterdir() if "part" in path.name]
 
 
+@pytest.mark.long
 def test_the_code_of_the_card_gives_the_same_answers_without_the_library(exported):
     run, folder = exported
     [code] = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)

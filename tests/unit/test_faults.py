@@ -73,6 +73,7 @@ def again(interrupted, third, output, monkeypatch) -> Run:
     return Run(folder.name, third, read_record(folder))
 
 
+@pytest.mark.long
 def test_a_run_that_is_killed_again_and_again_ends_as_an_undisturbed_one(undisturbed_third, third, few, output):
     # Few enough from one kill to the next that the run does not end before the last of them.
     chosen = Random(SEED).sample(range(1, CHANGES // KILLS), KILLS)
@@ -89,6 +90,7 @@ def checkpoints(run: Run) -> list[Path]:
     return sorted(run.checkpoints.iterdir(), key=lambda path: int(path.name.rpartition("-")[2]))
 
 
+@pytest.mark.long
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(again):
     before, last = checkpoints(again)
     files = sorted(path for path in last.iterdir() if path.is_file())
@@ -210,6 +212,7 @@ def complete(completed, output) -> Run:
     return open_run(folder)
 
 
+@pytest.mark.long
 def test_what_is_damaged_of_a_complete_run_is_noticed_by_readers_and_set_aside_by_a_sweep(complete):
     good = {path: path.read_bytes() for path in complete.folder.rglob("*") if path.is_file()}
     injected = 0
@@ -342,6 +345,7 @@ def test_the_second_process_waits_and_says_for_whom(output, capsys):
     assert f"study 'x' is in the hands of process {holder.pid} on " in said and " since 20" in said
 
 
+@pytest.mark.long
 def test_two_processes_on_one_run_make_it_once(undisturbed_third, third, few, output):
     """The second begins when the first is in the middle, and finds a complete run."""
     fork = get_context("fork")
@@ -356,6 +360,7 @@ def test_two_processes_on_one_run_make_it_once(undisturbed_third, third, few, ou
     assert of_interest(run) == undisturbed_third
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("moves", [True, False])
 def test_a_kernel_is_stopped_when_nothing_moves_any_more(moves, tmp_path, monkeypatch):
     monkeypatch.setattr(execution, "STALLED_AFTER", 1.5)
@@ -472,6 +477,7 @@ def test_a_batch_in_parts_has_the_gradients_of_the_whole(room, whole, third, dat
         torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-5 * scale.item(), msg=name)
 
 
+@pytest.mark.long
 def test_out_of_memory_halves_the_micro_batch_and_is_recorded(third, few, output):
     settings = third.replace(epochs=2)
     trainer = trainer_of(settings, few)

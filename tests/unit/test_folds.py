@@ -164,6 +164,7 @@ def test_runs_that_ended_early_count_with_what_they_had_last():
     assert len(run_table(study)) == 4 and all(path.stat().st_size for path in write_tables(study))
 
 
+@pytest.mark.long
 def test_bad_scans_are_not_scored_with_models_that_know_the_pages(study):
     with pytest.raises(RunError, match="study 'folded' has 3 folds"):
         score_robustness(study)

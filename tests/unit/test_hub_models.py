@@ -224,6 +224,7 @@ def test_what_begins_targets_makes_another_run(model, tmp_path):
     assert weights_checksum(network) != before
 
 
+@pytest.mark.long
 def test_an_output_embedding_of_its_own_stays_one(untied, model, tmp_path):
     network, processor = load_florence(untied)
     tied, _ = load_florence(write_original(tmp_path / "tied", model, SIDE))

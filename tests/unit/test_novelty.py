@@ -86,6 +86,7 @@ def test_asking_says_that_a_page_is_unlike_in_place_of_a_confidence(drawn, tiny,
     assert novelty(tiny[0], drawn[1][0]) is None
 
 
+@pytest.mark.long
 def test_a_models_pages_are_kept_with_it_and_with_its_export(output, dataset):
     run = DocVQATrainer(Settings.profile("smoke", epochs=1), dataset, {}).fit()
     page = dataset["train"][0]["image"]

@@ -213,6 +213,7 @@ def test_image_settings_must_be_there(original):
         load_florence(original)
 
 
+@pytest.mark.long
 def test_a_pickle_is_refused_with_a_way_to_convert_it_that_works(native, original):
     state = load_file(original / "model.safetensors")
     (original / "model.safetensors").unlink()

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import math
 import shutil
 from io import BytesIO
 
@@ -15,7 +16,7 @@ from nbformat.v4 import new_code_cell, new_notebook, new_output
 from PIL import Image
 
 from docfloqa.analysis import robustness
-from docfloqa.analysis.paired import paired_answers
+from docfloqa.analysis.paired import compare_metrics, paired_answers
 from docfloqa.apps.browser import answers_by_run
 from docfloqa.apps.monitor import epochs_so_far, states
 from docfloqa.exceptions import RunError
@@ -130,6 +131,29 @@ def test_weights_stay_and_new_runs_come_beside_what_is_packed():
     mine = again.last_answers.query("seed == 0").reset_index(drop=True)
     pd.testing.assert_frame_equal(mine, packed.last_answers, check_exact=True)
     assert weights.is_file()
+
+
+def test_of_a_tested_arm_the_test_answers_are_kept_and_the_ratios_keep_all():
+    plain = write_study(ratios=(0.0, 1.0), documents=4, arms=("prefix",), test=(6, 4))
+    arm = plain.arm("prefix")
+    tested, validated, epochs = plain.compared, frames_of(plain), arm.epochs
+    told = arm.compared.assign(confidence=math.nan, loss_sum=math.nan)
+    sides = [find_run(run) for run in [*arm.records][:2]]
+    differences = compare_metrics(*paired_answers(*sides))
+    pack("fake")
+    packed = Study.load("fake")
+    assert packed == plain
+    pd.testing.assert_frame_equal(packed.compared, tested, check_exact=True)
+    for frame, before in frames_of(packed).items():
+        pd.testing.assert_frame_equal(before, validated[frame], check_exact=True, obj=frame)
+    pd.testing.assert_frame_equal(packed.arm("prefix").compared, told, check_exact=True)
+    pd.testing.assert_frame_equal(packed.arm("prefix").epochs, epochs, check_exact=True)
+    sides = [find_run(run) for run in [*arm.records][:2]]
+    pd.testing.assert_frame_equal(compare_metrics(*paired_answers(*sides)), differences, check_exact=True)
+    with pytest.raises(RunError, match="is packed as one of an arm: its validation answers are gone"):
+        sides[0].answers()
+    with pytest.raises(RunError, match=r"has no predictions\.parquet; it was packed as a run of an arm"):
+        assert packed.arm("prefix").last_answers.empty
 
 
 @pytest.mark.parametrize("name", ["runs", "epochs", "predictions", "wrong_pages"])

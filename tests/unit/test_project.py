@@ -133,6 +133,7 @@ def test_the_names_of_every_day_come_from_the_package_itself_without_waiting_for
     assert set(docfloqa.__all__) <= set(dir(docfloqa)) and not hasattr(docfloqa, "nothing")
 
 
+@pytest.mark.long
 def test_who_makes_a_study_waits_for_no_torch_where_nothing_is_computed(smoke, output):
     """A study's own process, the kernel of its sweep where the model is known, and a kernel asked for its device."""
     runs = [run.id for run in plan(smoke, [0, 1], [0]).runs]

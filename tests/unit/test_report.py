@@ -298,6 +298,7 @@ def test_hostile_markdown_compiles_and_is_inert(text):
     assert_inert(html_of(nb))
 
 
+@pytest.mark.long
 @few
 @given(text=hostile)
 def test_hostile_text_stays_text_in_the_page(text):

@@ -153,6 +153,7 @@ def test_degraded_pages_are_kept_once_for_every_model(output, dataset):
     assert degraded_pages(rows, *CLEAN_PAGES) is rows
 
 
+@pytest.mark.long
 def test_the_notebook_writes_scores_tables_and_figures(made):
     study, _, found = made
     for run in study.records:
@@ -166,6 +167,7 @@ def test_the_notebook_writes_scores_tables_and_figures(made):
     assert {"bad scans", "share of the clean score kept on bad scans", "other data"} < set(found["part"])
 
 
+@pytest.mark.long
 def test_validation_pages_are_degraded_and_no_others(made):
     _, dataset, _ = made
     kept = list((data_folder() / "cache" / "degraded").iterdir())
@@ -173,6 +175,7 @@ def test_validation_pages_are_degraded_and_no_others(made):
     assert len(kept) == degraded * len(set(dataset["validation"]["page"]))
 
 
+@pytest.mark.long
 def test_scores_on_clean_pages_are_those_of_an_ordinary_evaluation(made):
     study, dataset, _ = made
     answers = score_robustness(study)
@@ -189,6 +192,7 @@ def test_scores_on_clean_pages_are_those_of_an_ordinary_evaluation(made):
             np.testing.assert_allclose(scored["loss_sum"], expected["loss_sum"], rtol=1e-4)
 
 
+@pytest.mark.long
 def test_clean_scores_are_those_of_the_best_epoch(made):
     study, _, _ = made
     clean = score_robustness(study).query("kind == 'clean'").groupby("run")["anls"].mean()
@@ -197,6 +201,7 @@ def test_clean_scores_are_those_of_the_best_epoch(made):
         assert clean[run] == pytest.approx(epochs.loc[record["best_epoch"], "anls"], abs=0.02)
 
 
+@pytest.mark.long
 def test_finished_scores_are_kept(made, in_this_process):
     study, _, _ = made
     files = [*runs_folder(study.name).glob("*/robustness.parquet"), *runs_folder(study.name).glob("*/cross-*")]
@@ -459,6 +464,7 @@ def test_figures_show_the_means_and_no_text_overlaps(ratios, dataset):
     assert overlapping(data) == []
 
 
+@pytest.mark.long
 def test_scores_are_read_with_ratio_and_seed(made):
     study, _, _ = made
     answers = read_scores(study, ROBUSTNESS)

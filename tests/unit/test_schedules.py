@@ -154,6 +154,7 @@ def test_a_tensor_of_zeros_has_the_largest_weight():
     assert relative_weights(ratios).tolist() == [0.5, 1.0, 1.0]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("schedule", [{"unfreezing": "lp_ft"}, {"auto_rgn": True}])
 def test_a_run_that_goes_on_from_an_epoch_ends_as_one_that_was_not_interrupted(schedule, dataset, output):
     few = DatasetDict({split: rows.select(range(8)) for split, rows in dataset.items()})

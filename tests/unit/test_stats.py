@@ -117,6 +117,7 @@ def test_more_documents_are_narrower():
 # Answers of one document agree: 25 documents with 8 questions each, right with a chance of 0.1 or 0.9.
 # The variance of the mean is then 0.16/25 + 0.09/200 = 0.00685, and 0.25/200 = 0.00125 with questions as
 # independent, so that an interval from questions is 2.3 times too short and covers about 60 %.
+@pytest.mark.long
 def test_coverage_is_right_for_documents_and_far_off_for_questions(monkeypatch):
     monkeypatch.setattr(intervals, "RESAMPLES", 300)
     rng = np.random.default_rng(20)

@@ -141,6 +141,7 @@ def counted(monkeypatch):
     return told
 
 
+@pytest.mark.long
 def test_the_best_model_answers_the_test_split_once_however_often_it_is_interrupted(
     tested, few, counted, output, monkeypatch
 ):

@@ -74,6 +74,7 @@ def weights_after(settings: Settings, dataset) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
 
 
+@pytest.mark.long
 def test_accumulated_batches_learn_what_one_of_their_size_does_cached_or_not(few, output):
     # By stochastic gradient descent, whose steps are as different as gradients are.
     common = {"batching": "uniform", "optim": "sgd", "learning_rate": 0.1, "vision_trainable": 0.33, "epochs": 1}
@@ -96,6 +97,7 @@ def test_batches_that_go_together_and_do_not_fit_are_told(dataset, output, monke
         trainer.fit()
 
 
+@pytest.mark.long
 def test_training_ends_after_so_many_steps_in_the_midst_of_an_epoch(few, output, monkeypatch):
     per_epoch = math.ceil(len(few["train"]) / 8)
     settings = Settings.profile("smoke", vision_trainable=0.0, epochs=1, max_steps=per_epoch + 1)

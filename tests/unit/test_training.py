@@ -358,6 +358,7 @@ def test_questions_sorted_by_length_get_the_same_answers(tiny, dataset, smoke, m
     assert together["loss_sum"].to_numpy() == pytest.approx(apart["loss_sum"].to_numpy(), rel=1e-4)
 
 
+@pytest.mark.long
 def test_peak_memory_is_of_the_process_and_not_of_the_one_that_started_it():
     asked = "from docfloqa.model.device import peak_memory; print(peak_memory()['resident_mib'])"
     started = f"""

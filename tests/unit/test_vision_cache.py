@@ -51,7 +51,14 @@ def losses_and_answers(settings: Settings, dataset, monkeypatch) -> tuple[list[f
 
 # Fifty steps are followed, and six with a boundary of every other unit; nothing and everything is the same in all
 # (below). What goes on from any other boundary is compared without training.
-@pytest.mark.parametrize(("ratio", "unit", "epochs"), [(0.33, "block", 3), (0.33, "tensor", 1), (0.66, "stage", 1)])
+@pytest.mark.parametrize(
+    ("ratio", "unit", "epochs"),
+    [
+        pytest.param(0.33, "block", 3, marks=pytest.mark.long),
+        (0.33, "tensor", 1),
+        pytest.param(0.66, "stage", 1, marks=pytest.mark.long),
+    ],
+)
 def test_steps_with_and_without_the_cache_agree(ratio, unit, epochs, dataset, few, output, monkeypatch):
     if epochs > 1:
         few = DatasetDict(train=dataset["train"], validation=few["validation"].select(range(2)))
@@ -194,7 +201,7 @@ def test_bf16_states_are_kept_as_they_are(tiny, pages, smoke, output):
     assert states.load(page).dtype == expected.dtype and torch.equal(states.load(page), expected)
 
 
-@pytest.mark.parametrize("ratio", [0.0, 1.0])
+@pytest.mark.parametrize("ratio", [0.0, pytest.param(1.0, marks=pytest.mark.long)])
 def test_steps_on_the_disk_in_the_memory_of_the_device_and_without_a_cache_agree(ratio, few, output, monkeypatch):
     settings = Settings.profile("smoke", vision_trainable=ratio, epochs=1, batch_size=2, learning_rate=1e-4)
     cached, answers, sub_blocks = losses_and_answers(settings, few, monkeypatch)
@@ -211,6 +218,7 @@ def test_steps_on_the_disk_in_the_memory_of_the_device_and_without_a_cache_agree
     assert none == 0 and (sub_blocks > 0) == (ratio < 1)
 
 
+@pytest.mark.long
 def test_every_image_is_decoded_once_in_a_study(few, output, monkeypatch):
     decoded, load = [], Pages.load
     monkeypatch.setattr(Pages, "load", lambda pages, page: decoded.append(page) or load(pages, page))

@@ -221,6 +221,7 @@ def test_no_bar_is_left_beside_the_playground(output, monkeypatch, smoke, capsys
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("where", "error"),
     [("load", OSError(28, "No space left")), ("answer", MemoryError()), ("attention", RunError("it is damaged"))],

@@ -248,11 +248,11 @@ metrics, and none says what another seed would give."""
 
 def paired_answers(first: Run, second: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Two runs' answers by question; raises `RunError` unless both have the same questions and accepted answers."""
-    sides = [run.answers().assign(seed=0).sort_values("question_id", ignore_index=True) for run in (first, second)]
+    sides = [run.compared().assign(seed=0).sort_values("question_id", ignore_index=True) for run in (first, second)]
     asked = [side[QUESTION].assign(answers=side["answers"].map(tuple)) for side in sides]
     if not asked[0].equals(asked[1]):
         counts = f"{len(asked[0])} and {len(asked[1])}, {len(asked[0].merge(asked[1]))} of them the same"
-        allowed = "only runs with the same validation data can be compared"
+        allowed = "only runs with the same validation or test data can be compared"
         raise RunError(f"runs {first.name} and {second.name} were not asked the same questions: {counts}; {allowed}")
     return sides[0], sides[1]
 

@@ -15,7 +15,16 @@ from docfloqa.runs import tables
 from docfloqa.runs.plans import study_command
 from docfloqa.runs.results import planned_runs, run_folders
 from docfloqa.runs.run import is_complete, read_record
-from docfloqa.runs.tables import EPOCHS, PACKED, PACKED_RECORDS, PREDICTIONS, RECORD, TEST_ANSWERS, packed_records
+from docfloqa.runs.tables import (
+    CONTROL,
+    EPOCHS,
+    PACKED,
+    PACKED_RECORDS,
+    PREDICTIONS,
+    RECORD,
+    TEST_ANSWERS,
+    packed_records,
+)
 
 NOTEBOOK = "finetune.ipynb"
 # Pixels that a figure of an executed notebook is wide; HTML and PDF have it finer.
@@ -23,6 +32,10 @@ NOTEBOOK_WIDTH = 700
 # What an answer is, beside its scores.
 ANSWER = ["prediction", "confidence"]
 LOSS = ["loss_sum", "tokens"]
+# Floats that were computed in 32 bits end in zeros, which this encoding puts together.
+COMPUTED = ["confidence", "loss_sum"]
+# Texts that all runs repeat in the same order: as they are, on one page, they are stored once.
+REPEATED = ["question_id", "document_id", "question", "prediction", "answers", "tokens"]
 
 
 def pack(name: str) -> Path:
@@ -41,7 +54,7 @@ def pack(name: str) -> Path:
         if not folders:
             raise RunError(f"study {name!r} has no complete run to pack; {study_command(name)} goes on with it")
         with whole_folder(study / PACKED, lambda folder: bool(packed_records(folder.parent))) as part:
-            names = _write(study, folders, part)
+            names = _write(name, folders, part)
             seal_folder(part)
         for folder in folders:
             # The record first: without it the folder is no run any more.
@@ -54,38 +67,52 @@ def pack(name: str) -> Path:
     return study / PACKED
 
 
-def _write(study: Path, folders: list[Path], part: Path) -> list[str]:
+def _write(name: str, folders: list[Path], part: Path) -> list[str]:
     """Write the packed files, each read back; returns the names of the tables in them."""
-    records = {"run": [one.name for one in folders], "record": [json.dumps(read_record(one)) for one in folders]}
+    study, made = reports_folder(name), {folder.name: read_record(folder) for folder in folders}
+    records = {"run": list(made), "record": [json.dumps(record) for record in made.values()]}
     pd.DataFrame(records).to_parquet(part / PACKED_RECORDS, compression="zstd")
+    # What is compared of an arm, where all is compared on the test split, are its test answers.
+    tested = all("test" in record for record in made.values())
+    tested_arms = {run for run, arm in planned_runs(name).items() if arm and tested}
     earlier = {path.name for path in (study / PACKED).glob("*.parquet")}
     names = {EPOCHS, *earlier, *(path.name for folder in folders for path in folder.glob("*.parquet"))}
     names -= {PACKED_RECORDS, tables.packed_file(study, EPOCHS).name}
-    for name in names:
-        packed = {run: _kept(name, table) for run, table in tables.read_tables(folders, name).items()}
-        together = pd.concat([table.assign(run=run) for run, table in packed.items()], ignore_index=True)
-        together.attrs = {run: table.attrs for run, table in packed.items()}
-        path = part / tables.packed_file(study, name).name
-        # Floats that were computed in 32 bits end in zeros, which this encoding puts together.
-        floats = [column for column in ("confidence", "loss_sum") if column in together]
-        together.to_parquet(
-            path,
-            index=False,
-            compression="zstd",
-            compression_level=19,
-            row_group_size=len(together),
-            use_dictionary=[column for column in together if column not in floats],
-            column_encoding=dict.fromkeys(floats, "BYTE_STREAM_SPLIT"),
-        )
-        again = pd.read_parquet(path)
-        if again.attrs != together.attrs or not again.equals(together):
-            raise RunError(f"{path} is not read back as it was written; no run was removed")
+    for file in names:
+        found = tables.read_tables(folders, file).items()
+        packed = {run: _kept(file, table, run in tested_arms) for run, table in found}
+        packed = {run: table for run, table in packed.items() if table is not None}
+        if packed:
+            _write_tables(part / tables.packed_file(study, file).name, packed)
     return sorted(names)
 
 
-def _kept(name: str, table: pd.DataFrame) -> pd.DataFrame:
+def _write_tables(path: Path, packed: dict[str, pd.DataFrame]) -> None:
+    together = pd.concat([table.assign(run=run) for run, table in packed.items()], ignore_index=True)
+    together.attrs = {run: table.attrs for run, table in packed.items()}
+    floats = [column for column in COMPUTED if column in together]
+    together.to_parquet(
+        path,
+        index=False,
+        compression="zstd",
+        compression_level=19,
+        row_group_size=len(together),
+        max_rows_per_page=len(together),
+        data_page_size=2**30,
+        use_dictionary=[column for column in together if column not in [*floats, *REPEATED]],
+        column_encoding=dict.fromkeys(floats, "BYTE_STREAM_SPLIT"),
+    )
+    again = pd.read_parquet(path)
+    if again.attrs != together.attrs or not again.equals(together):
+        raise RunError(f"{path} is not read back as it was written; no run was removed")
+
+
+def _kept(name: str, table: pd.DataFrame, tested_arm: bool) -> pd.DataFrame | None:
+    """What is kept of a run's table; of one of an arm that is compared on test answers, these and no others."""
+    if tested_arm and name in (PREDICTIONS, CONTROL):
+        return None
     if name == TEST_ANSWERS:
-        return table
+        return table.assign(**dict.fromkeys(COMPUTED)).astype(dict.fromkeys(COMPUTED, float)) if tested_arm else table
     if name != PREDICTIONS:
         return table.drop(columns=[*ANSWER, *LOSS], errors="ignore")
     between = ~table["epoch"].isin([0, table["epoch"].max()])

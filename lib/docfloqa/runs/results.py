@@ -123,7 +123,10 @@ class Study:
 
     @cached_property
     def predictions(self) -> pd.DataFrame:
-        """One row per run, epoch and question, all with scores; packed runs have answers of first and last epochs."""
+        """One row per run, epoch and question, all with scores; packed runs have answers of first and last epochs.
+
+        Raises `RunError` for a packed arm that is compared on test answers, as the four below do.
+        """
         return self.collect(tables.PREDICTIONS)
 
     @cached_property
@@ -155,10 +158,16 @@ class Study:
         return self.collect(tables.CONTROL)
 
     def collect(self, name: str, columns: list[str] | None = None, epochs: Iterable[int] = ()) -> pd.DataFrame:
-        """The tables `name` of all runs together, after run, vision_trainable, seed and epoch (else the last one)."""
+        """The tables `name` of all runs together, after run, vision_trainable, seed and epoch (else the last one).
+
+        Raises `RunError` where a run has none.
+        """
         frames, same = [], {}
         folders = [runs_folder(self.name) / run for run in self.records]
-        for run, frame in tables.read_tables(folders, name, columns, epochs).items():
+        found = tables.read_tables(folders, name, columns, epochs)
+        if without := self.records.keys() - found.keys():
+            raise RunError(f"of study {self.name!r} {min(without)} has no {name}; it was packed as a run of an arm")
+        for run, frame in found.items():
             # Lists that every run and epoch repeats are kept once.
             for column in {"answers", "question_types"} & set(frame):
                 frame[column] = [same.setdefault(tuple(value), value) for value in frame[column]]

@@ -299,8 +299,19 @@ class Run:
         return read_table(self.folder, PREDICTIONS)
 
     def answers(self, epoch: int | None = None) -> pd.DataFrame:
-        """The validation answers after an epoch, None for the last one; columns as `evaluate` gives them."""
-        return read_table(self.folder, PREDICTIONS, epochs=[ended_at(self.record) if epoch is None else epoch])
+        """The validation answers after an epoch, None for the last one; columns as `evaluate` gives them.
+
+        Raises `RunError` for a packed run of an arm, of which only test answers are kept.
+        """
+        chosen = [ended_at(self.record) if epoch is None else epoch]
+        try:
+            return read_table(self.folder, PREDICTIONS, epochs=chosen)
+        except FileNotFoundError:
+            raise RunError(f"run {self.name} is packed as one of an arm: its validation answers are gone") from None
+
+    def compared(self) -> pd.DataFrame:
+        """What is compared: the answers to the test split where there are some, else the last validation answers."""
+        return read_table(self.folder, TEST_ANSWERS) if "test" in self.record else self.answers()
 
     @property
     def model_folder(self) -> Path:
