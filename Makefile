@@ -37,10 +37,10 @@ install: $(VENV)/installed ## make the environment that all others need, .venv
 help: ## one line a target
 	@sed -n "s/^\([a-z-]*\):.*## /\1:/p" $(MAKEFILE_LIST) | awk -F: '{ printf "make %-14s%s\n", $$1, substr($$0, length($$1) + 2) }'
 
-doctor: $(VENV)/installed ## what that study would meet here, line by line, before anything is downloaded
+doctor: $(VENV)/installed ## what make study would meet here, line by line, before anything is downloaded
 	$(BIN)/python -m docfloqa doctor $(WHAT) $(HERE) $(ARGS)
 
-estimate: $(VENV)/installed ## time, memory and disk of the study that make study would make
+estimate: $(VENV)/installed ## time, memory and disk of what make study would make
 	$(BIN)/python -m docfloqa estimate $(WHAT) $(ARGS)
 
 report: $(VENV)/installed ## analyse a study's runs and export its report again: NAME=
@@ -49,7 +49,7 @@ report: $(VENV)/installed ## analyse a study's runs and export its report again:
 robustness: $(VENV)/installed ## score a study's best models on bad scans and on other data: NAME=, CROSS=
 	$(BIN)/python -m docfloqa robustness $(OF) $(if $(CROSS),--cross $(CROSS)) $(ARGS)
 
-ship: $(VENV)/installed ## the study whose results are in the repository
+ship: $(VENV)/installed ## that study again; the results in the repository are of commit 40f2823 (see README)
 	$(BIN)/python -m docfloqa study --name shipped --seeds 0 1 2 --arms cumulative prefix lora side
 	$(BIN)/python -m docfloqa pack shipped
 

@@ -1,6 +1,6 @@
 """Arms beside the four ratios: each a question, the runs that answer it, and which of them are compared."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations, product
 from typing import Any
@@ -303,7 +303,7 @@ def _variants(changes: dict[str, dict[str, Any]], **options: Any) -> tuple[Varia
 ARMS = {arm.__name__: arm for arm in (cumulative, prefix, lora, side, parts, grid, schedules)}
 
 
-def choose_arms(names: Iterable[str], settings: Settings) -> list[Arm]:
+def choose_arms(names: Collection[str], settings: Settings) -> list[Arm]:
     """The arms of these names, "all" for every one; raises `SettingsError` for another name."""
     for name in names:
         if name not in (*ARMS, "all"):

@@ -17,6 +17,7 @@ import typer
 from typer.core import TyperCommand
 
 from docfloqa import verbs
+from docfloqa.arms import ARMS, RATIOS
 from docfloqa.exceptions import IncompleteRunError, SettingsError, printable
 from docfloqa.model.processes import compute_alone
 from docfloqa.parameters import read_config
@@ -32,8 +33,8 @@ EXTRAS = {"voila": "demo", "distributed": "cluster", "jupyterlab": "lab"}
 FIELDS = {field.name: (field, group.__doc__.rstrip(".")) for group in GROUPS for field in dataclasses.fields(group)}
 OF_STUDIES = [name for name in FIELDS if name not in OF_A_RUN]
 NAMES = {"study": ["--name"], "vision_trainable": ["--ratio", "--vision-trainable"]}
-PLAN = {"ratios": [0, 0.33, 0.66, 1], "seeds": [0], "arms": []}
-MAKING = [*PLAN, "kernel", "scheduler", "jobs"]
+DEFAULTS = {"ratios": [*RATIOS], "seeds": [0], "arms": []}
+MAKING = [*DEFAULTS, "kernel", "scheduler", "jobs"]
 RUN = "a run's folder, its id or the beginning of one; study/beginning looks in one study"
 # What verbs take beside settings: the kind of value and what it means.
 OPTIONS: dict[str, tuple[Any, str]] = {
@@ -42,7 +43,7 @@ OPTIONS: dict[str, tuple[Any, str]] = {
     "config": (str, "a file as reports/NAME/study.yaml: profile, settings, ratios, seeds, arms; options win over it"),
     "ratios": (list[float], "shares of the vision encoder, a run each (default: 0 0.33 0.66 1)"),
     "seeds": (list[int], "a run of every ratio each (default: 0)"),
-    "arms": (list[str], "arms beside the ratios (see docfloqa.arms), or all"),
+    "arms": (list[str], f"arms beside the ratios: {', '.join(ARMS)}, or all; docs/extending.md has their questions"),
     "kernel": (str, "the Jupyter kernel in which runs are made"),
     "scheduler": (str, "the address of a dask scheduler whose workers make the runs"),
     "jobs": (int, "runs at a time, at most (default: what processors and memory allow)"),
@@ -183,7 +184,7 @@ def _parameter(name: str, default: Any, kind: Any, text: str, *names: str, **mor
 def _setting(name: str) -> inspect.Parameter:
     field, group = FIELDS[name]
     allowed, kind = field.metadata["allowed"], (get_args(field.type) or [field.type])[0]
-    default = "none" if field.default in ((), None) else str(field.default).lower()
+    default = "not given" if field.default in ((), None) else str(field.default).lower()
     text = f"{field.metadata['meaning']} (embedded: {default})"
     choices = isinstance(allowed, tuple) and isinstance(allowed[0], str)
     more = {"metavar": "|".join(allowed), "autocompletion": lambda: list(allowed)} if choices else {}
@@ -218,7 +219,7 @@ def _arguments(given: dict[str, Any], own: Iterable[str], fields: Iterable[str])
             raise SettingsError(f"{config!r} sets {', '.join(alone)}, in which a study's runs differ; {allowed}")
         profile = profile or wanted.get("profile", "embedded")
         given["settings"] = Settings.from_parameters(profile, wanted.get("settings", {}), **chosen)
-        given |= {name: given[name] or wanted.get(name, PLAN[name]) for name in PLAN.keys() & given.keys()}
+        given |= {name: given[name] or wanted.get(name, DEFAULTS[name]) for name in DEFAULTS.keys() & given.keys()}
     return given
 
 
@@ -267,12 +268,12 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else json.loads(value.to_json(orient="records"))
 
 
-RATIOS = "--profile smoke --ratios 0 1 --seeds 0"
-_add(verbs.study, RATIOS, OF_STUDIES, MAKING)
-_add(verbs.sweep, RATIOS, OF_STUDIES, MAKING)
+EXAMPLE = "--profile smoke --ratios 0 1 --seeds 0"
+_add(verbs.study, EXAMPLE, OF_STUDIES, MAKING)
+_add(verbs.sweep, EXAMPLE, OF_STUDIES, MAKING)
 _add(verbs.run, "--profile smoke --ratio 0.66 --seed 1", FIELDS)
-_add(verbs.doctor, "--profile paper --seeds 0 1 2", FIELDS, [*PLAN, "kernel"])
-_add(verbs.estimate, RATIOS, OF_STUDIES, [*PLAN, "jobs"])
+_add(verbs.doctor, "--profile paper --seeds 0 1 2", FIELDS, [*DEFAULTS, "kernel"])
+_add(verbs.estimate, EXAMPLE, OF_STUDIES, [*DEFAULTS, "jobs"])
 _add(verbs.advise, "--synth-shift layout", ADVICE_SETTINGS)
 _add(verbs.report, "--name embedded")
 _add(verbs.robustness, "--name embedded --cross layout my_scans")

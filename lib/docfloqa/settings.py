@@ -216,7 +216,7 @@ class Storage(Group):
     study: str = setting("embedded", "the name of reports and figures", lambda _, name: check_study_name(name))
     vision_cache: bool = setting(True, "compute outputs of the encoder's frozen beginning once, and keep them on disk")
     report_to: tuple[str, ...] = setting((), "trackers that are told how a run goes, by the run's id", TRACKERS)
-    cache_gib: float = setting(20.0, "how much all of them may take there, in GiB", POSITIVE)
+    cache_gib: float = setting(20.0, "GiB that cached pages and outputs may take on disk", POSITIVE)
     allow_cpu: bool = setting(True, "whether a run may go on where there is no GPU")
 
 

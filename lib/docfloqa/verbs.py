@@ -284,7 +284,10 @@ def runs(name=None) -> tuple:
 
 
 def pack(name) -> tuple:
-    """Put a study's complete runs into a few files in place of a folder each; weights stay in theirs."""
+    """Put a study's complete runs into a few files in place of a folder each.
+
+    Weights stay in theirs. Some answers, and the runs' notebooks, are removed for good: lib/README.md says which.
+    """
     from docfloqa.runs.packing import pack as pack_study
 
     folder = pack_study(name)

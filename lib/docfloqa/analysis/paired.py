@@ -87,7 +87,8 @@ class StudentEstimate:
 class PairedDifference(StudentEstimate):
     """How much higher the second mean is than the first, on the same questions, and how sure that is.
 
-    The standard errors both count single answers; `over_seeds` is 0 with one seed, and may be `pooled_over_seeds`.
+    Each standard error includes the scatter of single answers; `over_seeds` is 0 with one seed, and may be
+    `pooled_over_seeds`.
     """
 
     estimate: float
@@ -241,7 +242,8 @@ def _cells(first: pd.DataFrame, second: pd.DataFrame, metric: str) -> tuple[NDAr
 
 QUESTION = ["question_id", "document_id", "question"]
 NOTE = """\
-After the last epochs; differences are second − first, with 95 % intervals over documents. p is Student's,
+On test questions where both runs answered them, else after the last epochs on validation. Differences are
+second − first, with 95 % intervals over documents. p is Student's,
 over documents; McNemar's takes questions as independent, so it may be too small. No p is corrected for the number of
 metrics, and none says what another seed would give."""
 

@@ -19,7 +19,7 @@ from docfloqa.data.degradations import CLEAN, SEVERITIES, amount
 from docfloqa.files import runs_folder
 from docfloqa.metrics import METRICS
 from docfloqa.runs.results import Study, once_for_study, planned_runs
-from docfloqa.runs.run import COMPLETE, read_record
+from docfloqa.runs.run import COMPLETE, NOT_BEGUN, read_record
 from docfloqa.text import NO_BREAK
 
 PUBLISHED: dict[str, Any] = json.loads(files("docfloqa.analysis").joinpath("published.json").read_text())
@@ -68,7 +68,7 @@ def reservations(studies: Sequence[Study]) -> pd.DataFrame:
     rows = []
     for study in studies:
         for run, record in study.missing.items():
-            rows.append((study.name, run, record.get("error") or record.get("status", "not begun")))
+            rows.append((study.name, run, record.get("error") or record.get("status", NOT_BEGUN)))
         rows += [(study.name, run, "made by code with other results than the present one") for run in study.outdated]
     return pd.DataFrame(rows, columns=["study", "run", "reservation"])
 

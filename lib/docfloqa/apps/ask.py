@@ -37,7 +37,7 @@ from docfloqa.training.evaluation import evaluate
 NEVER_CUT = 10**9
 # Said in place of a confidence, which was learnt on other pages and means nothing on this one.
 UNLIKE = "page unlike those in training"
-UNKNOWN = "not known whether this page is like those in training"
+UNKNOWN = "not known whether this page is like those in training: do not rely on how sure it is"
 # The projector puts the mean of all image tokens before those of the grid, which stand row by row
 # (transformers, Florence2MultiModalProjector).
 AVERAGES = 1

@@ -15,10 +15,9 @@ from docfloqa.runs.plans import study_command
 from docfloqa.runs.progress import epochs_so_far as so_far
 from docfloqa.runs.progress import read_progress
 from docfloqa.runs.results import planned_runs
-from docfloqa.runs.run import COMPLETE, FAILED, INTERRUPTED, RUNNING, is_complete, read_record
+from docfloqa.runs.run import COMPLETE, FAILED, INTERRUPTED, NOT_BEGUN, RUNNING, is_complete, read_record
 
 SECONDS = 5  # between two looks at the files
-NOT_BEGUN = "not begun"
 STATUSES = (RUNNING, FAILED, INTERRUPTED, NOT_BEGUN, COMPLETE)
 SILENT = 300.0  # seconds without a word after which a run that says it is running may have been killed
 

@@ -14,7 +14,7 @@ from docfloqa.files import held, reports_folder, seal_folder, whole_folder
 from docfloqa.runs import tables
 from docfloqa.runs.plans import study_command
 from docfloqa.runs.results import planned_runs, run_folders
-from docfloqa.runs.run import is_complete, read_record
+from docfloqa.runs.run import EXECUTED, is_complete, read_record
 from docfloqa.runs.tables import (
     CONTROL,
     EPOCHS,
@@ -26,7 +26,6 @@ from docfloqa.runs.tables import (
     packed_records,
 )
 
-NOTEBOOK = "finetune.ipynb"
 # Pixels that a figure of an executed notebook is wide; HTML and PDF have it finer.
 NOTEBOOK_WIDTH = 700
 # What an answer is, beside its scores.
@@ -41,7 +40,8 @@ REPEATED = ["question_id", "document_id", "question", "prediction", "answers", "
 def pack(name: str) -> Path:
     """Put a study's complete runs into `reports/<name>/packed/` and remove their folders; returns that folder.
 
-    What stays is told in `lib/README.md`; weights are never removed. What was packed earlier stays packed. A folder
+    What stays is told in `lib/README.md`; weights are never removed, and the figures of the study's notebooks get
+    small (`keep_png`). What was packed earlier stays packed. A folder
     loses its results only after all that was packed has been read back and found equal. A study that is not complete
     goes on where it stopped, without the packed runs. Raises `RunError` without a complete run, and `DamagedError` for
     packed files that are damaged.
@@ -58,7 +58,7 @@ def pack(name: str) -> Path:
             seal_folder(part)
         for folder in folders:
             # The record first: without it the folder is no run any more.
-            for result in (RECORD, *names, NOTEBOOK):
+            for result in (RECORD, *names, EXECUTED):
                 (folder / result).unlink(missing_ok=True)
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
@@ -108,7 +108,7 @@ def _write_tables(path: Path, packed: dict[str, pd.DataFrame]) -> None:
 
 
 def _kept(name: str, table: pd.DataFrame, tested_arm: bool) -> pd.DataFrame | None:
-    """What is kept of a run's table; of one of an arm that is compared on test answers, these and no others."""
+    """What is kept of a run's table; of one of an arm that is compared on test answers, these, without confidence."""
     if tested_arm and name in (PREDICTIONS, CONTROL):
         return None
     if name == TEST_ANSWERS:

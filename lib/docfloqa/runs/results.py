@@ -16,7 +16,7 @@ from docfloqa.files import expanded, is_folder, output_folder, reports_folder, r
 from docfloqa.metrics import METRICS
 from docfloqa.runs import tables
 from docfloqa.runs.plans import PLAN, read_plan, study_command
-from docfloqa.runs.run import COMPLETE, Run, is_complete, read_record
+from docfloqa.runs.run import COMPLETE, NOT_BEGUN, Run, is_complete, read_record
 from docfloqa.settings import Settings
 from docfloqa.versions import PAGES, TRAINING
 
@@ -125,7 +125,7 @@ class Study:
     def predictions(self) -> pd.DataFrame:
         """One row per run, epoch and question, all with scores; packed runs have answers of first and last epochs.
 
-        Raises `RunError` for a packed arm that is compared on test answers, as the four below do.
+        Raises `RunError` for a packed arm that is compared on test answers.
         """
         return self.collect(tables.PREDICTIONS)
 
@@ -280,7 +280,7 @@ def _row(folder: Path, epochs: pd.DataFrame | None) -> dict[str, Any]:
         "run": folder.name,
         "vision_trainable": settings.get("vision_trainable"),
         "seed": settings.get("seed"),
-        "status": COMPLETE if complete else record.get("status", "not begun"),
+        "status": COMPLETE if complete else record.get("status", NOT_BEGUN),
         "epochs": int(epochs["epoch"].max()) if complete else max(kept, 0),
         "of": settings.get("epochs"),
         "anls": epochs["anls"].iloc[-1] if complete else None,

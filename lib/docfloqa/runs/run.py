@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 RESULT_FILES = (EPOCHS, PREDICTIONS, CONTROL)
 LAST_MODEL, BEST_MODEL, ADAPTER_FOLDER, PROGRESS = "model", "best_model", "adapter", "progress.json"
-COMPLETE, RUNNING, FAILED, INTERRUPTED = "complete", "running", "failed", "interrupted"
+COMPLETE, RUNNING, FAILED, INTERRUPTED, NOT_BEGUN = "complete", "running", "failed", "interrupted", "not begun"
+EXECUTED = "finetune.ipynb"  # the notebook that made the run
 IDENTIFYING_VERSIONS = ("torch", "transformers")
 VERSIONED = (*IDENTIFYING_VERSIONS, "tokenizers", "datasets", "accelerate", "peft", "numpy", "pillow")
 # These say where and whether a run is made, not what it computes.

@@ -25,12 +25,12 @@ from docfloqa.exceptions import StudyError, shown
 from docfloqa.files import NOTEBOOKS
 from docfloqa.model.processes import compute_alone, end_with_parent
 from docfloqa.parameters import literal
-from docfloqa.runs.run import FAILED, INTERRUPTED, PROGRESS, Run, read_record
+from docfloqa.runs.run import EXECUTED, FAILED, INTERRUPTED, PROGRESS, Run, read_record
 from docfloqa.settings import Settings
 
 # Of what a kernel and its clients say to each other; a kernel without it warns of eavesdropping.
 ENCRYPTION = "auto" if zmq.has("curve") else "disabled"
-DEFAULT_KERNEL, RUN_NOTEBOOK, EXECUTED = "python3", "02_finetune.ipynb", "finetune.ipynb"
+DEFAULT_KERNEL, RUN_NOTEBOOK = "python3", "02_finetune.ipynb"
 WIDGET = "application/vnd.jupyter.widget-view+json"
 RETRIES = 1  # of a notebook whose kernel died or was stopped
 STALLED_AFTER = 1800.0  # seconds without a word from a run

@@ -21,10 +21,10 @@ from docfloqa.runs.plans import CONFIG, PLAN, check_name
 from docfloqa.runs.rates import best_rate, mean_scores, rates_to_try
 from docfloqa.runs.recovery import refresh
 from docfloqa.runs.results import study_status
-from docfloqa.runs.run import COMPLETE, FAILED, Run, now
+from docfloqa.runs.run import COMPLETE, EXECUTED, FAILED, Run, now
 from docfloqa.runs.tables import is_packed
 from docfloqa.settings import Settings
-from docfloqa.study.kernels import EXECUTED, execute_run
+from docfloqa.study.kernels import execute_run
 from docfloqa.study.monitor import Watcher
 from docfloqa.study.workers import LocalWorkers, make
 

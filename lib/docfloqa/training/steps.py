@@ -118,7 +118,10 @@ class _Graph:
 
 
 class StepTrainer(Seq2SeqTrainer):
-    """transformers' trainer with steps that are looked at, and made in as many parts as memory asks for."""
+    """transformers' trainer with steps that are looked at, and made in as many parts as memory asks for.
+
+    `DocVQATrainer` sets what it goes by: captured, micro_batch, unchecked, loss_sum, loss_tokens, training_collator.
+    """
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """A part's share of the batch's mean cross-entropy; `num_items_in_batch` are the whole batch's label tokens."""
