@@ -218,7 +218,11 @@ def _arguments(given: dict[str, Any], own: Iterable[str], fields: Iterable[str])
             allowed = "allowed are ratios, seeds and the setting folds"
             raise SettingsError(f"{config!r} sets {', '.join(alone)}, in which a study's runs differ; {allowed}")
         profile = profile or wanted.get("profile", "embedded")
-        given["settings"] = Settings.from_parameters(profile, wanted.get("settings", {}), **chosen)
+        try:
+            given["settings"] = Settings.from_parameters(profile, wanted.get("settings", {}), **chosen)
+        except SettingsError as error:
+            # Else it is not known which of the two is meant.
+            raise SettingsError(f"{config}: {error}" if config and not chosen else str(error)) from None
         given |= {name: given[name] or wanted.get(name, DEFAULTS[name]) for name in DEFAULTS.keys() & given.keys()}
     return given
 

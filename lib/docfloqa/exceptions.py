@@ -66,3 +66,8 @@ def did_you_mean(name: Any, known: Iterable[str]) -> str:
     """The known name that is closest to a wrong one, as the end of a message; nothing where none is close."""
     close = get_close_matches(name, list(known), n=1) if isinstance(name, str) else ()
     return f"; did you mean {close[0]}?" if close else ""
+
+
+def size(count: int) -> str:
+    """A number of bytes, for people."""
+    return f"{count / 2**30:,.1f} GiB" if count >= 2**30 else f"{count / 2**20:,.1f} MiB"

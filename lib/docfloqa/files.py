@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from tqdm.auto import tqdm
 
-from docfloqa.exceptions import DamagedError, DiskFullError, DocFloQAError, FolderError
+from docfloqa.exceptions import DamagedError, DiskFullError, DocFloQAError, FolderError, size
 from docfloqa.parameters import check_study_name
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -32,7 +32,7 @@ CHECKSUM, MANIFEST, DIGEST_BYTES = "checksum", "checksums.json", 32
 
 def output_folder() -> Path:
     """Where data, figures and reports are written: `DOCFLOQA_OUTPUT` if set, else the project."""
-    return Path(os.environ.get("DOCFLOQA_OUTPUT") or PROJECT).expanduser().resolve()
+    return Path(os.path.realpath(expanded(os.environ.get("DOCFLOQA_OUTPUT") or PROJECT)))
 
 
 def data_folder() -> Path:
@@ -298,11 +298,6 @@ def _elsewhere(path: str | Path, error: OSError) -> str:
     return "; set DOCFLOQA_OUTPUT to a folder that can be written to" if below and error.errno in UNWRITABLE else ""
 
 
-def size(count: int) -> str:
-    """A number of bytes, for people."""
-    return f"{count / 2**30:,.1f} GiB" if count >= 2**30 else f"{count / 2**20:,.1f} MiB"
-
-
 def check_writable(folder: Path, replaceable: Callable[[Path], bool] | None = None) -> Path:
     """A folder's whole path where it is not there yet, is empty, or `replaceable` says so; else `FolderError`."""
     try:
@@ -326,8 +321,7 @@ def whole_folder(folder: Path, replaceable: Callable[[Path], bool] | None = None
     """
     folder = check_writable(folder, replaceable)
     part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
-    # The same for every process: one that is killed between the renames leaves it, and the next one puts it back.
-    old = folder.with_name(f".{folder.name}.old")
+    old = put_back(folder)
     try:
         part.mkdir(parents=True)
     except OSError as error:
@@ -343,7 +337,14 @@ def whole_folder(folder: Path, replaceable: Callable[[Path], bool] | None = None
             folder.rename(old)
         part.rename(folder)
     finally:
-        if old.is_dir() and not folder.is_dir():
-            old.rename(folder)
+        put_back(folder)
         for leftover in (part, old):
             shutil.rmtree(leftover, ignore_errors=True)
+
+
+def put_back(folder: Path) -> Path:
+    """Put back what a process was killed over while `whole_folder` replaced it; returns where it had been moved."""
+    old = folder.with_name(f".{folder.name}.old")
+    if old.is_dir() and not folder.is_dir():
+        old.rename(folder)
+    return old

@@ -98,7 +98,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
     """The profile, settings, ratios, seeds and arms that a YAML file asks for; raises `SettingsError`."""
     try:
         config = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader) or {}
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+    except (OSError, ValueError, LookupError, RecursionError, yaml.YAMLError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise SettingsError(f"{str(path)!r} cannot be read as YAML: {reason}") from None
     if not isinstance(config, dict):

@@ -111,7 +111,7 @@ def report(name: str = "embedded", beside: Sequence[str] | None = None, margin: 
     from docfloqa.study.study import report_study
 
     if not 0 < margin <= 100:
-        raise SettingsError(f"--margin is {margin:g}; allowed are points of ANLS above 0")
+        raise SettingsError(f"--margin is {margin:g}; allowed are points of ANLS above 0, 100 at most")
     files = report_study(name, beside or [], margin)
     study = Study.load(name)
     found = verdicts(study, margin)

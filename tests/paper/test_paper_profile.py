@@ -51,8 +51,8 @@ def study(original, tmp_path_factory):
     """Two ratios for an epoch on drawn full-size pages; one core, so that one run at a time is made."""
     root = tmp_path_factory.mktemp("study")
     (root / "scans").mkdir()
-    for split, documents in (("train", 2), ("validation", 1)):
-        write_split(root / "scans", split, "full", seed=1, documents=documents)
+    for split in ("train", "validation"):
+        write_split(root / "scans", split, "full", seed=1, documents=2)
     environment = {**os.environ, "DOCFLOQA_OUTPUT": str(root), "HF_HUB_OFFLINE": "1", "HOME": str(root)}
 
     def docfloqa(*arguments: str) -> subprocess.CompletedProcess:

@@ -19,11 +19,11 @@ from docfloqa.analysis.paired import compared as compared_questions
 from docfloqa.cli import app, main
 from docfloqa.data.load import load_docvqa
 from docfloqa.exceptions import IncompleteRunError, RunError, SettingsError
-from docfloqa.files import runs_folder, write_whole
+from docfloqa.files import PROJECT, runs_folder, write_whole
 from docfloqa.metrics import METRICS
 from docfloqa.report.verdicts import verdicts
 from docfloqa.runs.packing import pack
-from docfloqa.runs.results import find_run
+from docfloqa.runs.results import find_run, status
 from docfloqa.runs.run import COMPLETE, INTERRUPTED, Run
 from docfloqa.settings import GROUPS, PROFILES, Settings
 
@@ -135,7 +135,9 @@ def test_the_file_of_a_study_makes_it_again(profile, asked, tmp_path):
         ("settings: {epohcs: 3}", "; did you mean epochs?"),
         ("setings: {epochs: 3}", "allowed are profile, settings, ratios, seeds, arms; did you mean settings?"),
         ("settings: {precision: bf61}", "; did you mean bf16?"),
-        ("settings: {epochs: many}", "epochs is 'many'"),
+        ("settings: {epochs: many}", "study.yaml: epochs is 'many'"),
+        ("settings: {vision_cache: !!bool maybe}", "cannot be read as YAML: 'maybe'"),
+        ("ratios: [[1]]", "vision_trainable is [1]"),
         ("settings: 3", "settings of 'study.yaml' is 3; allowed is settings by name"),
         ("ratios: 0 1", "ratios of 'study.yaml' is '0 1'; allowed is a list"),
         ("profile: papr", "profile is 'papr'"),
@@ -299,6 +301,23 @@ def test_runs_are_found_by_what_is_theirs_alone(two):
     with pytest.raises(RunError, match=r"no run 'vision9'; allowed are .* study's name: embedded, second"):
         find_run("vision9")
     shutil.rmtree(runs_folder("second").parent)
+
+
+def test_a_ratio_that_is_not_there_is_told_apart_from_those_that_are(output, capsys):
+    write_study("a", ratios=(0.3333333, 1.0), seeds=(0,), documents=4)
+    assert main(["ask", str(PROJECT / "docs" / "example.png"), "what?", "--study", "a", "--ratio", "0.333333"]) == 2
+    assert "ratio is 0.333333; allowed are those of study 'a': 0.3333333, 1" in capsys.readouterr().err
+
+
+def test_a_run_that_lost_something_is_damaged_and_its_scores_are_not_read(output):
+    study = write_study(ratios=(0.0, 1.0), seeds=(0,), documents=4)
+    folder = runs_folder(study.name) / min(study.records)
+    record = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(record | {"files": {"epochs.csv": "0" * 64}}))
+    (folder / "epochs.csv").write_bytes(b"\xff")
+    with pytest.warns(UserWarning, match="epochs.csv is damaged"):
+        damaged, whole = status([folder, runs_folder(study.name) / max(study.records)])
+    assert (damaged["status"], damaged["anls"], whole["status"]) == ("damaged", None, "complete")
 
 
 def test_without_any_study_the_command_that_makes_one_is_told(output):

@@ -179,6 +179,21 @@ def test_without_its_data_a_card_has_the_scores_of_training(trained, monkeypatch
     assert "before they were rounded to fp16" in card.text
 
 
+def test_a_run_without_validation_answers_has_a_card_of_what_is_measured_now(trained, monkeypatch):
+    """One that was packed as an arm's keeps test answers alone."""
+    run, folder = trained
+
+    def gone(*_):
+        raise RunError("its validation answers are gone")
+
+    monkeypatch.setattr(type(run), "answers", gone)
+    card = export.model_card(run, *run.load())
+    assert card.data.eval_results == ModelCard.load(folder / "README.md").data.eval_results
+    monkeypatch.setattr(export, "evaluate_run", gone)
+    with pytest.raises(RunError, match="are gone"):
+        export.model_card(run, *run.load())
+
+
 def test_everybody_may_read_what_a_new_file_lets_them_read(trained):
     _, folder = trained
     (folder.parent / "usual").touch()

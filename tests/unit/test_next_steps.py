@@ -11,7 +11,7 @@ from typer.main import get_command
 
 from docfloqa.cli import app
 from docfloqa.files import reports_folder
-from docfloqa.report.findings import next_steps, program
+from docfloqa.report.findings import next_steps, program, to_do
 from docfloqa.runs.results import find_run
 
 
@@ -35,6 +35,13 @@ def test_of_pages_of_ones_own_no_name_is_known(output):
     study = replace(study, settings=study.settings.replace(data=str(output)))
     told = next_steps(study, [])
     assert "PAGE.png" in told and "example.png" not in told
+
+
+def test_folds_are_proposed_only_where_they_are_taken(output):
+    few = write_study("few", documents=4)
+    assert "--folds 5 --name few-folds" in to_do(few)
+    for further in ({"arms": ("prefix",)}, {"test": (4, 2)}, {"validation_questions": 5}):
+        assert to_do(write_study(f"few-{min(further)}", documents=4, **further)) == "Next: label more documents."
 
 
 def test_the_program_is_quoted_and_begins_as_it_is_typed_here(output, monkeypatch, tmp_path):

@@ -5,6 +5,7 @@ import json
 import math
 import shutil
 from io import BytesIO
+from pathlib import Path
 
 import nbformat
 import pandas as pd
@@ -171,6 +172,65 @@ def test_a_damaged_packed_file_is_told_by_name(name, damage):
         pack("fake")
 
 
+def test_a_kill_between_the_renames_of_packing_again_loses_no_run(monkeypatch):
+    study = write_study(ratios=(0.0, 1.0), seeds=(0,), documents=4)
+    packed, renamed, to = pack("fake"), [], Path.rename
+    write_study("more", ratios=(0.0,), seeds=(1,), documents=4)
+    for folder in runs_folder("more").iterdir():
+        to(folder, runs_folder("fake") / folder.name)
+    plan = json.loads((reports_folder("fake") / "study.json").read_text())
+    plan["runs"] += json.loads((reports_folder("more") / "study.json").read_text())["runs"]
+    (reports_folder("fake") / "study.json").write_text(json.dumps(plan))
+    both = Study.load("fake")
+
+    class Killed(BaseException):
+        pass
+
+    def counted(path, target):
+        renamed.append(target)
+        if len(renamed) > 1:
+            raise Killed
+        return to(path, target)
+
+    # Who is killed does not put anything back, either.
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Path, "rename", counted)
+        patch.setattr(shutil, "rmtree", lambda *_, **__: None)
+        pack("fake")
+    # Another process has another number.
+    [part] = packed.parent.glob(".packed.*.part")
+    shutil.rmtree(part)
+    pack("fake")
+    assert Study.load("fake") == both and len(both.records) == len(study.records) + 1
+    assert packed.is_dir() and not packed.with_name(".packed.old").exists()
+
+
+def test_a_damaged_packed_study_stops_no_other_and_says_what_to_do():
+    write_study("good", ratios=(0.0, 1.0), seeds=(0,), documents=4)
+    write_study("bad", ratios=(0.0,), seeds=(0,), documents=4)
+    path = pack("bad") / "predictions.parquet"
+    path.write_bytes(path.read_bytes()[:-20] + b"?" * 20)
+    with pytest.warns(UserWarning, match=r"study 'bad' is left out: .*predictions\.parquet is damaged"):
+        assert find_run("good/vision000").record["status"] == "complete"
+    with pytest.raises(DamagedError, match=r"put a copy there, or remove .*packed, and its runs are made again"):
+        Study.load("bad")
+    (path.parents[1] / "study.json").write_text("{")
+    with pytest.raises(DamagedError, match=r"study.json is damaged: "):
+        Study.load("bad")
+
+
+def test_a_packed_run_is_found_by_its_path_and_no_other_folder_is_taken_for_one(tmp_path, monkeypatch):
+    study = write_study(ratios=(0.0, 1.0), seeds=(0,), documents=4)
+    pack("fake")
+    name = min(study.records)
+    assert find_run(str(runs_folder("fake") / name)).id == find_run(name).id == name
+    (tmp_path / "packed").mkdir()
+    (tmp_path / "packed" / "foo.txt").touch()
+    (tmp_path / "sub" / "vision000").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "sub")
+    assert find_run("vision000").id == name
+
+
 def test_a_study_that_goes_on_later_is_packed_as_far_as_it_is():
     study = write_study(ratios=(0.0, 1.0), missing=1)
     pack("fake")
@@ -206,7 +266,10 @@ def test_figures_of_executed_notebooks_keep_their_png():
     ]
     path = reports_folder("fake") / "04_analyze.ipynb"
     nbformat.write(new_notebook(cells=[new_code_cell("", outputs=outputs)]), path)
-    pack("fake")
+    for other in ("mine.ipynb", ".04_analyze.part.ipynb", "03_ablate.ipynb"):
+        path.with_name(other).touch()
+    with pytest.warns(UserWarning, match="03_ablate.ipynb stays as it is, for it cannot be read"):
+        pack("fake")
     kept = nbformat.read(path, as_version=4).cells[0].outputs
     assert [set(output.data) for output in kept] == [{"image/png"}, {"image/svg+xml"}]
     with Image.open(BytesIO(base64.b64decode(kept[0].data["image/png"]))) as image:

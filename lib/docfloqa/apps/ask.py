@@ -144,8 +144,8 @@ def models_of_study(name: str, ratio: float | None = None) -> list[Asked]:
     # Of a ratio's runs the last one stays, that of the first seed and fold.
     of_ratio = {run.settings.vision_trainable: run for run in runs}
     if ratio is not None and ratio not in of_ratio:
-        ratios = ", ".join(f"{one:g}" for one in of_ratio)
-        raise RunError(f"ratio is {ratio:g}; allowed are those of study {name!r}: {ratios}")
+        ratios = ", ".join(f"{one:.15g}" for one in of_ratio)
+        raise RunError(f"ratio is {ratio:.15g}; allowed are those of study {name!r}: {ratios}")
     # A run without its model says so when its folder is asked for.
     chosen = {one: run for one, run in of_ratio.items() if ratio in (None, one) and run.model_folder}
     fold = f", fold 1 of {study.settings.folds}" if study.settings.folds else ""

@@ -5,6 +5,7 @@ import math
 import re
 import shutil
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -120,13 +121,19 @@ def scored(run: Run) -> tuple[pd.DataFrame, bool]:
 
     Weights are kept in fp16, which may change an answer. What was the run's data may be gone, or not the same.
     """
-    kept = run.answers(run.record["best_epoch"])
+    kept = None
+    # One that was packed as an arm's has none any more.
+    with suppress(RunError):
+        kept = run.answers(run.record["best_epoch"])
     try:
         answers = evaluate_run(run, run.settings)
     except DocFloQAError as error:
+        if kept is None:
+            raise
         warnings.warn(f"the card has the scores of training, before rounding to fp16: {error}", stacklevel=2)
         return kept, False
-    return (answers, True) if {*answers["question_id"]} == {*kept["question_id"]} else (kept, False)
+    same = kept is None or {*answers["question_id"]} == {*kept["question_id"]}
+    return (answers, True) if same else (kept, False)
 
 
 def model_card(

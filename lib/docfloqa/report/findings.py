@@ -103,7 +103,11 @@ def not_run(study: Study) -> str:
 def to_do(study: Study) -> str:
     """What to do next, with the command."""
     documents = study.compared["document_id"].nunique()
-    if documents < FEWEST_DOCUMENTS and not study.settings.folds:
+    settings, more = study.settings, "Next: label more documents."
+    if documents < FEWEST_DOCUMENTS and not settings.folds:
+        if study.arms or study.tested or settings.validation_data or settings.validation_questions:
+            # None of them goes with folds.
+            return more
         again = study_command(study.name, (), "--folds", "5", "--name", f"{study.name}-folds")
         return f"Next: validate on every document, `{again}`; then label more."
     if not reads_pages(study):

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import warnings
 from io import BytesIO
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pandas as pd
 from PIL import Image
 
 from docfloqa.exceptions import RunError
-from docfloqa.files import held, reports_folder, seal_folder, whole_folder
+from docfloqa.files import held, put_back, reports_folder, seal_folder, whole_folder, write_whole
 from docfloqa.runs import tables
 from docfloqa.runs.plans import study_command
 from docfloqa.runs.results import planned_runs, run_folders
@@ -48,6 +49,7 @@ def pack(name: str) -> Path:
     """
     study = reports_folder(name)
     with held(f"sweep-{name}", f"study {name!r}"):
+        put_back(study / PACKED)
         if not planned_runs(name):
             raise RunError(f"study {name!r} has no runs to pack; {study_command(name)} makes them")
         folders = [*filter(is_complete, run_folders(name))]
@@ -62,8 +64,11 @@ def pack(name: str) -> Path:
                 (folder / result).unlink(missing_ok=True)
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
-        for notebook in study.glob("*.ipynb"):
-            keep_png(notebook)
+        for notebook in study.glob("[0-9][0-9]_*.ipynb"):
+            try:
+                keep_png(notebook)
+            except ValueError as error:
+                warnings.warn(f"{notebook} stays as it is, for it cannot be read: {error}", stacklevel=2)
     return study / PACKED
 
 
@@ -134,4 +139,4 @@ def keep_png(path: Path) -> None:
             for kind in ("application/pdf", "image/svg+xml"):
                 output.data.pop(kind, None)
                 output.metadata.pop(kind, None)
-    nbformat.write(notebook, path)
+    write_whole(path, nbformat.writes(notebook))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from docfloqa.arms import choose_arms
-from docfloqa.exceptions import SettingsError, shown
+from docfloqa.exceptions import DamagedError, SettingsError, shown
 from docfloqa.files import output_folder, reports_folder, resolve
 from docfloqa.runs.run import SETTINGS_WITHOUT_EFFECT
 from docfloqa.settings import OF_A_RUN, OWN, PROFILES, Settings
@@ -19,7 +19,10 @@ SOURCES = ("data", "validation_data", "model")
 
 def read_plan(study: Path) -> dict[str, Any]:
     """What a study has planned, by its folder of reports; nothing where there is no plan."""
-    return json.loads((study / PLAN).read_text()) if (study / PLAN).is_file() else {}
+    try:
+        return json.loads((study / PLAN).read_text()) if (study / PLAN).is_file() else {}
+    except ValueError as error:
+        raise DamagedError(f"{study / PLAN} is damaged: {error}; put a copy there, or remove it") from None
 
 
 def study_command(name: str, arms: tuple[str, ...] = (), *options: str) -> str:

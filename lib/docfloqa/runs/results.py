@@ -1,5 +1,6 @@
 """A study's runs as tidy frames, and runs by what people call them."""
 
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -11,8 +12,8 @@ from typing import Any, Self
 
 import pandas as pd
 
-from docfloqa.exceptions import IncompleteRunError, RunError
-from docfloqa.files import expanded, is_folder, output_folder, reports_folder, runs_folder
+from docfloqa.exceptions import DamagedError, IncompleteRunError, RunError
+from docfloqa.files import expanded, is_there, output_folder, reports_folder, runs_folder
 from docfloqa.metrics import METRICS
 from docfloqa.runs import tables
 from docfloqa.runs.plans import PLAN, read_plan, study_command
@@ -220,7 +221,12 @@ def run_folders(study: str = "*") -> list[Path]:
     reports = output_folder() / "reports"
     there = {path.parent for path in reports.glob(f"{study}/runs/*/{tables.RECORD}")}
     for packed in reports.glob(f"{study}/{tables.PACKED}"):
-        there |= {packed.parent / "runs" / run for run in tables.packed_records(packed.parent)}
+        try:
+            there |= {packed.parent / "runs" / run for run in tables.packed_records(packed.parent)}
+        except DamagedError as error:
+            if study != "*":
+                raise
+            warnings.warn(f"study {packed.parent.name!r} is left out: {error}", stacklevel=2)
     return sorted(there)
 
 
@@ -231,7 +237,8 @@ def find_run(name: str) -> Run:
     is meant. Raises `RunError` for none or several, and `IncompleteRunError` for a run that has not finished.
     """
     folder = expanded(name)
-    if is_folder(folder) and ((folder / tables.RECORD).is_file() or tables.is_packed(folder.resolve())):
+    whole = folder.absolute()
+    if is_there(folder / tables.RECORD) or (whole.parent.name == "runs" and tables.is_packed(whole)):
         return open_run(folder.resolve())
     study, _, beginning = name.rpartition("/")
     there = run_folders()
@@ -266,12 +273,14 @@ def open_run(folder: Path) -> Run:
 def status(folders: Iterable[Path]) -> list[dict[str, Any]]:
     """How each run of a study stands, read from its folder: `epochs` trained `of` those wanted, ANLS after the last."""
     folders = list(folders)
-    scores = tables.read_tables(folders, tables.EPOCHS) if folders else {}
+    complete = [folder for folder in folders if is_complete(folder)]
+    scores = tables.read_tables(complete, tables.EPOCHS) if complete else {}
     return [_row(folder, scores.get(folder.name)) for folder in folders]
 
 
 def _row(folder: Path, epochs: pd.DataFrame | None) -> dict[str, Any]:
-    record, complete = read_record(folder), is_complete(folder)
+    record, complete = read_record(folder), epochs is not None
+    stands = record.get("status", NOT_BEGUN)
     # A run that failed before it began has its identity only.
     settings = record.get("settings") or record.get("identity", {}).get("settings", {})
     # The first file of an epoch is of the evaluation before training.
@@ -280,7 +289,7 @@ def _row(folder: Path, epochs: pd.DataFrame | None) -> dict[str, Any]:
         "run": folder.name,
         "vision_trainable": settings.get("vision_trainable"),
         "seed": settings.get("seed"),
-        "status": COMPLETE if complete else record.get("status", NOT_BEGUN),
+        "status": "damaged" if stands == COMPLETE and not complete else stands,
         "epochs": int(epochs["epoch"].max()) if complete else max(kept, 0),
         "of": settings.get("epochs"),
         "anls": epochs["anls"].iloc[-1] if complete else None,

@@ -319,14 +319,17 @@ class Run:
         """Where the weights of the epoch with the highest validation ANLS are; raises `RunError` if they are not."""
         folder = self.folder / BEST_MODEL
         if not folder.is_dir():
-            # It knows runs.
-            from docfloqa.runs.plans import study_command
-
             raise RunError(
-                f"run {self.name} has no {BEST_MODEL}/ (weights are not in the repository): "
-                f"{study_command(self.settings.study)} makes the run again, with DOCFLOQA_OUTPUT set to an empty folder"
+                f"run {self.name} has no {BEST_MODEL}/ (weights are not in the repository): {self._made_elsewhere()}"
             )
         return folder
+
+    def _made_elsewhere(self) -> str:
+        # It knows runs.
+        from docfloqa.runs.plans import study_command
+
+        again = study_command(self.settings.study)
+        return f"{again} makes the run again, with DOCFLOQA_OUTPUT set to an empty folder"
 
     def load(self) -> "tuple[Florence2ForConditionalGeneration, Florence2Processor]":
         """The best model on the device, and its processor; raises `RunError` if it is gone or damaged."""
@@ -336,5 +339,6 @@ class Run:
         try:
             model, processor = load_florence(self.model_folder, self.settings.prefix)
         except ModelError as error:
-            raise RunError(f"{error}; the command that made the run makes it again") from None
+            way = self._made_elsewhere() if is_packed(self.folder) else "the command that made the run makes it again"
+            raise RunError(f"{error}; {way}") from None
         return model.to(compute_device()), processor

@@ -28,7 +28,7 @@ def packed_file(study: Path, name: str) -> Path:
 
 def packed_records(study: Path) -> dict[str, str]:
     """A study's packed records, as JSON, by run id; raises `DamagedError` for a file that is not as it was written."""
-    files = sorted((study / PACKED).glob("*"))
+    files = sorted((study / PACKED).glob("[!.]*"))
     return _records(study / PACKED, tuple((file.name, file.stat().st_mtime_ns) for file in files)) if files else {}
 
 
@@ -36,8 +36,9 @@ def packed_records(study: Path) -> dict[str, str]:
 def _records(folder: Path, _files: tuple) -> dict[str, str]:
     try:
         check_folder(folder)
-    except FileNotFoundError as error:
-        raise DamagedError(f"{error.filename} is missing") from None
+    except (FileNotFoundError, DamagedError) as error:
+        what = f"{error.filename} is missing" if isinstance(error, FileNotFoundError) else str(error)
+        raise DamagedError(f"{what}; put a copy there, or remove {folder}, and its runs are made again") from None
     return pd.read_parquet(folder / PACKED_RECORDS).set_index("run")["record"].to_dict()
 
 

@@ -25,8 +25,8 @@ from docfloqa.data.importing.kinds import patterns
 from docfloqa.data.load import check_image, load_checked
 from docfloqa.data.schema import FEATURES
 from docfloqa.data.sources import batches_in_schema, files_of, split_sources
-from docfloqa.exceptions import DataError, DocFloQAError, ModelError
-from docfloqa.files import free_bytes, is_hub_id, output_folder, resolve, room_for, runs_folder, size
+from docfloqa.exceptions import DataError, DocFloQAError, ModelError, size
+from docfloqa.files import free_bytes, is_hub_id, output_folder, resolve, room_for, runs_folder
 from docfloqa.model import device as on
 from docfloqa.model.florence import Florence2ForDocVQA, base_config, load_florence, target_format
 from docfloqa.model.folder import CHECKSUMS

@@ -15,14 +15,14 @@ from docfloqa.arms import RATIOS, choose_arms, legs
 from docfloqa.data.hub import pinned
 from docfloqa.data.load import data_checksum, load_checked
 from docfloqa.exceptions import SettingsError, shown
-from docfloqa.files import held, reports_folder, write_whole
+from docfloqa.files import held, put_back, reports_folder, write_whole
 from docfloqa.model.folder import known_weights
 from docfloqa.runs.plans import CONFIG, PLAN, check_name
 from docfloqa.runs.rates import best_rate, mean_scores, rates_to_try
 from docfloqa.runs.recovery import refresh
 from docfloqa.runs.results import study_status
 from docfloqa.runs.run import COMPLETE, EXECUTED, FAILED, Run, now
-from docfloqa.runs.tables import is_packed
+from docfloqa.runs.tables import PACKED, is_packed
 from docfloqa.settings import Settings
 from docfloqa.study.kernels import execute_run
 from docfloqa.study.monitor import Watcher
@@ -76,7 +76,7 @@ def settings_of_runs(
 ) -> Plan:
     """What the runs of a sweep are made with; raises `SettingsError` for an argument that is not allowed."""
     for name, values in (("ratios", ratios), ("seeds", seeds)):
-        if not values or len(set(values)) != len(values):
+        if not values or any(values.count(value) > 1 for value in values):
             raise SettingsError(f"{name} are {list(values)!r}; allowed is at least one value, none of them twice")
     if jobs is not None and (type(jobs) is not int or jobs < 1):
         raise SettingsError(f"jobs is {shown(jobs)}; allowed is a whole number from 1 on")
@@ -178,6 +178,7 @@ def sweep(
     else:
         workers = LocalWorkers(execute_run, kernel)
     with workers, held(f"sweep-{settings.study}", f"study {settings.study!r}"):
+        put_back(reports_folder(settings.study) / PACKED)
         # Before gigabytes of data are fetched for a run that cannot be made here.
         if not settings.allow_cpu:
             workers.check(settings.replace(vision_trainable=min(ratios)))
