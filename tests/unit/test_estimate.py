@@ -45,7 +45,6 @@ def test_the_longest_run_begins_first():
     assert makespan([2, 3, 4, 5], 1) == 14
 
 
-@pytest.mark.long
 def test_a_smoke_study_is_estimated_and_leaves_only_its_documents(output, tiny, monkeypatch):
     def in_this_process(function, *given):
         with monkeypatch.context() as patch:
