@@ -4,7 +4,7 @@ import pytest
 from bad_input import CLASSES
 from bad_input.case import Tried, try_cases
 
-EXAMPLES = 60  # of a class; some have several cases in one
+EXAMPLES = 40  # of a class; some have several cases in one
 FEWEST_CLASSES, FEWEST_CASES = 25, 1000
 tried: dict[str, Tried] = {}
 

@@ -66,7 +66,7 @@ def study(original, tmp_path_factory):
             check=True,
         )
 
-    few = "--epochs 1 --train-questions 6 --max-new-tokens 4"
+    few = "--epochs 1 --train-questions 6 --max-new-tokens 8"
     what = f"--profile paper --model {original} --data {root / 'scans'} --ratios 0 1 --name paper --allow-cpu"
     docfloqa("study", *what.split(), *few.split(), "--json")
     return root, docfloqa
