@@ -12,10 +12,11 @@ import math
 from itertools import combinations, product
 
 import pandas as pd
+from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import confint_proportions_2indep, test_proportions_2indep
 
 from docfloqa.analysis.intervals import RATIO, Interval, p_text, percent
-from docfloqa.analysis.paired import holm, mcnemar_p
+from docfloqa.analysis.paired import holm
 from docfloqa.analysis.tables import PUBLISHED
 
 QUESTIONS = 500
@@ -60,7 +61,8 @@ def mcnemar_bounds(first: int, second: int, questions: int) -> tuple[float, floa
     """The least and the greatest p-value of McNemar's exact test that two numbers of right answers allow."""
     worse, better = sorted((first, second))
     # Only the worse side has `swapped` questions right, from none to as many as there can be; p rises with every one.
-    return tuple(mcnemar_p(swapped + better - worse, swapped) for swapped in (0, min(worse, questions - better)))
+    swaps = (0, min(worse, questions - better))
+    return tuple(mcnemar([[0, swapped], [swapped + better - worse, 0]], exact=True).pvalue for swapped in swaps)
 
 
 def _whole(count: float) -> set[int]:

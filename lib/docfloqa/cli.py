@@ -221,8 +221,8 @@ def _arguments(given: dict[str, Any], own: Iterable[str], fields: Iterable[str])
         try:
             given["settings"] = Settings.from_parameters(profile, wanted.get("settings", {}), **chosen)
         except SettingsError as error:
-            # Else it is not known which of the two is meant.
-            raise SettingsError(f"{config}: {error}" if config and not chosen else str(error)) from None
+            source = f"{config} and options: " if chosen else f"{config}: "
+            raise SettingsError(f"{source if config else ''}{error}") from None
         given |= {name: given[name] or wanted.get(name, DEFAULTS[name]) for name in DEFAULTS.keys() & given.keys()}
     return given
 

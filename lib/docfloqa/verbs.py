@@ -219,7 +219,7 @@ def evaluate(run, changes, data=None) -> tuple:
 
 def compare(first, second, questions=10) -> tuple:
     """Show what one run does better than another."""
-    from docfloqa.analysis.paired import NOTE, as_text, compare_metrics, compared, paired_answers
+    from docfloqa.analysis.changes import NOTE, as_text, compare_metrics, compared, paired_answers
     from docfloqa.runs.results import find_run
     from docfloqa.text import flat
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binomtest, t, ttest_ind
+from scipy.stats import t, ttest_ind
 from statsmodels.stats.power import TTestPower
 
 from docfloqa.analysis.paired import (
@@ -19,7 +19,6 @@ from docfloqa.analysis.paired import (
     PairedDifference,
     StudentEstimate,
     difference_of_cells,
-    mcnemar_p_value,
     paired_difference,
     permutation_p_value,
 )
@@ -113,7 +112,7 @@ def test_sides_that_do_not_match_are_refused(second):
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_score_that_is_none_is_refused_and_not_counted_as_no_difference(value):
     second = SECOND.assign(anls=[1.0, 0.0, value, 0.0])
-    for compare in (paired_difference, permutation_p_value, mcnemar_p_value):
+    for compare in (paired_difference, permutation_p_value):
         with pytest.raises(ValueError, match=f"anls must be finite, not {value}"):
             compare(FIRST, second, "anls")
 
@@ -254,34 +253,6 @@ def test_permutation_refuses_what_it_cannot_compare():
         permutation_p_value(FIRST.iloc[:2], SECOND.iloc[:2], "anls")
     with pytest.raises(ValueError, match="resamples"):
         permutation_p_value(FIRST, SECOND, "anls", resamples=0)
-
-
-def exact_matches(by_seed: dict[int, list[int]]) -> pd.DataFrame:
-    rows = [
-        {"seed": seed, "document_id": f"d{place // 3}", "question_id": f"q{place}", "exact_match": value}
-        for seed, values in by_seed.items()
-        for place, value in enumerate(values)
-    ]
-    return pd.DataFrame(rows)
-
-
-def test_mcnemar_has_a_test_of_its_own_for_every_seed():
-    first = exact_matches({3: [1, 1, 0, 0, 0, 0, 0, 0, 0], 5: [1, 0, 1, 1, 0, 0, 0, 1, 0]})
-    second = exact_matches({3: [1, 0, 1, 1, 1, 1, 1, 1, 0], 5: [1, 0, 1, 1, 0, 0, 0, 1, 0]})
-    table = mcnemar_p_value(first, second.sample(frac=1, random_state=0))
-    assert table.index.tolist() == [3, 5] and table.index.name == "seed"
-    assert table[["only_first", "only_second"]].to_numpy().tolist() == [[1, 6], [0, 0]]
-    assert table["p_value"].tolist() == pytest.approx([binomtest(1, 7).pvalue, 1])
-    turned = mcnemar_p_value(second, first)
-    assert turned.loc[3].tolist() == pytest.approx([6, 1, binomtest(1, 7).pvalue])
-
-
-def test_mcnemar_takes_booleans_and_refuses_other_questions():
-    right = exact_matches({0: [1, 0, 1, 0]})
-    wrong, as_booleans = right.assign(exact_match=False), right.astype({"exact_match": bool})
-    assert mcnemar_p_value(wrong, as_booleans).loc[0].tolist() == [0, 2, 0.5]
-    with pytest.raises(ValueError, match="same questions of the same seeds"):
-        mcnemar_p_value(wrong, right.iloc[1:])
 
 
 @given(st.integers(10, 500), st.floats(0.001, 0.1))

@@ -17,7 +17,7 @@ from nbformat.v4 import new_code_cell, new_notebook, new_output
 from PIL import Image
 
 from docfloqa.analysis import robustness
-from docfloqa.analysis.paired import compare_metrics, paired_answers
+from docfloqa.analysis.changes import compare_metrics, paired_answers
 from docfloqa.apps.browser import answers_by_run
 from docfloqa.apps.monitor import epochs_so_far, states
 from docfloqa.exceptions import RunError
@@ -151,9 +151,10 @@ def test_of_a_tested_arm_the_test_answers_are_kept_and_the_ratios_keep_all():
     pd.testing.assert_frame_equal(packed.arm("prefix").epochs, epochs, check_exact=True)
     sides = [find_run(run) for run in [*arm.records][:2]]
     pd.testing.assert_frame_equal(compare_metrics(*paired_answers(*sides)), differences, check_exact=True)
-    with pytest.raises(RunError, match="is packed as one of an arm: its validation answers are gone"):
+    only = r"has no predictions\.parquet; of a packed run of an arm only test answers are kept"
+    with pytest.raises(RunError, match=only):
         sides[0].answers()
-    with pytest.raises(RunError, match=r"has no predictions\.parquet; it was packed as a run of an arm"):
+    with pytest.raises(RunError, match=only):
         assert packed.arm("prefix").last_answers.empty
 
 

@@ -137,14 +137,14 @@ def test_memory_of_the_gpu_is_shown_where_there_was_one(study):
     assert tables.costs(study)["GPU memory (GiB)"].tolist() == ["3.00", "–"]
 
 
-def test_seed_spread(study, alone):
-    frame = tables.seed_spread(study)
+def test_how_much_a_seed_moves_a_score_is_told_where_there_are_several(study, alone):
+    spread = tables.summary(study)["ANLS, standard deviation over seeds"]
     means = [
         100 * study.predictions.query("vision_trainable == 0.66 and epoch == 3 and seed == @seed")["anls"].mean()
         for seed in (0, 1)
     ]
-    assert frame.loc["66 %"].tolist() == [2, f"{np.mean(means):.1f}", f"{np.std(means, ddof=1):.1f}"]
-    assert tables.seed_spread(alone).empty
+    assert spread["66 %"] == f"{np.std(means, ddof=1):.1f}" and spread["before training"] == "–"
+    assert spread.name not in tables.summary(alone)
 
 
 def test_every_two_ratios_are_compared_on_the_same_questions(study):
@@ -348,8 +348,8 @@ def test_all_tables_are_written_whole(study):
     paths = write_tables(study)
     folder = reports_folder("tables") / "tables"
     names = (
-        "finetuning_curve freezing_ablation summary comparisons exact_match_pairs page_use costs costs_by_arm "
-        "seed_spread by_question_type by_answer_kind by_answer_length only_right_at calibration verdicts "
+        "finetuning_curve freezing_ablation summary comparisons page_use costs costs_by_arm "
+        "by_question_type by_answer_kind by_answer_length only_right_at calibration verdicts "
         "published_differences published_systems"
     ).split()
     expected = {f"{name}.{suffix}" for name in names for suffix in ("csv", "md", "tex")} | {"scores.csv"}
@@ -366,4 +366,4 @@ def test_all_tables_are_written_whole(study):
 
 
 def test_a_table_without_rows_is_not_written(alone):
-    assert "seed_spread.csv" not in {path.name for path in write_tables(alone)}
+    assert "comparisons.csv" not in {path.name for path in write_tables(alone)}

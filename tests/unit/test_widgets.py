@@ -11,7 +11,7 @@ from fake_study import RATIOS, validation_of, write_study
 from ipywidgets.widgets.widget_description import DescriptionWidget
 from PIL import Image
 
-from docfloqa.analysis.paired import compared
+from docfloqa.analysis.changes import compared
 from docfloqa.apps import playground as playing
 from docfloqa.apps.ask import Asked
 from docfloqa.apps.browser import BEFORE, DocumentBrowser, PredictionComparer, page_html, table_html

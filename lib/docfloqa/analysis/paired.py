@@ -1,4 +1,4 @@
-"""Two groups of runs, or two runs, on the same questions: paired differences, and whether they are chance."""
+"""Two groups of runs on the same questions: paired differences, and whether they are chance."""
 
 import math
 from bisect import bisect_left
@@ -10,13 +10,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import stdtrit
-from scipy.stats import binom, permutation_test
+from scipy.stats import permutation_test
 from scipy.stats import t as student
 
-from docfloqa.analysis.intervals import Interval, number, p_text
-from docfloqa.exceptions import RunError
-from docfloqa.metrics import FEWEST_DOCUMENTS, METRICS
-from docfloqa.runs.run import Run
+from docfloqa.analysis.intervals import Interval
+from docfloqa.metrics import FEWEST_DOCUMENTS
 
 KEYS = ["seed", "document_id", "question_id"]
 MOST_DOCUMENTS = 10**15
@@ -190,23 +188,6 @@ def permutation_p_value(first: pd.DataFrame, second: pd.DataFrame, metric: str, 
     return float(permutation_test((sums.sum(axis=1),), np.sum, vectorized=True, **ways).pvalue)
 
 
-def mcnemar_p_value(first: pd.DataFrame, second: pd.DataFrame, metric: str = "exact_match") -> pd.DataFrame:
-    """McNemar's exact test (Psychometrika 12, 1947) of every seed: `only_first`, `only_second`, `p_value`, by `seed`.
-
-    The p-values must not be pooled, and the smallest of them is no result. Questions are taken as independent, so p may
-    be too small. Raises as `paired_difference` does, though one document will do.
-    """
-    sides = _matched(first, second, metric)
-    first_only, second_only = ((one > other).groupby(level="seed").sum() for one, other in (sides, reversed(sides)))
-    p_values = [mcnemar_p(*only) for only in zip(first_only, second_only, strict=True)]
-    return pd.DataFrame({"only_first": first_only, "only_second": second_only, "p_value": p_values})
-
-
-def mcnemar_p(only_first: int, only_second: int) -> float:
-    """The p-value of McNemar's exact test, from how many questions one side alone has right."""
-    return min(1.0, 2 * float(binom.cdf(min(only_first, only_second), only_first + only_second, 0.5)))
-
-
 def holm(p_values: Sequence[float]) -> list[float]:
     """P-values after Holm's correction (Scandinavian Journal of Statistics 6, 1979) for as many tests as there are."""
     # Statsmodels' `multipletests` collects garbage at every call, which takes longer than a table.
@@ -238,66 +219,3 @@ def _cells(first: pd.DataFrame, second: pd.DataFrame, metric: str) -> tuple[NDAr
     if cells.isna().any(axis=None):
         raise ValueError("the seeds differ in their documents")
     return cells["sum"].to_numpy(), cells["size"].to_numpy()
-
-
-QUESTION = ["question_id", "document_id", "question"]
-NOTE = """\
-On test questions where both runs answered them, else after the last epochs on validation. Differences are
-second − first, with 95 % intervals over documents. p is Student's,
-over documents; McNemar's takes questions as independent, so it may be too small. No p is corrected for the number of
-metrics, and none says what another seed would give."""
-
-
-def paired_answers(first: Run, second: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Two runs' answers by question; raises `RunError` unless both have the same questions and accepted answers."""
-    sides = [run.compared().assign(seed=0).sort_values("question_id", ignore_index=True) for run in (first, second)]
-    asked = [side[QUESTION].assign(answers=side["answers"].map(tuple)) for side in sides]
-    if not asked[0].equals(asked[1]):
-        counts = f"{len(asked[0])} and {len(asked[1])}, {len(asked[0].merge(asked[1]))} of them the same"
-        allowed = "only runs with the same validation or test data can be compared"
-        raise RunError(f"runs {first.name} and {second.name} were not asked the same questions: {counts}; {allowed}")
-    return sides[0], sides[1]
-
-
-def compare_metrics(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
-    """How much more of each metric the second side of `paired_answers` has, one row for each, by `metric`.
-
-    `difference` has its 95 % interval over documents, `p_mcnemar` is NaN for a metric that is not 0 or 1. All are of
-    these two trainings: another seed may differ as much by itself. Raises ValueError for a single document.
-    """
-    rows = {}
-    for metric in METRICS:
-        difference = paired_difference(first, second, metric)
-        binary = first[metric].isin([0, 1]).all() and second[metric].isin([0, 1]).all()
-        rows[metric] = {
-            "first": first[metric].mean(),
-            "second": second[metric].mean(),
-            **vars(difference.interval()),
-            "p_value": difference.p_value(),
-            "p_permutation": permutation_p_value(first, second, metric),
-            "p_mcnemar": mcnemar_p_value(first, second, metric)["p_value"].iloc[0] if binary else math.nan,
-        }
-    return pd.DataFrame.from_dict(rows, orient="index").rename(columns={"estimate": "difference"}).rename_axis("metric")
-
-
-def as_text(metrics: pd.DataFrame) -> pd.DataFrame:
-    """What `compare_metrics` gives, in per cent and as text."""
-    ends = metrics[["difference", "low", "high"]].itertuples(index=False)
-    tests = {"p": "p_value", "p, permutation": "p_permutation", "p, McNemar": "p_mcnemar"}
-    columns = {f"{side} (%)": (100 * metrics[side]).map(number) for side in ("first", "second")}
-    columns["difference"] = [Interval(*row).format(100) for row in ends]
-    columns |= {name: metrics[p].map(p_text) for name, p in tests.items()}
-    return pd.DataFrame(columns).rename_axis(None)
-
-
-def compared(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
-    """The questions that both frames of predictions answer, by how much ANLS the second has more, most first.
-
-    Columns: question_id, document_id, question, answers, first and second (predictions), anls of each, difference.
-    """
-    frame = first[[*QUESTION, "answers", "prediction", "anls"]].merge(
-        second[["question_id", "prediction", "anls"]], on="question_id", suffixes=("_first", "_second")
-    )
-    frame = frame.rename(columns={"prediction_first": "first", "prediction_second": "second"})
-    frame["difference"] = frame["anls_second"] - frame["anls_first"]
-    return frame.sort_values(["difference", "question_id"], ascending=[False, True], ignore_index=True)

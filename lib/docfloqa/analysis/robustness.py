@@ -16,7 +16,7 @@ from docfloqa.files import reports_folder, runs_folder
 from docfloqa.runs.plans import study_command
 from docfloqa.runs.results import Study
 from docfloqa.runs.run import BEST_MODEL
-from docfloqa.runs.tables import PACKED, read_table
+from docfloqa.runs.tables import PACKED, read_tables
 from docfloqa.versions import DEGRADATIONS, PAGES, TRAINING
 
 ROBUSTNESS, CROSS = "robustness", "cross-"
@@ -89,10 +89,8 @@ def unscored(study: Study, names: Sequence[str]) -> pd.DataFrame:
 
 def kept_identity(folder: Path, name: str) -> dict[str, Any] | None:
     """What the scores `name` of the run of a folder were made of; None when there are none."""
-    try:
-        return read_table(folder, f"{name}.parquet", columns=["severity"]).attrs
-    except FileNotFoundError:
-        return None
+    found = read_tables([folder], f"{name}.parquet", columns=["severity"])
+    return found[folder.name].attrs if found else None
 
 
 def _remedy(study: Study) -> str:

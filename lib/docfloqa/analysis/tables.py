@@ -13,7 +13,7 @@ from docfloqa.analysis import intervals
 from docfloqa.analysis.arms import chosen_rates, tuned
 from docfloqa.analysis.contrasts import VARIANT, Comparison, compare_all, holm_p_values, made, ratio_contrasts
 from docfloqa.analysis.intervals import LOSS, NONE, RATIO, interval_table, last_epoch, number, p_text, percent, unbroken
-from docfloqa.analysis.paired import SIGNIFICANT, PairedDifference, holm, mcnemar_p_value, permutation_p_value
+from docfloqa.analysis.paired import SIGNIFICANT, PairedDifference, permutation_p_value
 from docfloqa.analysis.robustness import ALL_KINDS, AREA, KEPT, PAGE_SETS, severity_curves
 from docfloqa.data.degradations import CLEAN, SEVERITIES, amount
 from docfloqa.files import runs_folder
@@ -153,15 +153,6 @@ def _costs_of(runs: pd.DataFrame) -> dict[str, str]:
     }
 
 
-def seed_spread(study: Study) -> pd.DataFrame:
-    """Mean and standard deviation over seeds of ANLS after the last epoch, in percent; empty for one seed."""
-    by_run = 100 * study.last_answers.groupby([RATIO, "seed"])["anls"].mean()
-    frame = by_run.groupby(RATIO).agg(["count", "mean", "std"]).rename(index=percent).rename_axis("ratio")
-    frame = frame.assign(mean=frame["mean"].map(number), std=frame["std"].map(number))
-    frame.columns = ["seeds", "mean ANLS (%)", "standard deviation"]
-    return frame if frame["seeds"].max() > 1 else frame.iloc[:0]
-
-
 @once_for_study
 def comparisons(study: Study) -> pd.DataFrame:
     """The `contrast_table` of every two ratios, with standard errors, and what a test of all pairs shows (Bonferroni).
@@ -209,21 +200,6 @@ def contrast_table(found: Sequence[Comparison]) -> pd.DataFrame:
     return pd.DataFrame(columns, index=pd.Index([one.name for one in found], name="ANLS, points", dtype=object))
 
 
-@once_for_study
-def exact_match_pairs(study: Study) -> pd.DataFrame:
-    """McNemar's exact test of every two ratios on exact match after the last epoch, one row for every seed, as text.
-
-    Questions are taken as independent, seeds are never pooled; p-values have Holm's correction for all rows.
-    """
-    pairs = made(ratio_contrasts(study))
-    if not pairs:
-        return pd.DataFrame()
-    names = [f"{percent(pair.first)} and {percent(pair.second)}" for pair in pairs]
-    frame = pd.concat([mcnemar_p_value(*pair.sides) for pair in pairs], keys=names, names=["ratios"]).reset_index()
-    frame["p (Holm)"] = [*map(p_text, holm(frame.pop("p_value")))]
-    return frame.rename(columns={"only_first": "right at the lower only", "only_second": "right at the higher only"})
-
-
 def summary(study: Study) -> pd.DataFrame:
     """ANLS and exact match in percent before and after training, by ratio, as text; intervals over documents.
 
@@ -235,8 +211,9 @@ def summary(study: Study) -> pd.DataFrame:
         on_test = intervals.text_table(interval_table(study.compared, [RATIO], MAIN_SCORES), RATIO, "metric")
         frame = frame.join(on_test.rename(columns=lambda name: name.replace(" (%)", ", best epoch on test (%)")))
     frame["ANLS, another document's page (%)"] = page_use(study)[intervals.TITLES["wrong"]]
-    if len(spread := seed_spread(study)):
-        frame["ANLS, standard deviation over seeds"] = spread["standard deviation"]
+    if study.runs["seed"].nunique() > 1:
+        means = 100 * study.last_answers.groupby([RATIO, "seed"])["anls"].mean()
+        frame["ANLS, standard deviation over seeds"] = means.groupby(RATIO).std().map(number).rename(percent)
     frame.insert(0, "share of parameters", [percent(share) for share in vision_shares(study)])
     first = table[table["epoch"] == table["epoch"].min()].drop_duplicates("metric").assign(epoch="before training")
     before = intervals.text_table(first, "epoch", "metric").reindex(columns=frame.columns).fillna(NONE)

@@ -11,8 +11,8 @@ import pandas as pd
 from datasets import Dataset, DatasetDict
 from PIL import Image, ImageOps
 
+from docfloqa.analysis.changes import compared
 from docfloqa.analysis.intervals import RATIO, percent
-from docfloqa.analysis.paired import compared
 from docfloqa.data.images import as_page
 from docfloqa.data.load import SPLITS
 from docfloqa.figures.data import questions

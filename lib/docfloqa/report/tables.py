@@ -100,9 +100,8 @@ def write_frames(study: str, frames: Mapping[str, pd.DataFrame]) -> list[Path]:
 
 def write_tables(study: Study, beside: Sequence[Study] = (), margin: float = MARGIN) -> list[Path]:
     """Write all tables of a study as `write_frames` does, with `across` where others stand beside it."""
-    made = [tables.summary, tables.comparisons, tables.scores, tables.exact_match_pairs, tables.page_use]
-    made += [tables.costs, tables.costs_by_arm, tables.seed_spread, mistakes.only_right_at]
-    made += [] if is_own(study) else [tables.finetuning_curve, tables.freezing_ablation]
+    made = [tables.summary, tables.comparisons, tables.scores, tables.page_use, tables.costs, tables.costs_by_arm]
+    made += [mistakes.only_right_at, *([] if is_own(study) else [tables.finetuning_curve, tables.freezing_ablation])]
     frames = {"verdicts": readable(verdicts(study, margin))} | {table.__name__: table(study) for table in made}
     groups = {group: mistakes.by_group(study, group) for group in mistakes.GROUPS}
     frames |= {f"by_{name}": one for name, one in groups.items() if one.index.tolist() != [mistakes.NOT_KNOWN]}
@@ -138,7 +137,7 @@ def setup_table(study: Study) -> pd.DataFrame:
         "test questions": _asked(study.compared) if study.tested else None,
         "validation documents": drawn if (settings.validation_data or settings.data) == "synth" else "given",
         "folds over documents": settings.folds or None,
-        "seeds (orders of the training questions)": study.runs["seed"].nunique(),
+        "seeds": study.runs["seed"].nunique(),
         "epochs": settings.epochs,
         "batch size": settings.batch_size,
         "learning rate": _schedule(study),

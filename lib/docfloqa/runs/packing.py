@@ -2,6 +2,7 @@
 
 import base64
 import json
+import math
 import warnings
 from io import BytesIO
 from pathlib import Path
@@ -32,8 +33,8 @@ NOTEBOOK_WIDTH = 700
 # What an answer is, beside its scores.
 ANSWER = ["prediction", "confidence"]
 LOSS = ["loss_sum", "tokens"]
-# Floats that were computed in 32 bits end in zeros, which this encoding puts together.
-COMPUTED = ["confidence", "loss_sum"]
+# Computed in 32 bits: their last bytes, which are zeros, are put together. Of arms' test answers they are not kept.
+FLOATS = ["confidence", "loss_sum"]
 # Texts that all runs repeat in the same order: as they are, on one page, they are stored once.
 REPEATED = ["question_id", "document_id", "question", "prediction", "answers", "tokens"]
 
@@ -42,10 +43,9 @@ def pack(name: str) -> Path:
     """Put a study's complete runs into `reports/<name>/packed/` and remove their folders; returns that folder.
 
     What stays is told in `lib/README.md`; weights are never removed, and the figures of the study's notebooks get
-    small (`keep_png`). What was packed earlier stays packed. A folder
-    loses its results only after all that was packed has been read back and found equal. A study that is not complete
-    goes on where it stopped, without the packed runs. Raises `RunError` without a complete run, and `DamagedError` for
-    packed files that are damaged.
+    small (`keep_png`). What was packed earlier stays packed. A folder loses its results only after all that was packed
+    has been read back and found equal. A study that is not complete goes on where it stopped, without the packed runs.
+    Raises `RunError` without a complete run, and `DamagedError` for packed files that are damaged.
     """
     study = reports_folder(name)
     with held(f"sweep-{name}", f"study {name!r}"):
@@ -95,7 +95,7 @@ def _write(name: str, folders: list[Path], part: Path) -> list[str]:
 def _write_tables(path: Path, packed: dict[str, pd.DataFrame]) -> None:
     together = pd.concat([table.assign(run=run) for run, table in packed.items()], ignore_index=True)
     together.attrs = {run: table.attrs for run, table in packed.items()}
-    floats = [column for column in COMPUTED if column in together]
+    floats = [column for column in FLOATS if column in together]
     together.to_parquet(
         path,
         index=False,
@@ -117,7 +117,7 @@ def _kept(name: str, table: pd.DataFrame, tested_arm: bool) -> pd.DataFrame | No
     if tested_arm and name in (PREDICTIONS, CONTROL):
         return None
     if name == TEST_ANSWERS:
-        return table.assign(**dict.fromkeys(COMPUTED)).astype(dict.fromkeys(COMPUTED, float)) if tested_arm else table
+        return table.assign(**dict.fromkeys(FLOATS, math.nan)) if tested_arm else table
     if name != PREDICTIONS:
         return table.drop(columns=[*ANSWER, *LOSS], errors="ignore")
     between = ~table["epoch"].isin([0, table["epoch"].max()])

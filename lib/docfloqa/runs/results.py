@@ -166,8 +166,8 @@ class Study:
         frames, same = [], {}
         folders = [runs_folder(self.name) / run for run in self.records]
         found = tables.read_tables(folders, name, columns, epochs)
-        if without := self.records.keys() - found.keys():
-            raise RunError(f"of study {self.name!r} {min(without)} has no {name}; it was packed as a run of an arm")
+        for run in sorted(self.records.keys() - found.keys()):
+            raise tables.no_table(runs_folder(self.name) / run, name)
         for run, frame in found.items():
             # Lists that every run and epoch repeats are kept once.
             for column in {"answers", "question_types"} & set(frame):

@@ -304,11 +304,7 @@ class Run:
 
         Raises `RunError` for a packed run of an arm, of which only test answers are kept.
         """
-        chosen = [ended_at(self.record) if epoch is None else epoch]
-        try:
-            return read_table(self.folder, PREDICTIONS, epochs=chosen)
-        except FileNotFoundError:
-            raise RunError(f"run {self.name} is packed as one of an arm: its validation answers are gone") from None
+        return read_table(self.folder, PREDICTIONS, epochs=[ended_at(self.record) if epoch is None else epoch])
 
     def compared(self) -> pd.DataFrame:
         """What is compared: the answers to the test split where there are some, else the last validation answers."""

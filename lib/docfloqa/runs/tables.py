@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import pyarrow.parquet as pq
 
-from docfloqa.exceptions import DamagedError
+from docfloqa.exceptions import DamagedError, RunError
 from docfloqa.files import check_folder
 
 RECORD, EPOCHS, PREDICTIONS, CONTROL = "run.json", "epochs.csv", "predictions.parquet", "wrong_pages.parquet"
@@ -67,10 +67,15 @@ def read_tables(
 
 
 def read_table(folder: Path, name: str, **chosen: Any) -> pd.DataFrame:
-    """The table `name` of the run of a folder, chosen as `read_tables` does; raises FileNotFoundError without one."""
+    """The table `name` of the run of a folder, chosen as `read_tables` does; raises `no_table`."""
     for table in read_tables([folder], name, **chosen).values():
         return table
-    raise FileNotFoundError(folder / name)
+    raise no_table(folder, name)
+
+
+def no_table(folder: Path, name: str) -> RunError:
+    """What is said of a run that lacks a table."""
+    return RunError(f"{folder} has no {name}; of a packed run of an arm only test answers are kept")
 
 
 def _read(path: Path, columns: list[str] | None, epochs: Iterable[int], runs: Iterable[str] = ()) -> pd.DataFrame:
