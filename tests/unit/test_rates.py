@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from docfloqa.analysis.arms import chosen_rates, loss_rise
+from docfloqa.analysis.arms import loss_rise, rates_tried
 from docfloqa.arms import ARMS
 from docfloqa.files import reports_folder
 from docfloqa.runs import rates
@@ -132,11 +132,13 @@ def test_a_tuned_run_that_goes_on_from_others_has_them_at_every_rate(made):
 
 
 def test_what_was_tried_is_told_and_whether_the_loss_rose(output, monkeypatch):
-    study = Study("s", Settings(), {}, {}, trials={"parts": {"stem": ["a", "b", "c"], "all": []}})
-    scores = {"stem": {1e-3: 0.2, 3e-4: 0.4, 3e-3: -math.inf}, "all": {}}
+    study = Study("s", Settings(), {}, {})
+    assert rates_tried(study, "parts").empty
+    scores = {"stem": {1e-3: 0.2, 3e-4: 0.4, 3e-3: -math.inf}, "all": {}, "none": {3e-3: 0.1, 1e-3: 0.5, 1e-4: 0.3}}
     monkeypatch.setattr("docfloqa.analysis.arms.trial_scores", lambda *_: scores)
-    assert chosen_rates(study, "parts") == {
-        "stem": "0.0003: 40.0, the last of those tried (0.001: 20.0, 0.003: failed)"
-    }
+    frame = rates_tried(study, "parts")
+    assert [*frame] == ["best rate", "at 0.0001", "at 0.0003", "at 0.001", "at 0.003"]
+    assert frame.loc["stem"].tolist() == ["0.0003\xa0*", "–", "40.0", "20.0", "failed"]
+    assert frame.loc["none"].tolist() == ["0.001", "30.0", "–", "50.0", "10.0"] and "all" not in frame.index
     epochs = pd.DataFrame({"run": list("aaabbb"), "epoch": [0, 1, 2] * 2, "val_loss": [0.1, 1.0, 1.5, 9.0, 2.0, 1.0]})
     assert loss_rise(epochs) == pytest.approx((0.5 + 0.0) / 2), "the loss before training does not count"

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from docfloqa.analysis.contrasts import HEADLINE, VARIANT, arm_contrasts, compare, holm_p_values, lacking, of_arm
-from docfloqa.analysis.intervals import interval, interval_table, percent, text_table, unbroken
+from docfloqa.analysis.intervals import NONE, interval, interval_table, text_table, unbroken
 from docfloqa.analysis.paired import SIGNIFICANT
 from docfloqa.arms import ARMS, ENDS, STRENGTHS, WHOLE, cell, is_drawn, shift_of
 from docfloqa.data.synth.vocabulary import has_new_word
@@ -22,7 +22,7 @@ from docfloqa.text import NO_BREAK
 
 SEEN, NEW = "seen", "never seen"
 KINDS = {SEEN: False, NEW: True}
-TUNED = ("best rate: validation ANLS (others)", "loss at the end above its least")
+TUNED = BEST, RISE = ("best rate", "loss at the end above its least")
 # What the contrasts of the arm `grid` say, in short.
 GAINS = {WHOLE: "all − none", ENDS: "input side − output side"}
 
@@ -47,16 +47,16 @@ def trial_scores(study: Study, arm: str) -> dict[str, dict[float, float]]:
     return found
 
 
-def chosen_rates(study: Study, arm: str) -> dict[str, str]:
-    """For each variant that is tuned its best rate and the others tried, with validation ANLS in percent, as text."""
-    texts = {}
-    for variant, scores in trial_scores(study, arm).items():
-        if scores:
-            best = best_rate(scores)
-            edge = ", the last of those tried" if at_the_edge(scores) else ""
-            others = ", ".join(f"{rate:g}: {_score(scores[rate])}" for rate in sorted(scores) if rate != best)
-            texts[variant] = f"{best:g}: {_score(scores[best])}{edge} ({others})"
-    return texts
+def rates_tried(study: Study, arm: str) -> pd.DataFrame:
+    """Validation ANLS in percent by learning rate, of each variant that is tuned, as text, after its `BEST` rate.
+
+    A star at that: none beyond it was tried. May be empty.
+    """
+    tried = {variant: scores for variant, scores in trial_scores(study, arm).items() if scores}
+    columns = {rate: f"at {rate:g}" for rate in sorted({rate for scores in tried.values() for rate in scores})}
+    frame = pd.DataFrame.from_dict(tried, orient="index", columns=[*columns]).map(_score).rename(columns=columns)
+    frame.insert(0, BEST, [f"{best_rate(one):g}{f'{NO_BREAK}*' * at_the_edge(one)}" for one in tried.values()])
+    return frame.rename_axis(VARIANT)
 
 
 def loss_rise(epochs: pd.DataFrame) -> float:
@@ -65,15 +65,8 @@ def loss_rise(epochs: pd.DataFrame) -> float:
     return float((losses.last() / losses.min() - 1).mean())
 
 
-def tuned(rates: dict[str, str], variant: str, epochs: pd.DataFrame) -> dict[str, str]:
-    """What a table says of a variant that is tuned: its rate of `chosen_rates`, and `loss_rise`; else nothing."""
-    if variant not in rates:
-        return {}
-    return {TUNED[0]: rates[variant], TUNED[1]: percent(loss_rise(epochs))}
-
-
 def _score(score: float) -> str:
-    return f"{100 * score:.1f}" if math.isfinite(score) else "failed"
+    return NONE if math.isnan(score) else f"{100 * score:.1f}" if math.isfinite(score) else "failed"
 
 
 @once_for_study

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from docfloqa.analysis import intervals
-from docfloqa.analysis.arms import chosen_rates, tuned
+from docfloqa.analysis.arms import BEST, RISE, loss_rise, rates_tried
 from docfloqa.analysis.contrasts import VARIANT, Comparison, compare_all, holm_p_values, made, ratio_contrasts
 from docfloqa.analysis.intervals import LOSS, NONE, RATIO, interval_table, last_epoch, number, p_text, percent, unbroken
 from docfloqa.analysis.paired import SIGNIFICANT, PairedDifference, permutation_p_value
@@ -256,7 +256,8 @@ def arm_summary(study: Study, name: str) -> pd.DataFrame:
         return pd.DataFrame()
     scored = intervals.text_table(interval_table(arm.compared, [VARIANT], MAIN_SCORES), VARIANT, "metric")
     rows: dict[str, dict[str, str]] = {variant: {} for variant in study.arms[name]}
-    rates = chosen_rates(study, name)
+    epochs = arm.epochs.groupby(VARIANT)
+    rates = rates_tried(study, name)[BEST]
     for variant, runs in arm.runs.groupby(VARIANT):
         first = runs.iloc[0]
         settings = arm.records[first["run"]]["settings"]
@@ -265,7 +266,7 @@ def arm_summary(study: Study, name: str) -> pd.DataFrame:
             "epochs": str(settings["epochs"] * (1 + len(settings["trained_before"]))),
             "seeds": str(len(runs)),
             **scored.loc[variant],
-            **tuned(rates, variant, arm.epochs[arm.epochs[VARIANT] == variant]),
+            **({BEST: rates[variant], RISE: percent(loss_rise(epochs.get_group(variant)))} if variant in rates else {}),
             **_costs_of(runs),
         }
     return pd.DataFrame.from_dict(rows, orient="index").fillna(NONE).rename_axis(VARIANT)

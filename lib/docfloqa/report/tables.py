@@ -80,6 +80,9 @@ def show_scores(study: Study, name: str) -> None:
     scores = tables.arm_summary(study, name).rename(index=plain)
     scores = scores[[column for column in (*tables.MAIN_COLUMNS, *arms.TUNED) if column in scores]]
     show_table(scores, f"The arm {name}: scores, with 95 % intervals over documents.")
+    if len(tried := arms.rates_tried(study, name)):
+        caption = f"The arm {name}: validation ANLS (%) by learning rate; a star: none beyond the best was tried."
+        show_table(tried.rename(index=plain), caption)
 
 
 def write_frames(study: str, frames: Mapping[str, pd.DataFrame]) -> list[Path]:
@@ -113,7 +116,7 @@ def write_tables(study: Study, beside: Sequence[Study] = (), margin: float = MAR
         found, between = arm_contrasts(study, arm), interactions(study, arm)
         if arm == HEADLINE:
             found, between = of_arm(study, arm), []
-        frames[f"arm_{arm}"] = tables.arm_summary(study, arm)
+        frames |= {f"arm_{arm}": tables.arm_summary(study, arm), f"arm_{arm}_rates": arms.rates_tried(study, arm)}
         frames[f"arm_{arm}_comparisons"] = tables.contrast_table(found)
         shifts = tables.contrast_table(between)
         frames[f"arm_{arm}_interactions"] = shifts[["difference [95 %]", "p (Holm)", "smallest shown"]]
