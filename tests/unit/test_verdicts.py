@@ -57,8 +57,35 @@ def test_all_that_is_compared_is_there_under_its_own_names_with_the_tables_numbe
         assert shown[part]["difference [95 %]"].str.replace("\xa0", " ").tolist() == texts.tolist(), part
 
 
+def claim(metric: str, estimate: float) -> Comparison:
+    difference = PairedDifference(estimate, 0.008, 0.0, 100, 1)
+    return Comparison(CLAIMS, "a", "b", where=metric, metric=metric, difference=difference)
+
+
+@pytest.mark.parametrize(
+    ("exact_match", "anls", "told"),
+    [
+        (0.03, 0.04, [BETTER, BETTER]),
+        (-0.03, -0.04, [WORSE, WORSE]),
+        (0.001, 0.0, [SAME, SAME]),
+        (0.03, 0.012, [f"{OPEN}: better on this score alone", OPEN]),
+        (0.012, -0.03, [OPEN, f"{OPEN}: worse on this score alone"]),
+        (0.03, -0.03, [f"{OPEN}: better on this score alone", f"{OPEN}: worse on this score alone"]),
+        (0.0, 0.03, [f"{OPEN}: {SAME} on this score alone", f"{OPEN}: better on this score alone"]),
+    ],
+)
+def test_a_claim_holds_on_both_endpoints_or_not_at_all(exact_match, anls, told, study, monkeypatch):
+    # The same groups in another family are no endpoint of the claim.
+    other = Comparison("ratios", "a", "b", difference=PairedDifference(0.03, 0.005, 0.0, 100, 1))
+    found = [claim("exact_match", exact_match), claim("anls", anls), other]
+    monkeypatch.setattr(module, "contrasts", lambda study: found)
+    assert readable(verdicts(study))["verdict"].tolist() == [*told, BETTER]
+    assert verdicts(study)["verdict"].tolist() == [one.partition(":")[0] for one in told] + [BETTER]
+
+
 def test_a_verdict_follows_from_p_and_the_sign(study):
     found = verdicts(study)
+    found = found[found["part"] != CLAIMS]
     clear = found["p"] < 0.05
     assert clear.any() and not clear.all()
     assert (found.loc[clear, "verdict"] == np.where(found.loc[clear, "difference"] > 0, BETTER, WORSE)).all()

@@ -24,7 +24,8 @@ def verdicts(study: Study, margin: float = MARGIN) -> pd.DataFrame:
     Columns: part (p-values have Holm's correction within one), comparison, difference, low, high (points, of ANLS where
     nothing else is said, 95 % interval over documents and seeds), p, verdict, reason (why nothing can be settled). "The
     same" is what two one-sided tests show to differ by less than `margin`, which is above 0, else ValueError is raised.
-    Nothing is settled where the model does not read the pages, without runs, and on too few documents for intervals.
+    Nothing is settled where the model does not read the pages, without runs, and on too few documents for intervals;
+    of a claim, where its endpoints do not have the same verdict.
     """
     if not margin > 0:
         raise ValueError(f"margin is {margin}; allowed are points of ANLS above 0")
@@ -41,6 +42,11 @@ def verdicts(study: Study, margin: float = MARGIN) -> pd.DataFrame:
         reason = one.reason or (one.difference.doubt if one.difference else "")
         rows.append((one.family, one.name, estimate, low, high, p_value, verdict, reason))
     frame = pd.DataFrame(rows, columns=["part", "comparison", "difference", "low", "high", "p", "verdict", "reason"])
+    compared = pd.Series([(one.family, one.groups, one.says) for one in found], dtype=object)
+    differ = (frame["part"] == CLAIMS) & (frame.groupby(compared)["verdict"].transform("nunique") > 1)
+    alone = differ & (frame["verdict"] != OPEN)
+    frame.loc[alone, "reason"] = frame["verdict"] + " on this score alone"
+    frame.loc[differ, "verdict"] = OPEN
     documents = study.compared["document_id"].nunique()
     frame.attrs["on"] = f"Compared {compared_on(study)}."
     if documents < FEWEST_DOCUMENTS:
