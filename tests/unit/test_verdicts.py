@@ -75,12 +75,24 @@ def claim(metric: str, estimate: float) -> Comparison:
     ],
 )
 def test_a_claim_holds_on_both_endpoints_or_not_at_all(exact_match, anls, told, study, monkeypatch):
-    # The same groups in another family are no endpoint of the claim.
-    other = Comparison("ratios", "a", "b", difference=PairedDifference(0.03, 0.005, 0.0, 100, 1))
-    found = [claim("exact_match", exact_match), claim("anls", anls), other]
+    # The same groups in another claim and in another family are no endpoint of it.
+    both = [claim("exact_match", 0.03), claim("anls", 0.03)]
+    other = Comparison("ratios", "a", "b", difference=PairedDifference(-0.03, 0.005, 0.0, 100, 1))
+    found = [*both, claim("exact_match", exact_match), claim("anls", anls), *both, other]
     monkeypatch.setattr(module, "contrasts", lambda study: found)
-    assert readable(verdicts(study))["verdict"].tolist() == [*told, BETTER]
-    assert verdicts(study)["verdict"].tolist() == [one.partition(":")[0] for one in told] + [BETTER]
+    told = [BETTER, BETTER, *told, BETTER, BETTER, WORSE]
+    assert readable(verdicts(study))["verdict"].tolist() == told
+    assert verdicts(study)["verdict"].tolist() == [one.partition(":")[0] for one in told]
+
+
+def test_every_claim_of_a_study_has_one_verdict(study):
+    found = verdicts(study)
+    claims = found[found["part"] == CLAIMS]
+    names = claims["comparison"].str.replace("ANLS", "exact match")
+    assert (names[0::2].tolist() == names[1::2].tolist()) and len(claims) == 42
+    assert claims["verdict"][0::2].tolist() == claims["verdict"][1::2].tolist()
+    clear = claims[claims["reason"] == ""].groupby("verdict")["p"].max()
+    assert clear[BETTER] < 0.05
 
 
 def test_a_verdict_follows_from_p_and_the_sign(study):

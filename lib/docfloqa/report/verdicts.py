@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from docfloqa.analysis.contrasts import CLAIMS, contrasts, holm_p_values
+from docfloqa.analysis.contrasts import CLAIMS, ENDPOINTS, contrasts, holm_p_values
 from docfloqa.analysis.intervals import NONE, Interval, p_text
 from docfloqa.analysis.paired import SIGNIFICANT
 from docfloqa.analysis.tables import page_use_scores
@@ -42,8 +42,9 @@ def verdicts(study: Study, margin: float = MARGIN) -> pd.DataFrame:
         reason = one.reason or (one.difference.doubt if one.difference else "")
         rows.append((one.family, one.name, estimate, low, high, p_value, verdict, reason))
     frame = pd.DataFrame(rows, columns=["part", "comparison", "difference", "low", "high", "p", "verdict", "reason"])
-    compared = pd.Series([(one.family, one.groups, one.says) for one in found], dtype=object)
-    differ = (frame["part"] == CLAIMS) & (frame.groupby(compared)["verdict"].transform("nunique") > 1)
+    # Claims come first, the endpoints of each beside each other.
+    of_each = frame["verdict"].groupby(frame.index // len(ENDPOINTS))
+    differ = (frame["part"] == CLAIMS) & (of_each.transform("nunique") > 1)
     alone = differ & (frame["verdict"] != OPEN)
     frame.loc[alone, "reason"] = frame["verdict"] + " on this score alone"
     frame.loc[differ, "verdict"] = OPEN
