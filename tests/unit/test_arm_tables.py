@@ -32,6 +32,7 @@ from docfloqa.figures import arms as arm_figures
 from docfloqa.figures import study as figures
 from docfloqa.figures import style
 from docfloqa.figures.style import render
+from docfloqa.report.tables import show_arm, show_scores
 from docfloqa.report.verdicts import by_data, of_parts, verdicts
 
 
@@ -122,8 +123,28 @@ def test_the_grid_has_a_cell_for_every_mixture_with_the_numbers_of_its_contrast(
     shown = [text.get_text() for ax in figure.axes for text in ax.texts]
     assert len(shown) == 2 * 18 and f"{100 * row['estimate']:+.1f}".replace("-", "−") in shown
     assert not any(ax.images for ax in figure.axes), "a drawing, with vectors in print and turned in the dark"
+    some = {name: runs for name, runs in study.arms["grid"].items() if name.endswith((": none", ": all"))}
+    assert len(arm_figures.grid(dataclasses.replace(study, arms={"grid": some})).axes) == 1, "as far as it is made"
     with pytest.raises(ValueError, match="no cell to compare"):
         arm_figures.grid(dataclasses.replace(study, arms={}))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize("made_so_far", ["first", "last", "every other"])
+def test_an_arm_that_is_made_in_part_is_shown_in_part(arm, made_so_far, study):
+    """A study that is being made has a report; the grid of one had neither of its panels for want of the other."""
+    variants = [*study.arms[arm]]
+    half = {
+        "first": variants[: len(variants) // 2],
+        "last": variants[len(variants) // 2 :],
+        "every other": variants[::2],
+    }
+    some = {name: study.arms[arm][name] if name in half[made_so_far] else [] for name in variants}
+    one = dataclasses.replace(study, arms=study.arms | {arm: some})
+    show_arm(one, arm)
+    show_scores(one, arm)
+    assert len(verdicts(one)) == len(verdicts(study)) and gains(one)
 
 
 def test_the_claims_are_drawn_with_both_endpoints_under_every_shift(study):

@@ -8,7 +8,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from docfloqa.analysis.arms import GAINS, grid_cells
+from docfloqa.analysis.arms import grid_cells
 from docfloqa.analysis.contrasts import ENDPOINTS, HEADLINE, holm_p_values, of_arm
 from docfloqa.analysis.intervals import Interval
 from docfloqa.analysis.paired import SIGNIFICANT
@@ -64,7 +64,7 @@ def grid(study: Study) -> Figure:
     cells = grid_cells(study)
     if cells.empty:
         raise ValueError(f"the arm grid of study {study.name!r} has no cell to compare")
-    figure, [axes] = style.panels(style.TWO_COLUMNS, 3.3, 1, len(GAINS), sharex=True, sharey=True)
+    figure, [axes] = style.panels(style.TWO_COLUMNS, 3.3, 1, cells["gain"].nunique(), sharex=True, sharey=True)
     most = cells["estimate"].abs().max()
     for ax, (gain, part) in zip(axes, cells.groupby("gain", sort=False), strict=True):
         values = part.pivot(index="pixels", columns="content", values="estimate").reindex(STRENGTHS)
