@@ -22,6 +22,7 @@ FEWER_SEEDS = 3  # of arms beside the claims, so that a study of five seeds fits
 STRENGTHS = (0.0, 0.5, 1.0)  # of the pixels' shift, and the share of new content, in the arm `grid`
 # What the contrasts say that are compared across shifts.
 ENDS, WHOLE = "the input side against the output side", "all against nothing"
+STEM = "the stem against stage 4"
 NONE, ALL = {"vision_trainable": 0.0}, {"vision_trainable": 1.0}
 
 
@@ -142,7 +143,7 @@ def _under_every_shift(arm: Arm, shifts: dict[str, str]) -> Arm:
 
 def _across_shifts(arm: Arm) -> Arm:
     """The same arm, with what its contrasts differ by between every two shifts."""
-    pairs = combinations([one for one in arm.contrasts if one.says in (ENDS, WHOLE)], 2)
+    pairs = combinations([one for one in arm.contrasts if one.says in (ENDS, WHOLE, STEM)], 2)
     return replace(arm, interactions=tuple((there, here) for here, there in pairs if here.says == there.says))
 
 
@@ -185,7 +186,7 @@ def parts(settings: Settings) -> Arm:
         _thawed({"stem": ("stem",), "stages 1 and 2": ("stage1", "stage2"), "stage 4": ("stage4",)}),
         (
             Contrast("none", "all", WHOLE),
-            Contrast("stage 4", "stem", ENDS),
+            Contrast("stage 4", "stem", STEM),
             Contrast("none", "stem", "the stem against nothing"),
             Contrast("none", "stages 1 and 2", "stages 1 and 2 against nothing"),
             Contrast("none", "stage 4", "stage 4 against nothing"),

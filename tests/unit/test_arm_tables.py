@@ -10,7 +10,7 @@ import statsmodels.formula.api as smf
 from fake_study import write_study
 
 from docfloqa.analysis import tables
-from docfloqa.analysis.arms import GAINS, checkpoints, grid_cells, grid_table, new_words, word_scores
+from docfloqa.analysis.arms import GAINS, at_one_rate, checkpoints, grid_cells, grid_table, new_words, word_scores
 from docfloqa.analysis.contrasts import (
     CLAIMS,
     HEADLINE,
@@ -24,7 +24,7 @@ from docfloqa.analysis.contrasts import (
     of_arm,
     ratio_contrasts,
 )
-from docfloqa.analysis.intervals import p_text
+from docfloqa.analysis.intervals import p_text, unbroken
 from docfloqa.analysis.paired import PairedDifference, holm, paired_difference, permutation_p_value, pooled_over_seeds
 from docfloqa.arms import ARMS, Contrast, shift_of
 from docfloqa.data.synth.vocabulary import KNOWN, is_new_word
@@ -33,7 +33,7 @@ from docfloqa.figures import study as figures
 from docfloqa.figures import style
 from docfloqa.figures.style import render
 from docfloqa.report.tables import show_arm, show_scores
-from docfloqa.report.verdicts import by_data, of_parts, verdicts
+from docfloqa.report.verdicts import by_data, of_parts, readable, verdicts
 
 
 @pytest.fixture(scope="module")
@@ -308,13 +308,33 @@ def test_what_is_planned_and_not_complete_is_left_out_with_the_reason(output):
     )
 
 
+def test_claims_are_shown_at_one_rate_too_and_trials_on_several_documents_are_not(output):
+    """With a rate of its own each, a difference between variants may be one of the language model's rate."""
+    size = {"ratios": (1.0,), "seeds": (0,), "epochs": 1, "documents": 12, "questions": 2, "test": (12, 2)}
+    study = write_study("at-one-rate", arms=(HEADLINE,), **size)
+    runs, answers = study.arms[HEADLINE], study.arm(HEADLINE).compared
+    trials = {HEADLINE: runs | {"before stem": [*runs["input: stem"], *runs["input: all"]], "no": []}}
+    table = at_one_rate(dataclasses.replace(study, trials=trials), HEADLINE)
+    assert table.index.tolist() == [one.name for one in arm_contrasts(study, HEADLINE)]
+    first, second = (answers[answers["variant"] == f"input: {name}"] for name in ("none", "all"))
+    found = (paired_difference(first, second, metric).interval() for metric in ("exact_match", "anls"))
+    [rate] = {record["settings"]["learning_rate"] for record in study.arm(HEADLINE).records.values()}
+    assert table.loc["input: all − input: none", f"at {rate:g}"] == " · ".join(map(unbroken, found))
+    several = {HEADLINE: {name: [*some, *runs["input: all"]] for name, some in runs.items()}}
+    assert at_one_rate(dataclasses.replace(study, trials=several), HEADLINE).empty
+    assert at_one_rate(study, HEADLINE).empty, "nothing was tried"
+    assert at_one_rate(dataclasses.replace(study, trials=trials, tested=False), HEADLINE).empty
+
+
 def test_the_claims_are_packed_by_shift_and_the_gains_are_theirs(study):
     claims, between = of_parts(verdicts(study))
     packed = by_data(claims)
-    assert [*packed] == ["new look", "new layout", "new words"] and packed.size == len(claims)
-    assert "stem − none, exact match" in packed.index and "stem − none, ANLS" in packed.index
-    assert by_data(between).size == len(between) > 0
+    assert [*packed] == ["new look", "new layout", "new content"] and 2 * packed.size == len(claims)
+    found = readable(claims).set_index("comparison")
+    both = [found.loc[f"{endpoint}: input: stem − input: none"] for endpoint in ("exact match", "ANLS")]
+    assert packed.loc["stem − none", "new look"].startswith(" · ".join(one["difference [95 %]"] for one in both))
+    assert [*by_data(between)] == ["all − none", "stem − stage 4"] and 2 * by_data(between).size == len(between) > 0
     gained = {(one.where, one.says): one.difference for one in gains(study)}
     assert {says for _, says in gained} == {"stem", "stages 1 and 2", "stage 4", "all"}
     [planned] = [one for one in arm_contrasts(study, "parts") if one.groups == "content: stem − content: none"]
-    assert gained["new words", "stem"].interval() == planned.difference.interval()
+    assert gained["new content", "stem"].interval() == planned.difference.interval()

@@ -140,13 +140,13 @@ def test_labels_are_plain_and_packed_tables_have_every_verdict(study):
         cells = by_data(rows)
         assert cells.size == rows["difference"].notna().sum() and NONE not in cells.to_numpy()
         assert cells.attrs.get("note", "") == (
-            "on new words: every ratio is near 0 there." if part == "other data" else ""
+            "on new content: every ratio is near 0 there." if part == "other data" else ""
         )
 
 
 def test_the_gains_are_those_of_the_arm(study):
     found = {(one.where, one.says): one.difference.interval() for one in gains(study)}
-    assert {where for where, _ in found} == {"new look", "new layout", "new words"} and len(found) == 9
+    assert {where for where, _ in found} == {"new look", "new layout", "new content"} and len(found) == 9
     [row] = verdicts(study).query("comparison == 'input: all − input: none'").itertuples()
     assert 100 * found["new look", "all"].estimate == pytest.approx(row.difference)
 

@@ -68,10 +68,10 @@ def claim(metric: str, estimate: float) -> Comparison:
         (0.03, 0.04, [BETTER, BETTER]),
         (-0.03, -0.04, [WORSE, WORSE]),
         (0.001, 0.0, [SAME, SAME]),
-        (0.03, 0.012, [f"{OPEN}: better on this score alone", OPEN]),
-        (0.012, -0.03, [OPEN, f"{OPEN}: worse on this score alone"]),
-        (0.03, -0.03, [f"{OPEN}: better on this score alone", f"{OPEN}: worse on this score alone"]),
-        (0.0, 0.03, [f"{OPEN}: {SAME} on this score alone", f"{OPEN}: better on this score alone"]),
+        (0.03, 0.012, [f"{OPEN}: better on exact match alone", OPEN]),
+        (0.012, -0.03, [OPEN, f"{OPEN}: worse on ANLS alone"]),
+        (0.03, -0.03, [f"{OPEN}: better on exact match alone", f"{OPEN}: worse on ANLS alone"]),
+        (0.0, 0.03, [f"{OPEN}: {SAME} on exact match alone", f"{OPEN}: better on ANLS alone"]),
     ],
 )
 def test_a_claim_holds_on_both_endpoints_or_not_at_all(exact_match, anls, told, study, monkeypatch):

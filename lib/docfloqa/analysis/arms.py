@@ -8,16 +8,25 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from docfloqa.analysis.contrasts import HEADLINE, VARIANT, arm_contrasts, compare, holm_p_values, lacking, of_arm
+from docfloqa.analysis.contrasts import (
+    ENDPOINTS,
+    HEADLINE,
+    VARIANT,
+    arm_contrasts,
+    compare,
+    holm_p_values,
+    lacking,
+    of_arm,
+)
 from docfloqa.analysis.intervals import NONE, interval, interval_table, text_table, unbroken
-from docfloqa.analysis.paired import SIGNIFICANT
+from docfloqa.analysis.paired import SIGNIFICANT, paired_difference
 from docfloqa.arms import ARMS, ENDS, STRENGTHS, WHOLE, cell, is_drawn, shift_of
 from docfloqa.data.synth.vocabulary import has_new_word
 from docfloqa.files import runs_folder
 from docfloqa.runs.rates import at_the_edge, best_rate, mean_scores
 from docfloqa.runs.results import Study, once_for_study
 from docfloqa.runs.run import read_record
-from docfloqa.runs.tables import EPOCHS, read_tables
+from docfloqa.runs.tables import EPOCHS, TEST_ANSWERS, read_tables
 from docfloqa.text import NO_BREAK
 
 SEEN, NEW = "seen", "never seen"
@@ -57,6 +66,30 @@ def rates_tried(study: Study, arm: str) -> pd.DataFrame:
     frame = pd.DataFrame.from_dict(tried, orient="index", columns=[*columns]).map(_score).rename(columns=columns)
     frame.insert(0, BEST, [f"{best_rate(one):g}{f'{NO_BREAK}*' * at_the_edge(one)}" for one in tried.values()])
     return frame.rename_axis(VARIANT)
+
+
+def at_one_rate(study: Study, arm: str) -> pd.DataFrame:
+    """What an arm compares, at every learning rate that both variants were tried at: exact match · ANLS, in points.
+
+    Of the first seed's test answers, with intervals over documents; it says whether a difference is one of rates. Empty
+    where nothing is tested, and where a rate was tried on several kinds of documents.
+    """
+    if not study.tested or arm not in study.trials:
+        return pd.DataFrame()
+    at: dict[str, dict[float, pd.DataFrame]] = {}
+    for variant, runs in filter(all, study.trials[arm].items()):
+        answers = read_tables([runs_folder(study.name) / run for run in runs], TEST_ANSWERS)
+        rates = {run: read_record(runs_folder(study.name) / run)["settings"]["learning_rate"] for run in answers}
+        if len({*rates.values()}) == len(rates):
+            at[variant] = {rates[run]: table.assign(seed=0) for run, table in answers.items()}
+    rows: dict[str, dict[str, str]] = {}
+    for each in ARMS[arm](study.settings).contrasts:
+        first, second = (at.get(variant, {}) for variant in (each.first, each.second))
+        for rate in sorted(first.keys() & second.keys()):
+            found = (paired_difference(first[rate], second[rate], metric).interval() for metric in ENDPOINTS)
+            rows.setdefault(f"{each.second} − {each.first}", {})[rate] = " · ".join(map(unbroken, found))
+    frame = pd.DataFrame.from_dict(rows, orient="index")
+    return frame[sorted(frame)].rename(columns="at {:g}".format).fillna(NONE).rename_axis("points, one seed")
 
 
 def loss_rise(epochs: pd.DataFrame) -> float:

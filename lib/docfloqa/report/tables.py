@@ -83,6 +83,9 @@ def show_scores(study: Study, name: str) -> None:
     if len(tried := arms.rates_tried(study, name)):
         caption = f"The arm {name}: validation ANLS (%) by learning rate; a star: none beyond the best was tried."
         show_table(tried.rename(index=plain), caption)
+    if len(alike := arms.at_one_rate(study, name)):
+        caption = f"The arm {name}: differences at one learning rate, exact match · ANLS, first seed, test answers."
+        show_table(alike.rename(index=plain), caption)
 
 
 def write_frames(study: str, frames: Mapping[str, pd.DataFrame]) -> list[Path]:
@@ -117,6 +120,7 @@ def write_tables(study: Study, beside: Sequence[Study] = (), margin: float = MAR
         if arm == HEADLINE:
             found, between = of_arm(study, arm), []
         frames |= {f"arm_{arm}": tables.arm_summary(study, arm), f"arm_{arm}_rates": arms.rates_tried(study, arm)}
+        frames[f"arm_{arm}_at_one_rate"] = arms.at_one_rate(study, arm)
         frames[f"arm_{arm}_comparisons"] = tables.contrast_table(found)
         shifts = tables.contrast_table(between)
         frames[f"arm_{arm}_interactions"] = shifts[["difference [95 %]", "p (Holm)", "smallest shown"]]

@@ -1,5 +1,7 @@
 """What a study's comparisons come to: a row each with difference, interval, p-value and a verdict in plain words."""
 
+import re
+
 import numpy as np
 import pandas as pd
 
@@ -13,6 +15,7 @@ from docfloqa.text import plain
 
 BETTER, WORSE, OPEN = "better", "worse", "not settled"
 MARGIN = 2.0  # points of ANLS
+ENDPOINT = re.compile(f"^({'|'.join(ENDPOINTS.values())})(: |, )")
 # How much better a model must answer with a question's own page than with another document's before anything is
 # compared: dates and amounts look so much alike that guessing them blindly already scores.
 FLOOR = 0.05
@@ -46,7 +49,8 @@ def verdicts(study: Study, margin: float = MARGIN) -> pd.DataFrame:
     of_each = frame["verdict"].groupby(frame.index // len(ENDPOINTS))
     differ = (frame["part"] == CLAIMS) & (of_each.transform("nunique") > 1)
     alone = differ & (frame["verdict"] != OPEN)
-    frame.loc[alone, "reason"] = frame["verdict"] + " on this score alone"
+    endpoint = pd.Series([ENDPOINTS.get(one.metric, "") for one in found], dtype=object)
+    frame.loc[alone, "reason"] = frame["verdict"] + " on " + endpoint + " alone"
     frame.loc[differ, "verdict"] = OPEN
     documents = study.compared["document_id"].nunique()
     frame.attrs["on"] = f"Compared {compared_on(study)}."
@@ -88,19 +92,31 @@ def of_parts(found: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def by_data(found: pd.DataFrame) -> pd.DataFrame:
-    """Rows of `verdicts` as text, packed: a row for what is compared, a column for the documents (or the part)."""
-    cells: dict[str, dict[str, str]] = {}
-    said = readable(found)[["difference [95 %]", "verdict"]]
-    for one, (difference, verdict) in zip(found.itertuples(), said.itertuples(index=False), strict=True):
-        name = plain(one.comparison)
-        *endpoint, on, compared = name.split(": ") if ": " in name else (one.part, name)
-        told = NONE if pd.isna(one.difference) else f"{difference} {verdict}"
-        cells.setdefault(on, {})[", ".join([compared, *endpoint])] = told
-    frame = pd.DataFrame({on: rows for on, rows in cells.items() if {*rows.values()} != {NONE}})
+    """Rows of `verdicts` as text, packed: a row for what is compared, a column for the documents (or the part).
+
+    The endpoints of a claim share a cell.
+    """
+    cells: dict[str, dict[str, list]] = {}
+    for one, difference in zip(found.itertuples(), readable(found)["difference [95 %]"], strict=True):
+        name = ENDPOINT.sub("", plain(one.comparison)) if one.part == CLAIMS else plain(one.comparison)
+        on, compared = name.split(": ") if ": " in name else (one.part, name)
+        told = cells.setdefault(on, {}).setdefault(compared, [])
+        told += [] if pd.isna(one.difference) else [(difference, one.verdict, one.reason)]
+    texts = {on: {compared: _cell(told) for compared, told in rows.items()} for on, rows in cells.items()}
+    frame = pd.DataFrame({on: rows for on, rows in texts.items() if {*rows.values()} != {NONE}})
     if reasons := dict.fromkeys(found.loc[found["difference"].isna(), "reason"]):
         bare = ", ".join(on for on in cells if on not in frame)
         frame.attrs["note"] = f"{bare or NONE}: {'; '.join(reasons)}."
     return frame.fillna(NONE).rename_axis("A − B")
+
+
+def _cell(told: list[tuple[str, str, str]]) -> str:
+    """Differences, and their verdict with its reasons."""
+    if not told:
+        return NONE
+    differences, verdicts, reasons = zip(*told, strict=True)
+    why = ", ".join(filter(None, reasons))
+    return f"{' · '.join(differences)} {verdicts[0]}{why and f' ({why})'}"
 
 
 def as_text(found: pd.DataFrame) -> str:
