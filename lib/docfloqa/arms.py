@@ -196,6 +196,17 @@ def parts(settings: Settings) -> Arm:
     return _across_shifts(_under_every_shift(arm, shifts_of(settings)))
 
 
+def one_rate(settings: Settings) -> Arm:
+    """The variants of `parts` at the study's own learning rate: is what they differ by a matter of their rates?"""
+    claims = parts(settings)
+    return replace(
+        claims,
+        name="one_rate",
+        question="What is left of the claims when every variant has the same learning rate?",
+        variants=tuple(replace(one, tuned=False) for one in claims.variants),
+    )
+
+
 def cell(pixels: float, content: float) -> str:
     """What a cell of the arm `grid` is called, by the strength of the pixels' shift and the share of new content."""
     return f"pixels {pixels:g}, content {content:g}"
@@ -301,7 +312,7 @@ def _variants(changes: dict[str, dict[str, Any]], **options: Any) -> tuple[Varia
     return tuple(Variant(*item, **options) for item in changes.items())
 
 
-ARMS = {arm.__name__: arm for arm in (cumulative, prefix, lora, side, parts, grid, schedules)}
+ARMS = {arm.__name__: arm for arm in (cumulative, prefix, lora, side, parts, one_rate, grid, schedules)}
 
 
 def choose_arms(names: Collection[str], settings: Settings) -> list[Arm]:

@@ -18,8 +18,10 @@ from docfloqa.runs.results import Study, once_for_study
 from docfloqa.text import plain
 
 VARIANT = "variant"
-# The arm whose comparisons are the claims that a study is made for, and the scores on which both must hold.
-HEADLINE, CLAIMS = "parts", "headline claims"
+# The arm whose comparisons are the claims that a study is made for.
+HEADLINE = "parts"
+# What is compared on two scores, each a family of its own, and the scores on which it must hold.
+CLAIMS = {HEADLINE: "headline claims", "one_rate": "claims at one learning rate"}
 ENDPOINTS = {"exact_match": "exact match", "anls": "ANLS"}
 FLOOR = 0.05  # ANLS below which ratios are not compared on other data
 
@@ -141,13 +143,13 @@ def lacking(study: Study, arm: str) -> str:
 
 
 def of_arm(study: Study, arm: str) -> list[Comparison]:
-    """All that an arm compares, how it differs between shifts, too; of `HEADLINE` the claims, on both `ENDPOINTS`."""
-    if arm != HEADLINE or lacking(study, arm):
+    """All that an arm compares, how it differs between shifts, too; of `CLAIMS` on both `ENDPOINTS`."""
+    if arm not in CLAIMS or lacking(study, arm):
         return arm_contrasts(study, arm) + interactions(study, arm)
     found = [arm_contrasts(study, arm, metric) + interactions(study, arm, metric) for metric in ENDPOINTS]
     # The endpoints of a claim beside each other.
     return [
-        replace(one, family=CLAIMS, where=", ".join(filter(None, (ENDPOINTS[one.metric], one.where))))
+        replace(one, family=CLAIMS[arm], where=", ".join(filter(None, (ENDPOINTS[one.metric], one.where))))
         for one in chain(*zip(*found, strict=True))
     ]
 

@@ -15,6 +15,7 @@ from docfloqa.analysis.paired import SIGNIFICANT
 from docfloqa.arms import STRENGTHS, shift_of
 from docfloqa.figures import style
 from docfloqa.runs.results import Study
+from docfloqa.text import plain
 
 # Below 0 a light hue, above 0 a dark one: in grey, too, the sign is seen.
 SIGNS = LinearSegmentedColormap.from_list("signs", [(0, "#DDAA33"), (0.5, "#FFFFFF"), (1, "#004488")])
@@ -23,19 +24,19 @@ FRACTIONS = {0.5: "½"}
 
 
 @style.styled
-def claims(study: Study) -> Figure:
+def claims(study: Study, arm: str = HEADLINE) -> Figure:
     """The claims: a panel for each shift, a row for each contrast, exact match above ANLS, with 95 % intervals.
 
     There is one at least. Filled where p is below 0.05 after Holm's correction for all claims.
     """
-    found = of_arm(study, HEADLINE)
+    found = of_arm(study, arm)
     drawn = [(one, p) for one, p in zip(found, holm_p_values(found), strict=True) if one.difference and one.sides]
     shifts = list(dict.fromkeys(shift_of(one.first) for one, _ in drawn))
     rows = list(dict.fromkeys(_bare(one.groups) for one, _ in drawn))
     figure, [axes] = style.panels(style.TWO_COLUMNS, 0.8 + 0.32 * len(rows), 1, len(shifts), sharex=True, sharey=True)
     for ax, shift in zip(axes, shifts, strict=True):
         ax.axvline(0, color=style.GREY, linewidth=0.8)
-        ax.set_title(shift)
+        ax.set_title(plain(shift))
     for one, p_value in drawn:
         marker, colour, offset = LOOKS[one.metric]
         look = {"color": colour, "marker": marker, "markerfacecolor": colour if p_value < SIGNIFICANT else "white"}

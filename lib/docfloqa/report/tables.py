@@ -11,7 +11,7 @@ import pandas as pd
 from IPython.display import HTML, Markdown, display
 
 from docfloqa.analysis import arms, confidence, mistakes, tables
-from docfloqa.analysis.contrasts import HEADLINE, arm_contrasts, interactions, lacking, made, of_arm
+from docfloqa.analysis.contrasts import CLAIMS, HEADLINE, arm_contrasts, interactions, lacking, made, of_arm
 from docfloqa.analysis.intervals import NONE, RATIO, last_epoch, number, percent
 from docfloqa.figures import arms as arm_figures
 from docfloqa.figures import study as figures
@@ -28,12 +28,15 @@ from docfloqa.text import NO_BREAK, flat, plain, to_latex, to_markdown
 DIFFERENCES = "The arm {}: A − B in points of ANLS, with 95 % intervals; filled: p < 0.05 (Holm)."
 POINTS = "Points with error bars, one for each comparison; a vertical line at no difference."
 FIGURES = {
-    HEADLINE: (
-        arm_figures.claims,
-        "The claims: differences in exact match (squares) and ANLS (circles) under every shift, with 95 % intervals; "
-        "filled: p < 0.05 (Holm, all claims).",
-        "A panel for each shift: points with error bars for each comparison, and a vertical line at no difference.",
-    ),
+    **{
+        arm: (
+            partial(arm_figures.claims, arm=arm),
+            f"The {said}: A − B in points of exact match (squares) and ANLS (circles) under every shift, with 95 % "
+            "intervals; filled: p < 0.05 (Holm, all of them, those between shifts too).",
+            "A panel for each shift: points with error bars for each comparison, and a vertical line at no difference.",
+        )
+        for arm, said in CLAIMS.items()
+    },
     "grid": (
         arm_figures.grid,
         "What training the vision encoder adds, in points of ANLS with 95 % intervals, by how much is new. Thick line: "
@@ -117,7 +120,7 @@ def write_tables(study: Study, beside: Sequence[Study] = (), margin: float = MAR
         frames |= {name: tables.published(name) for name in ("published_differences", "published_systems")}
     for arm in study.arms:
         found, between = arm_contrasts(study, arm), interactions(study, arm)
-        if arm == HEADLINE:
+        if arm in CLAIMS:
             found, between = of_arm(study, arm), []
         frames |= {f"arm_{arm}": tables.arm_summary(study, arm), f"arm_{arm}_rates": arms.rates_tried(study, arm)}
         frames[f"arm_{arm}_at_one_rate"] = arms.at_one_rate(study, arm)

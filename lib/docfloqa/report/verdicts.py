@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pandas as pd
 
-from docfloqa.analysis.contrasts import CLAIMS, ENDPOINTS, contrasts, holm_p_values
+from docfloqa.analysis.contrasts import CLAIMS, ENDPOINTS, HEADLINE, contrasts, holm_p_values
 from docfloqa.analysis.intervals import NONE, Interval, p_text
 from docfloqa.analysis.paired import SIGNIFICANT
 from docfloqa.analysis.tables import page_use_scores
@@ -45,9 +45,9 @@ def verdicts(study: Study, margin: float = MARGIN) -> pd.DataFrame:
         reason = one.reason or (one.difference.doubt if one.difference else "")
         rows.append((one.family, one.name, estimate, low, high, p_value, verdict, reason))
     frame = pd.DataFrame(rows, columns=["part", "comparison", "difference", "low", "high", "p", "verdict", "reason"])
-    # Claims come first, the endpoints of each beside each other.
-    of_each = frame["verdict"].groupby(frame.index // len(ENDPOINTS))
-    differ = (frame["part"] == CLAIMS) & (of_each.transform("nunique") > 1)
+    # The endpoints of a claim are beside each other.
+    of_each = frame.groupby(["part", frame.groupby("part").cumcount() // len(ENDPOINTS)])["verdict"]
+    differ = frame["part"].isin(CLAIMS.values()) & (of_each.transform("nunique") > 1)
     alone = differ & (frame["verdict"] != OPEN)
     endpoint = pd.Series([ENDPOINTS.get(one.metric, "") for one in found], dtype=object)
     frame.loc[alone, "reason"] = frame["verdict"] + " on " + endpoint + " alone"
@@ -86,7 +86,8 @@ def readable(found: pd.DataFrame, part: str | None = None) -> pd.DataFrame:
 
 def of_parts(found: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The `verdicts` on which part is trained, the claims or else the arm `side`, and on how these differ by shift."""
-    rows = found[found["part"].str.startswith(CLAIMS if CLAIMS in {*found["part"]} else "arm side")]
+    claims = CLAIMS[HEADLINE]
+    rows = found[found["part"].str.startswith(claims if claims in {*found["part"]} else "arm side")]
     between = rows["comparison"].str.contains(" against ")
     return rows[~between], rows[between]
 
@@ -98,7 +99,7 @@ def by_data(found: pd.DataFrame) -> pd.DataFrame:
     """
     cells: dict[str, dict[str, list]] = {}
     for one, difference in zip(found.itertuples(), readable(found)["difference [95 %]"], strict=True):
-        name = ENDPOINT.sub("", plain(one.comparison)) if one.part == CLAIMS else plain(one.comparison)
+        name = ENDPOINT.sub("", plain(one.comparison)) if one.part in CLAIMS.values() else plain(one.comparison)
         on, compared = name.split(": ") if ": " in name else (one.part, name)
         told = cells.setdefault(on, {}).setdefault(compared, [])
         told += [] if pd.isna(one.difference) else [(difference, one.verdict, one.reason)]
@@ -124,7 +125,7 @@ def as_text(found: pd.DataFrame) -> str:
     lines = []
     for part, rows in found.groupby("part", sort=False):
         width = rows["comparison"].str.len().max()
-        lines.append(f"{part}, points{'' if part == CLAIMS else ' of ANLS'} [95 %]:")
+        lines.append(f"{part}, points{'' if part in CLAIMS.values() else ' of ANLS'} [95 %]:")
         for comparison, difference, _, said in readable(rows, part).itertuples(index=False):
             lines.append(f"  {comparison:<{width}}  {difference:<19}  {said}")
     return "\n".join([*lines, *found.attrs.values()])
