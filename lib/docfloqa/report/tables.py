@@ -11,7 +11,7 @@ import pandas as pd
 from IPython.display import HTML, Markdown, display
 
 from docfloqa.analysis import arms, confidence, mistakes, tables
-from docfloqa.analysis.contrasts import CLAIMS, HEADLINE, arm_contrasts, interactions, lacking, made, of_arm
+from docfloqa.analysis.contrasts import CLAIMS, HEADLINE, arm_contrasts, gains, interactions, lacking, made, of_arm
 from docfloqa.analysis.intervals import NONE, RATIO, last_epoch, number, percent
 from docfloqa.figures import arms as arm_figures
 from docfloqa.figures import study as figures
@@ -76,6 +76,16 @@ def show_arm(study: Study, name: str) -> None:
     if made(arm_contrasts(study, name)):
         draw, caption, alt = FIGURES.get(name, (partial(figures.arm_contrasts, name=name), DIFFERENCES, POINTS))
         publish(draw(study), study.name, f"arm_{name}", caption.format(name), alt)
+
+
+def show_gains(study: Study) -> None:
+    """Display the figure that carries the result: the claims, else what each part or ratio gains; may be nothing."""
+    if study.arm(HEADLINE):
+        show_arm(study, HEADLINE)
+    elif gains(study):
+        caption = "What training a part of the vision encoder adds to a frozen one, a panel for each kind of documents."
+        alt = "Points with error bars: a row for each part of the vision encoder, a panel for each kind of documents."
+        publish(figures.gains(study), study.name, "gains", caption, alt)
 
 
 def show_scores(study: Study, name: str) -> None:
