@@ -17,7 +17,7 @@ PLAIN = {
     r"\b\d+ % from the (input|output) side, (blocks|stages)": r"\1 third, whole \2",
     r"\binput(?=: | − |$)": "new look",
     r"\b(?<!new )layout(?=: | − |$)": "new layout",
-    r"\bcontent(?=: | − |$)": "new content",
+    r"\b(?<!new )content(?=: | − |$)": "new content",
     r"(^|: )([^−]+?: )(.*) − \2": r"\1\2\3 − ",
     "all against nothing": "all − none",
     "the input side against the output side": "(input side − output side)",

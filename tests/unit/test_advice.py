@@ -90,6 +90,7 @@ def test_costs_leave_the_weights_and_the_short_training_leaves_the_encoder(tiny,
     assert not torch.equal(model.get_input_embeddings().weight, language)
 
 
+@pytest.mark.long
 def test_the_verb_and_its_notebook_say_the_same(output, loaded, monkeypatch, capsys):
     monkeypatch.setattr(gradients, "load_florence", lambda *_: copy.deepcopy(loaded))
     for name, fewer in (("BATCHES", 2), ("STEPS", 1), ("TIMED", 2), ("SETS", ("none", "stem stage1 stage2", "all"))):

@@ -233,6 +233,7 @@ def test_a_further_contrast_changes_no_other(study, monkeypatch, name):
         assert [each.difference.estimate for each in interactions(again, name)] == between
 
 
+@pytest.mark.long
 def test_a_planned_arm_that_is_not_known_or_not_made_is_left_out_with_the_reason(study, monkeypatch):
     monkeypatch.delitem(ARMS, "lora")
     again = dataclasses.replace(study)

@@ -20,6 +20,7 @@ from docfloqa.model.florence import load_florence, target_format
 from docfloqa.model.freezing import freeze, in_fp16, without_adapters
 from docfloqa.settings import SHIFTS, Freezing, Settings
 from docfloqa.study.sweep import plan
+from docfloqa.text import plain
 from docfloqa.training.batches import Pages, QuestionCollator
 from docfloqa.training.evaluation import evaluate
 
@@ -296,3 +297,12 @@ def test_every_run_is_planned_once_after_the_one_that_it_goes_on_from(output):
 def test_what_an_arm_cannot_be_is_refused(changes, message):
     with pytest.raises(SettingsError, match=message):
         Settings.profile("smoke", **changes)
+
+
+@pytest.mark.parametrize("name", ARMS)
+def test_plain_names_stay_as_they_are(name):
+    """A name may be made plain on its way to a table and once more there: new content is not "new new content"."""
+    [arm] = choose_arms([name], Settings())
+    names = [variant.name for variant in arm.variants]
+    names += [f"{one.second} − {one.first}" for one in arm.contrasts] + [one.says for one in arm.contrasts]
+    assert [plain(plain(one)) for one in names] == [plain(one) for one in names]

@@ -40,6 +40,7 @@ def test_intervals_begin_at_ten_documents(documents, given):
     assert np.isfinite(row.estimate) and FEWEST_DOCUMENTS == 10
 
 
+@pytest.mark.long
 def test_no_table_of_few_documents_has_an_interval(nine):
     for path in write_tables(nine):
         if path.stem not in ("published_differences", "only_right_at"):

@@ -20,7 +20,7 @@ ENDPOINTS = {"exact match": "exact_match", "ANLS": "anls"}
 # What is compared under every shift, second − first; those with a name also between shifts.
 COMPARED = {
     ("none", "all"): "all against nothing",
-    ("stage 4", "stem"): "the input side against the output side",
+    ("stage 4", "stem"): "the stem against stage 4",
     ("none", "stem"): "",
     ("none", "stages 1 and 2"): "",
     ("none", "stage 4"): "",
